@@ -1,0 +1,171 @@
+package claude
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"strings"
+
+	"github.com/tidwall/gjson"
+)
+
+// MaxLine is the longest line accepted from a CLI, in bytes: above the largest body the API takes, with room for the
+// JSON around it.
+const MaxLine = 64 << 20
+
+// ErrLineTooLong says that a CLI wrote a line of more than MaxLine bytes.
+var ErrLineTooLong = errors.New("claude: line too long")
+
+// ErrGarbage says that a line was not a JSON object.
+var ErrGarbage = errors.New("claude: line is not a JSON object")
+
+// Line is one line of a CLI's output: the bytes as they were written, without the newline, and what the service needs
+// to know of them.
+type Line struct {
+	Raw     []byte
+	Type    string // system, stream_event, assistant, user, result, control_request, control_response, …
+	Subtype string
+
+	SessionID string
+	UUID      string
+	RequestID string // of a control_request, or of the request a control_response answers
+
+	MessageUUID string // the user message a command_lifecycle line is about
+	State       string // of a command_lifecycle line: queued, started, completed, cancelled
+	Response    []byte // of a successful control_response: its payload, may be empty
+	Error       string // of a failed control_response, or of an assistant line that stands for an API error
+
+	IsError      bool     // of a result: the turn failed
+	MessageUUIDs []string // of a result: the user messages it answers
+	Result       string   // of a result: the final text
+}
+
+// Public reports whether the line is one that clients get to see: control lines and the CLI's bookkeeping are not.
+func (l *Line) Public() bool {
+	switch l.Type {
+	case "system", "stream_event", "assistant", "user", "rate_limit_event", "result":
+		return true
+	}
+	return strings.HasPrefix(l.Type, "tool_")
+}
+
+// Failure reports whether the line carries the text of an error, which may name the address of the API's base URL.
+func (l *Line) Failure() bool {
+	return l.Type == "result" && l.IsError || l.Type == "assistant" && l.Error != "" ||
+		l.Type == "system" && l.Subtype == "api_retry"
+}
+
+// Answers reports whether a result line ends the turn of the user message uuid.
+func (l *Line) Answers(uuid string) bool {
+	for _, u := range l.MessageUUIDs {
+		if u == uuid {
+			return true
+		}
+	}
+	return false
+}
+
+// ParseLine reads what the service needs from raw, which it keeps. The error is ErrGarbage.
+func ParseLine(raw []byte) (Line, error) {
+	l := Line{Raw: raw}
+	if len(raw) == 0 || raw[0] != '{' || !gjson.ValidBytes(raw) {
+		return l, ErrGarbage
+	}
+	gjson.ParseBytes(raw).ForEach(func(key, value gjson.Result) bool {
+		l.set(key.Str, value)
+		return true
+	})
+	return l, nil
+}
+
+func (l *Line) set(key string, value gjson.Result) {
+	switch key {
+	case "type":
+		l.Type = value.String()
+	case "subtype":
+		l.Subtype = value.String()
+	case "session_id":
+		l.SessionID = value.String()
+	case "uuid":
+		l.UUID = value.String()
+	case "request_id":
+		l.RequestID = value.String()
+	case "command_uuid":
+		l.MessageUUID = value.String()
+	case "state":
+		l.State = value.String()
+	case "is_error":
+		l.IsError = value.Bool()
+	case "result":
+		l.Result = value.String()
+	case "error":
+		l.Error = value.String()
+	case "user_message_uuid":
+		l.MessageUUIDs = append(l.MessageUUIDs, value.String())
+	case "user_message_uuids":
+		for _, v := range value.Array() {
+			l.MessageUUIDs = append(l.MessageUUIDs, v.String())
+		}
+	case "response":
+		l.Subtype = value.Get("subtype").String()
+		l.RequestID = value.Get("request_id").String()
+		l.Error = value.Get("error").String()
+		if r := value.Get("response"); r.Exists() {
+			l.Response = []byte(r.Raw)
+		}
+	}
+}
+
+// AssistantText is the text of an assistant line: its text blocks joined, without tool use and thinking.
+func (l *Line) AssistantText() string {
+	var b strings.Builder
+	gjson.GetBytes(l.Raw, "message.content").ForEach(func(_, block gjson.Result) bool {
+		if block.Get("type").Str == "text" {
+			b.WriteString(block.Get("text").String())
+		}
+		return true
+	})
+	return b.String()
+}
+
+// Reader reads newline-delimited JSON as a CLI writes it. It is not safe for concurrent use.
+type Reader struct {
+	r   *bufio.Reader
+	max int
+}
+
+// NewReader returns a Reader of r that accepts lines of up to MaxLine bytes.
+func NewReader(r io.Reader) *Reader {
+	return &Reader{r: bufio.NewReaderSize(r, 64<<10), max: MaxLine}
+}
+
+// Next returns the next line that is not blank, in a slice of its own and without its line ending. A last line that
+// lacks one counts. It returns io.EOF at the end, ErrLineTooLong (after which the Reader is of no more use), or the
+// underlying reader's error.
+func (r *Reader) Next() ([]byte, error) {
+	for {
+		raw, err := r.read()
+		raw = bytes.TrimSpace(raw)
+		if len(raw) > 0 && (err == nil || err == io.EOF) {
+			return raw, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (r *Reader) read() ([]byte, error) {
+	var line []byte
+	for {
+		part, err := r.r.ReadSlice('\n')
+		if len(line)+len(part) > r.max {
+			return nil, ErrLineTooLong
+		}
+		line = append(line, part...)
+		if err != bufio.ErrBufferFull {
+			return line, err
+		}
+	}
+}

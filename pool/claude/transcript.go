@@ -1,0 +1,125 @@
+package claude
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// HistoryMessage is a message of a conversation that took place elsewhere.
+type HistoryMessage struct {
+	Role    string          // user or assistant
+	Content json.RawMessage // a JSON string or an array of content blocks
+}
+
+// TranscriptPath is where a CLI with this home and working directory keeps the transcript of a session. cwd must be
+// free of symbolic links, as the CLI resolves them.
+func TranscriptPath(home, cwd, sessionID string) string {
+	return filepath.Join(home, ".claude", "projects", projectSlug(cwd), sessionID+".jsonl")
+}
+
+// TranscriptExists reports whether there is something to resume.
+func TranscriptExists(home, cwd, sessionID string) (bool, error) {
+	info, err := os.Lstat(TranscriptPath(home, cwd, sessionID))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return info.Mode().IsRegular() && info.Size() > 0, nil
+}
+
+// WriteTranscript writes a transcript that makes a CLI started with Options.Resume go on from the history given: the
+// API then sees these messages before the first turn's. It fails if the session has a transcript already.
+//
+// Of all ways to hand a history to the CLI this is the only one that costs no turn and no API call; what stands in a
+// line is the least that the CLI asks for.
+func WriteTranscript(home, cwd, sessionID string, history []HistoryMessage, now time.Time) error {
+	path := TranscriptPath(home, cwd, sessionID)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriter(f)
+	var parent *string
+	for _, m := range history {
+		id := uuid.NewString()
+		entry, err := transcriptEntry(m)
+		if err != nil {
+			return errors.Join(err, f.Close())
+		}
+		entry.UUID, entry.ParentUUID, entry.SessionID, entry.Cwd = id, parent, sessionID, cwd
+		entry.Timestamp = now.UTC().Format("2006-01-02T15:04:05.000Z")
+		w.Write(line(entry))
+		parent = &id
+	}
+	return errors.Join(w.Flush(), f.Close())
+}
+
+type entry struct {
+	ParentUUID  *string `json:"parentUuid"`
+	IsSidechain bool    `json:"isSidechain"`
+	Type        string  `json:"type"`
+	Message     any     `json:"message"`
+	UUID        string  `json:"uuid"`
+	Timestamp   string  `json:"timestamp"`
+	UserType    string  `json:"userType"`
+	Cwd         string  `json:"cwd"`
+	SessionID   string  `json:"sessionId"`
+	Version     string  `json:"version"`
+}
+
+type assistantMessage struct {
+	ID         string          `json:"id"`
+	Type       string          `json:"type"`
+	Role       string          `json:"role"`
+	Model      string          `json:"model"`
+	Content    json.RawMessage `json:"content"`
+	StopReason string          `json:"stop_reason"`
+	Usage      struct {
+		InputTokens  int `json:"input_tokens"`
+		OutputTokens int `json:"output_tokens"`
+	} `json:"usage"`
+}
+
+func transcriptEntry(m HistoryMessage) (entry, error) {
+	e := entry{Type: m.Role, UserType: "external", Version: Version}
+	switch m.Role {
+	case "user":
+		e.Message = message{Role: "user", Content: m.Content}
+	case "assistant":
+		content, err := asBlocks(m.Content)
+		if err != nil {
+			return e, err
+		}
+		e.Message = assistantMessage{ID: "msg_" + uuid.NewString(), Type: "message", Role: "assistant", Model: "claude",
+			Content: content, StopReason: "end_turn"}
+	default:
+		return e, fmt.Errorf("claude: no role %q in a transcript", m.Role)
+	}
+	return e, nil
+}
+
+// asBlocks turns a plain string into the array of blocks that an assistant's entry needs.
+func asBlocks(content json.RawMessage) (json.RawMessage, error) {
+	var text string
+	if json.Unmarshal(content, &text) != nil {
+		return content, nil
+	}
+	type block struct {
+		Type string `json:"type"`
+		Text string `json:"text"`
+	}
+	return json.Marshal([]block{{"text", text}})
+}

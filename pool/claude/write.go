@@ -1,0 +1,115 @@
+package claude
+
+import "encoding/json"
+
+// UserMessage is the line that begins a turn. The uuid ties the turn's lines to it; content is a JSON string or an
+// array of content blocks.
+//
+// text_not_typed keeps the CLI from reading a text such as "/clear" as a command of its own: to an API client it is
+// a message like any other, and a conversation that clears itself would lose its id. What the API receives is the same
+// with and without the mark.
+func UserMessage(uuid string, content json.RawMessage) []byte {
+	return line(struct {
+		Type            string  `json:"type"`
+		UUID            string  `json:"uuid"`
+		SessionID       string  `json:"session_id"`
+		ParentToolUseID *string `json:"parent_tool_use_id"`
+		TextNotTyped    bool    `json:"text_not_typed"`
+		Message         message `json:"message"`
+	}{Type: "user", UUID: uuid, TextNotTyped: true, Message: message{Role: "user", Content: content}})
+}
+
+type message struct {
+	Role    string          `json:"role"`
+	Content json.RawMessage `json:"content"`
+}
+
+// ControlRequest is the line that asks something of the CLI itself; its answer carries the same id.
+func ControlRequest(id string, body any) []byte {
+	return line(struct {
+		Type      string `json:"type"`
+		RequestID string `json:"request_id"`
+		Request   any    `json:"request"`
+	}{"control_request", id, body})
+}
+
+// RefuseControl answers a control request of the CLI's own with an error: it waits for an answer to each, so that one
+// that stays unanswered hangs its turn.
+func RefuseControl(id string) []byte {
+	type response struct {
+		Subtype   string `json:"subtype"`
+		RequestID string `json:"request_id"`
+		Error     string `json:"error"`
+	}
+	return line(struct {
+		Type     string   `json:"type"`
+		Response response `json:"response"`
+	}{"control_response", response{"error", id, "not supported by this host"}})
+}
+
+// The control requests this service makes. Each takes effect on a live process.
+type (
+	// Initialize is the handshake. AppendSystemPrompt counts on a process's first one only.
+	Initialize struct {
+		AppendSystemPrompt string
+	}
+	// Interrupt ends the running turn. Before the turn's system/init it does nothing, without a word.
+	Interrupt struct{}
+	// SetModel changes the model of the following turns. Unknown names cost one API call that asks for them.
+	SetModel struct{ Model string }
+	// SetPermissionMode changes the permission mode of the following turns.
+	SetPermissionMode struct{ Mode string }
+	// SetThinking turns thinking on or off for models that can do without; the others keep thinking.
+	SetThinking struct{ On bool }
+	// SetMCPServers replaces the set of MCP servers.
+	SetMCPServers struct{ Servers json.RawMessage }
+	// Rewind makes the conversation forget a user message and everything after it. It is not written to the
+	// transcript until a later turn is: a process that resumes before that has to rewind again.
+	Rewind struct{ UserMessageUUID string }
+)
+
+func (r Initialize) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Subtype            string `json:"subtype"`
+		AppendSystemPrompt string `json:"appendSystemPrompt,omitempty"`
+	}{"initialize", r.AppendSystemPrompt})
+}
+
+func (Interrupt) MarshalJSON() ([]byte, error) { return []byte(`{"subtype":"interrupt"}`), nil }
+
+func (r SetModel) MarshalJSON() ([]byte, error) {
+	return json.Marshal(map[string]string{"subtype": "set_model", "model": r.Model})
+}
+
+func (r SetPermissionMode) MarshalJSON() ([]byte, error) {
+	return json.Marshal(map[string]string{"subtype": "set_permission_mode", "mode": r.Mode})
+}
+
+// MarshalJSON maps on to null, the CLI's own default (thinking), and off to a budget of nothing.
+func (r SetThinking) MarshalJSON() ([]byte, error) {
+	if r.On {
+		return []byte(`{"subtype":"set_max_thinking_tokens","max_thinking_tokens":null}`), nil
+	}
+	return []byte(`{"subtype":"set_max_thinking_tokens","max_thinking_tokens":0}`), nil
+}
+
+func (r SetMCPServers) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Subtype string          `json:"subtype"`
+		Servers json.RawMessage `json:"servers"`
+	}{"mcp_set_servers", r.Servers})
+}
+
+func (r Rewind) MarshalJSON() ([]byte, error) {
+	return json.Marshal(map[string]string{"subtype": "rewind_conversation", "target_message_uuid": r.UserMessageUUID})
+}
+
+// line marshals v and ends it with a newline. Only types of this package and valid raw JSON come here, for which
+// Marshal can't fail; it also compacts raw JSON, so that no newline of a client's body can split a line.
+func line(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("claude: " + err.Error())
+	}
+	return append(b, '\n')
+}
