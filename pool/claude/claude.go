@@ -16,6 +16,7 @@ const Version = "2.1.330"
 type Options struct {
 	SessionID      string // the conversation's id, a UUID
 	Resume         bool   // go on from the transcript of SessionID, which then must exist
+	ResumeAt       string // with Resume: forget what follows the assistant entry of this uuid
 	Model          string // alias or full name; empty is the CLI's own default
 	FallbackModel  string // comma-separated; empty is none
 	PermissionMode string // empty is the CLI's own default
@@ -35,6 +36,9 @@ func Args(o Options) []string {
 	}
 	if o.Resume {
 		args = append(args, "--resume="+o.SessionID)
+		if o.ResumeAt != "" {
+			args = append(args, "--resume-session-at="+o.ResumeAt)
+		}
 	} else {
 		args = append(args, "--session-id="+o.SessionID)
 	}

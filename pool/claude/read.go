@@ -169,3 +169,10 @@ func (r *Reader) read() ([]byte, error) {
 		}
 	}
 }
+
+// RewindOutcome reads the answer to a Rewind: whether the conversation was rewound, and if not, why: turn_running,
+// target_not_found, ….
+func RewindOutcome(l Line) (reason string, rewound bool) {
+	answer := gjson.ParseBytes(l.Response)
+	return answer.Get("reason").String(), answer.Get("rewound").Bool()
+}

@@ -42,29 +42,52 @@ func TranscriptExists(home, cwd, sessionID string) (bool, error) {
 //
 // Of all ways to hand a history to the CLI this is the only one that costs no turn and no API call; what stands in a
 // line is the least that the CLI asks for.
-func WriteTranscript(home, cwd, sessionID string, history []HistoryMessage, now time.Time) error {
+//
+// It returns the uuid of the last assistant entry, empty if there is none.
+func WriteTranscript(home, cwd, sessionID string, history []HistoryMessage, now time.Time) (string, error) {
 	path := TranscriptPath(home, cwd, sessionID)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
+		return "", err
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return "", err
 	}
+	last := ""
 	w := bufio.NewWriter(f)
 	var parent *string
 	for _, m := range history {
 		id := uuid.NewString()
 		entry, err := transcriptEntry(m)
 		if err != nil {
-			return errors.Join(err, f.Close())
+			return "", errors.Join(err, f.Close())
+		}
+		if m.Role == "assistant" {
+			last = id
 		}
 		entry.UUID, entry.ParentUUID, entry.SessionID, entry.Cwd = id, parent, sessionID, cwd
 		entry.Timestamp = now.UTC().Format("2006-01-02T15:04:05.000Z")
 		w.Write(line(entry))
 		parent = &id
 	}
-	return errors.Join(w.Flush(), f.Close())
+	return last, errors.Join(w.Flush(), f.Close())
+}
+
+// RemoveTranscript makes the CLI forget a session. It stays within home whatever links the session's tools made there.
+func RemoveTranscript(home, cwd, sessionID string) error {
+	root, err := os.OpenRoot(home)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	name, err := filepath.Rel(home, TranscriptPath(home, cwd, sessionID))
+	if err != nil {
+		return err
+	}
+	if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 type entry struct {

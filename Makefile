@@ -1,0 +1,37 @@
+# Everything that is needed is fetched into .tools/, which git ignores; see setup.sh for what and why.
+CLAUDE_VERSION := 2.1.330
+CLAUDE_BIN     := $(CURDIR)/.tools/claude-$(CLAUDE_VERSION)/claude
+STATICCHECK    := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: help setup run demo build check test fuzz clean
+
+help: ## Show this text
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: ## Fetch the pinned CLI and redis-server, tell how to get the Firestore emulator
+	@CLAUDE_VERSION=$(CLAUDE_VERSION) ./infra/setup.sh
+
+run: setup ## Serve on 127.0.0.1:8080; ARGS=-offline for a stand-in API
+	@CLAUDE_BIN=$(CLAUDE_BIN) go run ./infra/local $(ARGS)
+
+demo: setup ## Watch three users talk to two instances, offline
+	@CLAUDE_BIN=$(CLAUDE_BIN) go run ./infra/local -demo
+
+build: ## Build front and pool into .tools/bin
+	go build -trimpath -o .tools/bin/ ./function/cmd/front ./pool/cmd/poold
+
+check: ## gofmt, vet, staticcheck
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+
+test: setup check ## check, then all tests with the real CLI, redis-server and the Firestore emulator
+	CLAUDE_BIN=$(CLAUDE_BIN) go test -race -shuffle=on -timeout 20m ./...
+
+fuzz: ## Run each fuzz target for a minute
+	@for p in $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -ho '^func Fuzz[A-Za-z]*' $$p/*_test.go | sed 's/func //'); do \
+	    go test -run '^$$' -fuzz "^$$f$$" -fuzztime 60s ./$$p || exit 1; done; done
+
+clean: ## Remove what setup fetched
+	rm -rf .tools

@@ -1,0 +1,168 @@
+// Package hop signs and verifies what a front tells a pool instance about a request: which instance it means, which
+// user it speaks for and which request it is. It proves who asks, and nothing about who owns the user.
+//
+// A token is `v1.<payload>.<mac>`, both parts in unpadded URL-safe base64. The payload is JSON; the MAC is
+// HMAC-SHA-256 over everything before the last dot, so a later version can't be taken for this one.
+package hop
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+)
+
+// What can be wrong with a token. None of them carries any part of it.
+var (
+	// ErrMalformed says that it isn't a token of this version.
+	ErrMalformed = errors.New("hop: malformed token")
+	// ErrSignature says that none of the keys has signed it.
+	ErrSignature = errors.New("hop: wrong signature")
+	// ErrExpired says that it was signed more than Window ago, or by a clock more than Window ahead.
+	ErrExpired = errors.New("hop: token out of its time window")
+)
+
+const (
+	// Window is how far a token's time may be from the verifier's clock, either way.
+	Window = 60 * time.Second
+	// MinKeyLength is the least length of a key, in bytes.
+	MinKeyLength = 32
+
+	version = "v1"
+	// maxToken bounds what is looked at at all; a real token has about 250 bytes.
+	maxToken = 2048
+	redacted = "[redacted]"
+)
+
+// encoding is strict so that a token has exactly one spelling: without it the spare bits of the last letter could be
+// anything.
+var encoding = base64.RawURLEncoding.Strict()
+
+// Claims is what a front says about one request.
+type Claims struct {
+	Instance  string // id of the instance that is meant
+	User      string // user id
+	RequestID string
+	// Outage says that the front has this owner cached and can't reach Redis either.
+	Outage bool
+}
+
+// Keys are the secrets fronts and instances share. The first signs, all verify. They are immutable and may be used
+// concurrently. They never show themselves when printed or logged.
+type Keys struct {
+	keys [][]byte
+}
+
+// payload is the signed form of Claims; short names, for it goes with every request.
+type payload struct {
+	Instance  string `json:"i"`
+	User      string `json:"u"`
+	RequestID string `json:"r"`
+	Outage    bool   `json:"o,omitempty"`
+	At        int64  `json:"t"` // Unix milliseconds
+}
+
+// ParseKeys reads a comma-separated list of keys. Space around a key doesn't count. Its errors name a key by its
+// position only.
+func ParseKeys(list string) (Keys, error) {
+	var keys Keys
+	for i, part := range strings.Split(list, ",") {
+		key := strings.TrimSpace(part)
+		if len(key) < MinKeyLength {
+			return Keys{}, fmt.Errorf("hop: key %d has %d characters, at least %d are needed", i+1, len(key), MinKeyLength)
+		}
+		keys.keys = append(keys.keys, []byte(key))
+	}
+	return keys, nil
+}
+
+// Sign returns a token for the claims that is good for Window around now. Claims longer than Verify accepts are not
+// cut: the other side refuses them as malformed. It panics for Keys that ParseKeys did not make.
+func (k Keys) Sign(claims Claims, now time.Time) string {
+	body, err := json.Marshal(payload{
+		Instance: claims.Instance, User: claims.User, RequestID: claims.RequestID, Outage: claims.Outage,
+		At: now.UnixMilli(),
+	})
+	if err != nil {
+		panic(err) // four strings and numbers can't fail
+	}
+	signed := version + "." + encoding.EncodeToString(body)
+	return signed + "." + encoding.EncodeToString(sum(k.keys[0], signed))
+}
+
+// Verify returns what a token claims. Its errors are ErrMalformed, ErrSignature and ErrExpired; nothing of the payload
+// is looked at before the signature has been found good.
+func (k Keys) Verify(token string, now time.Time) (Claims, error) {
+	signed, mac, err := split(token)
+	if err != nil {
+		return Claims{}, err
+	}
+	if !k.signedBy(signed, mac) {
+		return Claims{}, ErrSignature
+	}
+	var p payload
+	body, err := encoding.DecodeString(strings.TrimPrefix(signed, version+"."))
+	if err != nil {
+		return Claims{}, ErrMalformed
+	}
+	if err := json.Unmarshal(body, &p); err != nil {
+		return Claims{}, ErrMalformed
+	}
+	if age := now.Sub(time.UnixMilli(p.At)); age > Window || age < -Window {
+		return Claims{}, ErrExpired
+	}
+	return Claims{Instance: p.Instance, User: p.User, RequestID: p.RequestID, Outage: p.Outage}, nil
+}
+
+// String says nothing about the keys.
+func (Keys) String() string { return redacted }
+
+// GoString says nothing about the keys.
+func (Keys) GoString() string { return redacted }
+
+// LogValue says nothing about the keys.
+func (Keys) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalText says nothing about the keys; JSON uses it too.
+func (Keys) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// Format keeps verbs such as %x, which would pass by String, from printing the keys.
+func (Keys) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
+
+// signedBy tries every key, also after one has fitted: how long it takes tells nothing about which.
+func (k Keys) signedBy(signed string, mac []byte) bool {
+	good := false
+	for _, key := range k.keys {
+		if hmac.Equal(sum(key, signed), mac) {
+			good = true
+		}
+	}
+	return good
+}
+
+// split cuts a token into what is signed and its MAC.
+func split(token string) (signed string, mac []byte, err error) {
+	if len(token) > maxToken || !strings.HasPrefix(token, version+".") {
+		return "", nil, ErrMalformed
+	}
+	dot := strings.LastIndexByte(token, '.')
+	if dot < len(version)+1 || strings.ContainsAny(token, "\r\n") {
+		return "", nil, ErrMalformed
+	}
+	mac, err = encoding.DecodeString(token[dot+1:])
+	if err != nil || len(mac) != sha256.Size {
+		return "", nil, ErrMalformed
+	}
+	return token[:dot], mac, nil
+}
+
+func sum(key []byte, text string) []byte {
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte(text))
+	return h.Sum(nil)
+}

@@ -1,0 +1,209 @@
+// Package snapshot carries what each pool instance holds to the fronts: instances publish, fronts view. Nothing depends
+// on a snapshot but the stats; a store that is away costs no request anything.
+package snapshot
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+)
+
+const (
+	// Lifetime is how long a snapshot counts after it was taken.
+	Lifetime = time.Minute
+
+	atMostEvery  = 2 * time.Second
+	atLeastEvery = 15 * time.Second
+	writeTimeout = 5 * time.Second
+	readTimeout  = 2 * time.Second
+	viewAge      = time.Second
+)
+
+// Instance is what one pool instance holds.
+type Instance struct {
+	ID              string          `firestore:"id"`
+	At              time.Time       `firestore:"at"`
+	ExpiresAt       time.Time       `firestore:"expires_at"`
+	Capacity        int             `firestore:"capacity"`
+	Processes       int             `firestore:"processes"`
+	Standby         int             `firestore:"standby"`
+	Queued          int             `firestore:"queued"`
+	Draining        bool            `firestore:"draining"`
+	MaxIdle         time.Duration   `firestore:"max_idle"`
+	CleanupInterval time.Duration   `firestore:"cleanup_interval"`
+	Protections     map[string]bool `firestore:"protections"`
+	Cleanup         Cleanup         `firestore:"cleanup"`
+	Users           []User          `firestore:"users"`
+}
+
+// User is a user with at least one process, described by the one used last.
+type User struct {
+	ID        string    `firestore:"id"`
+	Processes int       `firestore:"processes"`
+	PID       int       `firestore:"pid"`
+	CreatedAt time.Time `firestore:"created_at"`
+	LastUsed  time.Time `firestore:"last_used"`
+	Busy      bool      `firestore:"busy"`
+	Alive     bool      `firestore:"alive"`
+}
+
+// Cleanup is what an instance's reaper did.
+type Cleanup struct {
+	Last        time.Time     `firestore:"last"`
+	Total       int64         `firestore:"total"`
+	AvgLifetime time.Duration `firestore:"avg_lifetime"`
+}
+
+// Store keeps one snapshot of each instance. All methods may be called concurrently.
+type Store interface {
+	Put(ctx context.Context, i Instance) error
+	Delete(ctx context.Context, id string) error
+	List(ctx context.Context) ([]Instance, error)
+}
+
+// Memory is a Store for one process.
+type Memory struct {
+	mu        sync.Mutex // guards instances
+	instances map[string]Instance
+}
+
+// NewMemory returns an empty Memory.
+func NewMemory() *Memory { return &Memory{instances: make(map[string]Instance)} }
+
+// Put stores a snapshot.
+func (m *Memory) Put(_ context.Context, i Instance) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.instances[i.ID] = i
+	return nil
+}
+
+// Delete forgets an instance.
+func (m *Memory) Delete(_ context.Context, id string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.instances, id)
+	return nil
+}
+
+// List returns all snapshots.
+func (m *Memory) List(context.Context) ([]Instance, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := make([]Instance, 0, len(m.instances))
+	for _, i := range m.instances {
+		all = append(all, i)
+	}
+	return all, nil
+}
+
+// Publish writes an instance's snapshots until ctx is done, then deletes them: when something changed, at most every
+// 2 s, and at least every 15 s. A store that fails is logged once until it heals.
+func Publish(ctx context.Context, store Store, changed <-chan struct{}, take func() Instance, log *slog.Logger) {
+	failing := false
+	var id string
+	for {
+		i := take()
+		i.At = time.Now()
+		i.ExpiresAt = i.At.Add(Lifetime)
+		id = i.ID
+		err := put(ctx, store, i)
+		if ctx.Err() == nil && failing != (err != nil) {
+			failing = err != nil
+			if failing {
+				log.Error("the snapshot can't be written", "error", err)
+			} else {
+				log.Info("the snapshot is written again")
+			}
+		}
+		if !waitFor(ctx, atMostEvery, nil) || !waitFor(ctx, atLeastEvery-atMostEvery, changed) {
+			break
+		}
+	}
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
+	defer cancel()
+	if err := store.Delete(end, id); err != nil {
+		log.Warn("the snapshot could not be deleted, it will expire", "error", err)
+	}
+}
+
+func put(ctx context.Context, store Store, i Instance) error {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	return store.Put(ctx, i)
+}
+
+// waitFor returns after d, or when early is signalled; false when ctx is done.
+func waitFor(ctx context.Context, d time.Duration, early <-chan struct{}) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+	case <-early:
+	}
+	return true
+}
+
+// View is the fronts' cached look at a Store. It may be used concurrently.
+type View struct {
+	store  Store
+	log    *slog.Logger
+	flight singleflight.Group
+
+	mu    sync.Mutex // guards the following
+	list  []Instance
+	asOf  time.Time
+	tried time.Time
+	stale bool
+}
+
+// NewView returns a View of the store.
+func NewView(store Store, log *slog.Logger) *View { return &View{store: store, log: log} }
+
+// List returns the live instances as of a moment at most a second ago. Where the store can't be read, it is the last
+// list that could be, and stale.
+func (v *View) List() (list []Instance, asOf time.Time, stale bool) {
+	v.mu.Lock()
+	old := time.Since(v.tried) > viewAge
+	v.mu.Unlock()
+	if old {
+		_, _, _ = v.flight.Do("", func() (any, error) {
+			v.refresh()
+			return nil, nil
+		})
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	now := time.Now()
+	for _, i := range v.list {
+		if v.stale || i.ExpiresAt.After(now) {
+			list = append(list, i)
+		}
+	}
+	return list, v.asOf, v.stale
+}
+
+func (v *View) refresh() {
+	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
+	defer cancel()
+	list, err := v.store.List(ctx)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.tried = time.Now()
+	if was := v.stale; was != (err != nil) {
+		v.stale = err != nil
+		if v.stale {
+			v.log.Error("the snapshots can't be read: stats are stale", "error", err)
+		} else {
+			v.log.Info("the snapshots can be read again")
+		}
+	}
+	if err == nil {
+		v.list, v.asOf = list, v.tried
+	}
+}

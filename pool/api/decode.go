@@ -1,0 +1,294 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/url"
+	"regexp"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/tidwall/gjson"
+)
+
+const (
+	maxDepth    = 64
+	maxMessages = 10_000
+	maxModel    = 128
+	maxServers  = 32
+)
+
+var (
+	uuidForm   = regexp.MustCompile(`^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$`)
+	modelForm  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:@/\[\]-]*$`)
+	tokenForm  = regexp.MustCompile(`^[\x21-\x7e]{8,4096}$`)
+	serverForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+)
+
+// Decode reads and validates a request of at most max bytes. Its error is always an *Error of the 4xx kind. Fields that
+// this service doesn't know are ignored, as Messages API clients send some.
+func Decode(r io.Reader, max int64) (*Request, error) {
+	body, err := io.ReadAll(io.LimitReader(r, max+1))
+	switch {
+	case err != nil:
+		return nil, Invalid("the body could not be read")
+	case int64(len(body)) > max:
+		return nil, TooLarge("the body is larger than %d bytes", max)
+	case len(bytes.TrimSpace(body)) == 0:
+		return nil, Invalid("the body is empty")
+	case !utf8.Valid(body):
+		return nil, Invalid("the body is not UTF-8")
+	case tooDeep(body):
+		return nil, Invalid("the body is nested deeper than %d levels", maxDepth)
+	}
+	var raw struct {
+		Request
+		System   json.RawMessage `json:"system"`
+		Thinking json.RawMessage `json:"thinking"`
+	}
+	if err := json.Unmarshal(body, &raw); err != nil {
+		return nil, malformed(err)
+	}
+	req := raw.Request
+	if req.System, err = systemText(raw.System); err != nil {
+		return nil, err
+	}
+	if req.Thinking, err = thinkingSwitch(raw.Thinking); err != nil {
+		return nil, err
+	}
+	if err := req.validate(); err != nil {
+		return nil, err
+	}
+	return &req, nil
+}
+
+// tooDeep counts brackets outside strings, before anything recurses.
+func tooDeep(body []byte) bool {
+	depth, inString := 0, false
+	for i := 0; i < len(body); i++ {
+		switch c := body[i]; {
+		case inString && c == '\\':
+			i++
+		case c == '"':
+			inString = !inString
+		case inString:
+		case c == '{' || c == '[':
+			if depth++; depth > maxDepth {
+				return true
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return false
+}
+
+func malformed(err error) *Error {
+	var kind *json.UnmarshalTypeError
+	if errors.As(err, &kind) && kind.Field != "" {
+		return Invalid("%s: must not be a %s", kind.Field, kind.Value)
+	}
+	if errors.As(err, &kind) {
+		return Invalid("the body must be a JSON object")
+	}
+	return Invalid("the body is not valid JSON")
+}
+
+func isNull(raw json.RawMessage) bool { return len(raw) == 0 || string(raw) == "null" }
+
+// systemText accepts a string or an array of text blocks, as the Messages API does.
+func systemText(raw json.RawMessage) (*string, error) {
+	if isNull(raw) {
+		return nil, nil
+	}
+	var text string
+	if json.Unmarshal(raw, &text) == nil {
+		return &text, nil
+	}
+	var blocks []struct{ Type, Text string }
+	if json.Unmarshal(raw, &blocks) != nil {
+		return nil, Invalid("system: must be a string or an array of text blocks")
+	}
+	var texts []string
+	for _, b := range blocks {
+		if b.Type != "text" {
+			return nil, Invalid("system: blocks must be of type text")
+		}
+		texts = append(texts, b.Text)
+	}
+	text = strings.Join(texts, "\n\n")
+	return &text, nil
+}
+
+// thinkingSwitch accepts a boolean, or the Messages API's object by its type.
+func thinkingSwitch(raw json.RawMessage) (*bool, error) {
+	if isNull(raw) {
+		return nil, nil
+	}
+	var on bool
+	if json.Unmarshal(raw, &on) == nil {
+		return &on, nil
+	}
+	switch gjson.GetBytes(raw, "type").Str {
+	case "enabled", "adaptive":
+		on = true
+	case "disabled":
+	default:
+		return nil, Invalid("thinking: must be true or false")
+	}
+	return &on, nil
+}
+
+func (r *Request) validate() error {
+	if err := r.validateCredential(); err != nil {
+		return err
+	}
+	if err := r.validateMessages(); err != nil {
+		return err
+	}
+	if r.SessionID != "" {
+		if !uuidForm.MatchString(r.SessionID) {
+			return Invalid("session_id: must be a UUID")
+		}
+		r.SessionID = strings.ToLower(r.SessionID)
+	}
+	for field, model := range map[string]*string{"model": &r.Model, "fallback_model": r.FallbackModel} {
+		if model != nil && *model != "" && (len(*model) > maxModel || !modelForm.MatchString(*model)) {
+			return Invalid("%s: must be a model's name", field)
+		}
+	}
+	if r.System != nil && strings.ContainsRune(*r.System, 0) {
+		return Invalid("system: must not contain NUL")
+	}
+	switch r.PermissionMode {
+	case "", "default", "acceptEdits", "plan", "bypassPermissions", "dontAsk":
+	default:
+		return Invalid("permission_mode: must be one of default, acceptEdits, plan, bypassPermissions, dontAsk")
+	}
+	return r.validateServers()
+}
+
+func (r *Request) validateCredential() error {
+	switch {
+	case r.OAuth != nil && r.APIKey != "":
+		return Invalid("oauth_credentials and api_key exclude each other")
+	case r.OAuth == nil && r.APIKey == "":
+		return Authentication("oauth_credentials.access_token or api_key is required")
+	case r.OAuth != nil && r.OAuth.AccessToken == "":
+		return Authentication("oauth_credentials.access_token is required")
+	case r.OAuth == nil && !strings.HasPrefix(r.APIKey, "sk-ant-api"):
+		return Invalid("api_key: must begin with sk-ant-api")
+	case !tokenForm.MatchString(r.Token()):
+		return Invalid("the credential must be 8 to 4096 printable ASCII characters without spaces")
+	}
+	return nil
+}
+
+func (r *Request) validateMessages() error {
+	if len(r.Messages) == 0 {
+		return Invalid("messages: at least one is required")
+	}
+	if len(r.Messages) > maxMessages {
+		return Invalid("messages: at most %d are accepted", maxMessages)
+	}
+	for i, m := range r.Messages {
+		if m.Role != "user" && m.Role != "assistant" {
+			return Invalid("messages.%d.role: must be user or assistant", i)
+		}
+		if err := validateContent(i, m); err != nil {
+			return err
+		}
+	}
+	if r.Turn().Role != "user" {
+		return Invalid("messages: the last must be from the user")
+	}
+	if r.Messages[0].Role != "user" {
+		return Invalid("messages: the first must be from the user")
+	}
+	return nil
+}
+
+// blockTypes are the kinds of content a message may hold, by who wrote it.
+var blockTypes = map[string]map[string]bool{
+	"user": {"text": true, "image": true, "document": true, "tool_result": true, "search_result": true},
+	"assistant": {"text": true, "tool_use": true, "thinking": true, "redacted_thinking": true,
+		"server_tool_use": true, "web_search_tool_result": true, "web_fetch_tool_result": true},
+}
+
+func validateContent(i int, m Message) error {
+	content := gjson.ParseBytes(m.Content)
+	if content.Type == gjson.String {
+		if strings.TrimSpace(content.Str) == "" {
+			return Invalid("messages.%d.content: must not be empty", i)
+		}
+		return nil
+	}
+	if !content.IsArray() {
+		return Invalid("messages.%d.content: must be a string or an array of content blocks", i)
+	}
+	blocks := content.Array()
+	if len(blocks) == 0 {
+		return Invalid("messages.%d.content: must not be empty", i)
+	}
+	for j, block := range blocks {
+		kind := block.Get("type")
+		if !block.IsObject() || kind.Type != gjson.String || !blockTypes[m.Role][kind.Str] {
+			return Invalid("messages.%d.content.%d.type: not a content block this role may hold", i, j)
+		}
+		if text := block.Get("text"); kind.Str == "text" && (text.Type != gjson.String || text.Str == "") {
+			return Invalid("messages.%d.content.%d.text: must be a string that is not empty", i, j)
+		}
+	}
+	return nil
+}
+
+func (r *Request) validateServers() error {
+	if len(r.MCPServers) > maxServers {
+		return Invalid("mcp_servers: at most %d are accepted", maxServers)
+	}
+	for name, s := range r.MCPServers {
+		if !serverForm.MatchString(name) {
+			return Invalid("mcp_servers: a name must match %s", serverForm)
+		}
+		if s.Type == "" && s.Command != "" {
+			s.Type = "stdio"
+		}
+		if err := s.validate(name); err != nil {
+			return err
+		}
+		r.MCPServers[name] = s
+	}
+	return nil
+}
+
+func (s MCPServer) validate(name string) error {
+	switch s.Type {
+	case "stdio":
+		if s.Command == "" || s.URL != "" {
+			return Invalid("mcp_servers.%s: a stdio server needs a command and no url", name)
+		}
+	case "http", "sse":
+		u, err := url.Parse(s.URL)
+		if s.Command != "" || err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return Invalid("mcp_servers.%s: an http or sse server needs an http(s) url and no command", name)
+		}
+	default:
+		return Invalid("mcp_servers.%s.type: must be stdio, http or sse", name)
+	}
+	for _, text := range append(append([]string{s.Command}, s.Args...), flatten(s.Env)...) {
+		if strings.ContainsRune(text, 0) {
+			return Invalid("mcp_servers.%s: must not contain NUL", name)
+		}
+	}
+	return nil
+}
+
+func flatten(m map[string]string) []string {
+	var all []string
+	for k, v := range m {
+		all = append(all, k, v)
+	}
+	return all
+}

@@ -1,0 +1,121 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// StatusOverloaded is the Messages API's own status for "no room now".
+const StatusOverloaded = 529
+
+// Error is what a client gets to know of a failure, in the Messages API's terms.
+type Error struct {
+	Status     int
+	Type       string
+	Message    string
+	RetryAfter time.Duration // 0: not said
+}
+
+func (e *Error) Error() string { return e.Message }
+
+func newError(status int, kind string, retry time.Duration, format string, args []any) *Error {
+	return &Error{Status: status, Type: kind, Message: fmt.Sprintf(format, args...), RetryAfter: retry}
+}
+
+// Invalid is a 400: the request can't be what the client meant.
+func Invalid(format string, args ...any) *Error {
+	return newError(http.StatusBadRequest, "invalid_request_error", 0, format, args)
+}
+
+// Authentication is a 401.
+func Authentication(format string, args ...any) *Error {
+	return newError(http.StatusUnauthorized, "authentication_error", 0, format, args)
+}
+
+// NotFound is a 404.
+func NotFound(format string, args ...any) *Error {
+	return newError(http.StatusNotFound, "not_found_error", 0, format, args)
+}
+
+// MethodNotAllowed is a 405.
+func MethodNotAllowed(format string, args ...any) *Error {
+	return newError(http.StatusMethodNotAllowed, "invalid_request_error", 0, format, args)
+}
+
+// TooLarge is a 413.
+func TooLarge(format string, args ...any) *Error {
+	return newError(http.StatusRequestEntityTooLarge, "request_too_large", 0, format, args)
+}
+
+// Misdirected is a 421, between instance and front only.
+func Misdirected(format string, args ...any) *Error {
+	return newError(http.StatusMisdirectedRequest, "api_error", 0, format, args)
+}
+
+// RateLimited is a 429.
+func RateLimited(retry time.Duration, format string, args ...any) *Error {
+	return newError(http.StatusTooManyRequests, "rate_limit_error", retry, format, args)
+}
+
+// Overloaded is a 529.
+func Overloaded(retry time.Duration, format string, args ...any) *Error {
+	return newError(StatusOverloaded, "overloaded_error", retry, format, args)
+}
+
+// BadGateway is a 502.
+func BadGateway(format string, args ...any) *Error {
+	return newError(http.StatusBadGateway, "api_error", 0, format, args)
+}
+
+// Unavailable is a 503.
+func Unavailable(retry time.Duration, format string, args ...any) *Error {
+	return newError(http.StatusServiceUnavailable, "api_error", retry, format, args)
+}
+
+type envelope struct {
+	Type      string `json:"type"`
+	Error     detail `json:"error"`
+	RequestID string `json:"request_id,omitempty"`
+}
+
+type detail struct {
+	Type    string `json:"type"`
+	Message string `json:"message"`
+}
+
+// known returns the *Error in err, or one that gives nothing away.
+func known(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &Error{Status: http.StatusInternalServerError, Type: "api_error", Message: "internal error"}
+}
+
+// WriteError answers with err in the Messages API's envelope. An err that holds no *Error becomes a 500 without detail.
+func WriteError(w http.ResponseWriter, requestID string, err error) {
+	e := known(err)
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("X-Content-Type-Options", "nosniff")
+	if requestID != "" {
+		h.Set(HeaderRequestID, requestID)
+	}
+	if e.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))
+	}
+	w.WriteHeader(e.Status)
+	body, _ := json.Marshal(envelope{"error", detail{e.Type, e.Message}, requestID}) // strings only: can't fail
+	_, _ = w.Write(append(body, '\n'))
+}
+
+// ErrorEvent is the event that ends a stream which has begun.
+func ErrorEvent(err error) []byte {
+	e := known(err)
+	body, _ := json.Marshal(envelope{Type: "error", Error: detail{e.Type, e.Message}})
+	return append(append([]byte("data: "), body...), "\n\n"...)
+}

@@ -1,0 +1,74 @@
+// Package api is the public contract of the service: the request and its validation, the errors, the stream's framing
+// and the stats. It knows nothing of processes or instances.
+package api
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+)
+
+// Request is the body of POST /v1/messages/pooled. A nil pointer or map says that the client left the field out.
+type Request struct {
+	OAuth          *OAuthCredentials    `json:"oauth_credentials"`
+	APIKey         string               `json:"api_key"`
+	Messages       []Message            `json:"messages"`
+	Model          string               `json:"model"`
+	SessionID      string               `json:"session_id"`
+	System         *string              `json:"-"`
+	Thinking       *bool                `json:"-"`
+	FallbackModel  *string              `json:"fallback_model"`
+	MCPServers     map[string]MCPServer `json:"mcp_servers"`
+	PermissionMode string               `json:"permission_mode"`
+}
+
+// OAuthCredentials are a user's. Only the access token is required, and only it is used.
+type OAuthCredentials struct {
+	AccessToken      string          `json:"access_token"`
+	RefreshToken     json.RawMessage `json:"refresh_token"`
+	ExpiresAt        json.RawMessage `json:"expires_at"`
+	Scopes           json.RawMessage `json:"scopes"`
+	SubscriptionType json.RawMessage `json:"subscription_type"`
+}
+
+// Message is one message of a conversation. Content is a JSON string or an array of content blocks, as it was sent.
+type Message struct {
+	Role    string          `json:"role"`
+	Content json.RawMessage `json:"content"`
+}
+
+// MCPServer is a server the conversation's process connects to.
+type MCPServer struct {
+	Type    string            `json:"type,omitempty"` // stdio, http or sse
+	Command string            `json:"command,omitempty"`
+	Args    []string          `json:"args,omitempty"`
+	Env     map[string]string `json:"env,omitempty"`
+	URL     string            `json:"url,omitempty"`
+	Headers map[string]string `json:"headers,omitempty"`
+}
+
+// Token is the credential the request came with. It is the user's identity.
+func (r *Request) Token() string {
+	if r.OAuth != nil {
+		return r.OAuth.AccessToken
+	}
+	return r.APIKey
+}
+
+// UserDigest is the SHA-256 of the token.
+func (r *Request) UserDigest() [32]byte { return sha256.Sum256([]byte(r.Token())) }
+
+// UserID is the user's id: the first 16 hex digits of UserDigest.
+func (r *Request) UserID() string {
+	d := r.UserDigest()
+	return hex.EncodeToString(d[:8])
+}
+
+// ShortUser is the part of a user id that logs and stats may show.
+func ShortUser(id string) string { return id[:min(8, len(id))] }
+
+// Turn is the message to be answered: the last one.
+func (r *Request) Turn() Message { return r.Messages[len(r.Messages)-1] }
+
+// History is what was said before.
+func (r *Request) History() []Message { return r.Messages[:len(r.Messages)-1] }

@@ -1,0 +1,46 @@
+package api
+
+import "time"
+
+// Stats is the answer of GET /v1/pool/stats: all instances' processes. Times are in seconds where they are numbers.
+type Stats struct {
+	PoolSize        int          `json:"pool_size"`
+	MaxIdleTime     float64      `json:"max_idle_time"`
+	CleanupInterval float64      `json:"cleanup_interval"`
+	ActiveUsers     []ActiveUser `json:"active_users"`
+	Cleanup         CleanupStats `json:"cleanup_stats"`
+	Instances       []Instance   `json:"instances"`
+	AsOf            time.Time    `json:"as_of"`
+	Stale           bool         `json:"stale"`
+}
+
+// ActiveUser is a user with at least one process; where there are more, the one that was used last is described.
+type ActiveUser struct {
+	UserID    string    `json:"user_id"`
+	IdleTime  float64   `json:"idle_time"`
+	Uptime    float64   `json:"uptime"`
+	CreatedAt time.Time `json:"created_at"`
+	LastUsed  time.Time `json:"last_used"`
+	PID       int       `json:"pid"`
+	Alive     bool      `json:"alive"`
+	Processes int       `json:"processes"`
+	Instance  string    `json:"instance"`
+}
+
+// CleanupStats tell what the reapers of all instances did.
+type CleanupStats struct {
+	LastCleanup  *time.Time `json:"last_cleanup"`
+	TotalCleaned int64      `json:"total_cleaned"`
+	AvgLifetime  float64    `json:"avg_lifetime"`
+}
+
+// Instance is one pool instance. Age is that of its snapshot.
+type Instance struct {
+	ID          string          `json:"id"`
+	Age         float64         `json:"age"`
+	Processes   int             `json:"processes"`
+	Standby     int             `json:"standby"`
+	Capacity    int             `json:"capacity"`
+	Draining    bool            `json:"draining"`
+	Protections map[string]bool `json:"protections"`
+}

@@ -1,0 +1,144 @@
+package confine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// killPause is the longest wait between two rounds of killing.
+	killPause = 20 * time.Millisecond
+	// groupTrust is how long after a scan the numbers of groups are trusted. Pids take longer to come round.
+	groupTrust = 500 * time.Millisecond
+)
+
+// finder picks out of all processes those that have to go. restless says that others of them have ended since the scan:
+// they may have left something that it missed.
+type finder func(all []process) (victims []process, restless bool)
+
+// killAll kills what find finds until two scans in a row find nothing: one scan isn't taken at one instant, so a
+// process may hide from it by forking at the right time.
+func killAll(find finder) error {
+	deadline := time.Now().Add(killTimeout)
+	pause := time.Millisecond
+	for quiet := 0; quiet < 2; {
+		scanned := time.Now()
+		all, err := scan()
+		if err != nil {
+			return err
+		}
+		victims, restless := find(all)
+		if len(victims) == 0 && !restless {
+			quiet++
+			continue
+		}
+		quiet = 0
+		var errs error
+		for _, p := range victims {
+			if time.Since(scanned) < groupTrust {
+				p.killGroup()
+			}
+			if err := p.kill(); err != nil {
+				errs = errors.Join(errs, fmt.Errorf("pid %d: %w", p.pid, err))
+			}
+		}
+		if time.Now().After(deadline) {
+			return errors.Join(survivors(victims), errs)
+		}
+		time.Sleep(pause)
+		pause = min(2*pause, killPause)
+	}
+	return nil
+}
+
+func survivors(left []process) error {
+	if len(left) == 0 {
+		return fmt.Errorf("%w: some that replace themselves faster than they can be found", ErrSurvivors)
+	}
+	const named = 10
+	var names []string
+	for _, p := range left[:min(len(left), named)] {
+		names = append(names, p.String())
+	}
+	if len(left) > named {
+		names = append(names, fmt.Sprintf("%d more", len(left)-named))
+	}
+	return fmt.Errorf("%w: %s", ErrSurvivors, strings.Join(names, ", "))
+}
+
+// leftovers finds what an ended child left, without itself: it is kept as a zombie until the others are gone. Strays are
+// among it, for one of them may be this child's.
+func (c *Child) leftovers(all []process) ([]process, bool) {
+	orphans := wards.orphans(all)
+	restless := slices.ContainsFunc(orphans, func(o orphan) bool { return o.ended && (o.owner == c || o.owner == nil) })
+	family := c.family(all, orphans, true)
+	return slices.DeleteFunc(family, func(p process) bool { return p.pid == c.pid }), restless
+}
+
+// family finds the child and all it started, and if asked for, strays with all they started.
+func (c *Child) family(all []process, orphans []orphan, strays bool) []process {
+	roots := make(map[int]bool)
+	for _, o := range orphans {
+		roots[o.pid] = !o.ended && (o.owner == c || strays && o.owner == nil)
+	}
+	return closure(all, func(p process) bool { return p.session == c.pid || roots[p.pid] })
+}
+
+// closure finds the processes that root says, their descendants, and whoever shares a session with one of them. A
+// session is only ever inherited, so its members have one origin.
+func closure(all []process, root func(process) bool) []process {
+	own := ownSession()
+	byParent, bySession := make(map[int][]process), make(map[int][]process)
+	var queue []process
+	for _, p := range all {
+		if p.session == own {
+			continue // never ours to kill, whatever its marker says
+		}
+		byParent[p.ppid] = append(byParent[p.ppid], p)
+		bySession[p.session] = append(bySession[p.session], p)
+		if root(p) {
+			queue = append(queue, p)
+		}
+	}
+	var found []process
+	seen := make(map[int]bool)
+	for len(queue) > 0 {
+		p := queue[0]
+		queue = queue[1:]
+		if seen[p.pid] {
+			continue
+		}
+		seen[p.pid] = true
+		found = append(found, p)
+		queue = append(queue, byParent[p.pid]...)
+		if p.session > 0 { // 0 stands for all sessions that have no number in this namespace
+			queue = append(queue, bySession[p.session]...)
+		}
+	}
+	return found
+}
+
+// limit keeps a child from dumping core and makes it give way to the service when memory runs out. What the child has
+// forked by then isn't reached; that costs comfort, not safety.
+func limit(pid int) error {
+	const yield = 300 // on top of the service's own score
+	err := unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil)
+	own, readErr := os.ReadFile("/proc/self/oom_score_adj")
+	if readErr != nil {
+		return errors.Join(err, readErr)
+	}
+	score, parseErr := strconv.Atoi(strings.TrimSpace(string(own)))
+	if parseErr != nil {
+		return errors.Join(err, parseErr)
+	}
+	score = min(score+yield, 1000)
+	path := fmt.Sprintf("/proc/%d/oom_score_adj", pid)
+	return errors.Join(err, os.WriteFile(path, []byte(strconv.Itoa(score)), 0))
+}

@@ -1,0 +1,55 @@
+package confine
+
+import (
+	"bytes"
+	"strconv"
+)
+
+// Usage is what a child and all it started take.
+type Usage struct {
+	RSS       int64 // bytes
+	Processes int   // without zombies
+}
+
+// Usage looks at all processes of the child once. BENCH.md says why it counts memory the way it does.
+func (c *Child) Usage() (Usage, error) {
+	all, err := scan()
+	if err != nil {
+		return Usage{}, err
+	}
+	var u Usage
+	for _, p := range c.family(all, wards.orphans(all), false) {
+		if p.state == 'Z' {
+			continue
+		}
+		if rss, err := resident(p.pid); err == nil { // else it has just ended
+			u.RSS += rss
+			u.Processes++
+		}
+	}
+	return u, nil
+}
+
+// resident returns the anonymous and the shared memory of a process, in bytes. Pages of files aren't counted: the
+// program's own are shared by all children, and the kernel can drop them at any time.
+func resident(pid int) (int64, error) {
+	buf := make([]byte, 4<<10)
+	n, err := readProc(pid, "status", buf)
+	if err != nil {
+		return 0, err
+	}
+	var total int64
+	for line := range bytes.Lines(buf[:n]) {
+		key, value, _ := bytes.Cut(line, []byte(":"))
+		if string(key) != "RssAnon" && string(key) != "RssShmem" {
+			continue
+		}
+		number, _, _ := bytes.Cut(bytes.TrimSpace(value), []byte(" "))
+		kib, err := strconv.ParseInt(string(number), 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		total += kib << 10
+	}
+	return total, nil
+}

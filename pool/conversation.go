@@ -1,0 +1,233 @@
+package pool
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"claudepool/pool/api"
+	"claudepool/pool/claude"
+)
+
+// conversation is one of a user's conversations. It outlives its process: a conversation whose process was reaped is
+// resumed from its transcript.
+type conversation struct {
+	id   string // the CLI's session id
+	user *user
+
+	// Guarded by Pool.mu.
+	held     bool            // somebody works on it: a turn, or whoever stops its process
+	waiters  []chan struct{} // first come, first served; closed to hand the slot over
+	process  *process        // nil while there is none
+	digest   [32]byte        // of the messages so far, see api.HistoryDigest
+	settled  bool            // digest is right: no turn is changing it
+	lastUsed time.Time
+
+	// Owned by whoever holds the slot.
+	settings settings
+	seed     []api.Message // history to begin with, until it stands in a transcript
+	dir      *workspace    // nil until the first process
+	dirty    bool          // the transcript may hold a turn that failed
+	goodTurn string        // uuid of the last assistant message of the last good turn, or of the seed
+}
+
+// idleLocked reports whether the conversation has a process that nobody uses.
+func (c *conversation) idleLocked() bool {
+	return c.process != nil && !c.held && len(c.waiters) == 0
+}
+
+// dismissWaitersLocked wakes all waiters without giving them the slot.
+func (c *conversation) dismissWaitersLocked() {
+	for _, w := range c.waiters {
+		close(w)
+	}
+	c.waiters = nil
+}
+
+// hold takes the conversation's slot, waiting for it in line.
+func (p *Pool) hold(ctx context.Context, c *conversation) error {
+	p.mu.Lock()
+	if !c.held {
+		c.held = true
+		p.mu.Unlock()
+		return nil
+	}
+	if len(c.waiters) >= p.opts.QueueLimit {
+		p.mu.Unlock()
+		return api.RateLimited(time.Second, "%d requests of this conversation are waiting already", p.opts.QueueLimit)
+	}
+	turn := make(chan struct{})
+	c.waiters = append(c.waiters, turn)
+	p.mu.Unlock()
+
+	timeout := time.NewTimer(p.opts.QueueTimeout)
+	defer timeout.Stop()
+	var err error
+	select {
+	case <-turn:
+		return p.handedOver(c)
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-timeout.C:
+		err = api.RateLimited(time.Second, "waited for %s behind this conversation's other requests", p.opts.QueueTimeout)
+	}
+	p.mu.Lock()
+	i := slices.Index(c.waiters, turn)
+	if i >= 0 {
+		c.waiters = slices.Delete(c.waiters, i, i+1)
+	}
+	p.mu.Unlock()
+	if i < 0 && p.handedOver(c) == nil {
+		p.yield(c) // the slot came while we were leaving
+	}
+	return err
+}
+
+// handedOver tells a waiter that was woken whether it got the slot or was dismissed by a drain.
+func (p *Pool) handedOver(c *conversation) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.draining {
+		return ErrDraining
+	}
+	return nil
+}
+
+// yield hands the conversation's slot to the next in line.
+func (p *Pool) yield(c *conversation) {
+	p.mu.Lock()
+	if len(c.waiters) > 0 {
+		next := c.waiters[0]
+		c.waiters = c.waiters[1:]
+		close(next)
+	} else {
+		c.held = false
+	}
+	retire := p.draining || c.user.leaving
+	p.mu.Unlock()
+	signal(p.wake)
+	signal(p.changed)
+	if retire {
+		p.retireIdle(func(o *conversation) bool { return o == c })
+	}
+}
+
+// pick finds or begins the conversation a request is meant for.
+func (p *Pool) pick(u *user, req *api.Request) *conversation {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	history := req.History()
+	switch {
+	case req.SessionID != "":
+		if c := u.conversations[req.SessionID]; c != nil {
+			return c
+		}
+		return u.beginLocked(req.SessionID, history)
+	case len(history) > 0:
+		digest := api.HistoryDigest(history)
+		for _, c := range u.conversations {
+			if c.settled && c.digest == digest {
+				return c
+			}
+		}
+		return u.beginLocked(uuid.NewString(), history)
+	}
+	if u.standard == nil {
+		u.standard = u.beginLocked(uuid.NewString(), nil)
+	}
+	return u.standard
+}
+
+func (u *user) beginLocked(id string, history []api.Message) *conversation {
+	c := &conversation{id: id, user: u, seed: history, digest: api.HistoryDigest(history), settled: true, lastUsed: time.Now()}
+	u.conversations[id] = c
+	return c
+}
+
+// fits reports whether the conversation, now held, still is the one the request is meant for: a turn that went before
+// may have moved it on.
+func (p *Pool) fits(c *conversation, req *api.Request) bool {
+	history := req.History()
+	if req.SessionID != "" || len(history) == 0 {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return c.digest == api.HistoryDigest(history)
+}
+
+// workspace is a conversation's own place in the file system.
+type workspace struct {
+	root, home, temp, cwd string
+}
+
+// newWorkspace makes a workspace under an opaque name and enters it in the user's index.
+func (p *Pool) newWorkspace(c *conversation) (*workspace, error) {
+	name := make([]byte, 16)
+	rand.Read(name)
+	root := filepath.Join(p.opts.Workspaces, hex.EncodeToString(name))
+	w := &workspace{root: root, home: filepath.Join(root, "home"), temp: filepath.Join(root, "tmp"), cwd: filepath.Join(root, "work")}
+	index := filepath.Join(p.opts.Workspaces, c.user.id)
+	for _, dir := range []string{w.home, w.temp, w.cwd, index} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("pool: workspace: %w", err)
+		}
+	}
+	if err := os.Symlink(filepath.Join("..", filepath.Base(root)), filepath.Join(index, c.id)); err != nil {
+		return nil, errors.Join(fmt.Errorf("pool: workspace: %w", err), os.RemoveAll(root))
+	}
+	return w, nil
+}
+
+// prepare makes the conversation's files ready for a process and says what it has to resume, if anything.
+func (p *Pool) prepare(c *conversation) (claude.Options, error) {
+	var err error
+	opts := claude.Options{SessionID: c.id, Model: c.settings.model, FallbackModel: c.settings.fallback,
+		PermissionMode: c.settings.permission, AllowBypass: p.opts.PermissionMode == "bypassPermissions"}
+	if c.dir == nil {
+		if c.dir, err = p.newWorkspace(c); err != nil {
+			return opts, err
+		}
+	}
+	if c.dirty && c.goodTurn == "" {
+		if err := claude.RemoveTranscript(c.dir.home, c.dir.cwd, c.id); err != nil {
+			return opts, err
+		}
+		c.dirty = false
+	}
+	exists, err := claude.TranscriptExists(c.dir.home, c.dir.cwd, c.id)
+	if err != nil {
+		return opts, err
+	}
+	if !exists && len(c.seed) > 0 {
+		c.goodTurn, err = claude.WriteTranscript(c.dir.home, c.dir.cwd, c.id, historyOf(c.seed), time.Now())
+		if err != nil {
+			return opts, err
+		}
+		exists = true
+	}
+	if c.goodTurn != "" {
+		c.seed = nil
+	}
+	opts.Resume = exists
+	if exists && c.dirty {
+		opts.ResumeAt = c.goodTurn
+	}
+	return opts, nil
+}
+
+func historyOf(messages []api.Message) []claude.HistoryMessage {
+	history := make([]claude.HistoryMessage, len(messages))
+	for i, m := range messages {
+		history[i] = claude.HistoryMessage{Role: m.Role, Content: m.Content}
+	}
+	return history
+}

@@ -1,0 +1,204 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"claudepool/pool/broker"
+	"claudepool/pool/claude"
+	"claudepool/pool/confine"
+)
+
+var (
+	// errDied says that a process ended by itself, or was killed by somebody else.
+	errDied = errors.New("pool: the process ended")
+	// errRefused says that the CLI answered a control request with an error.
+	errRefused = errors.New("pool: refused by the CLI")
+)
+
+// controlTimeout bounds control requests that the CLI answers by itself, in milliseconds as a rule.
+const controlTimeout = 10 * time.Second
+
+// process is one running CLI. It runs at most one turn at a time.
+type process struct {
+	child   *confine.Child
+	grant   *broker.Grant
+	started time.Time
+	resumed bool
+	log     *slog.Logger
+
+	inForce            settings     // owned by whoever holds the conversation's slot
+	turns              int          // likewise: turns begun
+	recycle, overgrown atomic.Bool  // more memory than a process should, or may, have
+	lastLine           atomic.Int64 // when the CLI last wrote something, in Unix nanoseconds
+
+	write sync.Mutex // one line at a time on stdin
+
+	mu       sync.Mutex // guards the following
+	turn     *turn
+	controls map[string]chan claude.Line
+	nextID   int
+	gone     bool
+	exited   chan struct{} // closed when stdout has ended: nothing more will be read
+}
+
+// startProcess starts a CLI and returns when it has answered its first control request.
+func startProcess(ctx context.Context, p *Pool, c *conversation, credential broker.Credential) (*process, error) {
+	opts, err := p.prepare(c)
+	if err != nil {
+		return nil, err
+	}
+	grant := p.opts.Broker.Register()
+	if err := grant.Bind(credential); err != nil {
+		grant.Revoke()
+		return nil, err
+	}
+	env := claude.Environment{Home: c.dir.home, Temp: c.dir.temp, BaseURL: p.opts.Broker.URL(), Secret: grant.Secret()}
+	child, err := p.opts.Launcher.Start(ctx, confine.Spec{
+		Path: p.opts.ClaudeBin, Args: claude.Args(opts), Env: env.Vars(), Dir: c.dir.cwd, Workspace: c.dir.root,
+	})
+	if err != nil {
+		grant.Revoke()
+		return nil, fmt.Errorf("pool: start: %w", err)
+	}
+	proc := &process{
+		child: child, grant: grant, started: time.Now(), resumed: opts.Resume, log: p.opts.Logger,
+		inForce:  settings{model: opts.Model, fallback: opts.FallbackModel, permission: opts.PermissionMode, system: c.settings.system},
+		controls: make(map[string]chan claude.Line),
+		exited:   make(chan struct{}),
+	}
+	proc.lastLine.Store(time.Now().UnixNano())
+	go proc.read(child.Stdout)
+	if _, err := proc.control(ctx, claude.Initialize{AppendSystemPrompt: c.settings.system}); err != nil {
+		err = fmt.Errorf("%w (stderr: %q)", err, child.StderrTail())
+		return nil, errors.Join(err, proc.stop())
+	}
+	return proc, nil
+}
+
+// stop ends the process and everything it started, and returns when nothing of it is left.
+func (p *process) stop() error {
+	err := p.child.Stop(context.Background(), confine.Ladder{CloseGrace: 2 * time.Second, TermGrace: 2 * time.Second})
+	p.grant.Revoke()
+	return err
+}
+
+// kill ends the process at once. stop still has to follow.
+func (p *process) kill() { _ = p.child.Signal(syscall.SIGKILL) }
+
+// alive reports whether the process can be talked to.
+func (p *process) alive() bool {
+	select {
+	case <-p.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// send writes one line to the CLI.
+func (p *process) send(line []byte) error {
+	p.write.Lock()
+	defer p.write.Unlock()
+	if _, err := p.child.Stdin.Write(line); err != nil {
+		return fmt.Errorf("%w: %w", errDied, err)
+	}
+	return nil
+}
+
+// control makes a control request and waits for its answer.
+func (p *process) control(ctx context.Context, request any) (claude.Line, error) {
+	reply := make(chan claude.Line, 1)
+	p.mu.Lock()
+	p.nextID++
+	id := "cp-" + strconv.Itoa(p.nextID)
+	p.controls[id] = reply
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		delete(p.controls, id)
+		p.mu.Unlock()
+	}()
+	if err := p.send(claude.ControlRequest(id, request)); err != nil {
+		return claude.Line{}, err
+	}
+	select {
+	case line := <-reply:
+		if line.Subtype != "success" {
+			return line, fmt.Errorf("%w: %s", errRefused, line.Error)
+		}
+		return line, nil
+	case <-p.exited:
+		return claude.Line{}, errDied
+	case <-ctx.Done():
+		return claude.Line{}, context.Cause(ctx)
+	}
+}
+
+// read takes the CLI's output apart until it ends.
+func (p *process) read(stdout io.ReadCloser) {
+	defer stdout.Close()
+	lines := claude.NewReader(stdout)
+	var err error
+	for err == nil {
+		var raw []byte
+		if raw, err = lines.Next(); err == nil {
+			p.lastLine.Store(time.Now().UnixNano())
+			p.take(raw)
+		}
+	}
+	if !errors.Is(err, io.EOF) {
+		p.log.Warn("reading a process failed", "pid", p.child.PID(), "error", err)
+		p.kill()
+	}
+	p.mu.Lock()
+	t := p.turn
+	p.gone = true
+	close(p.exited)
+	p.mu.Unlock()
+	if t != nil {
+		t.fail(errDied)
+	}
+}
+
+// take hands one line to whom it is for. Lines that aren't JSON and lines that belong to no turn of ours (what the CLI
+// does of itself between turns, echoes of control requests) are dropped.
+func (p *process) take(raw []byte) {
+	line, err := claude.ParseLine(raw)
+	if err != nil {
+		p.log.Warn("a process wrote something that is not JSON", "pid", p.child.PID(), "bytes", len(raw))
+		return
+	}
+	switch line.Type {
+	case "control_response":
+		p.mu.Lock()
+		reply := p.controls[line.RequestID]
+		delete(p.controls, line.RequestID)
+		p.mu.Unlock()
+		if reply != nil {
+			reply <- line
+		}
+	case "control_request":
+		go func() { _ = p.send(claude.RefuseControl(line.RequestID)) }() // never wait for stdin while reading stdout
+	default:
+		p.mu.Lock()
+		t := p.turn
+		p.mu.Unlock()
+		if t != nil {
+			t.take(line)
+		}
+	}
+}
+
+// silentFor is how long the CLI has written nothing.
+func (p *process) silentFor() time.Duration {
+	return time.Since(time.Unix(0, p.lastLine.Load()))
+}

@@ -1,0 +1,86 @@
+package pool
+
+import (
+	"os"
+	"path/filepath"
+	"time"
+
+	"claudepool/pool/api"
+)
+
+// reap ends processes that have been idle for IdleTimeout. It sleeps until the nearest deadline, at most for
+// CleanupInterval, and takes a conversation's slot before it judges it: one that holds a turn is never idle, however
+// long the turn.
+func (p *Pool) reap() {
+	timer := time.NewTimer(p.opts.CleanupInterval)
+	defer timer.Stop()
+	for {
+		select {
+		case <-p.life.Done():
+			return
+		case <-p.wake:
+		case <-timer.C:
+		}
+		timer.Reset(p.cleanUp(time.Now()))
+	}
+}
+
+// cleanUp ends what is due at now and returns how long it takes until something else may be.
+func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
+	next = p.opts.CleanupInterval
+	var due []*conversation
+	var stale []string
+	p.mu.Lock()
+	for _, u := range p.users {
+		for id, c := range u.conversations {
+			idle := now.Sub(c.lastUsed)
+			switch {
+			case c.idleLocked() && idle >= p.opts.IdleTimeout:
+				c.held = true
+				due = append(due, c)
+			case c.idleLocked():
+				next = min(next, p.opts.IdleTimeout-idle)
+			case c.process == nil && !c.held && u.requests == 0 && idle >= p.opts.WorkspaceTTL:
+				stale = append(stale, u.dropLocked(id)...)
+				p.forgetLocked(u)
+			}
+		}
+	}
+	p.mu.Unlock()
+	for _, c := range due {
+		p.goes(func() { p.cleanUpOne(c, now) })
+	}
+	for _, path := range stale {
+		if err := os.RemoveAll(path); err != nil {
+			p.opts.Logger.Warn("a workspace could not be removed", "error", err)
+		}
+	}
+	return next
+}
+
+// cleanUpOne ends the process of a held conversation and counts it.
+func (p *Pool) cleanUpOne(c *conversation, now time.Time) {
+	idle, lifetime := now.Sub(c.lastUsed), now.Sub(c.process.started)
+	p.retire(c)
+	p.mu.Lock()
+	p.cleanup.last = time.Now()
+	p.cleanup.total++
+	p.cleanup.lifetime += lifetime
+	p.mu.Unlock()
+	p.opts.Logger.Info("Cleanup idle process user=" + api.ShortUser(c.user.id) + " idle=" + seconds(idle) + "s")
+	p.yield(c)
+	p.settleUser(c.user.id)
+}
+
+// dropLocked forgets a conversation and returns the paths of its files.
+func (u *user) dropLocked(id string) []string {
+	c := u.conversations[id]
+	delete(u.conversations, id)
+	if u.standard == c {
+		u.standard = nil
+	}
+	if c.dir == nil {
+		return nil
+	}
+	return []string{c.dir.root, filepath.Join(filepath.Dir(c.dir.root), u.id, id)}
+}

@@ -1,0 +1,284 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+
+	"claudepool/pool/api"
+	"claudepool/pool/claude"
+)
+
+const (
+	// interruptGrace is how long an interrupted turn may take to end before its process is killed.
+	interruptGrace = time.Second
+	// watchInterval is how often a running turn is looked at for silence.
+	watchInterval = 100 * time.Millisecond
+)
+
+// What ends a turn before its result, beside its client.
+var (
+	errTurnTimeout = errors.New("pool: turn timeout")
+	errSilence     = errors.New("pool: silence")
+	errMemory      = errors.New("pool: out of memory")
+)
+
+// Turn sends the request's message and hands over the lines that answer it, as they come and in batches, until the
+// turn has ended; the last line is the CLI's result. The error says why there is none: an *api.Error for the client,
+// or ctx's cause if the client has gone, in which case the turn was interrupted.
+func (h *Handle) Turn(ctx context.Context, emit func(lines [][]byte) error) error {
+	t := newTurn(uuid.NewString(), h.pool.opts.Broker.Scrub)
+	h.failed = t // until it has gone well
+	h.begin()
+	ctx, cancel := context.WithTimeoutCause(ctx, h.pool.opts.TurnTimeout, errTurnTimeout)
+	defer cancel()
+	ctx, cut := context.WithCancelCause(ctx)
+	defer cut(nil)
+
+	if err := h.proc.attach(t); err != nil {
+		return h.explain(err)
+	}
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		h.watch(ctx, t, cut)
+	}()
+	go func() {
+		if err := h.proc.send(claude.UserMessage(t.uuid, h.message.Content)); err != nil {
+			t.fail(err)
+		}
+	}()
+	err := h.forward(ctx, t, emit, cut)
+	cut(nil)
+	<-watched
+	return err
+}
+
+// begin marks the conversation as one whose digest and transcript can't be relied on until the turn has gone well.
+func (h *Handle) begin() {
+	h.proc.turns++
+	h.c.dirty = true
+	h.pool.mu.Lock()
+	h.c.settled = false
+	h.pool.mu.Unlock()
+	signal(h.pool.changed)
+}
+
+// forward empties the turn until its end.
+func (h *Handle) forward(ctx context.Context, t *turn, emit func([][]byte) error, cut context.CancelCauseFunc) error {
+	for {
+		select {
+		case <-t.more:
+		case <-ctx.Done():
+			<-t.ended // the watcher sees to it
+			return h.explain(context.Cause(ctx))
+		}
+		lines, last := t.pop()
+		result, err := t.outcome()
+		if last && err == nil {
+			h.conclude(t, result) // before the client can send the next request
+		}
+		if len(lines) > 0 {
+			if emitErr := emit(lines); emitErr != nil {
+				cut(emitErr)
+			}
+		}
+		if last {
+			return h.explain(err)
+		}
+	}
+}
+
+// conclude notes what a turn with a result did to the conversation.
+func (h *Handle) conclude(t *turn, result *claude.Line) {
+	if result.IsError || result.Subtype != "success" {
+		return
+	}
+	h.failed = nil
+	h.c.dirty = false
+	t.mu.Lock()
+	if t.assistant != "" {
+		h.c.goodTurn = t.assistant
+	}
+	t.mu.Unlock()
+	h.c.seed = nil
+	h.pool.mu.Lock()
+	defer h.pool.mu.Unlock()
+	h.c.digest = api.ExtendDigest(h.c.digest, h.message, result.Result)
+	h.c.settled = true
+}
+
+// watch ends the turn when its client goes, the pool closes, it takes too long, or the API falls silent.
+func (h *Handle) watch(ctx context.Context, t *turn, cut context.CancelCauseFunc) {
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-t.ended:
+			return
+		case <-ctx.Done():
+			h.proc.interrupt(t)
+			return
+		case <-h.pool.life.Done():
+			cut(ErrClosing)
+		case <-tick.C:
+			if h.silent(t) {
+				cut(errSilence)
+			}
+			if h.proc.overgrown.Load() {
+				cut(errMemory)
+			}
+		}
+	}
+}
+
+// silent reports whether the turn waits for an API that doesn't answer, or a CLI that hasn't begun. A tool that runs
+// quietly and a client that doesn't read are no silence.
+func (h *Handle) silent(t *turn) bool {
+	if h.proc.silentFor() < h.pool.opts.SilenceTimeout || t.stalled() {
+		return false
+	}
+	select {
+	case <-t.begun:
+		return h.proc.grant.Open() > 0
+	default:
+		return true
+	}
+}
+
+// explain turns what ended a turn into what its client gets to know.
+func (h *Handle) explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errDied):
+		return api.BadGateway("the process of this conversation ended in the middle of the turn")
+	case errors.Is(err, errTurnTimeout):
+		return api.BadGateway("the turn took longer than %s", h.pool.opts.TurnTimeout)
+	case errors.Is(err, errSilence):
+		return api.BadGateway("no answer from the API for %s", h.pool.opts.SilenceTimeout)
+	case errors.Is(err, errMemory):
+		return api.BadGateway("the turn used more memory than a process may")
+	case errors.Is(err, ErrClosing):
+		return api.Unavailable(time.Second, "the instance is shutting down")
+	}
+	return err
+}
+
+// Release gives the conversation to the next in line. If the turn failed, the conversation first forgets it, which
+// doesn't keep the caller waiting.
+func (h *Handle) Release() {
+	if h.failed == nil {
+		h.proc.detach()
+		h.pool.finish(h.c)
+		return
+	}
+	h.pool.goes(func() {
+		if !h.proc.forget(h.failed) {
+			h.proc.kill()
+			<-h.proc.exited
+		}
+		h.proc.detach()
+		h.pool.mu.Lock()
+		h.c.settled = true
+		h.pool.mu.Unlock()
+		h.pool.finish(h.c)
+	})
+}
+
+// attach makes t the process's turn.
+func (p *process) attach(t *turn) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.gone {
+		t.fail(errDied)
+		return errDied
+	}
+	p.turn = t
+	p.lastLine.Store(time.Now().UnixNano())
+	return nil
+}
+
+func (p *process) detach() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.turn = nil
+}
+
+// interrupt ends the turn, by killing the process if it must. When it returns, the turn has ended.
+//
+// The CLI ignores an interrupt that comes before the turn's system/init, so it is repeated then.
+func (p *process) interrupt(t *turn) {
+	t.drop()
+	ctx, cancel := context.WithTimeout(context.Background(), interruptGrace)
+	defer cancel()
+	go func() { _, _ = p.control(ctx, claude.Interrupt{}) }()
+	select {
+	case <-t.begun:
+		go func() { _, _ = p.control(ctx, claude.Interrupt{}) }()
+	case <-ctx.Done():
+	}
+	select {
+	case <-t.ended:
+	case <-ctx.Done():
+		p.kill()
+		<-t.ended
+	}
+}
+
+// forget makes the process's conversation what it was before the turn, and reports whether that is certain.
+func (p *process) forget(t *turn) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), interruptGrace)
+	defer cancel()
+	select {
+	case <-t.settled:
+	case <-p.exited:
+		return false
+	case <-ctx.Done():
+		return false
+	}
+	if !p.controlsAnswered(ctx) {
+		return false
+	}
+	for ctx.Err() == nil {
+		line, err := p.control(ctx, claude.Rewind{UserMessageUUID: t.uuid})
+		if err != nil {
+			return false
+		}
+		switch reason, rewound := claude.RewindOutcome(line); {
+		case rewound, reason == "target_not_found":
+			return true
+		case reason != "turn_running":
+			return false
+		}
+		sleep(ctx, 10*time.Millisecond)
+	}
+	return false
+}
+
+// controlsAnswered waits until no control request is open.
+func (p *process) controlsAnswered(ctx context.Context) bool {
+	for ctx.Err() == nil {
+		p.mu.Lock()
+		open := len(p.controls)
+		p.mu.Unlock()
+		if open == 0 {
+			return true
+		}
+		sleep(ctx, time.Millisecond)
+	}
+	return false
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// seconds writes a duration as the cleanup line has it: with one decimal.
+func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', 1, 64) }

@@ -1,0 +1,116 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/expirable"
+
+	"claudepool/infra/hop"
+	"claudepool/infra/logging"
+	"claudepool/pool/api"
+)
+
+const (
+	// queueGrace is how long a request may wait before its stream is opened with nothing but pings in it.
+	queueGrace = 10 * time.Second
+	// seenFor is how long request ids are remembered: longer than a hop token is valid, so that none is run twice.
+	seenFor  = 5 * time.Minute
+	seenMost = 100_000
+)
+
+// ServerOptions are the settings of an instance's HTTP server.
+type ServerOptions struct {
+	Logger       *slog.Logger
+	Instance     string // this instance's id
+	Keys         hop.Keys
+	MaxBodyBytes int64
+	// NotOwner and NotNow are the errors of the Ownership that a front understands: ask Redis again, try again shortly.
+	NotOwner, NotNow error
+}
+
+// Server is the HTTP side of an instance: it takes what fronts send and nobody else.
+type Server struct {
+	opts ServerOptions
+	pool *Pool
+	seen *expirable.LRU[string, struct{}]
+}
+
+// NewServer returns the instance's handler.
+func NewServer(pool *Pool, opts ServerOptions) http.Handler {
+	s := &Server{opts: opts, pool: pool, seen: expirable.NewLRU[string, struct{}](seenMost, nil, seenFor)}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/messages/pooled", s.messages)
+	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { api.WriteError(w, "", api.NotFound("no such path")) })
+	return mux
+}
+
+func (s *Server) messages(w http.ResponseWriter, r *http.Request) {
+	claims, err := s.opts.Keys.Verify(r.Header.Get(api.HeaderHop), time.Now())
+	if err != nil {
+		s.opts.Logger.Warn("hop refused", "error", err)
+		api.WriteError(w, "", api.Authentication("this address is for fronts only"))
+		return
+	}
+	ctx := logging.WithRequest(r.Context(), claims.RequestID, r.Header)
+	out := newStream(w, claims.RequestID, s.opts.Instance)
+	defer out.close()
+	if err := s.serve(ctx, claims, r, out); err != nil {
+		out.fail(s.public(ctx, err))
+		return
+	}
+	out.done()
+}
+
+// serve runs one request's turn. What it returns goes to the client.
+func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
+	if claims.Instance != s.opts.Instance {
+		return s.opts.NotOwner
+	}
+	req, err := api.Decode(r.Body, s.opts.MaxBodyBytes)
+	if err != nil {
+		return err
+	}
+	if req.UserID() != claims.User {
+		return api.Authentication("the hop is not for this user")
+	}
+	if s.seen.Contains(claims.RequestID) {
+		return &api.Error{Status: http.StatusConflict, Type: "api_error", Message: "this request has been accepted before"}
+	}
+	out.openAfter(queueGrace)
+	h, err := s.pool.Acquire(ctx, req, claims.Outage)
+	if err != nil {
+		return err
+	}
+	defer h.Release()
+	s.seen.Add(claims.RequestID, struct{}{})
+	out.open(h.PID(), h.Process())
+	return h.Turn(ctx, out.lines)
+}
+
+// public maps what went wrong to what the front and its client get to know; the rest goes to the log.
+func (s *Server) public(ctx context.Context, err error) error {
+	var known *api.Error
+	switch {
+	case errors.As(err, &known):
+		return known
+	case errors.Is(err, s.opts.NotOwner):
+		return api.Misdirected("not the owner of this user")
+	case errors.Is(err, s.opts.NotNow), errors.Is(err, ErrDraining):
+		return notStarted{api.Unavailable(time.Second, "this user is being moved, try again")}
+	case ctx.Err() != nil:
+		s.opts.Logger.InfoContext(ctx, "client gone")
+	default:
+		s.opts.Logger.ErrorContext(ctx, "request failed", "error", err)
+	}
+	return api.Unavailable(time.Second, "the process of this conversation could not be made ready")
+}
+
+// notStarted is an error that lets the front try again: nothing of the request was run.
+type notStarted struct{ error }
+
+func (e notStarted) Unwrap() error { return e.error }

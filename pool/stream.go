@@ -1,0 +1,149 @@
+package pool
+
+import (
+	"errors"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"claudepool/pool/api"
+)
+
+// pingInterval is the longest a stream stays silent, so that nobody on the way takes it for dead.
+const pingInterval = 15 * time.Second
+
+// stream is one response as server-sent events. Its methods may be called concurrently with its own pings.
+type stream struct {
+	requestID, instance string
+
+	mu      sync.Mutex // guards the following and the writing
+	w       http.ResponseWriter
+	flush   func() error
+	opened  bool
+	closed  bool
+	last    time.Time // of the last write
+	opening *time.Timer
+	pinging *time.Timer
+}
+
+func newStream(w http.ResponseWriter, requestID, instance string) *stream {
+	return &stream{w: w, flush: http.NewResponseController(w).Flush, requestID: requestID, instance: instance}
+}
+
+// openAfter opens the stream when d has passed and nothing else did.
+func (s *stream) openAfter(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opening = time.AfterFunc(d, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.openLocked()
+	})
+}
+
+// open sends the headers. Those about the process are left out where the stream had to be opened before.
+func (s *stream) open(pid int, process string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.opened {
+		s.w.Header().Set(api.HeaderPID, strconv.Itoa(pid))
+		s.w.Header().Set(api.HeaderProcess, process)
+	}
+	s.openLocked()
+}
+
+func (s *stream) openLocked() {
+	if s.opened || s.closed {
+		return
+	}
+	s.opened = true
+	header := s.w.Header()
+	header.Set("Content-Type", "text/event-stream")
+	header.Set("Cache-Control", "no-cache")
+	header.Set("X-Accel-Buffering", "no")
+	header.Set(api.HeaderRequestID, s.requestID)
+	header.Set(api.HeaderInstance, s.instance)
+	s.w.WriteHeader(http.StatusOK)
+	_ = s.flush()
+	s.last = time.Now()
+	s.pinging = time.AfterFunc(pingInterval, s.ping)
+}
+
+// ping keeps a silent stream alive.
+func (s *stream) ping() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	if silent := time.Since(s.last); silent < pingInterval {
+		s.pinging.Reset(pingInterval - silent)
+		return
+	}
+	_ = s.writeLocked([]byte(api.Ping))
+	s.pinging.Reset(pingInterval)
+}
+
+// lines sends a batch of lines, each as one event, and flushes once.
+func (s *stream) lines(lines [][]byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	size := 0
+	for _, line := range lines {
+		size += len(line) + len("data: \n\n")
+	}
+	events := make([]byte, 0, size)
+	for _, line := range lines {
+		events = append(events, "data: "...)
+		events = append(events, line...)
+		events = append(events, "\n\n"...)
+	}
+	return s.writeLocked(events)
+}
+
+func (s *stream) writeLocked(b []byte) error {
+	if s.closed {
+		return http.ErrHandlerTimeout
+	}
+	if _, err := s.w.Write(b); err != nil {
+		return err
+	}
+	s.last = time.Now()
+	return s.flush()
+}
+
+// done ends a stream whose turn has a result.
+func (s *stream) done() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_ = s.writeLocked([]byte(api.Done))
+}
+
+// fail ends the response with an error: an event if the stream is open, else a status and a body.
+func (s *stream) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.opened {
+		_ = s.writeLocked(append(api.ErrorEvent(err), api.Done...))
+		return
+	}
+	s.closed = true
+	if errors.As(err, new(notStarted)) {
+		s.w.Header().Set(api.HeaderNotStarted, "1")
+	}
+	api.WriteError(s.w, s.requestID, err)
+}
+
+// close stops the stream's timers. The ResponseWriter is not touched from here on.
+func (s *stream) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	if s.opening != nil {
+		s.opening.Stop()
+	}
+	if s.pinging != nil {
+		s.pinging.Stop()
+	}
+}

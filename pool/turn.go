@@ -1,0 +1,153 @@
+package pool
+
+import (
+	"sync"
+
+	"claudepool/pool/claude"
+)
+
+// queueBytes bounds what is kept for a client that reads slower than its process writes; then the process waits. One
+// line always fits, however long.
+const queueBytes = 1 << 20
+
+// turn is one user message and the lines that answer it. The process's reader fills it, the request empties it.
+type turn struct {
+	uuid  string
+	scrub func([]byte) []byte
+
+	more    chan struct{} // buffered by one: lines, or the end, are there to be taken
+	begun   chan struct{} // closed at system/init: from here on an interrupt has an effect
+	settled chan struct{} // closed when the CLI has put the message away, or has died
+	ended   chan struct{} // closed with the result, or with the process
+
+	mu      sync.Mutex // guards the following
+	room    *sync.Cond
+	started bool // the CLI has taken the message up: what follows belongs to this turn
+	lines   [][]byte
+	size    int
+	dropped bool // nobody reads any more: drop instead of keeping
+	result  *claude.Line
+	err     error
+
+	text      string // of the last assistant line
+	assistant string // its uuid
+}
+
+func newTurn(uuid string, scrub func([]byte) []byte) *turn {
+	t := &turn{uuid: uuid, scrub: scrub,
+		more: make(chan struct{}, 1), begun: make(chan struct{}), settled: make(chan struct{}), ended: make(chan struct{})}
+	t.room = sync.NewCond(&t.mu)
+	return t
+}
+
+// take considers one line of the process's output. It blocks while the client's queue is full.
+func (t *turn) take(line claude.Line) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if line.Type == "command_lifecycle" {
+		t.lifecycleLocked(line)
+		return
+	}
+	if !t.started || t.result != nil || t.err != nil || !line.Public() {
+		return
+	}
+	switch {
+	case line.Type == "system" && line.Subtype == "init":
+		closeOnce(t.begun)
+	case line.Type == "assistant" && line.Error == "":
+		t.text, t.assistant = line.AssistantText(), line.UUID
+	case line.Type == "result" && !line.Answers(t.uuid):
+		return // of a turn that wasn't ours
+	}
+	raw := line.Raw
+	if line.Failure() {
+		raw = t.scrub(raw)
+	}
+	t.pushLocked(raw)
+	if line.Type == "result" {
+		t.result = &line
+		closeOnce(t.begun)
+		close(t.ended)
+		signal(t.more)
+	}
+}
+
+func (t *turn) lifecycleLocked(line claude.Line) {
+	if line.MessageUUID != t.uuid {
+		return
+	}
+	switch line.State {
+	case "queued":
+	case "started":
+		t.started = true
+	default:
+		closeOnce(t.settled)
+	}
+}
+
+func (t *turn) pushLocked(raw []byte) {
+	for t.size > 0 && t.size+len(raw) > queueBytes && !t.dropped && t.err == nil {
+		t.room.Wait()
+	}
+	if t.dropped {
+		return
+	}
+	t.lines = append(t.lines, raw)
+	t.size += len(raw)
+	signal(t.more)
+}
+
+// stalled reports whether the process waits for the client to read.
+func (t *turn) stalled() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.size > queueBytes/2
+}
+
+// pop takes all lines that have come, and tells whether they are the last.
+func (t *turn) pop() (lines [][]byte, last bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	lines, t.lines, t.size = t.lines, nil, 0
+	t.room.Broadcast()
+	return lines, t.result != nil || t.err != nil
+}
+
+// drop lets the turn run on without anybody reading it.
+func (t *turn) drop() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.dropped, t.lines, t.size = true, nil, 0
+	t.room.Broadcast()
+}
+
+// fail ends the turn without a result.
+func (t *turn) fail(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	closeOnce(t.settled)
+	if t.result != nil || t.err != nil {
+		return
+	}
+	t.err = err
+	closeOnce(t.begun)
+	close(t.ended)
+	t.room.Broadcast()
+	signal(t.more)
+}
+
+// outcome returns the turn's result or the error that took its place. It is for after the end.
+func (t *turn) outcome() (*claude.Line, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.result, t.err
+}
+
+// closeOnce closes a channel that only one goroutine at a time may close.
+func closeOnce(ch chan struct{}) {
+	select {
+	case <-ch:
+	default:
+		close(ch)
+	}
+}

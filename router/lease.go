@@ -1,0 +1,343 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNotOwner says that the user is not this instance's: the front has to ask again.
+var ErrNotOwner = errors.New("router: not the owner")
+
+// ErrNotNow says that the instance is finding out what it still owns: try again shortly.
+var ErrNotNow = errors.New("router: reconciling")
+
+const (
+	beatTimeout  = 2 * time.Second
+	assertBatch  = 500
+	refreshEvery = time.Minute
+)
+
+// LeaseOptions are an instance's settings.
+type LeaseOptions struct {
+	Logger   *slog.Logger
+	Addr     string        // host:port where fronts reach this instance
+	Capacity int           // processes
+	OwnerTTL time.Duration // as in Options
+	HomeTTL  time.Duration // how long the files of a user's conversations are kept
+
+	Load  func() (reserved, idle int)
+	Evict func(user string)    // give the user up when its turns have ended
+	Clock func() time.Duration // nil: CLOCK_BOOTTIME, which goes on while the machine sleeps
+}
+
+// Lease is the instance's side: its life sign, and which users it owns. Its methods may be called concurrently.
+type Lease struct {
+	redis Redis
+	opts  LeaseOptions
+	id    string
+
+	mu       sync.Mutex    // guards everything below
+	renewed  time.Duration // when the last good renewal was sent
+	alive    bool          // there was one
+	era      string        // in which it was reconciled; empty before
+	draining bool
+	claims   map[string]string // users held, with their claim number
+	released map[string]string // users given up, while Redis couldn't be told
+	lost     bool              // Redis is away; logged once
+	keepHome map[string]bool   // of released
+}
+
+// NewLease returns a lease under a random id, so that an address used again by another instance can't be mistaken for
+// this one. Run registers it.
+func NewLease(redis Redis, opts LeaseOptions) *Lease {
+	if opts.Clock == nil {
+		opts.Clock = bootTime
+	}
+	return &Lease{redis: redis, opts: opts, id: random(8),
+		claims: make(map[string]string), released: make(map[string]string), keepHome: make(map[string]bool)}
+}
+
+func bootTime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		panic("router: no CLOCK_BOOTTIME: " + err.Error())
+	}
+	return time.Duration(t.Nano())
+}
+
+// ID is the instance's id.
+func (l *Lease) ID() string { return l.id }
+
+// Run renews the lease until ctx is done.
+func (l *Lease) Run(ctx context.Context) {
+	refreshed := time.Now()
+	for {
+		next := renewTime
+		if err := l.beat(ctx); err != nil {
+			next = retryTime
+		} else if time.Since(refreshed) > refreshEvery {
+			refreshed = time.Now()
+			l.assert(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(next):
+		}
+	}
+}
+
+// Admit says whether a turn of the user may begin here now: nil, ErrNotOwner or ErrNotNow. outage is the front's word
+// that it knows this instance as the owner and can't reach Redis either: then nobody can place anybody, and who is held
+// here may stay. The clock is looked at each time, so that a machine that slept doesn't go on where it was.
+func (l *Lease) Admit(ctx context.Context, user string, outage bool) error {
+	l.mu.Lock()
+	_, held := l.claims[user]
+	fresh := l.freshLocked()
+	l.mu.Unlock()
+	switch {
+	case held && (fresh || outage):
+		return nil
+	case !fresh:
+		return ErrNotOwner
+	}
+	return l.adopt(ctx, user)
+}
+
+func (l *Lease) freshLocked() bool {
+	return l.alive && l.era != "" && l.opts.Clock()-l.renewed < LeaseTime-Margin
+}
+
+// adopt asks Redis whether a user that isn't held here is this instance's.
+func (l *Lease) adopt(ctx context.Context, user string) error {
+	claim, err := ownScript.Run(ctx, l.redis, []string{eraKey, ownerKey(user)}, LeaseTime.Milliseconds(), l.id).Text()
+	if err != nil {
+		return ErrNotNow
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if claim == "" || !l.freshLocked() || l.released[user] == claim {
+		return ErrNotOwner
+	}
+	l.claims[user] = claim
+	return nil
+}
+
+// Release gives the user up: nothing of it runs here any more. Where Redis can't be told now, later beats do. keepHome
+// asks that the user's next claim prefers this instance.
+func (l *Lease) Release(ctx context.Context, user string, keepHome bool) error {
+	l.mu.Lock()
+	claim, held := l.claims[user]
+	delete(l.claims, user)
+	if held {
+		l.released[user], l.keepHome[user] = claim, keepHome
+	}
+	l.mu.Unlock()
+	if !held {
+		return nil
+	}
+	return l.tell(ctx, user, claim, keepHome)
+}
+
+// tell carries one release out.
+func (l *Lease) tell(ctx context.Context, user, claim string, keepHome bool) error {
+	home := int64(0)
+	if keepHome {
+		home = l.opts.HomeTTL.Milliseconds()
+	}
+	err := releaseScript.Run(ctx, l.redis, []string{ownerKey(user), homeKey(user), instanceKey(l.id)}, l.id, claim, home).Err()
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.released[user] == claim {
+		delete(l.released, user)
+		delete(l.keepHome, user)
+	}
+	return nil
+}
+
+// Drain takes the instance out of placement at once.
+func (l *Lease) Drain(ctx context.Context) error {
+	l.mu.Lock()
+	l.draining = true
+	l.mu.Unlock()
+	return l.beat(ctx)
+}
+
+// Close ends the lease. Run must have ended, and every user must have been released.
+func (l *Lease) Close(ctx context.Context) error {
+	l.tellAll(ctx)
+	pipe := l.redis.TxPipeline()
+	pipe.Del(ctx, instanceKey(l.id), evictKey(l.id))
+	pipe.ZRem(ctx, candidatesKey, l.id)
+	pipe.ZRem(ctx, evictableKey, l.id)
+	pipe.SRem(ctx, pendingKey, l.id)
+	_, err := pipe.Exec(ctx)
+	return err
+}
+
+// beat renews the lease. The time that counts is that of the sending: the lease can't have begun earlier.
+func (l *Lease) beat(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
+	defer cancel()
+	l.tellAll(ctx)
+	sent := l.opts.Clock()
+	l.mu.Lock()
+	era := l.era
+	l.mu.Unlock()
+	state, now, users, err := l.send(ctx, era)
+	if err == nil && (state == "reconcile" || era == "") {
+		err = l.reconcile(ctx, now)
+		sent = l.opts.Clock() - beatTimeout // the hash was made anew within this beat
+	}
+	l.note(err, sent, now)
+	for _, user := range users {
+		go l.opts.Evict(user)
+	}
+	return err
+}
+
+func (l *Lease) send(ctx context.Context, era string) (state, now string, users []string, err error) {
+	reserved, idle := l.opts.Load()
+	l.mu.Lock()
+	draining := 0
+	if l.draining {
+		draining = 1
+	}
+	l.mu.Unlock()
+	keys := []string{eraKey, instanceKey(l.id), candidatesKey, evictableKey, pendingKey, evictKey(l.id)}
+	answer, err := beatScript.Run(ctx, l.redis, keys, LeaseTime.Milliseconds(), l.id, l.opts.Addr, l.opts.Capacity,
+		reserved, idle, draining, era).Slice()
+	if err != nil {
+		return "", "", nil, err
+	}
+	if state, err = text(answer, 0); err != nil {
+		return "", "", nil, err
+	}
+	if now, err = text(answer, 1); err != nil {
+		return "", "", nil, err
+	}
+	for i := 2; i < len(answer); i++ {
+		if user, err := text(answer, i); err == nil {
+			users = append(users, user)
+		}
+	}
+	return state, now, users, nil
+}
+
+// reconcile finds out, after Redis lost this instance, who is still its own. The hash is made first: an entry whose
+// instance has none counts as dead and could be taken by a claim.
+func (l *Lease) reconcile(ctx context.Context, era string) error {
+	l.mu.Lock()
+	l.era = "" // nobody new is admitted meanwhile
+	l.mu.Unlock()
+	if _, _, _, err := l.send(ctx, ""); err != nil {
+		return err
+	}
+	kept, moved, err := l.assert(ctx)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	l.era = era
+	l.mu.Unlock()
+	l.opts.Logger.Info("lease registered", "instance", l.id, "users", kept, "moved", moved)
+	return nil
+}
+
+// assert says again whom this instance holds, and gives up who is another's by now.
+func (l *Lease) assert(ctx context.Context) (kept, moved int, err error) {
+	l.mu.Lock()
+	users := make([]string, 0, len(l.claims))
+	for user := range l.claims {
+		users = append(users, user)
+	}
+	l.mu.Unlock()
+	for len(users) > 0 {
+		n := min(len(users), assertBatch)
+		gone, err := l.assertSome(ctx, users[:n])
+		if err != nil {
+			return kept, moved, err
+		}
+		for _, user := range gone {
+			l.mu.Lock()
+			delete(l.claims, user) // before its processes are dead: it isn't admitted here any more
+			l.mu.Unlock()
+			go l.opts.Evict(user)
+		}
+		kept, moved, users = kept+n-len(gone), moved+len(gone), users[n:]
+	}
+	return kept, moved, nil
+}
+
+func (l *Lease) assertSome(ctx context.Context, users []string) (gone []string, err error) {
+	keys := []string{eraKey}
+	args := []any{LeaseTime.Milliseconds(), l.id, l.opts.OwnerTTL.Milliseconds()}
+	var asked []string
+	l.mu.Lock()
+	for _, user := range users {
+		if claim, held := l.claims[user]; held {
+			keys, args, asked = append(keys, ownerKey(user)), append(args, claim), append(asked, user)
+		}
+	}
+	l.mu.Unlock()
+	moved, err := assertScript.Run(ctx, l.redis, keys, args...).Int64Slice()
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range moved {
+		gone = append(gone, asked[i-1])
+	}
+	// Who was given up while the script ran may have been made ours again by it.
+	for i, user := range asked {
+		l.mu.Lock()
+		_, held := l.claims[user]
+		l.mu.Unlock()
+		if !held {
+			_ = l.tell(ctx, user, args[3+i].(string), false)
+		}
+	}
+	return gone, nil
+}
+
+// tellAll carries out the releases that Redis could not be told of.
+func (l *Lease) tellAll(ctx context.Context) {
+	l.mu.Lock()
+	open := make(map[string]string, len(l.released))
+	for user, claim := range l.released {
+		open[user] = claim
+	}
+	l.mu.Unlock()
+	for user, claim := range open {
+		l.mu.Lock()
+		keep := l.keepHome[user]
+		l.mu.Unlock()
+		if l.tell(ctx, user, claim, keep) != nil {
+			return
+		}
+	}
+}
+
+// note keeps the result of a beat, and tells the log when Redis goes and comes.
+func (l *Lease) note(err error, sent time.Duration, era string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		if !l.lost {
+			l.opts.Logger.Error("the lease can't be renewed: Redis is away", "instance", l.id, "error", err)
+		}
+		l.lost = true
+		return
+	}
+	if l.lost {
+		l.opts.Logger.Info("the lease is renewed again", "instance", l.id, "era", era)
+	}
+	l.lost, l.renewed, l.alive = false, sent, true
+}

@@ -1,0 +1,270 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/sync/singleflight"
+)
+
+var (
+	// ErrFull says that every instance is full of busy processes.
+	ErrFull = errors.New("router: no instance has room")
+	// ErrUnavailable says that nobody can be placed now: no instance lives, Redis is away or has just come back, or the
+	// owner can't be dialled.
+	ErrUnavailable = errors.New("router: nobody can be placed now")
+	// ErrDraining says that the owner is giving the user up: try again shortly.
+	ErrDraining = errors.New("router: the owner is draining")
+)
+
+const (
+	cacheSize    = 1 << 20
+	pingInterval = time.Second
+	dialTimeout  = time.Second
+	avoidFor     = 10 * time.Second
+	claimTimeout = 2 * time.Second
+	// firstInstance is how long a claim waits for an instance that is there but not yet dialled.
+	firstInstance = 3 * time.Second
+)
+
+// Owner is the instance a user's requests go to.
+type Owner struct {
+	Instance string
+	Addr     string // host:port
+	Outage   bool   // known from before, as Redis can't be reached now
+}
+
+// Options are a front's settings.
+type Options struct {
+	Logger   *slog.Logger
+	OwnerTTL time.Duration // how long an entry outlives an instance that crashed; above the idle timeout
+}
+
+// Router is the front's side. Its methods may be called concurrently.
+type Router struct {
+	redis Redis
+	opts  Options
+
+	owners *lru.Cache[string, Owner] // in steady state a request costs no round trip
+	former *lru.Cache[string, Owner] // dropped, but still the best guess while Redis can't say
+	claims singleflight.Group
+	away   atomic.Bool // Redis can't be reached
+	kick   chan struct{}
+
+	mu    sync.Mutex           // guards avoid
+	avoid map[string]time.Time // instances that could not be dialled, until when
+}
+
+// New returns a front's Router. Run keeps it informed.
+func New(redis Redis, opts Options) *Router {
+	owners, _ := lru.New[string, Owner](cacheSize) // fails on a size of 0 only
+	former, _ := lru.New[string, Owner](cacheSize)
+	return &Router{redis: redis, opts: opts, owners: owners, former: former,
+		kick: make(chan struct{}, 1), avoid: make(map[string]time.Time)}
+}
+
+// Route says where the user's request goes, and makes somebody the owner if nobody is. The error is ErrFull,
+// ErrUnavailable, ErrDraining, or ctx's.
+func (r *Router) Route(ctx context.Context, user string) (Owner, error) {
+	if owner, ok := r.owners.Get(user); ok {
+		owner.Outage = r.away.Load()
+		return owner, nil
+	}
+	// A claim is shared by all who wait for it, so none of them may cancel it.
+	flight := r.claims.DoChan(user, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout+firstInstance)
+		defer cancel()
+		return r.claim(ctx, user)
+	})
+	select {
+	case result := <-flight:
+		if result.Err != nil {
+			return Owner{}, result.Err
+		}
+		return result.Val.(Owner), nil
+	case <-ctx.Done():
+		return Owner{}, ctx.Err()
+	}
+}
+
+// Misdirected says that the instance answered that it isn't the user's owner: the next Route asks Redis.
+func (r *Router) Misdirected(user string, owner Owner) {
+	if cached, ok := r.owners.Peek(user); ok && cached.Instance == owner.Instance {
+		r.owners.Remove(user)
+		r.former.Add(user, cached)
+	}
+}
+
+// Unreachable says that the owner could not be dialled. While its lease lives the user stays with it, so the owner
+// itself is asked to give the user up.
+func (r *Router) Unreachable(ctx context.Context, user string, owner Owner) {
+	r.owners.Remove(user)
+	r.former.Remove(user)
+	r.mu.Lock()
+	r.avoid[owner.Instance] = time.Now().Add(avoidFor)
+	r.mu.Unlock()
+	if r.away.Load() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	defer cancel()
+	pipe := r.redis.Pipeline()
+	pipe.SAdd(ctx, evictKey(owner.Instance), user)
+	pipe.PExpire(ctx, evictKey(owner.Instance), LeaseTime)
+	_, _ = pipe.Exec(ctx) // a wish; the lease decides
+}
+
+// claim asks Redis, waiting for a first instance if there is none yet.
+func (r *Router) claim(ctx context.Context, user string) (Owner, error) {
+	deadline := time.Now().Add(firstInstance)
+	for {
+		state, owner, err := r.ask(ctx, user)
+		if err != nil {
+			r.away.Store(true)
+		}
+		switch {
+		case err == nil && state == "owner":
+			if r.avoids(owner.Instance) {
+				return Owner{}, ErrUnavailable
+			}
+			r.owners.Add(user, owner)
+			r.former.Remove(user)
+			return owner, nil
+		case err == nil && state == "draining":
+			return Owner{}, ErrDraining
+		case err == nil && state == "full":
+			return Owner{}, ErrFull
+		case err == nil && state == "none" && time.Now().Before(deadline):
+			r.discover(ctx)
+			pause(ctx, 100*time.Millisecond)
+			continue
+		}
+		// Redis is away or settling. Who is known here from before is best served where he was: his instance, if it
+		// lives, says so again as soon as it can.
+		if owner, ok := r.former.Get(user); ok {
+			owner.Outage = err != nil
+			return owner, nil
+		}
+		return Owner{}, ErrUnavailable
+	}
+}
+
+func (r *Router) ask(ctx context.Context, user string) (state string, owner Owner, err error) {
+	args := []any{LeaseTime.Milliseconds(), instanceKeys, random(8), r.opts.OwnerTTL.Milliseconds()}
+	for _, id := range r.avoided() {
+		args = append(args, id)
+	}
+	keys := []string{eraKey, ownerKey(user), candidatesKey, evictableKey, homeKey(user)}
+	answer, err := claimScript.Run(ctx, r.redis, keys, args...).Slice()
+	if err != nil {
+		return "", Owner{}, err
+	}
+	if state, err = text(answer, 0); err != nil {
+		return "", Owner{}, err
+	}
+	if owner.Instance, err = text(answer, 1); err != nil {
+		return "", Owner{}, err
+	}
+	owner.Addr, err = text(answer, 2)
+	return state, owner, err
+}
+
+func (r *Router) avoided() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var ids []string
+	for id, until := range r.avoid {
+		if time.Now().After(until) {
+			delete(r.avoid, id)
+			continue
+		}
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+func (r *Router) avoids(instance string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Now().Before(r.avoid[instance])
+}
+
+// Run watches Redis and makes new instances placeable until ctx is done.
+func (r *Router) Run(ctx context.Context) {
+	tick := time.NewTicker(pingInterval)
+	defer tick.Stop()
+	for {
+		r.look(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.kick:
+		case <-tick.C:
+		}
+	}
+}
+
+// look finds out whether Redis can be reached, and tells the log when that changes.
+func (r *Router) look(ctx context.Context) {
+	pingCtx, cancel := context.WithTimeout(ctx, pingInterval/2)
+	defer cancel()
+	err := r.redis.Ping(pingCtx).Err()
+	if ctx.Err() != nil {
+		return
+	}
+	if was := r.away.Swap(err != nil); was != (err != nil) {
+		if err != nil {
+			r.opts.Logger.Error("Redis is away: known users are served on, new ones are refused", "error", err)
+		} else {
+			r.opts.Logger.Info("Redis is back")
+		}
+	}
+	if err == nil {
+		r.discover(ctx)
+	}
+}
+
+// discover dials instances that no front has dialled yet: the first connection on a VPC can take a minute, and no user
+// shall wait for it.
+func (r *Router) discover(ctx context.Context) {
+	ids, err := r.redis.SMembers(ctx, pendingKey).Result()
+	if err != nil {
+		return
+	}
+	var dials sync.WaitGroup
+	for _, id := range ids {
+		dials.Go(func() { r.dial(ctx, id) })
+	}
+	dials.Wait()
+}
+
+func (r *Router) dial(ctx context.Context, id string) {
+	addr, err := r.redis.HGet(ctx, instanceKey(id), "addr").Result()
+	if err != nil {
+		r.redis.SRem(ctx, pendingKey, id) // gone; it registers again if it isn't
+		return
+	}
+	dialer := net.Dialer{Timeout: dialTimeout}
+	conn, err := dialer.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return
+	}
+	_ = conn.Close()
+	keys := []string{pendingKey, candidatesKey, evictableKey, instanceKey(id)}
+	if err := placeScript.Run(ctx, r.redis, keys, id).Err(); err == nil {
+		r.opts.Logger.Info("instance is placeable", "instance", id)
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}

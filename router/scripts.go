@@ -1,0 +1,110 @@
+// Package router knows which pool instance a user belongs to. Fronts ask it where to send a request (Router), instances
+// hold a lease with it and ask whether a user is theirs (Lease). All of it stands in Redis, in a few Lua scripts.
+//
+// What it guarantees: as long as fronts and instances reach the same Redis, or none of them does, at most one instance
+// begins turns of a user. What it doesn't: across a split network, where some reach Redis and some don't, a user may be
+// served on both sides for a while.
+package router
+
+import (
+	"crypto/rand"
+	_ "embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// Lease times. An instance whose last renewal was sent more than LeaseTime − Margin ago takes itself for dead, so it
+// stops before anybody else may take its users.
+const (
+	LeaseTime = 10 * time.Second
+	Margin    = 2 * time.Second
+	renewTime = 3 * time.Second
+	retryTime = 500 * time.Millisecond
+)
+
+//go:embed era.lua
+var eraSource string
+
+//go:embed claim.lua
+var claimSource string
+
+//go:embed beat.lua
+var beatSource string
+
+//go:embed assert.lua
+var assertSource string
+
+//go:embed own.lua
+var ownSource string
+
+//go:embed release.lua
+var releaseSource string
+
+//go:embed place.lua
+var placeSource string
+
+var (
+	claimScript   = redis.NewScript(eraSource + claimSource)
+	beatScript    = redis.NewScript(eraSource + beatSource)
+	assertScript  = redis.NewScript(eraSource + assertSource)
+	ownScript     = redis.NewScript(eraSource + ownSource)
+	releaseScript = redis.NewScript(releaseSource)
+	placeScript   = redis.NewScript(placeSource)
+)
+
+// Redis is what this package needs of go-redis: running scripts and a few plain commands.
+type Redis interface {
+	redis.Scripter
+	redis.Cmdable
+}
+
+// NewClient connects to a redis:// or rediss:// URL with time-outs that suit a request's way: nobody waits long for a
+// Redis that is away. The error does not hold the URL, which may hold a password.
+func NewClient(url string) (*redis.Client, error) {
+	opts, err := redis.ParseURL(url)
+	if err != nil {
+		return nil, errors.New("router: not a Redis URL")
+	}
+	opts.DialTimeout, opts.ReadTimeout, opts.WriteTimeout = time.Second, time.Second, time.Second
+	opts.MaxRetries = 1
+	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	return redis.NewClient(opts), nil
+}
+
+// All keys share one hash slot, as the scripts touch several at a time.
+const prefix = "{claudepool}:"
+
+const (
+	eraKey        = prefix + "era"
+	candidatesKey = prefix + "candidates"
+	evictableKey  = prefix + "evictable"
+	pendingKey    = prefix + "pending"
+	instanceKeys  = prefix + "instance:"
+)
+
+func instanceKey(id string) string { return instanceKeys + id }
+func evictKey(id string) string    { return prefix + "evict:" + id }
+func ownerKey(user string) string  { return prefix + "owner:" + user }
+func homeKey(user string) string   { return prefix + "home:" + user }
+
+// random returns n random bytes as hex digits.
+func random(n int) string {
+	b := make([]byte, n)
+	rand.Read(b)
+	return hex.EncodeToString(b)
+}
+
+// text reads one string of a script's answer.
+func text(answer []any, i int) (string, error) {
+	if i < len(answer) {
+		if s, ok := answer[i].(string); ok {
+			return s, nil
+		}
+	}
+	return "", fmt.Errorf("router: unexpected answer of a script: %v", answer)
+}
