@@ -27,6 +27,9 @@ const (
 	retryTime = 500 * time.Millisecond
 )
 
+// OwnerGrace is how much longer than the idle timeout an owner entry lives that a crash left behind.
+const OwnerGrace = 10 * time.Minute
+
 //go:embed era.lua
 var eraSource string
 

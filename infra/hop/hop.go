@@ -7,6 +7,7 @@ package hop
 
 import (
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -55,7 +56,9 @@ type Claims struct {
 // Keys are the secrets fronts and instances share. The first signs, all verify. They are immutable and may be used
 // concurrently. They never show themselves when printed or logged.
 type Keys struct {
-	keys [][]byte
+	// ring is behind a function because fmt can't call Format of a value in an unexported field: all it can print of
+	// this one is an address.
+	ring func() [][]byte
 }
 
 // payload is the signed form of Claims; short names, for it goes with every request.
@@ -70,15 +73,20 @@ type payload struct {
 // ParseKeys reads a comma-separated list of keys. Space around a key doesn't count. Its errors name a key by its
 // position only.
 func ParseKeys(list string) (Keys, error) {
-	var keys Keys
+	var ring [][]byte
 	for i, part := range strings.Split(list, ",") {
 		key := strings.TrimSpace(part)
 		if len(key) < MinKeyLength {
 			return Keys{}, fmt.Errorf("hop: key %d has %d characters, at least %d are needed", i+1, len(key), MinKeyLength)
 		}
-		keys.keys = append(keys.keys, []byte(key))
+		ring = append(ring, []byte(key))
 	}
-	return keys, nil
+	return Keys{ring: func() [][]byte { return ring }}, nil
+}
+
+// NewKey returns a random key, for a service that runs in one process and needs to share it with nobody.
+func NewKey() string {
+	return rand.Text() + rand.Text()
 }
 
 // Sign returns a token for the claims that is good for Window around now. Claims longer than Verify accepts are not
@@ -92,7 +100,7 @@ func (k Keys) Sign(claims Claims, now time.Time) string {
 		panic(err) // four strings and numbers can't fail
 	}
 	signed := version + "." + encoding.EncodeToString(body)
-	return signed + "." + encoding.EncodeToString(sum(k.keys[0], signed))
+	return signed + "." + encoding.EncodeToString(sum(k.ring()[0], signed))
 }
 
 // Verify returns what a token claims. Its errors are ErrMalformed, ErrSignature and ErrExpired; nothing of the payload
@@ -136,8 +144,11 @@ func (Keys) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
 
 // signedBy tries every key, also after one has fitted: how long it takes tells nothing about which.
 func (k Keys) signedBy(signed string, mac []byte) bool {
+	if k.ring == nil {
+		return false
+	}
 	good := false
-	for _, key := range k.keys {
+	for _, key := range k.ring() {
 		if hmac.Equal(sum(key, signed), mac) {
 			good = true
 		}

@@ -129,7 +129,7 @@ func TestKeys_NeverPrintThemselves(t *testing.T) {
 	var out strings.Builder
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
 		fmt.Fprintf(&out, verb+verb, keys, &keys)
-		fmt.Fprintf(&out, verb, struct{ K Keys }{keys})
+		fmt.Fprintf(&out, verb+verb, struct{ K Keys }{keys}, struct{ hidden Keys }{keys})
 	}
 	slog.New(slog.NewJSONHandler(&out, nil)).Info("keys", "k", keys, "in", struct{ K Keys }{keys})
 	slog.New(slog.NewTextHandler(&out, nil)).Info("keys", "k", keys, "in", struct{ K Keys }{keys})
@@ -139,6 +139,13 @@ func TestKeys_NeverPrintThemselves(t *testing.T) {
 	require.NotContains(t, out.String(), newKey)
 	require.NotContains(t, out.String(), fmt.Sprintf("%x", newKey))
 	require.NotContains(t, out.String(), fmt.Sprint([]byte(newKey))[1:20])
+}
+
+func TestNewKey_MakesAGoodKeyEachTime(t *testing.T) {
+	require.NotEqual(t, NewKey(), NewKey())
+	keys := keysOf(t, NewKey()+","+NewKey())
+	_, err := keys.Verify(keys.Sign(claims, noon), noon)
+	require.NoError(t, err)
 }
 
 func FuzzVerify(f *testing.F) {

@@ -1,202 +1,91 @@
-// Package settings reads the service's settings from the environment and refuses, all at once and by name, those that
-// can't be meant.
+// Package settings reads the service's settings from environment variables and checks every one of them, so that a
+// wrong value stops a process at its start with a sentence that names the setting. It starts nothing and looks nothing
+// up: whether an address answers or a program exists is for those who use them.
 package settings
 
 import (
-	"errors"
-	"fmt"
 	"log/slog"
-	"net"
 	"net/url"
-	"regexp"
-	"strconv"
-	"strings"
 	"time"
-
-	"github.com/caarlos0/env/v11"
-
-	"claudepool/infra/hop"
 )
 
-// Common are the settings of front and pool.
+// Common are the settings fronts and instances share.
+//
+// Of each setting the tags tell its name (env), what holds when it is unset or blank (envDefault, or in words: unset),
+// what a value must be (must) and what it is for (about).
 type Common struct {
-	Port              int           `env:"PORT" envDefault:"8080"`
-	RedisURL          Secret        `env:"REDIS_URL" envDefault:"redis://127.0.0.1:6379/0"`
-	FirestoreProject  string        `env:"FIRESTORE_PROJECT"`
-	FirestoreDatabase string        `env:"FIRESTORE_DATABASE" envDefault:"(default)"`
-	HopKeys           Secret        `env:"HOP_KEYS"`
-	LogLevel          slog.Level    `env:"LOG_LEVEL" envDefault:"info"`
-	LogFormat         string        `env:"LOG_FORMAT" envDefault:"json"`
-	MaxBodyBytes      Size          `env:"MAX_BODY_BYTES" envDefault:"33554432"`
-	IdleTimeout       time.Duration `env:"IDLE_TIMEOUT" envDefault:"5m"`
+	Port              int        `env:"PORT" envDefault:"8080" must:"be a whole number from 1 to 65535" about:"port to listen on"`
+	RedisURL          Secret     `env:"REDIS_URL" envDefault:"redis://127.0.0.1:6379/0" must:"be redis://host:port/database, or rediss:// for TLS" about:"Redis that holds who owns which user"`
+	FirestoreProject  string     `env:"FIRESTORE_PROJECT" unset:"none" must:"be a Google Cloud project id" about:"project whose Firestore holds the instances' snapshots"`
+	FirestoreDatabase string     `env:"FIRESTORE_DATABASE" envDefault:"(default)" must:"be (default) or a database id of 4 to 63 lower-case letters, digits and hyphens" about:"database in it"`
+	HopKeys           Secret     `env:"HOP_KEYS" unset:"required" must:"be one or more comma-separated keys of at least 32 characters each" about:"what fronts sign requests to instances with; the first signs, all verify"`
+	LogLevel          slog.Level `env:"LOG_LEVEL" envDefault:"info" must:"be debug, info, warn or error" about:"least severe log lines that are written"`
+	LogFormat         string     `env:"LOG_FORMAT" envDefault:"json" must:"be json or text" about:"json is in Cloud Logging's form"`
+	MaxBodyBytes      Size       `env:"MAX_BODY_BYTES" envDefault:"33554432" must:"be a size from 1KiB to 1GiB, in bytes or as 512KiB, 32MiB, 1GiB" about:"largest request body"`
 }
 
 // Front are the settings of a front.
 type Front struct {
 	Common
-	StatsToken Secret `env:"STATS_TOKEN"`
+	StatsToken Secret `env:"STATS_TOKEN" unset:"none" must:"be printable ASCII without spaces" about:"when set, stats need Authorization: Bearer with it"`
 }
 
 // Pool are the settings of a pool instance.
 type Pool struct {
 	Common
-	AdvertiseAddr       string        `env:"ADVERTISE_ADDR"`
-	ClaudeBin           string        `env:"CLAUDE_BIN" envDefault:"claude"`
-	AnthropicBaseURL    string        `env:"ANTHROPIC_BASE_URL" envDefault:"https://api.anthropic.com"`
-	WorkspacesRoot      string        `env:"WORKSPACES_ROOT" envDefault:"/workspaces"`
-	WorkspaceTTL        time.Duration `env:"WORKSPACE_TTL" envDefault:"24h"`
-	CleanupInterval     time.Duration `env:"CLEANUP_INTERVAL" envDefault:"60s"`
-	MaxProcesses        int           `env:"MAX_PROCESSES" envDefault:"0"`
-	MaxProcessesPerUser int           `env:"MAX_PROCESSES_PER_USER" envDefault:"4"`
-	QueueLimit          int           `env:"QUEUE_LIMIT" envDefault:"8"`
-	TurnTimeout         time.Duration `env:"TURN_TIMEOUT" envDefault:"30m"`
-	QueueTimeout        time.Duration `env:"QUEUE_TIMEOUT" envDefault:"2m"`
-	SilenceTimeout      time.Duration `env:"SILENCE_TIMEOUT" envDefault:"5m"`
-	SpawnTimeout        time.Duration `env:"SPAWN_TIMEOUT" envDefault:"30s"`
-	DrainTimeout        time.Duration `env:"DRAIN_TIMEOUT" envDefault:"8s"`
-	MaxProcessRSS       Size          `env:"MAX_PROCESS_RSS" envDefault:"2GiB"`
-	Isolation           string        `env:"ISOLATION" envDefault:"best-effort"`
-	PermissionMode      string        `env:"PERMISSION_MODE"`
+	AdvertiseAddr    string  `env:"ADVERTISE_ADDR" unset:"own IP from the metadata server + PORT" must:"be host:port" about:"where fronts reach this instance"`
+	ClaudeBin        string  `env:"CLAUDE_BIN" envDefault:"claude" must:"be a program's name or path" about:"the claude CLI"`
+	AnthropicBaseURL BaseURL `env:"ANTHROPIC_BASE_URL" envDefault:"https://api.anthropic.com" must:"be an absolute http or https URL without user, query or fragment" about:"where the broker sends API calls"`
+	WorkspacesRoot   string  `env:"WORKSPACES_ROOT" envDefault:"/workspaces" must:"be an absolute path" about:"folder of the conversations' homes"`
+
+	IdleTimeout     time.Duration `env:"IDLE_TIMEOUT" envDefault:"5m" must:"be a duration of at least 1ms, such as 5m" about:"how long an idle process is kept"`
+	CleanupInterval time.Duration `env:"CLEANUP_INTERVAL" envDefault:"60s" must:"be a duration of at least 1ms, such as 60s" about:"longest sleep of the reaper"`
+	WorkspaceTTL    time.Duration `env:"WORKSPACE_TTL" envDefault:"24h" must:"be a duration of at least 1ms, such as 24h" about:"how long an unused conversation's files are kept"`
+
+	MaxProcesses        int `env:"MAX_PROCESSES" unset:"from memory" must:"be a whole number from 0 to 10000, 0 for as many as memory allows" about:"processes of this instance"`
+	MaxProcessesPerUser int `env:"MAX_PROCESSES_PER_USER" envDefault:"4" must:"be a whole number from 1 to 10000" about:"processes, and so conversations at a time, of one user"`
+	QueueLimit          int `env:"QUEUE_LIMIT" envDefault:"8" must:"be a whole number from 0 to 100000" about:"requests that may wait for one conversation"`
+
+	TurnTimeout    time.Duration `env:"TURN_TIMEOUT" envDefault:"30m" must:"be a duration of at least 1ms, such as 30m" about:"longest turn"`
+	QueueTimeout   time.Duration `env:"QUEUE_TIMEOUT" envDefault:"2m" must:"be a duration of at least 1ms, such as 2m" about:"longest wait for a conversation"`
+	SilenceTimeout time.Duration `env:"SILENCE_TIMEOUT" envDefault:"5m" must:"be a duration of at least 1ms, such as 5m" about:"longest API call without any output"`
+	SpawnTimeout   time.Duration `env:"SPAWN_TIMEOUT" envDefault:"30s" must:"be a duration of at least 1ms, such as 30s" about:"longest start of a process"`
+	DrainTimeout   time.Duration `env:"DRAIN_TIMEOUT" envDefault:"8s" must:"be a duration of at least 1ms, such as 8s" about:"how long running turns may go on after SIGTERM"`
+
+	MaxProcessRSS Size `env:"MAX_PROCESS_RSS" envDefault:"2GiB" must:"be a size from 16MiB to 1TiB, in bytes or as 512MiB, 2GiB" about:"memory of a process and all it started, over which it is replaced between turns"`
+
+	Isolation      string `env:"ISOLATION" envDefault:"best-effort" must:"be require, best-effort or off" about:"whether to start where a protection is missing"`
+	PermissionMode string `env:"PERMISSION_MODE" unset:"bypassPermissions where isolation holds, else default" must:"be default, acceptEdits, plan, dontAsk or bypassPermissions" about:"highest permission mode a request may ask for, and that of requests which don't ask"`
 }
 
-// Secret is a setting that no log, error or dump shows.
-type Secret string
-
-const redacted = "[redacted]"
-
-// String hides the secret.
-func (Secret) String() string { return redacted }
-
-// GoString hides the secret.
-func (Secret) GoString() string { return redacted }
-
-// LogValue hides the secret.
-func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
-
-// MarshalText hides the secret.
-func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
-
-// Reveal returns the secret.
-func (s Secret) Reveal() string { return string(s) }
-
-// Size is a number of bytes, written plainly or with KiB, MiB or GiB.
-type Size int64
-
-// UnmarshalText reads a size.
-func (s *Size) UnmarshalText(text []byte) error {
-	number, unit := string(text), int64(1)
-	for suffix, factor := range map[string]int64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
-		if rest, ok := strings.CutSuffix(number, suffix); ok {
-			number, unit = rest, factor
-			break
-		}
-	}
-	n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 40)
-	if err != nil {
-		return errors.New("must be a number of bytes, such as 33554432 or 2GiB")
-	}
-	*s = Size(n * unit)
-	return nil
+// LoadFront reads a front's settings from an environment in os.Environ's form. Its error tells of everything that is
+// wrong, one line each.
+func LoadFront(environ []string, opts ...Option) (Front, error) {
+	var front Front
+	err := load(&front, front.sound, environ, opts)
+	return front, err
 }
 
-// LoadFront reads a front's settings.
-func LoadFront(environment map[string]string) (Front, error) {
-	var s Front
-	err := load(&s, environment)
-	return s, join(err, s.Common.problems())
+// LoadPool reads an instance's settings as LoadFront does a front's.
+func LoadPool(environ []string, opts ...Option) (Pool, error) {
+	var pool Pool
+	err := load(&pool, pool.sound, environ, opts)
+	return pool, err
 }
 
-// LoadPool reads a pool instance's settings.
-func LoadPool(environment map[string]string) (Pool, error) {
-	var s Pool
-	err := load(&s, environment)
-	return s, join(err, append(s.Common.problems(), s.problems()...))
-}
+// Option changes how settings are loaded.
+type Option func(environment map[string]string)
 
-// join reports wrong values only once everything could be parsed: a value that couldn't is wrong already.
-func join(err error, problems []error) error {
-	if err != nil {
-		return err
-	}
-	return errors.Join(problems...)
-}
-
-func load(target any, environment map[string]string) error {
-	err := env.ParseWithOptions(target, env.Options{Environment: environment})
-	var all env.AggregateError
-	if !errors.As(err, &all) {
-		return err
-	}
-	var problems []error
-	for _, e := range all.Errors {
-		var parse env.ParseError
-		if errors.As(e, &parse) {
-			e = fmt.Errorf("%s: can't be read as a %s", settingName(parse.Name), parse.Type)
-		}
-		problems = append(problems, e)
-	}
-	return errors.Join(problems...)
-}
-
-var camel = regexp.MustCompile(`([a-z])([A-Z])`)
-
-// settingName is the environment's name of a field: MaxBodyBytes is MAX_BODY_BYTES.
-func settingName(field string) string {
-	return strings.ToUpper(camel.ReplaceAllString(field, "${1}_${2}"))
-}
-
-func (s Common) problems() (all []error) {
-	check := checker(&all)
-	check(s.Port > 0 && s.Port < 1<<16, "PORT", "must be a port number")
-	u, err := url.Parse(s.RedisURL.Reveal())
-	check(err == nil && (u.Scheme == "redis" || u.Scheme == "rediss") && u.Host != "", "REDIS_URL", "must be a redis:// or rediss:// URL")
-	_, err = hop.ParseKeys(s.HopKeys.Reveal())
-	check(err == nil, "HOP_KEYS", "must be one or more keys of at least 32 characters, separated by commas")
-	check(s.LogFormat == "json" || s.LogFormat == "text", "LOG_FORMAT", "must be json or text")
-	check(s.MaxBodyBytes >= 1024, "MAX_BODY_BYTES", "must be at least 1024")
-	check(s.IdleTimeout > 0, "IDLE_TIMEOUT", "must be positive")
-	return all
-}
-
-func (s Pool) problems() (all []error) {
-	check := checker(&all)
-	for name, d := range map[string]time.Duration{"WORKSPACE_TTL": s.WorkspaceTTL, "CLEANUP_INTERVAL": s.CleanupInterval,
-		"TURN_TIMEOUT": s.TurnTimeout, "QUEUE_TIMEOUT": s.QueueTimeout, "SILENCE_TIMEOUT": s.SilenceTimeout,
-		"SPAWN_TIMEOUT": s.SpawnTimeout, "DRAIN_TIMEOUT": s.DrainTimeout} {
-		check(d > 0, name, "must be positive")
-	}
-	if s.AdvertiseAddr != "" {
-		_, port, err := net.SplitHostPort(s.AdvertiseAddr)
-		check(err == nil && port != "", "ADVERTISE_ADDR", "must be host:port")
-	}
-	u, err := url.Parse(s.AnthropicBaseURL)
-	check(err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.User == nil && u.RawQuery == "",
-		"ANTHROPIC_BASE_URL", "must be an http(s) URL without user and query")
-	check(s.WorkspacesRoot != "", "WORKSPACES_ROOT", "must be a folder")
-	check(s.ClaudeBin != "", "CLAUDE_BIN", "must be a program")
-	check(s.MaxProcesses >= 0, "MAX_PROCESSES", "must not be negative; 0 takes what memory allows")
-	check(s.MaxProcessesPerUser > 0, "MAX_PROCESSES_PER_USER", "must be positive")
-	check(s.QueueLimit >= 0, "QUEUE_LIMIT", "must not be negative")
-	check(s.MaxProcessRSS >= 1<<20, "MAX_PROCESS_RSS", "must be at least 1MiB")
-	check(oneOf(s.Isolation, "require", "best-effort", "off"), "ISOLATION", "must be require, best-effort or off")
-	check(oneOf(s.PermissionMode, "", "default", "acceptEdits", "plan", "bypassPermissions", "dontAsk"),
-		"PERMISSION_MODE", "must be default, acceptEdits, plan, bypassPermissions or dontAsk")
-	return all
-}
-
-func checker(all *[]error) func(ok bool, name, problem string) {
-	return func(ok bool, name, problem string) {
-		if !ok {
-			*all = append(*all, fmt.Errorf("%s %s", name, problem))
+// DefaultHopKeys is what HOP_KEYS is when it is unset, for a service that runs in one process.
+func DefaultHopKeys(keys string) Option {
+	return func(environment map[string]string) {
+		if environment["HOP_KEYS"] == "" {
+			environment["HOP_KEYS"] = keys
 		}
 	}
 }
 
-func oneOf(value string, values ...string) bool {
-	for _, v := range values {
-		if v == value {
-			return true
-		}
-	}
-	return false
+// BaseURL is an absolute http or https URL without user, query or fragment. Its path has no slash at its end.
+type BaseURL struct {
+	*url.URL
 }

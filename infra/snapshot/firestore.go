@@ -55,3 +55,15 @@ func (f *Firestore) List(ctx context.Context) ([]Instance, error) {
 	}
 	return list, nil
 }
+
+// Open returns the store for a project: Firestore, or where there is no project one that only this process sees.
+func Open(ctx context.Context, project, database string) (Store, func() error, error) {
+	if project == "" {
+		return NewMemory(), func() error { return nil }, nil
+	}
+	f, err := NewFirestore(ctx, project, database)
+	if err != nil {
+		return nil, nil, err
+	}
+	return f, f.Close, nil
+}

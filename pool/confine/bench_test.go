@@ -21,10 +21,10 @@ func children(b *bench, n int) []*Child {
 
 func BenchmarkScan(b *testing.B) {
 	children(newBench(b), 20)
-	all, err := scan()
+	all, err := scan(nil)
 	require.NoError(b, err)
 	for b.Loop() {
-		_, _ = scan()
+		_, _ = scan(nil)
 	}
 	b.ReportMetric(float64(len(all)), "processes")
 }

@@ -214,7 +214,7 @@ func (c *Child) bury() error {
 		if errors.Is(c.Signal(0), os.ErrProcessDone) {
 			return nil, nil
 		}
-		if err := killAll(c.leftovers); err != nil {
+		if err := killAll(c.plainlyLeft, c.leftovers); err != nil {
 			return nil, err
 		}
 		c.mu.Lock()

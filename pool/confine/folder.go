@@ -165,7 +165,7 @@ func (f *Folder) clear(logger *slog.Logger) {
 // its own session are spared.
 func Sweep(root string, dead func(workspace string) bool) (int, error) {
 	killed := make(map[identity]bool)
-	err := killAll(func(all []process) ([]process, bool) {
+	err := killAll(nil, func(all []process) ([]process, bool) {
 		victims := closure(all, func(p process) bool {
 			workspace, err := marker(p.pid)
 			return err == nil && strings.HasPrefix(workspace, root+"/") && dead(workspace)

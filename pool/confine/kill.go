@@ -14,7 +14,7 @@ import (
 
 const (
 	// killPause is the longest wait between two rounds of killing.
-	killPause = 20 * time.Millisecond
+	killPause = 5 * time.Millisecond
 	// groupTrust is how long after a scan the numbers of groups are trusted. Pids take longer to come round.
 	groupTrust = 500 * time.Millisecond
 )
@@ -24,13 +24,19 @@ const (
 type finder func(all []process) (victims []process, restless bool)
 
 // killAll kills what find finds until two scans in a row find nothing: one scan isn't taken at one instant, so a
-// process may hide from it by forking at the right time.
-func killAll(find finder) error {
+// process may hide from it by forking at the right time. What atSight picks, unless it is nil, is killed in the midst
+// of the scan already: a process that keeps replacing itself may be another one by its end.
+func killAll(atSight func(process) bool, find finder) error {
 	deadline := time.Now().Add(killTimeout)
 	pause := time.Millisecond
 	for quiet := 0; quiet < 2; {
 		scanned := time.Now()
-		all, err := scan()
+		all, err := scan(func(p process) {
+			if atSight != nil && atSight(p) {
+				p.killGroup()
+				_ = p.kill() // if this fails, it is found again
+			}
+		})
 		if err != nil {
 			return err
 		}
@@ -40,22 +46,27 @@ func killAll(find finder) error {
 			continue
 		}
 		quiet = 0
-		var errs error
-		for _, p := range victims {
-			if time.Since(scanned) < groupTrust {
-				p.killGroup()
-			}
-			if err := p.kill(); err != nil {
-				errs = errors.Join(errs, fmt.Errorf("pid %d: %w", p.pid, err))
-			}
-		}
+		err = killEach(victims, time.Since(scanned) < groupTrust)
 		if time.Now().After(deadline) {
-			return errors.Join(survivors(victims), errs)
+			return errors.Join(survivors(victims), err)
 		}
 		time.Sleep(pause)
 		pause = min(2*pause, killPause)
 	}
 	return nil
+}
+
+func killEach(victims []process, groups bool) error {
+	var errs []error
+	for _, p := range victims {
+		if groups {
+			p.killGroup()
+		}
+		if err := p.kill(); err != nil {
+			errs = append(errs, fmt.Errorf("pid %d: %w", p.pid, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func survivors(left []process) error {
@@ -71,6 +82,19 @@ func survivors(left []process) error {
 		names = append(names, fmt.Sprintf("%d more", len(left)-named))
 	}
 	return fmt.Errorf("%w: %s", ErrSurvivors, strings.Join(names, ", "))
+}
+
+// plainlyLeft says of what an ended child left whether it can be told by the process alone. Its workspace is busy until
+// nothing is left, so the marker can't be another child's.
+func (c *Child) plainlyLeft(p process) bool {
+	if p.pid == c.pid || p.session == c.pid {
+		return p.pid != c.pid
+	}
+	if p.ppid != os.Getpid() || p.session == ownSession() {
+		return false
+	}
+	workspace, err := marker(p.pid)
+	return err == nil && workspace == c.workspace
 }
 
 // leftovers finds what an ended child left, without itself: it is kept as a zombie until the others are gone. Strays are

@@ -111,7 +111,7 @@ func TestWard_KeepsAnOrphanThatIsItsChildsBySessionAlone(t *testing.T) {
 	b := newBench(t)
 	c := b.script(`(env -i sh -c 'echo $$ >> $0; exec /bin/sleep 1000' $1 &) ; exec cat`)
 	kept := pids(t, b.workspace("w"), 1)
-	all, err := scan()
+	all, err := scan(nil)
 	require.NoError(t, err)
 	wards.endStrays(b.logger, nil)
 	_, err = look(kept[0])

@@ -179,7 +179,7 @@ func pids(t testing.TB, workspace string, n int) []int {
 
 // marked returns the processes of the machine that carry the marker of a workspace below root.
 func marked(t testing.TB, root string) []process {
-	all, err := scan()
+	all, err := scan(nil)
 	require.NoError(t, err)
 	var found []process
 	for _, p := range all {

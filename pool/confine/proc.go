@@ -37,8 +37,8 @@ type process struct {
 
 func (p process) String() string { return fmt.Sprintf("pid %d (%s, state %c)", p.pid, p.name, p.state) }
 
-// scan looks at every process of the machine.
-func scan() ([]process, error) {
+// scan looks at every process of the machine and calls visit, unless it is nil, with each as soon as it is seen.
+func scan(visit func(process)) ([]process, error) {
 	dir, err := os.Open("/proc")
 	if err != nil {
 		return nil, fmt.Errorf("confine: %w", err)
@@ -50,11 +50,18 @@ func scan() ([]process, error) {
 	}
 	var all []process
 	for _, name := range names {
-		if pid, err := strconv.Atoi(name); err == nil {
-			if p, err := look(pid); err == nil {
-				all = append(all, p)
-			}
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
 		}
+		p, err := look(pid)
+		if err != nil {
+			continue // has just ended
+		}
+		if visit != nil {
+			visit(p)
+		}
+		all = append(all, p)
 	}
 	return all, nil
 }

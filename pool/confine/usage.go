@@ -13,7 +13,7 @@ type Usage struct {
 
 // Usage looks at all processes of the child once. BENCH.md says why it counts memory the way it does.
 func (c *Child) Usage() (Usage, error) {
-	all, err := scan()
+	all, err := scan(nil)
 	if err != nil {
 		return Usage{}, err
 	}

@@ -130,7 +130,7 @@ func (w *ward) watch(logger *slog.Logger) {
 
 // endStrays kills the orphans that nobody answers for. It logs each of them once: those in told were logged before.
 func (w *ward) endStrays(logger *slog.Logger, told map[identity]bool) map[identity]bool {
-	all, err := scan()
+	all, err := scan(nil)
 	if err != nil {
 		logger.Error("processes can't be listed", "error", err)
 		return told

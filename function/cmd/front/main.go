@@ -1,0 +1,87 @@
+// Command front is a stateless front. Its settings are in the environment; see infra/settings.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/GoogleCloudPlatform/functions-framework-go/funcframework"
+	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
+	"github.com/caarlos0/env/v11"
+
+	"claudepool/function"
+	"claudepool/infra/hop"
+	"claudepool/infra/logging"
+	"claudepool/infra/settings"
+	"claudepool/infra/snapshot"
+	"claudepool/router"
+)
+
+// endGrace is how long running streams may go on after SIGTERM: the platform kills after 10 s.
+const endGrace = 8 * time.Second
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := realMain(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "front:", err)
+		os.Exit(1)
+	}
+}
+
+func realMain(ctx context.Context) error {
+	s, err := settings.LoadFront(env.ToMap(os.Environ()))
+	if err != nil {
+		return err
+	}
+	log := logging.New(os.Stdout, s.LogLevel, s.LogFormat, s.FirestoreProject)
+	keys, err := hop.ParseKeys(s.HopKeys.Reveal())
+	if err != nil {
+		return err
+	}
+	redis, err := router.NewClient(s.RedisURL.Reveal())
+	if err != nil {
+		return err
+	}
+	defer redis.Close()
+	store, closeStore, err := snapshot.Open(ctx, s.FirestoreProject, s.FirestoreDatabase)
+	if err != nil {
+		return err
+	}
+	defer closeStore()
+	if s.FirestoreProject == "" {
+		log.Warn("FIRESTORE_PROJECT is not set: the stats will list no instance")
+	}
+	route := router.New(redis, router.Options{Logger: log, OwnerTTL: s.IdleTimeout + router.OwnerGrace})
+	front := function.New(function.Options{Logger: log, Router: route, View: snapshot.NewView(store, log), Keys: keys,
+		MaxBodyBytes: int64(s.MaxBodyBytes), StatsToken: s.StatsToken.Reveal()})
+	functions.HTTP("Front", front.ServeHTTP)
+	watch, stopWatch := context.WithCancel(context.Background())
+	defer stopWatch()
+	go route.Run(watch)
+	return serve(ctx, log, front, s.Port)
+}
+
+// serve runs the framework's server, which never ends by itself, until ctx is done and the running streams have ended.
+func serve(ctx context.Context, log *slog.Logger, front *function.Front, port int) error {
+	if err := os.Setenv("FUNCTION_TARGET", "Front"); err != nil {
+		return err
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- funcframework.Start(strconv.Itoa(port)) }()
+	log.Info("front serves", "port", port)
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+		log.Info("front ends")
+		front.Drain(endGrace)
+		return nil
+	}
+}

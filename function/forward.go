@@ -1,0 +1,151 @@
+package function
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"time"
+
+	"claudepool/infra/hop"
+	"claudepool/infra/logging"
+	"claudepool/pool/api"
+	"claudepool/router"
+)
+
+const (
+	// patience is how long a request whose turn has not begun is tried again: above a lease and a drain.
+	patience     = 15 * time.Second
+	firstWait    = 50 * time.Millisecond
+	longestWait  = 500 * time.Millisecond
+	maxErrorBody = 64 << 10
+)
+
+// call is one request on its way to its instance.
+type call struct {
+	id, user string
+	body     []byte
+	trace    http.Header
+}
+
+// errNotNow says that nothing was run and that trying again shortly makes sense.
+var errNotNow = errors.New("front: the owner can't take the request now")
+
+// forward finds the user's owner and returns its answer. It tries again only what was never accepted: a turn is never
+// run twice.
+func (f *Front) forward(ctx context.Context, c call) (*http.Response, error) {
+	deadline := time.Now().Add(patience)
+	wait := firstWait
+	for {
+		answer, err := f.attempt(ctx, c)
+		retry := errors.Is(err, errNotNow) || errors.Is(err, router.ErrDraining)
+		if err == nil || !retry || time.Now().After(deadline) {
+			return answer, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait/2 + rand.N(wait/2)):
+		}
+		wait = min(2*wait, longestWait)
+	}
+}
+
+// attempt asks the router once and the owner once; an owner that says it isn't costs a second question at once.
+func (f *Front) attempt(ctx context.Context, c call) (*http.Response, error) {
+	for range 2 {
+		owner, err := f.opts.Router.Route(ctx, c.user)
+		if err != nil {
+			return nil, err
+		}
+		answer, err := f.send(ctx, c, owner)
+		if err != nil {
+			return nil, f.unsent(ctx, c, owner, err)
+		}
+		switch {
+		case answer.StatusCode == http.StatusMisdirectedRequest:
+			_ = answer.Body.Close()
+			f.opts.Router.Misdirected(c.user, owner)
+		case answer.Header.Get(api.HeaderNotStarted) != "":
+			_ = answer.Body.Close()
+			return nil, errNotNow
+		default:
+			return answer, nil
+		}
+	}
+	return nil, errNotNow
+}
+
+// unsent decides what an exchange without an answer means.
+func (f *Front) unsent(ctx context.Context, c call, owner router.Owner, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "dial" {
+		f.opts.Router.Unreachable(ctx, c.user, owner)
+		return router.ErrUnavailable
+	}
+	return err
+}
+
+// send makes the hop. A connection that broke before any answer is tried once more under the same request id, which the
+// instance accepts once.
+func (f *Front) send(ctx context.Context, c call, owner router.Owner) (*http.Response, error) {
+	answer, err := f.exchange(ctx, c, owner)
+	var op *net.OpError
+	if err == nil || ctx.Err() != nil || errors.As(err, &op) && op.Op == "dial" {
+		return answer, err
+	}
+	return f.exchange(ctx, c, owner)
+}
+
+func (f *Front) exchange(ctx context.Context, c call, owner router.Owner) (*http.Response, error) {
+	url := "http://" + owner.Addr + "/v1/messages/pooled"
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(c.body))
+	if err != nil {
+		return nil, err
+	}
+	claims := hop.Claims{Instance: owner.Instance, User: c.user, RequestID: c.id, Outage: owner.Outage}
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set(api.HeaderRequestID, c.id)
+	r.Header.Set(api.HeaderHop, f.opts.Keys.Sign(claims, time.Now()))
+	for _, name := range logging.TraceHeaders {
+		if v := c.trace.Get(name); v != "" {
+			r.Header.Set(name, v)
+		}
+	}
+	return f.client.Do(r)
+}
+
+// public is what the client gets to know of a request that was not served.
+func public(err error) error {
+	switch {
+	case errors.Is(err, router.ErrFull):
+		return api.Overloaded(2*time.Second, "no instance has room now")
+	case errors.Is(err, router.ErrUnavailable), errors.Is(err, router.ErrDraining), errors.Is(err, errNotNow):
+		return api.Unavailable(time.Second, "this user can't be served now, try again")
+	}
+	return api.BadGateway("the instance did not answer")
+}
+
+// passError hands an instance's error on, if it is one that clients may see.
+func passError(w http.ResponseWriter, id string, answer *http.Response) {
+	body, err := io.ReadAll(io.LimitReader(answer.Body, maxErrorBody))
+	if err != nil || answer.StatusCode < 400 || answer.StatusCode == http.StatusConflict ||
+		answer.Header.Get("Content-Type") != "application/json" {
+		api.WriteError(w, id, api.BadGateway("the instance gave no answer"))
+		return
+	}
+	for _, name := range []string{"Content-Type", "Retry-After"} {
+		if v := answer.Header.Get(name); v != "" {
+			w.Header().Set(name, v)
+		}
+	}
+	w.Header().Set(api.HeaderRequestID, id)
+	w.WriteHeader(answer.StatusCode)
+	_, _ = w.Write(body)
+}

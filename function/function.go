@@ -1,0 +1,211 @@
+// Package function is the front: it validates requests, finds the instance that owns the user, and passes the stream on.
+// It keeps no state that another front would miss.
+package function
+
+import (
+	"bytes"
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"mime"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"claudepool/infra/hop"
+	"claudepool/infra/logging"
+	"claudepool/infra/snapshot"
+	"claudepool/pool/api"
+	"claudepool/router"
+)
+
+const (
+	dialTimeout = time.Second
+	// bodyTimeout bounds how long a client may take to send its body.
+	bodyTimeout = time.Minute
+)
+
+// Options are a front's settings and what it works with.
+type Options struct {
+	Logger       *slog.Logger
+	Router       *router.Router
+	View         *snapshot.View
+	Keys         hop.Keys
+	MaxBodyBytes int64
+	StatsToken   string // empty: stats are open to everybody
+}
+
+// Front serves the public contract. It is an http.Handler.
+type Front struct {
+	opts   Options
+	client *http.Client
+	mux    *http.ServeMux
+	ending context.Context // done when running streams are to be ended
+	end    context.CancelFunc
+
+	mu       sync.Mutex // guards the following
+	running  int        // requests
+	draining bool
+	idle     *sync.Cond // signalled when a request has ended
+}
+
+// New returns a Front.
+func New(opts Options) *Front {
+	f := &Front{opts: opts, mux: http.NewServeMux()}
+	f.idle = sync.NewCond(&f.mu)
+	f.ending, f.end = context.WithCancel(context.Background())
+	f.client = &http.Client{
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			DialContext:        (&net.Dialer{Timeout: dialTimeout}).DialContext,
+			DisableCompression: true, MaxIdleConnsPerHost: 256, IdleConnTimeout: 5 * time.Minute,
+		},
+	}
+	f.mux.HandleFunc("/v1/messages/pooled", f.only(f.messages, http.MethodPost))
+	f.mux.HandleFunc("/v1/pool/stats", f.only(f.stats, http.MethodGet, http.MethodHead))
+	f.mux.HandleFunc("/health", f.only(f.health, http.MethodGet, http.MethodHead))
+	f.mux.HandleFunc("/{$}", f.only(f.describe, http.MethodGet, http.MethodHead))
+	f.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		api.WriteError(w, logging.RequestID(r.Header), api.NotFound("no such path; GET / describes the service"))
+	})
+	return f
+}
+
+// ServeHTTP answers one request.
+func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !f.begin() {
+		w.Header().Set("Connection", "close")
+		api.WriteError(w, logging.RequestID(r.Header), api.Unavailable(time.Second, "the front is shutting down"))
+		return
+	}
+	defer f.done()
+	f.mux.ServeHTTP(w, r)
+}
+
+func (f *Front) begin() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.draining {
+		return false
+	}
+	f.running++
+	return true
+}
+
+func (f *Front) done() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.running--
+	f.idle.Broadcast()
+}
+
+// Drain refuses new requests and returns when the running ones have ended. Streams that run for longer than grace are
+// ended, each with an explicit error.
+func (f *Front) Drain(grace time.Duration) {
+	defer time.AfterFunc(grace, f.end).Stop()
+	f.mu.Lock()
+	f.draining = true
+	for f.running > 0 {
+		f.idle.Wait()
+	}
+	f.mu.Unlock()
+	f.client.CloseIdleConnections()
+}
+
+func (f *Front) only(next http.HandlerFunc, methods ...string) http.HandlerFunc {
+	allow := strings.Join(methods, ", ")
+	return func(w http.ResponseWriter, r *http.Request) {
+		for _, m := range methods {
+			if r.Method == m {
+				next(w, r)
+				return
+			}
+		}
+		w.Header().Set("Allow", allow)
+		api.WriteError(w, logging.RequestID(r.Header), api.MethodNotAllowed("only %s is allowed here", allow))
+	}
+}
+
+func (f *Front) messages(w http.ResponseWriter, r *http.Request) {
+	id := logging.RequestID(r.Header)
+	ctx, cancel := context.WithCancel(logging.WithRequest(r.Context(), id, r.Header))
+	defer cancel()
+	body, user, err := f.read(w, r)
+	if err != nil {
+		api.WriteError(w, id, err)
+		return
+	}
+	answer, err := f.forward(ctx, call{id: id, user: user, body: body, trace: r.Header})
+	if err != nil {
+		if ctx.Err() == nil {
+			f.opts.Logger.WarnContext(ctx, "request not served", "user", api.ShortUser(user), "error", err)
+		}
+		api.WriteError(w, id, public(err))
+		return
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		passError(w, id, answer)
+		return
+	}
+	f.stream(ctx, w, id, answer, cancel)
+}
+
+// read takes the whole body and checks that it is a request.
+func (f *Front) read(w http.ResponseWriter, r *http.Request) (body []byte, user string, err error) {
+	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
+		return nil, "", api.Invalid("Content-Type must be application/json")
+	}
+	if r.ContentLength > f.opts.MaxBodyBytes {
+		return nil, "", api.TooLarge("the body is larger than %d bytes", f.opts.MaxBodyBytes)
+	}
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // not every ResponseWriter has one
+	var buffer bytes.Buffer
+	if r.ContentLength > 0 {
+		buffer.Grow(int(r.ContentLength) + bytes.MinRead)
+	}
+	req, err := api.Decode(io.TeeReader(r.Body, &buffer), f.opts.MaxBodyBytes)
+	if err != nil {
+		return nil, "", err
+	}
+	_ = control.SetReadDeadline(time.Time{})
+	return buffer.Bytes(), req.UserID(), nil
+}
+
+func (f *Front) health(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, map[string]string{"status": "ok"})
+}
+
+func (f *Front) describe(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, map[string]any{
+		"service":     "claudepool",
+		"description": "Keeps one Claude Code process per conversation alive between requests.",
+		"endpoints": map[string]string{
+			"POST /v1/messages/pooled": "one turn of a user's conversation, as server-sent events",
+			"GET /v1/pool/stats":       "all instances and their processes",
+			"GET /health":              "liveness",
+		},
+	})
+}
+
+// authorized reports whether the request may see the stats.
+func (f *Front) authorized(r *http.Request) bool {
+	if f.opts.StatsToken == "" {
+		return true
+	}
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	return ok && subtle.ConstantTimeCompare([]byte(token), []byte(f.opts.StatsToken)) == 1
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(v)
+}

@@ -1,0 +1,66 @@
+// Command poold is a pool instance. Its settings are in the environment; see infra/settings.
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+
+	"github.com/caarlos0/env/v11"
+
+	"claudepool/infra/instance"
+	"claudepool/infra/logging"
+	"claudepool/infra/settings"
+	"claudepool/infra/snapshot"
+	"claudepool/pool/poold"
+	"claudepool/router"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := realMain(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "poold:", err)
+		os.Exit(1)
+	}
+}
+
+func realMain(ctx context.Context) error {
+	s, err := settings.LoadPool(env.ToMap(os.Environ()))
+	if err != nil {
+		return err
+	}
+	log := logging.New(os.Stdout, s.LogLevel, s.LogFormat, s.FirestoreProject)
+	redis, err := router.NewClient(s.RedisURL.Reveal())
+	if err != nil {
+		return err
+	}
+	defer redis.Close()
+	store, closeStore, err := snapshot.Open(ctx, s.FirestoreProject, s.FirestoreDatabase)
+	if err != nil {
+		return err
+	}
+	defer closeStore()
+	addr, err := instance.Addr(ctx, s.AdvertiseAddr, s.Port)
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", ":"+strconv.Itoa(s.Port))
+	if err != nil {
+		return err
+	}
+	i, err := poold.Start(s, poold.Parts{Logger: log, Redis: redis, Store: store, Listener: listener, Addr: addr})
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+	case err = <-i.Failed():
+	}
+	i.Shutdown()
+	return err
+}

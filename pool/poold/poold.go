@@ -1,0 +1,209 @@
+// Package poold puts one pool instance together: pool, broker, lease, server and snapshots. It is all that pool/cmd/poold
+// does, and what infra/local does several times in one process.
+package poold
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/KimMachineGun/automemlimit/memlimit"
+
+	"claudepool/infra/hop"
+	"claudepool/infra/settings"
+	"claudepool/infra/snapshot"
+	"claudepool/pool"
+	"claudepool/pool/broker"
+	"claudepool/pool/confine"
+	"claudepool/router"
+)
+
+// processBytes is what one idle process takes, for the number of processes that memory allows; a quarter of all memory
+// is left to the service and to bursts.
+const processBytes = 300 << 20
+
+// Parts are what an instance doesn't make itself.
+type Parts struct {
+	Logger   *slog.Logger
+	Redis    router.Redis
+	Store    snapshot.Store
+	Listener net.Listener
+	Addr     string // host:port where fronts reach the listener
+}
+
+// Instance is a running pool instance.
+type Instance struct {
+	settings settings.Pool
+	log      *slog.Logger
+	folder   *confine.Folder
+	launcher *confine.Launcher
+	broker   *broker.Broker
+	pool     *pool.Pool
+	lease    *router.Lease
+	server   *http.Server
+
+	beating   context.CancelFunc
+	work      sync.WaitGroup
+	serveErr  chan error
+	published context.CancelFunc
+}
+
+// Start brings an instance up. It serves when Start returns, and has to be shut down.
+func Start(s settings.Pool, parts Parts) (*Instance, error) {
+	if s.Isolation == "require" {
+		return nil, errors.New("poold: ISOLATION=require: this build has no uid, file and network protection yet")
+	}
+	keys, err := hop.ParseKeys(s.HopKeys.Reveal())
+	if err != nil {
+		return nil, err
+	}
+	i := &Instance{settings: s, log: parts.Logger, serveErr: make(chan error, 1)}
+	if err := i.prepare(); err != nil {
+		i.abandon()
+		return nil, err
+	}
+	capacity := s.MaxProcesses
+	if capacity == 0 {
+		capacity = processesForMemory()
+	}
+	i.lease = router.NewLease(parts.Redis, router.LeaseOptions{
+		Logger: parts.Logger, Addr: parts.Addr, Capacity: capacity, OwnerTTL: s.IdleTimeout + router.OwnerGrace, HomeTTL: s.WorkspaceTTL,
+		Load: func() (int, int) { return i.pool.Load() }, Evict: func(user string) { i.pool.Evict(user) },
+	})
+	i.pool = pool.New(i.poolOptions(capacity), i.lease)
+	i.server = &http.Server{
+		Handler: pool.NewServer(i.pool, pool.ServerOptions{
+			Logger: parts.Logger, Instance: i.lease.ID(), Keys: keys, MaxBodyBytes: int64(s.MaxBodyBytes),
+			NotOwner: router.ErrNotOwner, NotNow: router.ErrNotNow,
+		}),
+		ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(parts.Logger.Handler(), slog.LevelDebug),
+	}
+	i.run(parts)
+	parts.Logger.Info("pool instance serves", "instance", i.lease.ID(), "addr", parts.Addr, "capacity", capacity)
+	return i, nil
+}
+
+// prepare makes what children need: a folder of this instance's own, a launcher, a broker.
+func (i *Instance) prepare() error {
+	upstream, err := url.Parse(i.settings.AnthropicBaseURL)
+	if err != nil {
+		return fmt.Errorf("poold: ANTHROPIC_BASE_URL: %w", err)
+	}
+	bin, err := exec.LookPath(i.settings.ClaudeBin)
+	if err == nil {
+		bin, err = filepath.Abs(bin)
+	}
+	if err != nil {
+		return fmt.Errorf("poold: CLAUDE_BIN: %w", err)
+	}
+	i.settings.ClaudeBin = bin
+	if i.folder, err = confine.LockFolder(i.settings.WorkspacesRoot, i.log); err != nil {
+		return err
+	}
+	if i.launcher, err = confine.New(confine.Options{Root: i.folder.Path(), Logger: i.log}); err != nil {
+		return err
+	}
+	i.broker, err = broker.New(broker.Options{Upstream: upstream, Logger: i.log})
+	return err
+}
+
+func (i *Instance) poolOptions(capacity int) pool.Options {
+	s := i.settings
+	mode := s.PermissionMode
+	if mode == "" {
+		mode = "default" // bypassPermissions only where isolation holds
+	}
+	return pool.Options{
+		Logger: i.log, Launcher: i.launcher, Broker: i.broker, ClaudeBin: s.ClaudeBin, Workspaces: i.folder.Path(),
+		MaxProcesses: capacity, MaxProcessesPerUser: s.MaxProcessesPerUser, QueueLimit: s.QueueLimit, MaxProcessRSS: int64(s.MaxProcessRSS),
+		IdleTimeout: s.IdleTimeout, CleanupInterval: s.CleanupInterval, WorkspaceTTL: s.WorkspaceTTL,
+		TurnTimeout: s.TurnTimeout, QueueTimeout: s.QueueTimeout, SilenceTimeout: s.SilenceTimeout, SpawnTimeout: s.SpawnTimeout,
+		PermissionMode: mode,
+	}
+}
+
+func processesForMemory() int {
+	bytes, err := memlimit.FromCgroupHybrid()
+	if err != nil || bytes == 0 {
+		if bytes, err = memlimit.FromSystem(); err != nil {
+			return 1
+		}
+	}
+	return max(1, int(bytes/4*3/processBytes))
+}
+
+// run starts what goes on in the background.
+func (i *Instance) run(parts Parts) {
+	beats, stopBeats := context.WithCancel(context.Background())
+	i.beating = stopBeats
+	i.work.Go(func() { i.lease.Run(beats) })
+	i.work.Go(func() { i.serveErr <- i.server.Serve(parts.Listener) })
+	publishing, stop := context.WithCancel(context.Background())
+	i.published = stop
+	i.work.Go(func() {
+		snapshot.Publish(publishing, parts.Store, i.pool.Changed(), func() snapshot.Instance {
+			s := i.pool.Snapshot()
+			s.ID = i.lease.ID()
+			s.Protections = map[string]bool{"uid": false, "files": false, "network": false}
+			return s
+		}, i.log)
+	})
+}
+
+// Failed receives the error of a server that ended by itself.
+func (i *Instance) Failed() <-chan error { return i.serveErr }
+
+// ID is the instance's id.
+func (i *Instance) ID() string { return i.lease.ID() }
+
+// Shutdown drains the instance and ends it. Running turns may take the drain timeout; each user is released when
+// nothing of it runs any more; at the end no process, no lease and no file is left.
+func (i *Instance) Shutdown() {
+	ctx, cancel := context.WithTimeout(context.Background(), i.settings.DrainTimeout)
+	defer cancel()
+	if err := i.lease.Drain(ctx); err != nil {
+		i.log.Warn("Redis does not know that this instance drains", "error", err)
+	}
+	i.pool.Drain(ctx)
+	i.pool.Close()
+
+	end, cancelEnd := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancelEnd()
+	if err := i.server.Shutdown(end); err != nil {
+		_ = i.server.Close()
+	}
+	i.beating()
+	i.published()
+	i.work.Wait()
+	if err := i.lease.Close(end); err != nil {
+		i.log.Warn("the lease could not be given back, it will expire", "error", err)
+	}
+	i.abandon()
+	i.log.Info("pool instance ended", "instance", i.lease.ID())
+}
+
+// abandon gives back what prepare made.
+func (i *Instance) abandon() {
+	if i.broker != nil {
+		i.broker.Close()
+	}
+	if i.launcher != nil {
+		if err := i.launcher.Close(); err != nil {
+			i.log.Error("children are left", "error", err)
+		}
+	}
+	if i.folder != nil {
+		if err := i.folder.Close(); err != nil {
+			i.log.Warn("the instance's folder is left", "error", err)
+		}
+	}
+}
