@@ -27,7 +27,6 @@ type LeaseOptions struct {
 	Logger   *slog.Logger
 	Addr     string        // host:port where fronts reach this instance
 	Capacity int           // processes
-	OwnerTTL time.Duration // as in Options
 	HomeTTL  time.Duration // how long the files of a user's conversations are kept
 
 	Load  func() (reserved, idle int)
@@ -279,7 +278,7 @@ func (l *Lease) assert(ctx context.Context) (kept, moved int, err error) {
 
 func (l *Lease) assertSome(ctx context.Context, users []string) (gone []string, err error) {
 	keys := []string{eraKey}
-	args := []any{LeaseTime.Milliseconds(), l.id, l.opts.OwnerTTL.Milliseconds()}
+	args := []any{LeaseTime.Milliseconds(), l.id, ownerTTL.Milliseconds()}
 	var asked []string
 	l.mu.Lock()
 	for _, user := range users {

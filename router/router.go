@@ -42,8 +42,7 @@ type Owner struct {
 
 // Options are a front's settings.
 type Options struct {
-	Logger   *slog.Logger
-	OwnerTTL time.Duration // how long an entry outlives an instance that crashed; above the idle timeout
+	Logger *slog.Logger
 }
 
 // Router is the front's side. Its methods may be called concurrently.
@@ -156,7 +155,7 @@ func (r *Router) claim(ctx context.Context, user string) (Owner, error) {
 }
 
 func (r *Router) ask(ctx context.Context, user string) (state string, owner Owner, err error) {
-	args := []any{LeaseTime.Milliseconds(), instanceKeys, random(8), r.opts.OwnerTTL.Milliseconds()}
+	args := []any{LeaseTime.Milliseconds(), instanceKeys, random(8), ownerTTL.Milliseconds()}
 	for _, id := range r.avoided() {
 		args = append(args, id)
 	}

@@ -7,6 +7,7 @@
 package router
 
 import (
+	"context"
 	"crypto/rand"
 	_ "embed"
 	"encoding/hex"
@@ -27,8 +28,9 @@ const (
 	retryTime = 500 * time.Millisecond
 )
 
-// OwnerGrace is how much longer than the idle timeout an owner entry lives that a crash left behind.
-const OwnerGrace = 10 * time.Minute
+// ownerTTL is how long an owner entry lives that nobody refreshes: it only sweeps what a crash leaves. Instances refresh
+// the entries of the users they hold every refreshEvery.
+const ownerTTL = 15 * time.Minute
 
 //go:embed era.lua
 var eraSource string
@@ -110,4 +112,13 @@ func text(answer []any, i int) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("router: unexpected answer of a script: %v", answer)
+}
+
+// Settle ends the waiting time of a Redis that has just come up. It is only for one in which nobody can hold anything
+// from before, as one that was born with this process.
+func Settle(ctx context.Context, client Redis) error {
+	if err := ownScript.Run(ctx, client, []string{eraKey, ownerKey("")}, 0, "").Err(); err != nil {
+		return fmt.Errorf("router: settle: %w", err)
+	}
+	return client.HSet(ctx, eraKey, "since", 0).Err()
 }

@@ -1,104 +1,152 @@
-// Package logging makes slog speak Cloud Logging's structured form, and puts a request's and its trace's id on every
-// line that is logged with the request's context. It sends nothing anywhere: the platform reads stdout.
+// Package logging makes loggers whose lines Cloud Logging understands, and carries a request's id and trace in its
+// context, so that every line of a request can be found again. It sends nothing anywhere: lines go to a writer.
 package logging
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"io"
 	"log/slog"
-	"net/http"
-	"regexp"
-	"strings"
+	"slices"
 )
 
-// New returns a logger of the given level that writes to w: one JSON object a line in Cloud Logging's form, or readable
-// text where format is "text". project is the Google Cloud project that trace ids are of; without it they are left out.
-func New(w io.Writer, level slog.Level, format, project string) *slog.Logger {
-	var h slog.Handler
+// Keys of the attributes that a request's lines get.
+const (
+	KeyRequestID = "request_id"
+
+	keyTrace   = "logging.googleapis.com/trace"
+	keySpan    = "logging.googleapis.com/spanId"
+	keySampled = "logging.googleapis.com/trace_sampled"
+)
+
+// New returns a logger that writes lines of at least the level to w. The format "text" is for people: slog's own, with
+// the request id; any other is JSON in Cloud Logging's form. projectID is the one traces are looked up in; without it
+// a trace stands there by its bare id. The logger may be used concurrently.
+func New(w io.Writer, level slog.Leveler, format, projectID string) *slog.Logger {
 	if format == "text" {
-		h = slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})
-	} else {
-		h = slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: cloudNames})
+		text := slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})
+		return slog.New(&handler{plain: text, inner: text, attrs: textAttrs})
 	}
-	return slog.New(handler{h, project})
+	prefix := ""
+	if projectID != "" {
+		prefix = "projects/" + projectID + "/traces/"
+	}
+	json := slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: cloudNames})
+	return slog.New(&handler{plain: json, inner: json, attrs: func(r request) []slog.Attr { return cloudAttrs(r, prefix) }})
 }
 
-// cloudNames gives slog's own attributes the names and values that Cloud Logging knows.
-func cloudNames(groups []string, a slog.Attr) slog.Attr {
-	if len(groups) > 0 {
-		return a
+// With returns a logger whose lines carry the context's request also where they are logged without a context. It
+// returns the logger itself where the context has no request or New did not make the logger.
+func With(ctx context.Context, logger *slog.Logger) *slog.Logger {
+	r, found := requestOf(ctx)
+	h, ours := logger.Handler().(*handler)
+	if !found || !ours {
+		return logger
 	}
-	switch a.Key {
-	case slog.MessageKey:
-		a.Key = "message"
-	case slog.LevelKey:
-		a.Key = "severity"
-		if level, ok := a.Value.Any().(slog.Level); ok && level == slog.LevelWarn {
-			a.Value = slog.StringValue("WARNING")
-		}
-	}
-	return a
+	bound := *h
+	bound.request = &r
+	return slog.New(&bound)
 }
 
-// handler adds what the context knows.
+// handler adds the request of a line's context to it. The platform reads these attributes at the top of a line only,
+// so they must not end up in a group that the logger has open.
 type handler struct {
-	slog.Handler
-	project string
+	plain   slog.Handler                      // without any group or attribute
+	steps   []func(slog.Handler) slog.Handler // what made inner of plain
+	inner   slog.Handler
+	grouped bool // a step opened a group
+	attrs   func(request) []slog.Attr
+	request *request // of lines whose context has none
 }
 
-func (h handler) Handle(ctx context.Context, r slog.Record) error {
-	if req, ok := ctx.Value(key{}).(request); ok {
-		r.AddAttrs(slog.String("request_id", req.id))
-		if req.trace != "" && h.project != "" {
-			r.AddAttrs(slog.String("logging.googleapis.com/trace", "projects/"+h.project+"/traces/"+req.trace),
-				slog.String("logging.googleapis.com/spanId", req.span), slog.Bool("logging.googleapis.com/trace_sampled", req.sampled))
+func (h *handler) Enabled(ctx context.Context, level slog.Level) bool {
+	return h.inner.Enabled(ctx, level)
+}
+
+func (h *handler) Handle(ctx context.Context, record slog.Record) error {
+	r, found := requestOf(ctx)
+	if !found && h.request != nil {
+		r, found = *h.request, true
+	}
+	if !found {
+		return h.inner.Handle(ctx, record)
+	}
+	attrs := h.attrs(r)
+	if !h.grouped {
+		record = record.Clone()
+		record.AddAttrs(attrs...)
+		return h.inner.Handle(ctx, record)
+	}
+	inner := h.plain.WithAttrs(attrs)
+	for _, step := range h.steps {
+		inner = step(inner)
+	}
+	return inner.Handle(ctx, record)
+}
+
+func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return h.with(func(inner slog.Handler) slog.Handler { return inner.WithAttrs(attrs) })
+}
+
+func (h *handler) WithGroup(name string) slog.Handler {
+	if name == "" {
+		return h
+	}
+	grouped := h.with(func(inner slog.Handler) slog.Handler { return inner.WithGroup(name) })
+	grouped.grouped = true
+	return grouped
+}
+
+func (h *handler) with(step func(slog.Handler) slog.Handler) *handler {
+	next := *h
+	next.steps = append(slices.Clip(h.steps), step)
+	next.inner = step(h.inner)
+	return &next
+}
+
+// cloudNames gives a line's own fields the names Cloud Logging knows.
+func cloudNames(groups []string, attr slog.Attr) slog.Attr {
+	if len(groups) > 0 {
+		return attr
+	}
+	switch attr.Key {
+	case slog.MessageKey:
+		attr.Key = "message"
+	case slog.LevelKey:
+		if level, ok := attr.Value.Any().(slog.Level); ok {
+			return slog.String("severity", severity(level))
 		}
 	}
-	return h.Handler.Handle(ctx, r)
+	return attr
 }
 
-func (h handler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return handler{h.Handler.WithAttrs(attrs), h.project}
-}
-func (h handler) WithGroup(name string) slog.Handler {
-	return handler{h.Handler.WithGroup(name), h.project}
-}
-
-type key struct{}
-
-type request struct {
-	id, trace, span string
-	sampled         bool
-}
-
-var (
-	idForm      = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
-	traceparent = regexp.MustCompile(`^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$`)
-	cloudTrace  = regexp.MustCompile(`^([0-9a-f]{32})(?:/(\d+))?(?:;o=(\d))?$`)
-)
-
-// TraceHeaders are the headers a trace travels in.
-var TraceHeaders = []string{"Traceparent", "X-Cloud-Trace-Context"}
-
-// WithRequest returns a context whose log lines carry the request's id and its trace, if the headers name one.
-func WithRequest(ctx context.Context, id string, h http.Header) context.Context {
-	req := request{id: id}
-	if m := traceparent.FindStringSubmatch(h.Get("Traceparent")); m != nil {
-		req.trace, req.span, req.sampled = m[1], m[2], strings.HasSuffix(m[3], "1")
-	} else if m := cloudTrace.FindStringSubmatch(h.Get("X-Cloud-Trace-Context")); m != nil {
-		req.trace, req.span, req.sampled = m[1], m[2], m[3] == "1"
+func severity(level slog.Level) string {
+	switch {
+	case level >= slog.LevelError:
+		return "ERROR"
+	case level >= slog.LevelWarn:
+		return "WARNING"
+	case level >= slog.LevelInfo:
+		return "INFO"
+	default:
+		return "DEBUG"
 	}
-	return context.WithValue(ctx, key{}, req)
 }
 
-// RequestID is the id a client gave its request, or a new one where it gave none or an odd one.
-func RequestID(h http.Header) string {
-	if id := h.Get("X-Request-Id"); idForm.MatchString(id) {
-		return id
+func textAttrs(r request) []slog.Attr {
+	if r.id == "" {
+		return nil
 	}
-	b := make([]byte, 12)
-	rand.Read(b)
-	return "req_" + hex.EncodeToString(b)
+	return []slog.Attr{slog.String(KeyRequestID, r.id)}
+}
+
+func cloudAttrs(r request, prefix string) []slog.Attr {
+	attrs := textAttrs(r)
+	if r.trace.ID == "" {
+		return attrs
+	}
+	attrs = append(attrs, slog.String(keyTrace, prefix+r.trace.ID), slog.Bool(keySampled, r.trace.Sampled))
+	if r.trace.SpanID != "" {
+		attrs = append(attrs, slog.String(keySpan, r.trace.SpanID))
+	}
+	return attrs
 }

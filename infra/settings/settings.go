@@ -35,7 +35,7 @@ type Pool struct {
 	Common
 	AdvertiseAddr    string  `env:"ADVERTISE_ADDR" unset:"own IP from the metadata server + PORT" must:"be host:port" about:"where fronts reach this instance"`
 	ClaudeBin        string  `env:"CLAUDE_BIN" envDefault:"claude" must:"be a program's name or path" about:"the claude CLI"`
-	AnthropicBaseURL BaseURL `env:"ANTHROPIC_BASE_URL" envDefault:"https://api.anthropic.com" must:"be an absolute http or https URL without user, query or fragment" about:"where the broker sends API calls"`
+	AnthropicBaseURL url.URL `env:"ANTHROPIC_BASE_URL" envDefault:"https://api.anthropic.com" must:"be an absolute http or https URL without user, query or fragment" about:"where the broker sends API calls"`
 	WorkspacesRoot   string  `env:"WORKSPACES_ROOT" envDefault:"/workspaces" must:"be an absolute path" about:"folder of the conversations' homes"`
 
 	IdleTimeout     time.Duration `env:"IDLE_TIMEOUT" envDefault:"5m" must:"be a duration of at least 1ms, such as 5m" about:"how long an idle process is kept"`
@@ -83,9 +83,4 @@ func DefaultHopKeys(keys string) Option {
 			environment["HOP_KEYS"] = keys
 		}
 	}
-}
-
-// BaseURL is an absolute http or https URL without user, query or fragment. Its path has no slash at its end.
-type BaseURL struct {
-	*url.URL
 }

@@ -23,7 +23,7 @@ const (
 var (
 	uuidForm   = regexp.MustCompile(`^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$`)
 	modelForm  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:@/\[\]-]*$`)
-	tokenForm  = regexp.MustCompile(`^[\x21-\x7e]{8,4096}$`)
+	tokenForm  = regexp.MustCompile(`^[\x21-\x7e]+$`)
 	serverForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 )
 
@@ -180,7 +180,7 @@ func (r *Request) validateCredential() error {
 		return Authentication("oauth_credentials.access_token is required")
 	case r.OAuth == nil && !strings.HasPrefix(r.APIKey, "sk-ant-api"):
 		return Invalid("api_key: must begin with sk-ant-api")
-	case !tokenForm.MatchString(r.Token()):
+	case len(r.Token()) < 8, len(r.Token()) > 4096, !tokenForm.MatchString(r.Token()):
 		return Invalid("the credential must be 8 to 4096 printable ASCII characters without spaces")
 	}
 	return nil

@@ -93,6 +93,7 @@ func TestLockFolder_ManyAtOnceNeverTakeALivingOneForDead(t *testing.T) {
 	}
 	starts.Wait()
 	for _, f := range folders {
+		require.NotNil(t, f)
 		require.DirExists(t, f.Path())
 		require.NoError(t, f.Close())
 	}

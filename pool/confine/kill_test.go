@@ -30,7 +30,7 @@ func TestStop_LeavesNothingOfAChildThatLives(t *testing.T) {
 	for name, escape := range escapes {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
-			c := b.script(escape.text + "\nexec cat")
+			c := b.script("exec 2>/dev/null\n" + escape.text + "\nexec cat") // stderr held open would give the watch time to help
 			left := pids(t, b.workspace("w"), escape.pids)
 			require.NoError(t, c.Stop(context.Background(), Ladder{CloseGrace: patience}))
 			requireGone(t, append(left, c.PID())...)

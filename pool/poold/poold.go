@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"os/exec"
 	"path/filepath"
 	"sync"
@@ -75,7 +74,7 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 		capacity = processesForMemory()
 	}
 	i.lease = router.NewLease(parts.Redis, router.LeaseOptions{
-		Logger: parts.Logger, Addr: parts.Addr, Capacity: capacity, OwnerTTL: s.IdleTimeout + router.OwnerGrace, HomeTTL: s.WorkspaceTTL,
+		Logger: parts.Logger, Addr: parts.Addr, Capacity: capacity, HomeTTL: s.WorkspaceTTL,
 		Load: func() (int, int) { return i.pool.Load() }, Evict: func(user string) { i.pool.Evict(user) },
 	})
 	i.pool = pool.New(i.poolOptions(capacity), i.lease)
@@ -94,10 +93,6 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 
 // prepare makes what children need: a folder of this instance's own, a launcher, a broker.
 func (i *Instance) prepare() error {
-	upstream, err := url.Parse(i.settings.AnthropicBaseURL)
-	if err != nil {
-		return fmt.Errorf("poold: ANTHROPIC_BASE_URL: %w", err)
-	}
 	bin, err := exec.LookPath(i.settings.ClaudeBin)
 	if err == nil {
 		bin, err = filepath.Abs(bin)
@@ -112,7 +107,7 @@ func (i *Instance) prepare() error {
 	if i.launcher, err = confine.New(confine.Options{Root: i.folder.Path(), Logger: i.log}); err != nil {
 		return err
 	}
-	i.broker, err = broker.New(broker.Options{Upstream: upstream, Logger: i.log})
+	i.broker, err = broker.New(broker.Options{Upstream: &i.settings.AnthropicBaseURL, Logger: i.log})
 	return err
 }
 
@@ -132,7 +127,7 @@ func (i *Instance) poolOptions(capacity int) pool.Options {
 }
 
 func processesForMemory() int {
-	bytes, err := memlimit.FromCgroupHybrid()
+	bytes, err := memlimit.FromCgroup()
 	if err != nil || bytes == 0 {
 		if bytes, err = memlimit.FromSystem(); err != nil {
 			return 1

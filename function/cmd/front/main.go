@@ -13,7 +13,6 @@ import (
 
 	"github.com/GoogleCloudPlatform/functions-framework-go/funcframework"
 	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
-	"github.com/caarlos0/env/v11"
 
 	"claudepool/function"
 	"claudepool/infra/hop"
@@ -36,7 +35,7 @@ func main() {
 }
 
 func realMain(ctx context.Context) error {
-	s, err := settings.LoadFront(env.ToMap(os.Environ()))
+	s, err := settings.LoadFront(os.Environ())
 	if err != nil {
 		return err
 	}
@@ -58,7 +57,7 @@ func realMain(ctx context.Context) error {
 	if s.FirestoreProject == "" {
 		log.Warn("FIRESTORE_PROJECT is not set: the stats will list no instance")
 	}
-	route := router.New(redis, router.Options{Logger: log, OwnerTTL: s.IdleTimeout + router.OwnerGrace})
+	route := router.New(redis, router.Options{Logger: log})
 	front := function.New(function.Options{Logger: log, Router: route, View: snapshot.NewView(store, log), Keys: keys,
 		MaxBodyBytes: int64(s.MaxBodyBytes), StatsToken: s.StatsToken.Reveal()})
 	functions.HTTP("Front", front.ServeHTTP)

@@ -10,8 +10,6 @@ import (
 	"strconv"
 	"syscall"
 
-	"github.com/caarlos0/env/v11"
-
 	"claudepool/infra/instance"
 	"claudepool/infra/logging"
 	"claudepool/infra/settings"
@@ -30,7 +28,7 @@ func main() {
 }
 
 func realMain(ctx context.Context) error {
-	s, err := settings.LoadPool(env.ToMap(os.Environ()))
+	s, err := settings.LoadPool(os.Environ())
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,105 @@
+// Command local runs the whole service in one process, for development: a front, pool instances, and, where none are
+// configured, an embedded Redis and snapshots in memory. It takes the settings of front and pool from the environment.
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"claudepool/infra/logging"
+	"claudepool/infra/settings"
+)
+
+type flags struct {
+	addr      string
+	instances int
+	offline   bool
+	demo      bool
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var f flags
+	flag.StringVar(&f.addr, "addr", "127.0.0.1:8080", "address to serve on")
+	flag.IntVar(&f.instances, "instances", 2, "pool instances")
+	flag.BoolVar(&f.offline, "offline", false, "answer from a stand-in for the Messages API instead of the real one")
+	flag.BoolVar(&f.demo, "demo", false, "play three users with three requests each, offline, and end")
+	flag.Parse()
+	if err := realMain(ctx, f); err != nil {
+		fmt.Fprintln(os.Stderr, "local:", err)
+		os.Exit(1)
+	}
+}
+
+func realMain(ctx context.Context, f flags) error {
+	scratch, err := os.MkdirTemp("", "claudepool-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(scratch)
+	environ := withDefaults(os.Environ(), scratch, f)
+	s, err := settings.LoadPool(environ)
+	if err != nil {
+		return err
+	}
+	front, err := settings.LoadFront(environ)
+	if err != nil {
+		return err
+	}
+	log := logging.New(os.Stderr, s.LogLevel, s.LogFormat, s.FirestoreProject)
+	service, err := start(ctx, log, s, front, f)
+	if err != nil {
+		return err
+	}
+	defer service.stop()
+	listener, err := net.Listen("tcp", f.addr)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: service.front, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	defer server.Close()
+	url := "http://" + listener.Addr().String()
+	if f.demo {
+		return demo(ctx, os.Stdout, url)
+	}
+	fmt.Println("ready", url)
+	select {
+	case <-ctx.Done():
+		service.front.Drain(s.DrainTimeout)
+		return nil
+	case err := <-failed:
+		if errors.Is(err, http.ErrServerClosed) {
+			return nil
+		}
+		return err
+	}
+}
+
+// withDefaults puts before the environment what a developer need not set: keys for the hop, a folder for the
+// workspaces, readable logs.
+func withDefaults(environ []string, scratch string, f flags) []string {
+	key := make([]byte, 32)
+	rand.Read(key)
+	level := "info"
+	if f.demo {
+		level = "error"
+	}
+	return append([]string{
+		"HOP_KEYS=" + hex.EncodeToString(key), "WORKSPACES_ROOT=" + filepath.Join(scratch, "workspaces"),
+		"LOG_FORMAT=text", "LOG_LEVEL=" + level,
+	}, environ...)
+}

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"claudepool/function"
+	"claudepool/infra/hop"
+	"claudepool/infra/settings"
+	"claudepool/infra/snapshot"
+	"claudepool/pool/poold"
+	"claudepool/pool/pooltest"
+	"claudepool/router"
+)
+
+// service is everything, in one process.
+type service struct {
+	front     *function.Front
+	instances []*poold.Instance
+	closers   []func() // run in reverse
+}
+
+func (s *service) later(f func()) { s.closers = append(s.closers, f) }
+
+// stop ends all instances side by side, then what they stood on.
+func (s *service) stop() {
+	var ending sync.WaitGroup
+	for _, i := range s.instances {
+		ending.Go(i.Shutdown)
+	}
+	ending.Wait()
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		s.closers[i]()
+	}
+}
+
+func start(ctx context.Context, log *slog.Logger, s settings.Pool, fs settings.Front, f flags) (*service, error) {
+	all := &service{}
+	if err := all.start(ctx, log, s, fs, f); err != nil {
+		all.stop()
+		return nil, err
+	}
+	return all, nil
+}
+
+func (all *service) start(ctx context.Context, log *slog.Logger, s settings.Pool, fs settings.Front, f flags) error {
+	if f.offline || f.demo {
+		api, err := pooltest.NewAPI(offlineAnswer)
+		if err != nil {
+			return err
+		}
+		all.later(api.Close)
+		upstream, err := url.Parse(api.URL())
+		if err != nil {
+			return err
+		}
+		s.AnthropicBaseURL = *upstream
+	}
+	client, err := all.redis(ctx, s)
+	if err != nil {
+		return err
+	}
+	store, closeStore, err := snapshot.Open(ctx, s.FirestoreProject, s.FirestoreDatabase)
+	if err != nil {
+		return err
+	}
+	all.later(func() { _ = closeStore() })
+	for range f.instances {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		i, err := poold.Start(s, poold.Parts{Logger: log, Redis: client, Store: store, Listener: listener, Addr: listener.Addr().String()})
+		if err != nil {
+			return err
+		}
+		all.instances = append(all.instances, i)
+	}
+	return all.startFront(log, client, store, fs)
+}
+
+func (all *service) startFront(log *slog.Logger, client *redis.Client, store snapshot.Store, fs settings.Front) error {
+	keys, err := hop.ParseKeys(fs.HopKeys.Reveal())
+	if err != nil {
+		return err
+	}
+	route := router.New(client, router.Options{Logger: log})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		route.Run(ctx)
+	}()
+	all.later(func() {
+		cancel()
+		<-done
+	})
+	all.front = function.New(function.Options{Logger: log, Router: route, View: snapshot.NewView(store, log), Keys: keys,
+		MaxBodyBytes: int64(fs.MaxBodyBytes), StatsToken: fs.StatsToken.Reveal()})
+	return nil
+}
+
+// redis connects to the configured Redis, or embeds one whose clock is driven here.
+func (all *service) redis(ctx context.Context, s settings.Pool) (*redis.Client, error) {
+	address := s.RedisURL.Reveal()
+	embedded := os.Getenv("REDIS_URL") == ""
+	if embedded {
+		server := miniredis.NewMiniRedis()
+		if err := server.Start(); err != nil {
+			return nil, err
+		}
+		all.later(server.Close)
+		tick := time.NewTicker(time.Second)
+		go func() {
+			for range tick.C {
+				server.FastForward(time.Second)
+			}
+		}()
+		all.later(tick.Stop)
+		address = "redis://" + server.Addr()
+	}
+	client, err := router.NewClient(address)
+	if err != nil {
+		return nil, err
+	}
+	all.later(func() { _ = client.Close() })
+	if embedded {
+		// Nobody can hold anything in a Redis that was born with this process.
+		return client, router.Settle(ctx, client)
+	}
+	return client, nil
+}
+
+// offlineAnswer is what the stand-in for the API says to a plain text.
+func offlineAnswer(text string) string {
+	if len(text) > 200 {
+		text = text[:200] + "…"
+	}
+	return fmt.Sprintf("This is the offline stand-in for the Messages API. You said: %s", text)
+}

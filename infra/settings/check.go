@@ -1,0 +1,153 @@
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// minHopKey is the least length of a hop key, the same that those who sign ask for.
+	minHopKey   = 32
+	minDuration = time.Millisecond
+)
+
+var (
+	// projectID takes those of old projects too, which have a domain in front.
+	projectID  = regexp.MustCompile(`^([a-z0-9.-]+:)?[a-z][a-z0-9-]{1,61}[a-z0-9]$`)
+	databaseID = regexp.MustCompile(`^(\(default\)|[a-z][a-z0-9-]{2,61}[a-z0-9])$`)
+	levels     = []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError}
+	isolations = []string{"require", "best-effort", "off"}
+	// permissionModes has the empty one for a mode that the pool decides itself.
+	permissionModes = []string{"", "default", "acceptEdits", "plan", "dontAsk", "bypassPermissions"}
+)
+
+// load fills the struct from the environment. Its error says what each wrong setting must be and never what it is:
+// whatever a variable was set to by mistake may be a secret.
+func load(into any, sound func() map[string]bool, environ []string, opts []Option) error {
+	environment := env.ToMap(environ)
+	for name, value := range environment {
+		if strings.TrimSpace(value) == "" {
+			delete(environment, name)
+		}
+	}
+	for _, opt := range opts {
+		opt(environment)
+	}
+	unread, err := unreadable(env.ParseWithOptions(into, env.Options{Environment: environment}))
+	if err != nil {
+		return err
+	}
+	var wrong []error
+	ok := sound()
+	for _, field := range fieldsOf(reflect.TypeOf(into).Elem()) {
+		name := field.Tag.Get("env")
+		if unread[field.Name] || !ok[name] {
+			wrong = append(wrong, fmt.Errorf("%s must %s", name, field.Tag.Get("must")))
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+// unreadable returns the names of the fields whose values could not be read as their type. An error is left for what
+// is wrong with the struct itself.
+func unreadable(err error) (map[string]bool, error) {
+	var all env.AggregateError
+	if err == nil || !errors.As(err, &all) {
+		return nil, err
+	}
+	fields := make(map[string]bool)
+	for _, one := range all.Errors {
+		var parse env.ParseError
+		if !errors.As(one, &parse) {
+			return nil, one
+		}
+		fields[parse.Name] = true
+	}
+	return fields, nil
+}
+
+// sound tells of each setting whether its value is one it may have.
+func (c *Common) sound() map[string]bool {
+	_, redisErr := redis.ParseURL(c.RedisURL.Reveal())
+	return map[string]bool{
+		"PORT":               c.Port >= 1 && c.Port <= 65535,
+		"REDIS_URL":          redisErr == nil && !strings.HasPrefix(c.RedisURL.Reveal(), "unix:"),
+		"FIRESTORE_PROJECT":  c.FirestoreProject == "" || projectID.MatchString(c.FirestoreProject),
+		"FIRESTORE_DATABASE": databaseID.MatchString(c.FirestoreDatabase),
+		"HOP_KEYS":           soundHopKeys(c.HopKeys.Reveal()),
+		"LOG_LEVEL":          slices.Contains(levels, c.LogLevel),
+		"LOG_FORMAT":         c.LogFormat == "json" || c.LogFormat == "text",
+		"MAX_BODY_BYTES":     c.MaxBodyBytes >= 1<<10 && c.MaxBodyBytes <= 1<<30,
+	}
+}
+
+func (f *Front) sound() map[string]bool {
+	ok := f.Common.sound()
+	ok["STATS_TOKEN"] = visible(f.StatsToken.Reveal())
+	return ok
+}
+
+func (p *Pool) sound() map[string]bool {
+	ok := p.Common.sound()
+	ok["ADVERTISE_ADDR"] = p.AdvertiseAddr == "" || soundAddr(p.AdvertiseAddr)
+	ok["CLAUDE_BIN"] = !strings.ContainsRune(p.ClaudeBin, 0)
+	ok["ANTHROPIC_BASE_URL"] = soundBaseURL(&p.AnthropicBaseURL)
+	ok["WORKSPACES_ROOT"] = filepath.IsAbs(p.WorkspacesRoot) && !strings.ContainsRune(p.WorkspacesRoot, 0)
+	ok["MAX_PROCESSES"] = p.MaxProcesses >= 0 && p.MaxProcesses <= 10_000
+	ok["MAX_PROCESSES_PER_USER"] = p.MaxProcessesPerUser >= 1 && p.MaxProcessesPerUser <= 10_000
+	ok["QUEUE_LIMIT"] = p.QueueLimit >= 0 && p.QueueLimit <= 100_000
+	ok["MAX_PROCESS_RSS"] = p.MaxProcessRSS >= 16<<20 && p.MaxProcessRSS <= 1<<40
+	ok["ISOLATION"] = slices.Contains(isolations, p.Isolation)
+	ok["PERMISSION_MODE"] = slices.Contains(permissionModes, p.PermissionMode)
+	for name, d := range map[string]time.Duration{
+		"IDLE_TIMEOUT": p.IdleTimeout, "CLEANUP_INTERVAL": p.CleanupInterval, "WORKSPACE_TTL": p.WorkspaceTTL,
+		"TURN_TIMEOUT": p.TurnTimeout, "QUEUE_TIMEOUT": p.QueueTimeout, "SILENCE_TIMEOUT": p.SilenceTimeout,
+		"SPAWN_TIMEOUT": p.SpawnTimeout, "DRAIN_TIMEOUT": p.DrainTimeout,
+	} {
+		ok[name] = d >= minDuration
+	}
+	return ok
+}
+
+func soundHopKeys(list string) bool {
+	for key := range strings.SplitSeq(list, ",") {
+		if len(strings.TrimSpace(key)) < minHopKey {
+			return false
+		}
+	}
+	return true
+}
+
+func soundAddr(addr string) bool {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || host == "" || !visible(addr) {
+		return false
+	}
+	number, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && number > 0
+}
+
+func soundBaseURL(u *url.URL) bool {
+	if u.Scheme != "http" && u.Scheme != "https" {
+		return false
+	}
+	return u.Hostname() != "" && u.User == nil && u.RawQuery == "" && !u.ForceQuery && u.Fragment == ""
+}
+
+// visible says that the text is printable ASCII without spaces, which any header takes.
+func visible(text string) bool {
+	return !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' })
+}

@@ -1,0 +1,94 @@
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"strconv"
+	"strings"
+)
+
+const redacted = "[redacted]"
+
+// Secret is a value that shows itself to nobody but those who call Reveal. The zero Secret is the empty one.
+type Secret struct {
+	// value is behind a pointer because fmt can't call Format of a Secret in an unexported field: all it can print of
+	// this one is an address.
+	value *string
+}
+
+// NewSecret returns a Secret that holds the value.
+func NewSecret(value string) Secret { return Secret{value: &value} }
+
+// Reveal returns the value itself.
+func (s Secret) Reveal() string {
+	if s.value == nil {
+		return ""
+	}
+	return *s.value
+}
+
+// UnmarshalText takes the text as the value, without the space around it that files and consoles leave.
+func (s *Secret) UnmarshalText(text []byte) error {
+	*s = NewSecret(strings.TrimSpace(string(text)))
+	return nil
+}
+
+// String tells only whether there is a value.
+func (s Secret) String() string {
+	if s.Reveal() == "" {
+		return ""
+	}
+	return redacted
+}
+
+// GoString is as String.
+func (s Secret) GoString() string { return s.String() }
+
+// LogValue is as String.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// MarshalJSON is as String.
+func (s Secret) MarshalJSON() ([]byte, error) { return []byte(strconv.Quote(s.String())), nil }
+
+// Format is as String, whatever the verb: %x and others would pass by it.
+func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(s.String())) }
+
+// Size is a number of bytes.
+type Size int64
+
+var errSize = errors.New("settings: not a size")
+
+var units = []struct {
+	suffix string
+	factor int64
+}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}, {"B", 1}}
+
+// UnmarshalText reads a whole number of bytes, or of KiB, MiB, GiB or TiB.
+func (s *Size) UnmarshalText(text []byte) error {
+	digits, factor := string(text), int64(1)
+	for _, unit := range units {
+		if number, found := strings.CutSuffix(digits, unit.suffix); found {
+			digits, factor = strings.TrimSpace(number), unit.factor
+			break
+		}
+	}
+	number, err := strconv.ParseUint(digits, 10, 63)
+	if err != nil || int64(number) > math.MaxInt64/factor {
+		return errSize
+	}
+	*s = Size(int64(number) * factor)
+	return nil
+}
+
+// String writes the size in the largest unit that leaves a whole number.
+func (s Size) String() string {
+	text := strconv.FormatInt(int64(s), 10)
+	for _, unit := range units[:4] {
+		if s != 0 && int64(s)%unit.factor == 0 {
+			text = strconv.FormatInt(int64(s)/unit.factor, 10) + unit.suffix
+		}
+	}
+	return text
+}

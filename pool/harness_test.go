@@ -1,0 +1,220 @@
+package pool_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+	"github.com/tidwall/gjson"
+
+	"claudepool/infra/hop"
+	"claudepool/pool"
+	"claudepool/pool/api"
+	"claudepool/pool/broker"
+	"claudepool/pool/confine"
+	"claudepool/pool/pooltest"
+)
+
+const hopKey = "0123456789abcdef0123456789abcdef"
+
+// owner is an Ownership that lets everybody in and remembers whom it let go.
+type owner struct {
+	mu       sync.Mutex
+	released []string
+}
+
+func (o *owner) Admit(context.Context, string, bool) error { return nil }
+
+func (o *owner) Release(_ context.Context, user string, _ bool) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.released = append(o.released, user)
+	return nil
+}
+
+func (o *owner) releasedUsers() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return append([]string(nil), o.released...)
+}
+
+// service is a pool with its server, the real CLI and a stand-in for the API.
+type service struct {
+	t     *testing.T
+	api   *pooltest.API
+	pool  *pool.Pool
+	owner *owner
+	url   string
+	keys  hop.Keys
+	logs  *logBuffer
+	root  string
+}
+
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// newService starts a service; change may alter its options. All of it is gone when the test ends.
+func newService(t *testing.T, change func(*pool.Options)) *service {
+	t.Helper()
+	cli, err := pooltest.RealCLI()
+	if err != nil && os.Getenv("CI") != "true" {
+		t.Skip(err)
+	}
+	require.NoError(t, err)
+	s := &service{t: t, owner: &owner{}, logs: &logBuffer{}}
+	log := slog.New(slog.NewTextHandler(s.logs, nil))
+	s.api, err = pooltest.NewAPI(nil)
+	require.NoError(t, err)
+	t.Cleanup(s.api.Close)
+	upstream, err := url.Parse(s.api.URL())
+	require.NoError(t, err)
+	b, err := broker.New(broker.Options{Upstream: upstream, Logger: log})
+	require.NoError(t, err)
+	t.Cleanup(b.Close)
+	folder, err := confine.LockFolder(filepath.Join(t.TempDir(), "workspaces"), log)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, folder.Close()) })
+	launcher, err := confine.New(confine.Options{Root: folder.Path(), Logger: log})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, launcher.Close()) })
+	s.root = folder.Path()
+	opts := pool.Options{
+		Logger: log, Launcher: launcher, Broker: b, ClaudeBin: cli, Workspaces: folder.Path(),
+		MaxProcesses: 8, MaxProcessesPerUser: 4, QueueLimit: 32, MaxProcessRSS: 4 << 30,
+		IdleTimeout: time.Minute, CleanupInterval: time.Minute, WorkspaceTTL: time.Hour, TurnTimeout: time.Minute,
+		QueueTimeout: time.Minute, SilenceTimeout: time.Minute, SpawnTimeout: 30 * time.Second, PermissionMode: "default",
+	}
+	if change != nil {
+		change(&opts)
+	}
+	s.pool = pool.New(opts, s.owner)
+	t.Cleanup(s.pool.Close)
+	s.keys, err = hop.ParseKeys(hopKey)
+	require.NoError(t, err)
+	server := httptest.NewServer(pool.NewServer(s.pool, pool.ServerOptions{Logger: log, Instance: "i1", Keys: s.keys,
+		MaxBodyBytes: 32 << 20, NotOwner: errNotOwner, NotNow: errNotNow}))
+	t.Cleanup(server.Close)
+	s.url = server.URL
+	return s
+}
+
+var (
+	errNotOwner = fmt.Errorf("not the owner")
+	errNotNow   = fmt.Errorf("not now")
+)
+
+// reply is one answered request.
+type reply struct {
+	status  int
+	pid     string
+	process string
+	events  []gjson.Result // without [DONE]
+	done    bool
+	body    string
+}
+
+func (r reply) of(kind string) []gjson.Result {
+	var all []gjson.Result
+	for _, e := range r.events {
+		if e.Get("type").Str == kind {
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+// text is the one result's text.
+func (r reply) text(t *testing.T) string {
+	t.Helper()
+	require.Equal(t, http.StatusOK, r.status, r.body)
+	require.Len(t, r.of("result"), 1, r.body)
+	require.True(t, r.done, "the stream must end with [DONE]")
+	return r.of("result")[0].Get("result").Str
+}
+
+type fields map[string]any
+
+func token(user string) string { return "sk-ant-oat01-token-of-" + user }
+
+// start sends a request of the user, who says text; more adds to or replaces the body's fields.
+func (s *service) start(ctx context.Context, user, text string, more fields) (*http.Response, error) {
+	body := fields{"oauth_credentials": fields{"access_token": token(user)}, "model": "haiku",
+		"messages": []fields{{"role": "user", "content": text}}}
+	for k, v := range more {
+		body[k] = v
+	}
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	request, err := api.Decode(bytes.NewReader(raw), 64<<20)
+	id := ""
+	if err == nil {
+		id = request.UserID()
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+"/v1/messages/pooled", bytes.NewReader(raw))
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set(api.HeaderHop, s.keys.Sign(hop.Claims{Instance: "i1", User: id, RequestID: uuid.NewString()}, time.Now()))
+	return http.DefaultClient.Do(r)
+}
+
+func read(response *http.Response) reply {
+	defer response.Body.Close()
+	raw, _ := io.ReadAll(response.Body)
+	r := reply{status: response.StatusCode, pid: response.Header.Get(api.HeaderPID), process: response.Header.Get(api.HeaderProcess), body: string(raw)}
+	for _, line := range strings.Split(string(raw), "\n\n") {
+		data, ok := strings.CutPrefix(line, "data: ")
+		switch {
+		case !ok:
+		case data == "[DONE]":
+			r.done = true
+		default:
+			r.events = append(r.events, gjson.Parse(data))
+		}
+	}
+	return r
+}
+
+func (s *service) ask(user, text string, more fields) reply {
+	s.t.Helper()
+	response, err := s.start(s.t.Context(), user, text, more)
+	require.NoError(s.t, err)
+	return read(response)
+}
+
+// lastCall is what the API was asked last.
+func (s *service) lastCall() pooltest.Call {
+	calls := s.api.Calls()
+	require.NotEmpty(s.t, calls)
+	return calls[len(calls)-1]
+}
