@@ -20,12 +20,12 @@ const (
 // Handle is a conversation held for one turn, with a process that is fitted to the request. Its methods are for one
 // goroutine.
 type Handle struct {
-	pool    *Pool
-	c       *conversation
-	proc    *process
-	message api.Message
-	how     string
-	failed  *turn // the turn that went wrong, if it did
+	pool   *Pool
+	c      *conversation
+	proc   *process
+	req    *api.Request
+	how    string
+	failed *turn // the turn that went wrong, if it did
 }
 
 // PID is the process id of the CLI.
@@ -97,7 +97,7 @@ func (p *Pool) ready(ctx context.Context, c *conversation, req *api.Request) (*H
 	}
 	before := c.settings
 	c.settings = before.with(req)
-	h := &Handle{pool: p, c: c, message: req.Turn(), how: ProcessReused}
+	h := &Handle{pool: p, c: c, req: req, how: ProcessReused}
 	if proc := c.process; proc != nil && (!proc.alive() || proc.recycle.Load() || proc.inForce.needsRestart(c.settings)) {
 		p.retire(c)
 	}

@@ -218,3 +218,15 @@ func (s *service) lastCall() pooltest.Call {
 	require.NotEmpty(s.t, calls)
 	return calls[len(calls)-1]
 }
+
+// walkFiles reads every file below root.
+func walkFiles(root string, look func(path string, content []byte)) error {
+	return filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		look(path, content)
+		return err
+	})
+}

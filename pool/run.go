@@ -30,16 +30,40 @@ var (
 // turn has ended; the last line is the CLI's result. The error says why there is none: an *api.Error for the client,
 // or ctx's cause if the client has gone, in which case the turn was interrupted.
 func (h *Handle) Turn(ctx context.Context, emit func(lines [][]byte) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, h.pool.opts.TurnTimeout, errTurnTimeout)
+	defer cancel()
+	t, err := h.run(ctx, emit)
+	if errors.Is(err, errDied) && h.how == ProcessReused && !t.wasStarted() {
+		// It died before it took the message up, as one does that was killed while idle: nothing was run.
+		if err = h.revive(ctx); err == nil {
+			_, err = h.run(ctx, emit)
+		}
+	}
+	return h.explain(err)
+}
+
+// revive puts a new process in the place of the one that died.
+func (h *Handle) revive(ctx context.Context) error {
+	<-h.proc.exited
+	ctx, cancel := context.WithTimeoutCause(ctx, h.pool.opts.SpawnTimeout, errSpawnTimeout)
+	defer cancel()
+	again, err := h.pool.ready(ctx, h.c, h.req)
+	if err != nil {
+		return err
+	}
+	h.proc, h.how = again.proc, again.how
+	return nil
+}
+
+// run tries the turn once.
+func (h *Handle) run(ctx context.Context, emit func(lines [][]byte) error) (*turn, error) {
 	t := newTurn(uuid.NewString(), h.pool.opts.Broker.Scrub)
 	h.failed = t // until it has gone well
 	h.begin()
-	ctx, cancel := context.WithTimeoutCause(ctx, h.pool.opts.TurnTimeout, errTurnTimeout)
-	defer cancel()
 	ctx, cut := context.WithCancelCause(ctx)
 	defer cut(nil)
-
 	if err := h.proc.attach(t); err != nil {
-		return h.explain(err)
+		return t, err
 	}
 	watched := make(chan struct{})
 	go func() {
@@ -47,14 +71,14 @@ func (h *Handle) Turn(ctx context.Context, emit func(lines [][]byte) error) erro
 		h.watch(ctx, t, cut)
 	}()
 	go func() {
-		if err := h.proc.send(claude.UserMessage(t.uuid, h.message.Content)); err != nil {
+		if err := h.proc.send(claude.UserMessage(t.uuid, h.req.Turn().Content)); err != nil {
 			t.fail(err)
 		}
 	}()
 	err := h.forward(ctx, t, emit, cut)
 	cut(nil)
 	<-watched
-	return err
+	return t, err
 }
 
 // begin marks the conversation as one whose digest and transcript can't be relied on until the turn has gone well.
@@ -74,7 +98,7 @@ func (h *Handle) forward(ctx context.Context, t *turn, emit func([][]byte) error
 		case <-t.more:
 		case <-ctx.Done():
 			<-t.ended // the watcher sees to it
-			return h.explain(context.Cause(ctx))
+			return context.Cause(ctx)
 		}
 		lines, last := t.pop()
 		result, err := t.outcome()
@@ -87,7 +111,7 @@ func (h *Handle) forward(ctx context.Context, t *turn, emit func([][]byte) error
 			}
 		}
 		if last {
-			return h.explain(err)
+			return err
 		}
 	}
 }
@@ -107,7 +131,7 @@ func (h *Handle) conclude(t *turn, result *claude.Line) {
 	h.c.seed = nil
 	h.pool.mu.Lock()
 	defer h.pool.mu.Unlock()
-	h.c.digest = api.ExtendDigest(h.c.digest, h.message, result.Result)
+	h.c.digest = api.ExtendDigest(h.c.digest, h.req.Turn(), result.Result)
 	h.c.settled = true
 }
 
@@ -171,7 +195,7 @@ func (h *Handle) explain(err error) error {
 // Release gives the conversation to the next in line. If the turn failed, the conversation first forgets it, which
 // doesn't keep the caller waiting.
 func (h *Handle) Release() {
-	if h.failed == nil {
+	if h.failed == nil || h.c.process == nil {
 		h.proc.detach()
 		h.pool.finish(h.c)
 		return

@@ -136,6 +136,13 @@ func (t *turn) fail(err error) {
 	signal(t.more)
 }
 
+// wasStarted reports whether the CLI has taken the message up.
+func (t *turn) wasStarted() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.started
+}
+
 // outcome returns the turn's result or the error that took its place. It is for after the end.
 func (t *turn) outcome() (*claude.Line, error) {
 	t.mu.Lock()

@@ -5,7 +5,9 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"cloud.google.com/go/compute/metadata"
@@ -14,7 +16,7 @@ import (
 const metadataTimeout = 5 * time.Second
 
 // Addr is where fronts reach this instance: the address that was configured, or the instance's own on the VPC as the
-// metadata server knows it, with the given port.
+// metadata server knows it, with the given port. It asks for at most 5 s.
 func Addr(ctx context.Context, configured string, port int) (string, error) {
 	if configured != "" {
 		return configured, nil
@@ -25,5 +27,9 @@ func Addr(ctx context.Context, configured string, port int) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("instance: ADVERTISE_ADDR is not set and the metadata server doesn't tell: %w", err)
 	}
-	return net.JoinHostPort(ip, strconv.Itoa(port)), nil
+	addr, err := netip.ParseAddr(strings.TrimSpace(ip))
+	if err != nil || addr.IsUnspecified() {
+		return "", fmt.Errorf("instance: ADVERTISE_ADDR is not set and the metadata server's answer is no address: %.40q", ip)
+	}
+	return net.JoinHostPort(addr.String(), strconv.Itoa(port)), nil
 }

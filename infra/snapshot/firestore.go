@@ -3,21 +3,42 @@ package snapshot
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"cloud.google.com/go/firestore"
+	"google.golang.org/api/option"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
 
 // collection holds one document per instance. A TTL policy on expires_at removes what a crash leaves.
 const collection = "claudepool_instances"
 
-// Firestore is a Store for many processes.
+const (
+	// callTimeout bounds each call: the client library itself tries again for as long as it is let.
+	callTimeout = 5 * time.Second
+	// reconnectAtMost keeps stats from staying stale for minutes after an outage, which is gRPC's default.
+	reconnectAtMost = 5 * time.Second
+
+	emulatorHost    = "FIRESTORE_EMULATOR_HOST"
+	emulatorProject = "claudepool-emulator"
+)
+
+// Firestore is a Store for many processes. None of its calls takes longer than 5 s.
 type Firestore struct{ client *firestore.Client }
 
 // NewFirestore connects to a database, or to the emulator where FIRESTORE_EMULATOR_HOST says so. It doesn't wait for a
-// connection. The caller has to close it.
+// connection. The end of ctx doesn't end what was begun with it. The caller has to close it.
 func NewFirestore(ctx context.Context, project, database string) (*Firestore, error) {
-	client, err := firestore.NewClientWithDatabase(ctx, project, database)
+	var opts []option.ClientOption
+	if os.Getenv(emulatorHost) == "" { // the library dials an emulator itself and takes no dial options then
+		params := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: reconnectAtMost}
+		params.Backoff.MaxDelay = reconnectAtMost
+		opts = append(opts, option.WithGRPCDialOption(grpc.WithConnectParams(params)))
+	}
+	// Credentials are refreshed under this context, also for the delete at the end of a process.
+	client, err := firestore.NewClientWithDatabase(context.WithoutCancel(ctx), project, database, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("snapshot: %w", err)
 	}
@@ -29,18 +50,25 @@ func (f *Firestore) Close() error { return f.client.Close() }
 
 // Put stores a snapshot.
 func (f *Firestore) Put(ctx context.Context, i Instance) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	_, err := f.client.Collection(collection).Doc(i.ID).Set(ctx, i)
 	return err
 }
 
 // Delete forgets an instance.
 func (f *Firestore) Delete(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	_, err := f.client.Collection(collection).Doc(id).Delete(ctx)
 	return err
 }
 
-// List returns the snapshots that have not expired.
+// List returns the snapshots that have not expired. A document it can't read is left out: one that another version
+// wrote must not hide the others.
 func (f *Firestore) List(ctx context.Context) ([]Instance, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	docs, err := f.client.Collection(collection).Where("expires_at", ">", time.Now()).Documents(ctx).GetAll()
 	if err != nil {
 		return nil, err
@@ -48,16 +76,19 @@ func (f *Firestore) List(ctx context.Context) ([]Instance, error) {
 	list := make([]Instance, 0, len(docs))
 	for _, doc := range docs {
 		var i Instance
-		if err := doc.DataTo(&i); err != nil {
-			return nil, fmt.Errorf("snapshot: document %s: %w", doc.Ref.ID, err)
+		if err := doc.DataTo(&i); err == nil {
+			list = append(list, i)
 		}
-		list = append(list, i)
 	}
 	return list, nil
 }
 
-// Open returns the store for a project: Firestore, or where there is no project one that only this process sees.
+// Open returns the store for a project: Firestore, or where there is neither a project nor an emulator one that only
+// this process sees. The second result closes it.
 func Open(ctx context.Context, project, database string) (Store, func() error, error) {
+	if project == "" && os.Getenv(emulatorHost) != "" {
+		project = emulatorProject
+	}
 	if project == "" {
 		return NewMemory(), func() error { return nil }, nil
 	}

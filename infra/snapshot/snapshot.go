@@ -5,6 +5,8 @@ package snapshot
 import (
 	"context"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -101,7 +103,7 @@ func (m *Memory) List(context.Context) ([]Instance, error) {
 }
 
 // Publish writes an instance's snapshots until ctx is done, then deletes them: when something changed, at most every
-// 2 s, and at least every 15 s. A store that fails is logged once until it heals.
+// 2 s, and at least every 15 s. A store that fails is tried again every 2 s, and logged once until it heals.
 func Publish(ctx context.Context, store Store, changed <-chan struct{}, take func() Instance, log *slog.Logger) {
 	failing := false
 	var id string
@@ -119,7 +121,11 @@ func Publish(ctx context.Context, store Store, changed <-chan struct{}, take fun
 				log.Info("the snapshot is written again")
 			}
 		}
-		if !waitFor(ctx, atMostEvery, nil) || !waitFor(ctx, atLeastEvery-atMostEvery, changed) {
+		if !waitFor(ctx, atMostEvery, nil) {
+			break
+		}
+		// The time the write took counts: the store gets the next one 15 s after it began.
+		if !failing && !waitFor(ctx, atLeastEvery-time.Since(i.At), changed) {
 			break
 		}
 	}
@@ -165,11 +171,12 @@ type View struct {
 // NewView returns a View of the store.
 func NewView(store Store, log *slog.Logger) *View { return &View{store: store, log: log} }
 
-// List returns the live instances as of a moment at most a second ago. Where the store can't be read, it is the last
-// list that could be, and stale.
+// List returns the live instances by id, as of a moment at most a second before the call or the read it waited for.
+// Where the store can't be read within 2 s, it is the last list that could be, and stale; asOf is zero if none ever
+// could. What the instances point to is shared: callers must not change it.
 func (v *View) List() (list []Instance, asOf time.Time, stale bool) {
 	v.mu.Lock()
-	old := time.Since(v.tried) > viewAge
+	old := time.Since(v.tried) >= viewAge
 	v.mu.Unlock()
 	if old {
 		_, _, _ = v.flight.Do("", func() (any, error) {
@@ -191,10 +198,15 @@ func (v *View) List() (list []Instance, asOf time.Time, stale bool) {
 func (v *View) refresh() {
 	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
 	defer cancel()
+	begun := time.Now()
 	list, err := v.store.List(ctx)
+	slices.SortFunc(list, func(a, b Instance) int { return strings.Compare(a.ID, b.ID) })
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.tried = time.Now()
+	v.tried = begun
+	if err != nil {
+		v.tried = time.Now() // a store that takes its time to fail isn't asked by every request
+	}
 	if was := v.stale; was != (err != nil) {
 		v.stale = err != nil
 		if v.stale {
@@ -204,6 +216,6 @@ func (v *View) refresh() {
 		}
 	}
 	if err == nil {
-		v.list, v.asOf = list, v.tried
+		v.list, v.asOf = list, begun
 	}
 }

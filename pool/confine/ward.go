@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"os"
 	"os/signal"
@@ -22,7 +23,7 @@ const (
 
 // wards is what this process is the parent of. There is one, however many Launchers there are: orphans come to the
 // process, and don't say from which of them.
-var wards = ward{children: make(map[*Child]struct{})}
+var wards = ward{children: make(map[*Child]struct{}), origins: make(map[identity]*Child)}
 
 type ward struct {
 	life      sync.Mutex // guards the fields up to mu; held while the watch starts or ends
@@ -30,10 +31,11 @@ type ward struct {
 	stop      chan struct{}
 	stopped   chan struct{}
 
-	// mu guards children. It is held across a fork, so that nobody sees a child that isn't registered yet and takes it
+	// mu guards the fields below. It is held across a fork, so that nobody sees a child that isn't registered yet and takes it
 	// for an orphan, and while orphans are reaped, so that no pid changes its owner meanwhile.
 	mu       sync.Mutex
 	children map[*Child]struct{} // until nothing of them is left
+	origins  map[identity]*Child // whose the orphans seen alive are: a zombie doesn't tell
 }
 
 // join makes this process the parent of orphans and starts the watch, if it is the first Launcher's.
@@ -148,6 +150,7 @@ func (w *ward) endStrays(logger *slog.Logger, told map[identity]bool) map[identi
 			logger.Error("a process can't be ended", "pid", o.pid, "name", o.name, "error", err)
 		}
 	}
+	w.forgetGone(all)
 	return strays
 }
 
@@ -169,8 +172,28 @@ func (w *ward) orphans(all []process) []orphan {
 		workspace, err := o.origin()
 		o.owner = workspaces[workspace] // none if it is hidden from us
 		o.ended = errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH)
+		if o.owner != nil {
+			w.remember(o.identity, o.owner)
+		}
 	}
 	return orphans
+}
+
+func (w *ward) remember(orphan identity, owner *Child) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.origins[orphan] = owner
+}
+
+// forgetGone drops what was remembered of orphans that are no longer there.
+func (w *ward) forgetGone(all []process) {
+	there := make(map[identity]bool, len(all))
+	for _, p := range all {
+		there[p.identity] = true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	maps.DeleteFunc(w.origins, func(orphan identity, _ *Child) bool { return !there[orphan] })
 }
 
 // reap finds the orphans, each with its owner if its session tells that, and the children by their workspaces.
@@ -193,6 +216,9 @@ func (w *ward) reap(all []process) ([]orphan, map[string]*Child) {
 			// It isn't reaped if only its first thread has ended.
 			pid, err := unix.Wait4(p.pid, nil, unix.WNOHANG, nil)
 			o.ended = pid == p.pid || err != nil
+		}
+		if o.ended && o.owner == nil {
+			o.owner = w.origins[p.identity]
 		}
 		orphans = append(orphans, o)
 	}

@@ -1,0 +1,217 @@
+package snapshot
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// open returns a Store of a project of the test's own at the address.
+func open(t *testing.T, addr string) *Firestore {
+	t.Helper()
+	t.Setenv(emulatorHost, addr)
+	store, err := NewFirestore(t.Context(), fmt.Sprintf("test-%d", time.Now().UnixNano()), "(default)")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, store.Close()) })
+	return store
+}
+
+func full(id string) Instance {
+	now := time.Now().UTC().Truncate(time.Microsecond) // what Firestore keeps
+	return Instance{
+		ID: id, At: now, ExpiresAt: now.Add(Lifetime), Capacity: 8, Processes: 2, Standby: 1, Queued: 3, Draining: true,
+		MaxIdle: 5 * time.Minute, CleanupInterval: time.Minute, Protections: map[string]bool{"uid": true, "network": false},
+		Cleanup: Cleanup{Last: now, Total: 7, AvgLifetime: 90 * time.Second},
+		Users: []User{
+			{ID: "0123456789abcdef", Processes: 2, PID: 42, CreatedAt: now, LastUsed: now, Busy: true, Alive: true},
+			{ID: "fedcba9876543210"},
+		},
+	}
+}
+
+func TestFirestore_ReturnsWhatWasPut(t *testing.T) {
+	store := open(t, emulator(t))
+	one, two := full("i1"), full("i2")
+	require.NoError(t, store.Put(t.Context(), Instance{ID: "i1"}))
+	require.NoError(t, store.Put(t.Context(), one))
+	require.NoError(t, store.Put(t.Context(), two))
+	list, err := store.List(t.Context())
+	require.NoError(t, err)
+	require.ElementsMatch(t, []Instance{one, two}, list)
+}
+
+func TestFirestore_DeleteForgetsAndMayBeRepeated(t *testing.T) {
+	store := open(t, emulator(t))
+	require.NoError(t, store.Put(t.Context(), full("i1")))
+	require.NoError(t, store.Delete(t.Context(), "i1"))
+	require.NoError(t, store.Delete(t.Context(), "i1"))
+	list, err := store.List(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, list)
+}
+
+func TestFirestore_ListLeavesOutWhatHasExpired(t *testing.T) {
+	store := open(t, emulator(t))
+	dead := full("dead")
+	dead.ExpiresAt = time.Now().Add(-time.Second)
+	require.NoError(t, store.Put(t.Context(), dead))
+	require.NoError(t, store.Put(t.Context(), full("live")))
+	list, err := store.List(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"live"}, ids(list))
+}
+
+func TestFirestore_ExpiryIsATimestampForTheTTLPolicy(t *testing.T) {
+	store := open(t, emulator(t))
+	want := full("i1")
+	require.NoError(t, store.Put(t.Context(), want))
+	doc, err := store.client.Collection(collection).Doc("i1").Get(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, want.ExpiresAt, doc.Data()["expires_at"])
+}
+
+func TestFirestore_AForeignDocumentHidesNoInstance(t *testing.T) {
+	store := open(t, emulator(t))
+	require.NoError(t, store.Put(t.Context(), full("i1")))
+	_, err := store.client.Collection(collection).Doc("odd").Set(t.Context(), map[string]any{
+		"expires_at": time.Now().Add(time.Hour), "users": "many",
+	})
+	require.NoError(t, err)
+	list, err := store.List(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"i1"}, ids(list))
+}
+
+func TestFirestore_DeadAddressFailsWithinTheDeadline(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, listener.Close()) // connections are refused
+	everyCallEnds(t, open(t, listener.Addr().String()))
+}
+
+func TestFirestore_SilentAddressFailsWithinTheDeadline(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = listener.Close() }() // connections are made and nothing answers
+	everyCallEnds(t, open(t, listener.Addr().String()))
+}
+
+// everyCallEnds makes all calls at once, without a deadline of the caller's.
+func everyCallEnds(t *testing.T, store *Firestore) {
+	t.Helper()
+	begun := time.Now()
+	failures := make(chan error, 3)
+	go func() { failures <- store.Put(t.Context(), full("i1")) }()
+	go func() { failures <- store.Delete(t.Context(), "i1") }()
+	go func() { _, err := store.List(t.Context()); failures <- err }()
+	for range 3 {
+		require.Error(t, <-failures)
+	}
+	require.Less(t, time.Since(begun), callTimeout+time.Second)
+}
+
+func TestView_OfFirestoreIsStaleWhileItIsAwayAndHeals(t *testing.T) {
+	way := newProxy(t, emulator(t))
+	store := open(t, way.addr)
+	view := NewView(store, (&logs{}).logger())
+	require.NoError(t, store.Put(t.Context(), full("i1")))
+	list, _, stale := view.List()
+	require.Equal(t, []string{"i1"}, ids(list))
+	require.False(t, stale)
+
+	way.down()
+	time.Sleep(viewAge)
+	begun := time.Now()
+	list, _, stale = view.List()
+	require.Less(t, time.Since(begun), readTimeout+time.Second)
+	require.Equal(t, []string{"i1"}, ids(list))
+	require.True(t, stale)
+
+	way.up(t)
+	require.Eventually(t, func() bool { _, _, stale := view.List(); return !stale }, 15*time.Second, 100*time.Millisecond)
+}
+
+func TestOpen_IsInMemoryOnlyWithoutProjectAndEmulator(t *testing.T) {
+	t.Setenv(emulatorHost, "")
+	store, closeStore, err := Open(t.Context(), "", "(default)")
+	require.NoError(t, err)
+	require.IsType(t, &Memory{}, store)
+	require.NoError(t, closeStore())
+
+	t.Setenv(emulatorHost, "127.0.0.1:1") // nobody is asked before the first call
+	store, closeStore, err = Open(t.Context(), "", "(default)")
+	require.NoError(t, err)
+	require.IsType(t, &Firestore{}, store)
+	require.NoError(t, closeStore())
+}
+
+// proxy is a way to an address that can be cut.
+type proxy struct {
+	addr, target string
+
+	mu       sync.Mutex // guards the following
+	listener net.Listener
+	conns    []net.Conn
+	work     sync.WaitGroup
+}
+
+func newProxy(t *testing.T, target string) *proxy {
+	t.Helper()
+	p := &proxy{addr: "127.0.0.1:0", target: target}
+	p.up(t)
+	t.Cleanup(p.down)
+	return p
+}
+
+// up listens, at the same address as before if there was one.
+func (p *proxy) up(t *testing.T) {
+	t.Helper()
+	listener, err := net.Listen("tcp", p.addr)
+	require.NoError(t, err)
+	p.mu.Lock()
+	p.addr, p.listener = listener.Addr().String(), listener
+	p.mu.Unlock()
+	p.work.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			p.pass(conn)
+		}
+	})
+}
+
+func (p *proxy) pass(conn net.Conn) {
+	onward, err := net.Dial("tcp", p.target)
+	if err != nil {
+		_ = conn.Close()
+		return
+	}
+	p.mu.Lock()
+	p.conns = append(p.conns, conn, onward)
+	p.mu.Unlock()
+	for _, way := range [][2]net.Conn{{conn, onward}, {onward, conn}} {
+		p.work.Go(func() {
+			_, _ = io.Copy(way[0], way[1])
+			_ = way[0].Close()
+		})
+	}
+}
+
+// down refuses new connections and cuts those there are.
+func (p *proxy) down() {
+	p.mu.Lock()
+	_ = p.listener.Close()
+	for _, conn := range p.conns {
+		_ = conn.Close()
+	}
+	p.conns = nil
+	p.mu.Unlock()
+	p.work.Wait()
+}
