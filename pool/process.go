@@ -24,9 +24,6 @@ var (
 	errRefused = errors.New("pool: refused by the CLI")
 )
 
-// controlTimeout bounds control requests that the CLI answers by itself, in milliseconds as a rule.
-const controlTimeout = 10 * time.Second
-
 // process is one running CLI. It runs at most one turn at a time.
 type process struct {
 	child   *confine.Child
