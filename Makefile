@@ -12,10 +12,12 @@ setup: ## Fetch the pinned CLI and redis-server, tell how to get the Firestore e
 	@CLAUDE_VERSION=$(CLAUDE_VERSION) ./infra/setup.sh
 
 run: setup ## Serve on 127.0.0.1:8080; ARGS=-offline for a stand-in API
-	@CLAUDE_BIN=$(CLAUDE_BIN) go run ./infra/local $(ARGS)
+	@go build -o .tools/bin/local ./infra/local
+	@CLAUDE_BIN=$(CLAUDE_BIN) exec .tools/bin/local $(ARGS)
 
 demo: setup ## Watch three users talk to two instances, offline
-	@CLAUDE_BIN=$(CLAUDE_BIN) go run ./infra/local -demo
+	@go build -o .tools/bin/local ./infra/local
+	@CLAUDE_BIN=$(CLAUDE_BIN) exec .tools/bin/local -addr 127.0.0.1:0 -demo
 
 build: ## Build front and pool into .tools/bin
 	go build -trimpath -o .tools/bin/ ./function/cmd/front ./pool/cmd/poold
