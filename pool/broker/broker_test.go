@@ -1,0 +1,139 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// newBroker returns a Broker in front of an API that is up to the test.
+func newBroker(t *testing.T, api http.HandlerFunc) *Broker {
+	t.Helper()
+	upstream := httptest.NewServer(api)
+	t.Cleanup(upstream.Close)
+	u, err := url.Parse(upstream.URL + "/prefix")
+	require.NoError(t, err)
+	b, err := New(Options{Upstream: u, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(b.Close)
+	return b
+}
+
+func call(t *testing.T, ctx context.Context, b *Broker, method, path, secret string) (*http.Response, error) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(ctx, method, b.URL()+path, strings.NewReader("{}"))
+	require.NoError(t, err)
+	r.Header.Set("Authorization", "Bearer "+secret)
+	r.Header.Set("Anthropic-Beta", "one,oauth-2025-04-20,two")
+	r.Header.Set("X-Forwarded-For", "10.0.0.1")
+	return http.DefaultClient.Do(r)
+}
+
+func TestBroker_PutsTheUsersCredentialInPlaceOfTheSecret(t *testing.T) {
+	var got *http.Request
+	b := newBroker(t, func(_ http.ResponseWriter, r *http.Request) { got = r })
+	for name, c := range map[string]Credential{"oauth": {OAuthToken: "token-1"}, "key": {APIKey: "key-1"}} {
+		g := b.Register()
+		require.NoError(t, g.Bind(c))
+		response, err := call(t, t.Context(), b, http.MethodPost, "/v1/messages?beta=true", g.Secret())
+		require.NoError(t, err)
+		response.Body.Close()
+		require.Equal(t, http.StatusOK, response.StatusCode, name)
+		require.Equal(t, "/prefix/v1/messages?beta=true", got.URL.String())
+		require.Empty(t, got.Header.Get("X-Forwarded-For"))
+		if name == "oauth" {
+			require.Equal(t, "Bearer token-1", got.Header.Get("Authorization"))
+			require.Equal(t, "one,oauth-2025-04-20,two", got.Header.Get("Anthropic-Beta"))
+			continue
+		}
+		require.Empty(t, got.Header.Get("Authorization"))
+		require.Equal(t, "key-1", got.Header.Get("X-Api-Key"))
+		require.Equal(t, "one,two", got.Header.Get("Anthropic-Beta"))
+	}
+}
+
+func TestBroker_PassesOnNothingElse(t *testing.T) {
+	b := newBroker(t, func(http.ResponseWriter, *http.Request) { t.Error("the API must not be reached") })
+	g, unbound := b.Register(), b.Register()
+	require.NoError(t, g.Bind(Credential{OAuthToken: "token-1"}))
+	revoked := b.Register()
+	require.NoError(t, revoked.Bind(Credential{OAuthToken: "token-2"}))
+	revoked.Revoke()
+	for _, c := range []struct {
+		method, path, secret string
+		status               int
+	}{
+		{http.MethodHead, "/", "", http.StatusOK},
+		{http.MethodGet, "/v1/messages", g.Secret(), http.StatusNotFound},
+		{http.MethodPost, "/v1/organizations", g.Secret(), http.StatusNotFound},
+		{http.MethodPost, "/v1/messages/../files", g.Secret(), http.StatusNotFound},
+		{http.MethodPost, "/v1/messages", "cp-guessed", http.StatusUnauthorized},
+		{http.MethodPost, "/v1/messages", "", http.StatusUnauthorized},
+		{http.MethodPost, "/v1/messages", revoked.Secret(), http.StatusUnauthorized},
+		{http.MethodPost, "/v1/messages", unbound.Secret(), http.StatusServiceUnavailable},
+	} {
+		response, err := call(t, t.Context(), b, c.method, c.path, c.secret)
+		require.NoError(t, err)
+		response.Body.Close()
+		require.Equal(t, c.status, response.StatusCode, "%s %s", c.method, c.path)
+	}
+}
+
+func TestBroker_TheEndOfAProcessEndsItsCalls(t *testing.T) {
+	aborted := make(chan struct{})
+	b := newBroker(t, func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "data: begun\n\n")
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+		close(aborted)
+	})
+	g := b.Register()
+	require.NoError(t, g.Bind(Credential{OAuthToken: "token-1"}))
+	response, err := call(t, t.Context(), b, http.MethodPost, "/v1/messages", g.Secret())
+	require.NoError(t, err)
+	defer response.Body.Close()
+	first := make([]byte, 5)
+	_, err = io.ReadFull(response.Body, first)
+	require.NoError(t, err, "the stream comes through before its end")
+	require.Equal(t, 1, g.Open())
+	g.Revoke()
+	select {
+	case <-aborted:
+	case <-time.After(5 * time.Second):
+		t.Fatal("the call goes on")
+	}
+	require.Eventually(t, func() bool { return g.Open() == 0 }, 5*time.Second, time.Millisecond)
+}
+
+func TestBroker_KeepsRedirectsAndItsOwnAddressToItself(t *testing.T) {
+	b := newBroker(t, func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
+	})
+	g := b.Register()
+	require.NoError(t, g.Bind(Credential{OAuthToken: "token-1"}))
+	response, err := call(t, t.Context(), b, http.MethodPost, "/v1/messages", g.Secret())
+	require.NoError(t, err)
+	response.Body.Close()
+	require.Equal(t, http.StatusBadGateway, response.StatusCode)
+
+	text := []byte("check your gateway (" + strings.TrimPrefix(b.URL(), "http://") + ") or " + b.URL() + "/v1")
+	require.Equal(t, "check your gateway (the API) or the API/v1", string(b.Scrub(text)))
+}
+
+func TestGrant_IsBoundOnce(t *testing.T) {
+	b := newBroker(t, func(http.ResponseWriter, *http.Request) {})
+	g := b.Register()
+	require.NoError(t, g.Bind(Credential{OAuthToken: "token-1"}))
+	require.NoError(t, g.Bind(Credential{OAuthToken: "token-1"}))
+	require.ErrorIs(t, g.Bind(Credential{OAuthToken: "token-2"}), ErrBound)
+	require.NotContains(t, fmt.Sprintf("%v %+v %#v %s", Credential{OAuthToken: "token-1"}, Credential{OAuthToken: "token-1"}, Credential{OAuthToken: "token-1"}, Credential{OAuthToken: "token-1"}), "token-1")
+}

@@ -1,0 +1,127 @@
+package claude
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestArgs_NoValueCanBeReadAsAFlag(t *testing.T) {
+	args := Args(Options{SessionID: "--help", Model: "--model", FallbackModel: "-p", PermissionMode: "--x", Resume: true, ResumeAt: "-r"})
+	for _, value := range []string{"--help", "--model", "-p", "--x", "-r"} {
+		require.NotContains(t, args, value)
+	}
+	require.Contains(t, args, "--resume=--help")
+	require.Contains(t, args, "--resume-session-at=-r")
+}
+
+func TestEnvironment_InheritsNothing(t *testing.T) {
+	t.Setenv("ANTHROPIC_API_KEY", "of-the-operator")
+	vars := strings.Join(Environment{Home: "/h", Temp: "/t", BaseURL: "http://127.0.0.1:1", Secret: "cp-1"}.Vars(), "\n")
+	require.NotContains(t, vars, "of-the-operator")
+	require.Contains(t, vars, "ANTHROPIC_BASE_URL=http://127.0.0.1:1")
+}
+
+func TestUserMessage_IsOneLineWhateverTheClientSent(t *testing.T) {
+	line := UserMessage("u1", json.RawMessage("[\n {\"type\":\"text\",\n\"text\":\"a\\nb\"}\n]"))
+	require.Equal(t, 1, bytes.Count(line, []byte("\n")))
+	require.True(t, bytes.HasSuffix(line, []byte("\n")))
+	require.Contains(t, string(line), `"content":[{"type":"text","text":"a\nb"}]`)
+}
+
+func TestParseLine_ReadsWhatATurnNeeds(t *testing.T) {
+	line, err := ParseLine([]byte(`{"duration_ms":1,"type":"result","subtype":"success","is_error":true,"result":"no","user_message_uuid":"u1","user_message_uuids":["u1","u2"]}`))
+	require.NoError(t, err)
+	require.True(t, line.Public())
+	require.True(t, line.Failure())
+	require.True(t, line.Answers("u2"))
+	require.False(t, line.Answers("u3"))
+	require.Equal(t, "no", line.Result)
+
+	line, err = ParseLine([]byte(`{"type":"control_response","response":{"subtype":"error","request_id":"r1","error":"no such model"}}`))
+	require.NoError(t, err)
+	require.False(t, line.Public())
+	require.Equal(t, []string{"error", "r1", "no such model"}, []string{line.Subtype, line.RequestID, line.Error})
+}
+
+func TestParseLine_RefusesWhatIsNoObject(t *testing.T) {
+	for _, raw := range []string{"", "null", "[]", `"x"`, "{", `{"type":"result"`, "Segmentation fault"} {
+		_, err := ParseLine([]byte(raw))
+		require.ErrorIs(t, err, ErrGarbage, raw)
+	}
+}
+
+func TestReader_TakesLinesApart(t *testing.T) {
+	long := strings.Repeat("x", 200<<10)
+	r := NewReader(strings.NewReader("one\r\n\n  \n" + long + "\nlast"))
+	for _, want := range []string{"one", long, "last"} {
+		line, err := r.Next()
+		require.NoError(t, err)
+		require.Equal(t, want, string(line))
+	}
+	_, err := r.Next()
+	require.ErrorIs(t, err, io.EOF)
+}
+
+func TestReader_RefusesALineWithoutEnd(t *testing.T) {
+	r := NewReader(strings.NewReader(strings.Repeat("x", 100<<10)))
+	r.max = 80 << 10
+	_, err := r.Next()
+	require.ErrorIs(t, err, ErrLineTooLong)
+}
+
+func TestWriteTranscript_ChainsItsEntriesAndCanBeRemoved(t *testing.T) {
+	home := t.TempDir()
+	cwd := filepath.Join(home, "work")
+	last, err := WriteTranscript(home, cwd, "s1", []HistoryMessage{
+		{Role: "user", Content: json.RawMessage(`"hello"`)}, {Role: "assistant", Content: json.RawMessage(`"hi"`)},
+	}, time.Unix(0, 0))
+	require.NoError(t, err)
+	raw, err := os.ReadFile(TranscriptPath(home, cwd, "s1"))
+	require.NoError(t, err)
+	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
+	require.Len(t, lines, 2)
+	require.Contains(t, lines[1], `"uuid":"`+last+`"`)
+	require.Contains(t, lines[1], `"content":[{"type":"text","text":"hi"}]`)
+
+	_, err = WriteTranscript(home, cwd, "s1", nil, time.Unix(0, 0))
+	require.ErrorIs(t, err, os.ErrExist)
+	require.NoError(t, RemoveTranscript(home, cwd, "s1"))
+	exists, err := TranscriptExists(home, cwd, "s1")
+	require.NoError(t, err)
+	require.False(t, exists)
+	require.NoError(t, RemoveTranscript(home, cwd, "s1"), "removing what is gone is no error")
+}
+
+func FuzzReader(f *testing.F) {
+	f.Add([]byte("{\"type\":\"result\"}\n\n{\"type\":\"x\""))
+	f.Add([]byte("\x00\xff\n{}"))
+	f.Fuzz(func(t *testing.T, input []byte) {
+		r := NewReader(bytes.NewReader(input))
+		total := 0
+		for {
+			raw, err := r.Next()
+			if err != nil {
+				require.ErrorIs(t, err, io.EOF)
+				break
+			}
+			require.NotContains(t, string(raw), "\n")
+			total += len(raw)
+			line, err := ParseLine(raw)
+			if err != nil {
+				require.ErrorIs(t, err, ErrGarbage)
+				continue
+			}
+			require.True(t, json.Valid(line.Raw))
+			_ = line.AssistantText()
+		}
+		require.LessOrEqual(t, total, len(input))
+	})
+}
