@@ -19,6 +19,7 @@ end
 if settling > 0 then return {'settling', '', '', settling} end
 
 -- A member whose hash has expired is a dead instance: it is removed when met.
+local seen = false
 local function alive(id)
   local it = instance(id)
   if not it or it.draining then
@@ -27,6 +28,7 @@ local function alive(id)
     return nil
   end
   if avoid[id] then return nil end
+  seen = true
   return it
 end
 local function room(it) return it and it.reserved < it.capacity end
@@ -54,7 +56,7 @@ end
 chosen = chosen or first(redis.call('ZRANGE', KEYS[3], 0, 15), room)
 chosen = chosen or first(redis.call('ZREVRANGE', KEYS[4], 0, 15), function(it) return it.idle > 0 end)
 if not chosen then
-  return {redis.call('ZCARD', KEYS[3]) > 0 and 'full' or 'none', '', '', 0}
+  return {seen and 'full' or 'none', '', '', 0}
 end
 redis.call('SET', KEYS[2], chosen.id .. ' ' .. ARGV[3] .. ' ' .. run, 'PX', ARGV[4])
 redis.call('HINCRBY', ARGV[2] .. chosen.id, 'reserved', 1)

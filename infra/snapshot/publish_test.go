@@ -140,8 +140,8 @@ func TestPublish_ChangesAreWrittenAtMostEveryTwoSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, out, changed := newStand(), &logs{}, make(chan struct{}, 1)
 		stop := publish(t, store, changed, out.logger())
-		for range 100 { // 10 s
-			time.Sleep(100 * time.Millisecond)
+		for range 120 { // 10.8 s, and never at the very moment of a write
+			time.Sleep(90 * time.Millisecond)
 			select {
 			case changed <- struct{}{}:
 			default:

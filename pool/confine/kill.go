@@ -30,23 +30,12 @@ func killAll(atSight func(process) bool, find finder) error {
 	deadline := time.Now().Add(killTimeout)
 	pause := time.Millisecond
 	for quiet := 0; quiet < 2; {
-		scanned := time.Now()
-		all, err := scan(func(p process) {
-			if atSight != nil && atSight(p) {
-				p.killGroup()
-				_ = p.kill() // if this fails, it is found again
-			}
-		})
-		if err != nil {
-			return err
-		}
-		victims, restless := find(all)
-		if len(victims) == 0 && !restless {
+		victims, restless, err := killRound(atSight, find)
+		if len(victims) == 0 && !restless && err == nil {
 			quiet++
 			continue
 		}
 		quiet = 0
-		err = killEach(victims, time.Since(scanned) < groupTrust)
 		if time.Now().After(deadline) {
 			return errors.Join(survivors(victims), err)
 		}
@@ -54,6 +43,27 @@ func killAll(atSight func(process) bool, find finder) error {
 		pause = min(2*pause, killPause)
 	}
 	return nil
+}
+
+// rounds lets one round of killing happen at a time. When many children are stopped at once, scans that compete with
+// each other take so long that all are out of date before they can be acted on.
+var rounds = make(chan struct{}, 1)
+
+func killRound(atSight func(process) bool, find finder) (victims []process, restless bool, err error) {
+	rounds <- struct{}{}
+	defer func() { <-rounds }()
+	scanned := time.Now()
+	all, err := scan(func(p process) {
+		if atSight != nil && atSight(p) {
+			p.killGroup()
+			_ = p.kill() // if this fails, it is found again
+		}
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	victims, restless = find(all)
+	return victims, restless, killEach(victims, time.Since(scanned) < groupTrust)
 }
 
 func killEach(victims []process, groups bool) error {
@@ -94,7 +104,11 @@ func (c *Child) plainlyLeft(p process) bool {
 		return false
 	}
 	workspace, err := marker(p.pid)
-	return err == nil && workspace == c.workspace
+	if err != nil || workspace != c.workspace {
+		return false
+	}
+	wards.remember(c, p)
+	return true
 }
 
 // leftovers finds what an ended child left, without itself: it is kept as a zombie until the others are gone. Strays are
@@ -102,6 +116,7 @@ func (c *Child) plainlyLeft(p process) bool {
 func (c *Child) leftovers(all []process) ([]process, bool) {
 	orphans := wards.orphans(all)
 	restless := slices.ContainsFunc(orphans, func(o orphan) bool { return o.ended && (o.owner == c || o.owner == nil) })
+	wards.remember(c, c.family(all, orphans, false)...)
 	family := c.family(all, orphans, true)
 	return slices.DeleteFunc(family, func(p process) bool { return p.pid == c.pid }), restless
 }

@@ -35,7 +35,7 @@ type ward struct {
 	// for an orphan, and while orphans are reaped, so that no pid changes its owner meanwhile.
 	mu       sync.Mutex
 	children map[*Child]struct{} // until nothing of them is left
-	origins  map[identity]*Child // whose the orphans seen alive are: a zombie doesn't tell
+	origins  map[identity]*Child // whose the processes seen alive are: a zombie doesn't tell
 }
 
 // join makes this process the parent of orphans and starts the watch, if it is the first Launcher's.
@@ -173,19 +173,22 @@ func (w *ward) orphans(all []process) []orphan {
 		o.owner = workspaces[workspace] // none if it is hidden from us
 		o.ended = errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH)
 		if o.owner != nil {
-			w.remember(o.identity, o.owner)
+			w.remember(o.owner, o.process)
 		}
 	}
 	return orphans
 }
 
-func (w *ward) remember(orphan identity, owner *Child) {
+// remember keeps whose the processes are, for when they are zombies.
+func (w *ward) remember(owner *Child, all ...process) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.origins[orphan] = owner
+	for _, p := range all {
+		w.origins[p.identity] = owner
+	}
 }
 
-// forgetGone drops what was remembered of orphans that are no longer there.
+// forgetGone drops what was remembered of processes that are no longer there.
 func (w *ward) forgetGone(all []process) {
 	there := make(map[identity]bool, len(all))
 	for _, p := range all {
@@ -193,7 +196,7 @@ func (w *ward) forgetGone(all []process) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	maps.DeleteFunc(w.origins, func(orphan identity, _ *Child) bool { return !there[orphan] })
+	maps.DeleteFunc(w.origins, func(p identity, _ *Child) bool { return !there[p] })
 }
 
 // reap finds the orphans, each with its owner if its session tells that, and the children by their workspaces.

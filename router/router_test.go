@@ -1,0 +1,327 @@
+package router
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// newRedis returns a client of an empty, settled Redis: a real server, or where embedded the one that infra/local has.
+func newRedis(t *testing.T, embedded bool) *redis.Client {
+	t.Helper()
+	addr := ""
+	if embedded {
+		addr = miniredis.RunT(t).Addr()
+	} else {
+		addr = startServer(t)
+	}
+	client, err := NewClient("redis://" + addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = client.Close() })
+	require.Eventually(t, func() bool { return client.Ping(t.Context()).Err() == nil }, 5*time.Second, 10*time.Millisecond)
+	require.NoError(t, Settle(t.Context(), client))
+	return client
+}
+
+func startServer(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("redis-server")
+	if err != nil && os.Getenv("CI") != "true" {
+		t.Skip("redis-server is missing: make setup")
+	}
+	require.NoError(t, err)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	addr := listener.Addr().(*net.TCPAddr)
+	require.NoError(t, listener.Close())
+	server := exec.Command(path, "--port", fmt.Sprint(addr.Port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir())
+	require.NoError(t, server.Start())
+	t.Cleanup(func() {
+		_ = server.Process.Signal(syscall.SIGTERM)
+		_ = server.Wait()
+	})
+	return addr.String()
+}
+
+// both runs a test against a real server and against the embedded one.
+func both(t *testing.T, test func(t *testing.T, client *redis.Client)) {
+	for _, embedded := range []bool{false, true} {
+		t.Run(fmt.Sprintf("embedded=%t", embedded), func(t *testing.T) { test(t, newRedis(t, embedded)) })
+	}
+}
+
+// node is an instance as a test sees it.
+type node struct {
+	*Lease
+	mu      sync.Mutex
+	now     time.Duration
+	load    [2]int
+	evicted []string
+}
+
+func (n *node) evictions() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return append([]string(nil), n.evicted...)
+}
+
+func (n *node) passes(d time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.now += d
+}
+
+// newNode returns a registered instance that fronts can dial.
+func newNode(t *testing.T, client Redis, capacity int) *node {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = listener.Close() })
+	n := &node{now: time.Hour}
+	n.Lease = NewLease(client, LeaseOptions{Logger: quiet, Addr: listener.Addr().String(), Capacity: capacity, HomeTTL: time.Hour,
+		Load: func() (int, int) { n.mu.Lock(); defer n.mu.Unlock(); return n.load[0], n.load[1] },
+		Evict: func(user string) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.evicted = append(n.evicted, user)
+		},
+		Clock: func() time.Duration { n.mu.Lock(); defer n.mu.Unlock(); return n.now },
+	})
+	require.NoError(t, n.beat(t.Context()))
+	return n
+}
+
+func newRouter(client Redis) *Router { return New(client, Options{Logger: quiet}) }
+
+func TestRouter_AllFrontsFindTheSameOwner(t *testing.T) {
+	both(t, func(t *testing.T, client *redis.Client) {
+		newNode(t, client, 300)
+		newNode(t, client, 300)
+		fronts := []*Router{newRouter(client), newRouter(client)}
+		owners := make([]Owner, 300)
+		var wg sync.WaitGroup
+		for i := range owners {
+			wg.Go(func() { owners[i], _ = fronts[i%2].Route(context.Background(), "ada") })
+		}
+		wg.Wait()
+		for _, o := range owners {
+			require.Equal(t, owners[0], o)
+			require.NotEmpty(t, o.Addr)
+		}
+	})
+}
+
+func TestRouter_PlacesOnTheLessLoadedUntilAllAreFullThenOnWhoCanEvict(t *testing.T) {
+	both(t, func(t *testing.T, client *redis.Client) {
+		a, b := newNode(t, client, 2), newNode(t, client, 2)
+		front := newRouter(client)
+		placed := map[string]int{}
+		for i := range 4 {
+			o, err := front.Route(t.Context(), fmt.Sprint("user", i))
+			require.NoError(t, err)
+			placed[o.Instance]++
+		}
+		require.Equal(t, map[string]int{a.ID(): 2, b.ID(): 2}, placed)
+		_, err := front.Route(t.Context(), "too many")
+		require.ErrorIs(t, err, ErrFull)
+
+		b.load = [2]int{2, 1}
+		a.load = [2]int{2, 0}
+		require.NoError(t, a.beat(t.Context()))
+		require.NoError(t, b.beat(t.Context()))
+		o, err := front.Route(t.Context(), "evicts")
+		require.NoError(t, err)
+		require.Equal(t, b.ID(), o.Instance)
+	})
+}
+
+func TestRouter_WithoutInstancesNobodyIsPlaced(t *testing.T) {
+	_, err := newRouter(newRedis(t, false)).Route(t.Context(), "ada")
+	require.ErrorIs(t, err, ErrUnavailable)
+}
+
+func TestRouter_AnOwnerThatCantBeDialledIsAskedToGiveTheUserUp(t *testing.T) {
+	both(t, func(t *testing.T, client *redis.Client) {
+		a := newNode(t, client, 8)
+		front := newRouter(client)
+		o, err := front.Route(t.Context(), "ada")
+		require.NoError(t, err)
+		require.NoError(t, a.Admit(t.Context(), "ada", false))
+		b := newNode(t, client, 8)
+
+		front.Unreachable(t.Context(), "ada", o)
+		_, err = front.Route(t.Context(), "ada")
+		require.ErrorIs(t, err, ErrUnavailable, "its lease lives")
+		require.NoError(t, a.beat(t.Context()))
+		require.Eventually(t, func() bool { return len(a.evictions()) == 1 }, time.Second, time.Millisecond)
+		require.NoError(t, a.Release(t.Context(), "ada", false))
+		o, err = front.Route(t.Context(), "ada")
+		require.NoError(t, err)
+		require.Equal(t, b.ID(), o.Instance)
+	})
+}
+
+func TestRouter_ADrainingOwnerKeepsItsUserUntilItIsReleased(t *testing.T) {
+	both(t, func(t *testing.T, client *redis.Client) {
+		a := newNode(t, client, 8)
+		_, err := newRouter(client).Route(t.Context(), "ada")
+		require.NoError(t, err)
+		require.NoError(t, a.Admit(t.Context(), "ada", false))
+		b := newNode(t, client, 8)
+		require.NoError(t, a.Drain(t.Context()))
+		_, err = newRouter(client).Route(t.Context(), "ada")
+		require.ErrorIs(t, err, ErrDraining)
+		require.NoError(t, a.Release(t.Context(), "ada", false))
+		o, err := newRouter(client).Route(t.Context(), "ada")
+		require.NoError(t, err)
+		require.Equal(t, b.ID(), o.Instance)
+		require.NoError(t, a.Close(t.Context()))
+		require.Zero(t, client.Exists(t.Context(), instanceKey(a.ID())).Val())
+	})
+}
+
+func TestRouter_AReleasedUserComesHomeWhereItsFilesAre(t *testing.T) {
+	both(t, func(t *testing.T, client *redis.Client) {
+		nodes := map[string]*node{}
+		for range 6 {
+			n := newNode(t, client, 100)
+			nodes[n.ID()] = n
+		}
+		o, err := newRouter(client).Route(t.Context(), "ada")
+		require.NoError(t, err)
+		home := nodes[o.Instance]
+		for range 10 {
+			require.NoError(t, home.Admit(t.Context(), "ada", false))
+			require.NoError(t, home.Release(t.Context(), "ada", true))
+			o, err := newRouter(client).Route(t.Context(), "ada")
+			require.NoError(t, err)
+			require.Equal(t, home.ID(), o.Instance)
+		}
+	})
+}
+
+func TestLease_ReleaseComparesInstanceAndClaim(t *testing.T) {
+	client := newRedis(t, false)
+	a := newNode(t, client, 8)
+	_, err := newRouter(client).Route(t.Context(), "ada")
+	require.NoError(t, err)
+	require.NoError(t, a.Admit(t.Context(), "ada", false))
+	run := client.HGet(t.Context(), eraKey, "run").Val()
+	others := a.ID() + " another-claim " + run
+	require.NoError(t, client.Set(t.Context(), ownerKey("ada"), others, 0).Err())
+	require.NoError(t, a.Release(t.Context(), "ada", false))
+	require.Equal(t, others, client.Get(t.Context(), ownerKey("ada")).Val())
+}
+
+func TestLease_AdmitsOnlyItsOwn(t *testing.T) {
+	client := newRedis(t, false)
+	a, b := newNode(t, client, 8), newNode(t, client, 8)
+	o, err := newRouter(client).Route(t.Context(), "ada")
+	require.NoError(t, err)
+	owner, other := a, b
+	if o.Instance == b.ID() {
+		owner, other = b, a
+	}
+	require.NoError(t, owner.Admit(t.Context(), "ada", false))
+	require.ErrorIs(t, other.Admit(t.Context(), "ada", false), ErrNotOwner)
+}
+
+func TestLease_TheFenceFallsBeforeTheLeaseEnds(t *testing.T) {
+	client := newRedis(t, false)
+	a := newNode(t, client, 8)
+	_, err := newRouter(client).Route(t.Context(), "ada")
+	require.NoError(t, err)
+	require.NoError(t, a.Admit(t.Context(), "ada", false))
+	a.passes(LeaseTime - Margin)
+	require.ErrorIs(t, a.Admit(t.Context(), "ada", false), ErrNotOwner)
+	require.NoError(t, a.Admit(t.Context(), "ada", true), "an outage for all is no partition")
+	require.ErrorIs(t, a.Admit(t.Context(), "stranger", true), ErrNotOwner)
+	require.NoError(t, a.beat(t.Context()))
+	require.NoError(t, a.Admit(t.Context(), "ada", false))
+}
+
+func TestRouter_ARedisThatComesBackEmptySettlesAndKnownUsersStay(t *testing.T) {
+	client := newRedis(t, false)
+	a := newNode(t, client, 8)
+	front := newRouter(client)
+	was, err := front.Route(t.Context(), "ada")
+	require.NoError(t, err)
+	require.NoError(t, a.Admit(t.Context(), "ada", false))
+
+	require.NoError(t, client.FlushAll(t.Context()).Err())
+	front.Misdirected("ada", was)
+	again, err := front.Route(t.Context(), "ada")
+	require.NoError(t, err, "the former owner is the best guess")
+	require.Equal(t, was.Instance, again.Instance)
+	_, err = front.Route(t.Context(), "stranger")
+	require.ErrorIs(t, err, ErrUnavailable)
+
+	require.NoError(t, a.beat(t.Context()))
+	require.NoError(t, a.Admit(t.Context(), "ada", false))
+	found, err := newRouter(client).Route(t.Context(), "ada")
+	require.NoError(t, err, "another front finds who was asserted again, also while settling")
+	require.Equal(t, was.Instance, found.Instance)
+}
+
+func TestLease_WhoWasTakenMeanwhileIsEvicted(t *testing.T) {
+	both(t, func(t *testing.T, client *redis.Client) {
+		a := newNode(t, client, 8)
+		_, err := newRouter(client).Route(t.Context(), "ada")
+		require.NoError(t, err)
+		require.NoError(t, a.Admit(t.Context(), "ada", false))
+		require.NoError(t, client.Del(t.Context(), instanceKey(a.ID())).Err(), "its lease has ended")
+		b := newNode(t, client, 8)
+		o, err := newRouter(client).Route(t.Context(), "ada")
+		require.NoError(t, err)
+		require.Equal(t, b.ID(), o.Instance)
+
+		require.NoError(t, a.beat(t.Context()))
+		require.Eventually(t, func() bool { return len(a.evictions()) == 1 }, time.Second, time.Millisecond)
+		require.ErrorIs(t, a.Admit(t.Context(), "ada", false), ErrNotOwner)
+		require.NoError(t, b.Admit(t.Context(), "ada", false))
+	})
+}
+
+func TestLease_AReleaseThatRedisMissedIsToldLater(t *testing.T) {
+	client := newRedis(t, false)
+	a := newNode(t, client, 8)
+	_, err := newRouter(client).Route(t.Context(), "ada")
+	require.NoError(t, err)
+	require.NoError(t, a.Admit(t.Context(), "ada", false))
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.Error(t, a.Release(gone, "ada", false))
+	require.Equal(t, int64(1), client.Exists(t.Context(), ownerKey("ada")).Val())
+	require.ErrorIs(t, a.Admit(t.Context(), "ada", false), ErrNotOwner, "not admitted again by the old claim")
+	require.NoError(t, a.beat(t.Context()))
+	require.Zero(t, client.Exists(t.Context(), ownerKey("ada")).Val())
+}
+
+func TestNewClient_DoesntRepeatThePassword(t *testing.T) {
+	_, err := NewClient("redis://:hunter2@%zz")
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), "hunter2")
+}
+
+func BenchmarkRoute_Known(b *testing.B) {
+	r := newRouter(redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"}))
+	r.owners.Add("ada", Owner{Instance: "i", Addr: "127.0.0.1:2"})
+	for b.Loop() {
+		if _, err := r.Route(b.Context(), "ada"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
