@@ -45,13 +45,19 @@ func killAll(atSight func(process) bool, find finder) error {
 	return nil
 }
 
-// rounds lets one round of killing happen at a time. When many children are stopped at once, scans that compete with
-// each other take so long that all are out of date before they can be acted on.
+// rounds lets one scan with what is done about it happen at a time. When many children are stopped at once, scans that
+// compete with each other take so long that all are out of date before they can be acted on. And as orphans are reaped
+// in rounds only, none of them can vanish in the midst of a scan: it is seen, if only as a zombie.
 var rounds = make(chan struct{}, 1)
 
-func killRound(atSight func(process) bool, find finder) (victims []process, restless bool, err error) {
+// takeRound waits for its round and returns what ends it.
+func takeRound() (end func()) {
 	rounds <- struct{}{}
-	defer func() { <-rounds }()
+	return func() { <-rounds }
+}
+
+func killRound(atSight func(process) bool, find finder) (victims []process, restless bool, err error) {
+	defer takeRound()()
 	scanned := time.Now()
 	all, err := scan(func(p process) {
 		if atSight != nil && atSight(p) {

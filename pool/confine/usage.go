@@ -13,6 +13,7 @@ type Usage struct {
 
 // Usage looks at all processes of the child once. BENCH.md says why it counts memory the way it does.
 func (c *Child) Usage() (Usage, error) {
+	defer takeRound()()
 	all, err := scan(nil)
 	if err != nil {
 		return Usage{}, err

@@ -132,6 +132,7 @@ func (w *ward) watch(logger *slog.Logger) {
 
 // endStrays kills the orphans that nobody answers for. It logs each of them once: those in told were logged before.
 func (w *ward) endStrays(logger *slog.Logger, told map[identity]bool) map[identity]bool {
+	defer takeRound()()
 	all, err := scan(nil)
 	if err != nil {
 		logger.Error("processes can't be listed", "error", err)
@@ -161,7 +162,7 @@ type orphan struct {
 	ended bool   // since it was seen
 }
 
-// orphans finds the orphans among all processes. It reaps those that have ended.
+// orphans finds the orphans among all processes. It reaps those that have ended. The caller has the round.
 func (w *ward) orphans(all []process) []orphan {
 	orphans, workspaces := w.reap(all)
 	for i := range orphans {
