@@ -29,10 +29,17 @@ const (
 	bodyTimeout = time.Minute
 )
 
+// Router says where a user's requests go; see the router package.
+type Router interface {
+	Route(ctx context.Context, user string) (router.Owner, error)
+	Misdirected(user string, owner router.Owner)
+	Unreachable(ctx context.Context, user string, owner router.Owner)
+}
+
 // Options are a front's settings and what it works with.
 type Options struct {
 	Logger       *slog.Logger
-	Router       *router.Router
+	Router       Router
 	View         *snapshot.View
 	Keys         hop.Keys
 	MaxBodyBytes int64

@@ -29,16 +29,16 @@ func aggregate(list []snapshot.Instance, asOf time.Time, stale bool, now time.Ti
 		instance string
 	}
 	users := make(map[string]place)
-	var lifetime time.Duration
+	var lifetime float64 // seconds, of all that were cleaned
 	for _, i := range list {
 		stats.PoolSize += i.Processes
 		stats.MaxIdleTime, stats.CleanupInterval = i.MaxIdle.Seconds(), i.CleanupInterval.Seconds()
 		stats.Cleanup.TotalCleaned += i.Cleanup.Total
-		lifetime += i.Cleanup.AvgLifetime * time.Duration(i.Cleanup.Total)
+		lifetime += i.Cleanup.AvgLifetime.Seconds() * float64(i.Cleanup.Total)
 		if last := i.Cleanup.Last; !last.IsZero() && (stats.Cleanup.LastCleanup == nil || last.After(*stats.Cleanup.LastCleanup)) {
 			stats.Cleanup.LastCleanup = &last
 		}
-		stats.Instances = append(stats.Instances, api.Instance{ID: i.ID, Age: now.Sub(i.At).Seconds(), Processes: i.Processes,
+		stats.Instances = append(stats.Instances, api.Instance{ID: i.ID, Age: max(0, now.Sub(i.At).Seconds()), Processes: i.Processes,
 			Standby: i.Standby, Capacity: i.Capacity, Draining: i.Draining, Protections: i.Protections})
 		for _, u := range i.Users {
 			if known, ok := users[u.ID]; !ok || u.LastUsed.After(known.user.LastUsed) {
@@ -47,7 +47,7 @@ func aggregate(list []snapshot.Instance, asOf time.Time, stale bool, now time.Ti
 		}
 	}
 	if stats.Cleanup.TotalCleaned > 0 {
-		stats.Cleanup.AvgLifetime = (lifetime / time.Duration(stats.Cleanup.TotalCleaned)).Seconds()
+		stats.Cleanup.AvgLifetime = lifetime / float64(stats.Cleanup.TotalCleaned)
 	}
 	for id, p := range users {
 		stats.ActiveUsers = append(stats.ActiveUsers, activeUser(id, p.user, p.instance, now))

@@ -1,0 +1,303 @@
+package function
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"claudepool/infra/hop"
+	"claudepool/infra/snapshot"
+	"claudepool/pool/api"
+	"claudepool/router"
+)
+
+// route is a Router that sends everybody to the instance at the front of its list.
+type route struct {
+	mu          sync.Mutex
+	addrs       []string
+	err         error
+	misdirected int
+	unreachable int
+}
+
+func (r *route) Route(context.Context, string) (router.Owner, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err != nil {
+		return router.Owner{}, r.err
+	}
+	return router.Owner{Instance: "i1", Addr: r.addrs[0]}, nil
+}
+
+func (r *route) next() {
+	if len(r.addrs) > 1 {
+		r.addrs = r.addrs[1:]
+	}
+}
+
+func (r *route) Misdirected(string, router.Owner) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.misdirected++
+	r.next()
+}
+
+func (r *route) Unreachable(context.Context, string, router.Owner) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unreachable++
+	r.next()
+}
+
+const question = `{"oauth_credentials":{"access_token":"sk-ant-oat01-secret"},"messages":[{"role":"user","content":"hi"}]}`
+
+// newFront returns a served Front whose instances are the handlers, asked in this order.
+func newFront(t *testing.T, instances ...http.HandlerFunc) (*Front, string, *route) {
+	t.Helper()
+	r := &route{}
+	for _, h := range instances {
+		s := httptest.NewServer(h)
+		t.Cleanup(s.Close)
+		r.addrs = append(r.addrs, s.Listener.Addr().String())
+	}
+	keys, err := hop.ParseKeys("0123456789abcdef0123456789abcdef")
+	require.NoError(t, err)
+	log := slog.New(slog.DiscardHandler)
+	f := New(Options{Logger: log, Router: r, View: snapshot.NewView(snapshot.NewMemory(), log), Keys: keys, MaxBodyBytes: 32 << 20})
+	t.Cleanup(func() { f.Drain(0) })
+	server := httptest.NewServer(f)
+	t.Cleanup(server.Close)
+	return f, server.URL, r
+}
+
+func post(t *testing.T, url, body string) (int, http.Header, string) {
+	t.Helper()
+	response, err := http.Post(url+"/v1/messages/pooled", "application/json", strings.NewReader(body))
+	require.NoError(t, err)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	return response.StatusCode, response.Header, string(text)
+}
+
+func events(parts ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.Header().Set(api.HeaderPID, "7")
+		for _, p := range parts {
+			fmt.Fprint(w, p)
+			_ = http.NewResponseController(w).Flush()
+		}
+	}
+}
+
+func refuse(status int, notStarted bool) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		if notStarted {
+			w.Header().Set(api.HeaderNotStarted, "1")
+		}
+		api.WriteError(w, "", &api.Error{Status: status, Type: "api_error", Message: "no"})
+	}
+}
+
+func TestFront_PassesStreamsAndBodiesWhole(t *testing.T) {
+	big := "data: " + strings.Repeat("x", 4<<20) + "\n\n"
+	var got string
+	_, url, _ := newFront(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		got = string(body)
+		events(big, api.Done)(w, r)
+	})
+	sent := strings.Replace(question, `"hi"`, `"`+strings.Repeat("y", 8<<20)+`"`, 1)
+	status, header, body := post(t, url, sent)
+	require.Equal(t, 200, status)
+	require.Equal(t, "7", header.Get(api.HeaderPID))
+	require.True(t, body == big+api.Done)
+	require.True(t, got == sent)
+}
+
+func TestFront_AsksAgainWhereNothingWasRun(t *testing.T) {
+	_, url, r := newFront(t, refuse(421, false), events("data: {}\n\n", api.Done))
+	status, _, body := post(t, url, question)
+	require.Equal(t, 200, status, body)
+	require.Equal(t, 1, r.misdirected)
+
+	tries := 0
+	_, url, _ = newFront(t, func(w http.ResponseWriter, q *http.Request) {
+		if tries++; tries < 3 {
+			refuse(503, true)(w, q)
+			return
+		}
+		events(api.Done)(w, q)
+	})
+	status, _, _ = post(t, url, question)
+	require.Equal(t, 200, status)
+	require.Equal(t, 3, tries)
+}
+
+func TestFront_AConnectionThatBrokeIsTriedOnceMoreUnderTheSameID(t *testing.T) {
+	var ids []string
+	_, url, _ := newFront(t, func(w http.ResponseWriter, r *http.Request) {
+		claims, _ := hop.ParseKeys("0123456789abcdef0123456789abcdef")
+		c, err := claims.Verify(r.Header.Get(api.HeaderHop), time.Now())
+		if err != nil {
+			t.Error(err)
+		}
+		ids = append(ids, c.RequestID)
+		if len(ids) == 1 {
+			panic(http.ErrAbortHandler)
+		}
+		refuse(409, false)(w, r)
+	})
+	status, _, body := post(t, url, question)
+	require.Equal(t, 502, status, "it may have run: it isn't run again")
+	require.NotContains(t, body, "127.0.0.1")
+	require.Len(t, ids, 2)
+	require.Equal(t, ids[0], ids[1])
+}
+
+func TestFront_AnInstanceThatCantBeDialledIsReported(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	_, url, r := newFront(t)
+	r.addrs = []string{listener.Addr().String()}
+	require.NoError(t, listener.Close())
+	status, header, _ := post(t, url, question)
+	require.Equal(t, 503, status)
+	require.NotEmpty(t, header.Get("Retry-After"))
+	require.Equal(t, 1, r.unreachable)
+}
+
+func TestFront_AStreamThatBreaksEndsExplicitly(t *testing.T) {
+	_, url, _ := newFront(t, func(w http.ResponseWriter, r *http.Request) {
+		events("data: {\"half\":")(w, r)
+		panic(http.ErrAbortHandler)
+	})
+	status, _, body := post(t, url, question)
+	require.Equal(t, 200, status)
+	require.True(t, strings.HasSuffix(body, api.Done), body)
+	require.Contains(t, body, "\n\ndata: {\"type\":\"error\"")
+	require.NotContains(t, body, "panic")
+}
+
+func TestFront_WhatCantBePlacedIsSaidSo(t *testing.T) {
+	for err, want := range map[error]int{router.ErrFull: 529, router.ErrUnavailable: 503} {
+		_, url, r := newFront(t)
+		r.err = err
+		status, header, _ := post(t, url, question)
+		require.Equal(t, want, status)
+		require.NotEmpty(t, header.Get("Retry-After"))
+	}
+}
+
+func TestFront_AClientThatHangsUpEndsTheHop(t *testing.T) {
+	ended := make(chan struct{})
+	_, url, _ := newFront(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // the server notices the end of a connection only then
+		events("data: {}\n\n")(w, r)
+		<-r.Context().Done()
+		close(ended)
+	})
+	ctx, hangUp := context.WithCancel(t.Context())
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/v1/messages/pooled", strings.NewReader(question))
+	require.NoError(t, err)
+	r.Header.Set("Content-Type", "application/json")
+	response, err := http.DefaultClient.Do(r)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	hangUp()
+	select {
+	case <-ended:
+	case <-time.After(5 * time.Second):
+		t.Fatal("the hop goes on")
+	}
+}
+
+func TestFront_DrainLetsStreamsEndAndTakesNoMore(t *testing.T) {
+	finish := make(chan struct{})
+	f, url, _ := newFront(t, func(w http.ResponseWriter, r *http.Request) {
+		events("data: {}\n\n")(w, r)
+		<-finish
+		events(api.Done)(w, r)
+	})
+	answered := make(chan string)
+	go func() {
+		_, _, body := post(t, url, question)
+		answered <- body
+	}()
+	require.Eventually(t, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.running == 1 }, 5*time.Second, time.Millisecond)
+	drained := make(chan struct{})
+	go func() { f.Drain(time.Minute); close(drained) }()
+	require.Eventually(t, func() bool { status, _, _ := post(t, url, question); return status == 503 }, 5*time.Second, time.Millisecond)
+	close(finish)
+	require.True(t, strings.HasSuffix(<-answered, api.Done))
+	<-drained
+}
+
+func TestFront_AnswersOddRequestsInTheEnvelope(t *testing.T) {
+	_, url, _ := newFront(t)
+	for _, c := range []struct {
+		method, path, kind string
+		status             int
+	}{
+		{http.MethodGet, "/nowhere", "", 404}, {http.MethodGet, "/v1/messages/pooled", "", 405}, {http.MethodDelete, "/health", "", 405},
+		{http.MethodPost, "/v1/messages/pooled", "text/plain", 400}, {http.MethodPost, "/v1/messages/pooled", "application/json", 400},
+		{http.MethodGet, "/health", "", 200}, {http.MethodGet, "/", "", 200}, {http.MethodGet, "/v1/pool/stats", "", 200},
+	} {
+		r, err := http.NewRequest(c.method, url+c.path, nil)
+		require.NoError(t, err)
+		r.Header.Set("Content-Type", c.kind)
+		response, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		body, _ := io.ReadAll(response.Body)
+		response.Body.Close()
+		require.Equal(t, c.status, response.StatusCode, "%s %s", c.method, c.path)
+		if c.status >= 400 {
+			require.Contains(t, string(body), `"type":"error"`)
+		}
+		if c.status == 405 {
+			require.NotEmpty(t, response.Header.Get("Allow"))
+		}
+	}
+}
+
+func TestAggregate_ListsEveryUserOnceAndCountsIdleTimeToNow(t *testing.T) {
+	now := time.Now()
+	user := func(ago time.Duration) snapshot.User {
+		return snapshot.User{ID: "0123456789abcdef", Processes: 1, PID: int(ago.Seconds()), CreatedAt: now.Add(-time.Minute), LastUsed: now.Add(-ago)}
+	}
+	stats := aggregate([]snapshot.Instance{
+		{ID: "b", At: now, Processes: 1, Users: []snapshot.User{user(30 * time.Second)}},
+		{ID: "a", At: now.Add(-time.Second), Processes: 1, Users: []snapshot.User{user(10 * time.Second)}},
+	}, now, false, now)
+	require.Len(t, stats.ActiveUsers, 1)
+	require.Equal(t, "a", stats.ActiveUsers[0].Instance)
+	require.Equal(t, "01234567...", stats.ActiveUsers[0].UserID)
+	require.InDelta(t, 10, stats.ActiveUsers[0].IdleTime, 0.001)
+	require.Equal(t, 2, stats.PoolSize)
+	require.Equal(t, "a", stats.Instances[0].ID)
+}
+
+func TestFront_StatsNeedTheirTokenWhenThereIsOne(t *testing.T) {
+	f, url, _ := newFront(t)
+	f.opts.StatsToken = "the-stats-token"
+	for token, want := range map[string]int{"": 401, "Bearer wrong": 401, "Bearer the-stats-token": 200} {
+		r, err := http.NewRequest(http.MethodGet, url+"/v1/pool/stats", nil)
+		require.NoError(t, err)
+		r.Header.Set("Authorization", token)
+		response, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		response.Body.Close()
+		require.Equal(t, want, response.StatusCode)
+	}
+}
