@@ -62,10 +62,12 @@ func (f *Front) attempt(ctx context.Context, c call) (*http.Response, error) {
 			return nil, err
 		}
 		answer, err := f.send(ctx, c, owner)
-		if err != nil {
-			return nil, f.unsent(ctx, c, owner, err)
-		}
 		switch {
+		case isDial(err) && ctx.Err() == nil:
+			// The router answers with another owner if this one is gone, and not at all while its lease lives.
+			f.opts.Router.Unreachable(ctx, c.user, owner)
+		case err != nil:
+			return nil, err
 		case answer.StatusCode == http.StatusMisdirectedRequest:
 			_ = answer.Body.Close()
 			f.opts.Router.Misdirected(c.user, owner)
@@ -79,25 +81,17 @@ func (f *Front) attempt(ctx context.Context, c call) (*http.Response, error) {
 	return nil, errNotNow
 }
 
-// unsent decides what an exchange without an answer means.
-func (f *Front) unsent(ctx context.Context, c call, owner router.Owner, err error) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
+// isDial reports whether nobody was reached at all.
+func isDial(err error) bool {
 	var op *net.OpError
-	if errors.As(err, &op) && op.Op == "dial" {
-		f.opts.Router.Unreachable(ctx, c.user, owner)
-		return router.ErrUnavailable
-	}
-	return err
+	return errors.As(err, &op) && op.Op == "dial"
 }
 
 // send makes the hop. A connection that broke before any answer is tried once more under the same request id, which the
 // instance accepts once.
 func (f *Front) send(ctx context.Context, c call, owner router.Owner) (*http.Response, error) {
 	answer, err := f.exchange(ctx, c, owner)
-	var op *net.OpError
-	if err == nil || ctx.Err() != nil || errors.As(err, &op) && op.Op == "dial" {
+	if err == nil || ctx.Err() != nil || isDial(err) {
 		return answer, err
 	}
 	return f.exchange(ctx, c, owner)
@@ -122,8 +116,11 @@ func (f *Front) exchange(ctx context.Context, c call, owner router.Owner) (*http
 }
 
 // public is what the client gets to know of a request that was not served.
-func public(err error) error {
+func public(ctx context.Context, err error) error {
+	var ended *api.Error
 	switch {
+	case errors.As(context.Cause(ctx), &ended):
+		return ended
 	case errors.Is(err, router.ErrFull):
 		return api.Overloaded(2*time.Second, "no instance has room now")
 	case errors.Is(err, router.ErrUnavailable), errors.Is(err, router.ErrDraining), errors.Is(err, errNotNow):

@@ -69,7 +69,7 @@ func New(opts Options) *Front {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			DialContext:        (&net.Dialer{Timeout: dialTimeout}).DialContext,
-			DisableCompression: true, MaxIdleConnsPerHost: 256, IdleConnTimeout: 5 * time.Minute,
+			DisableCompression: true, ResponseHeaderTimeout: hopSilence, MaxIdleConnsPerHost: 256, IdleConnTimeout: 5 * time.Minute,
 		},
 	}
 	f.mux.HandleFunc("/v1/messages/pooled", f.only(f.messages, http.MethodPost))
@@ -139,9 +139,10 @@ func (f *Front) only(next http.HandlerFunc, methods ...string) http.HandlerFunc 
 
 func (f *Front) messages(w http.ResponseWriter, r *http.Request) {
 	id := logging.RequestID(r.Header)
-	ctx, cancel := context.WithCancel(logging.WithRequest(r.Context(), id, r.Header))
-	defer cancel()
-	body, user, err := f.read(w, r)
+	ctx, cut := context.WithCancelCause(logging.WithRequest(r.Context(), id, r.Header))
+	defer cut(nil)
+	defer f.stopper(ctx, cut)()
+	body, user, err := f.read(ctx, w, r)
 	if err != nil {
 		api.WriteError(w, id, err)
 		return
@@ -151,7 +152,7 @@ func (f *Front) messages(w http.ResponseWriter, r *http.Request) {
 		if ctx.Err() == nil {
 			f.opts.Logger.WarnContext(ctx, "request not served", "user", api.ShortUser(user), "error", err)
 		}
-		api.WriteError(w, id, public(err))
+		api.WriteError(w, id, public(ctx, err))
 		return
 	}
 	defer answer.Body.Close()
@@ -159,11 +160,11 @@ func (f *Front) messages(w http.ResponseWriter, r *http.Request) {
 		passError(w, id, answer)
 		return
 	}
-	f.stream(ctx, w, id, answer, cancel)
+	f.stream(ctx, w, id, answer, cut)
 }
 
 // read takes the whole body and checks that it is a request.
-func (f *Front) read(w http.ResponseWriter, r *http.Request) (body []byte, user string, err error) {
+func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request) (body []byte, user string, err error) {
 	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
 		return nil, "", api.Invalid("Content-Type must be application/json")
 	}
@@ -172,6 +173,7 @@ func (f *Front) read(w http.ResponseWriter, r *http.Request) (body []byte, user 
 	}
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // not every ResponseWriter has one
+	defer context.AfterFunc(ctx, func() { _ = control.SetReadDeadline(time.Unix(1, 0)) })()
 	var buffer bytes.Buffer
 	if r.ContentLength > 0 {
 		buffer.Grow(int(r.ContentLength) + bytes.MinRead)

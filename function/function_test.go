@@ -56,6 +56,9 @@ func (r *route) Unreachable(context.Context, string, router.Owner) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unreachable++
+	if len(r.addrs) < 2 {
+		r.err = router.ErrUnavailable
+	}
 	r.next()
 }
 

@@ -3,7 +3,7 @@ package function
 import (
 	"bytes"
 	"context"
-	"io"
+	"errors"
 	"net/http"
 	"time"
 
@@ -18,11 +18,18 @@ const (
 	lastWords = 5 * time.Second
 )
 
+// Why the front ends a request.
+var (
+	errBroken  = api.BadGateway("the stream from the instance broke")
+	errEnding  = api.Unavailable(time.Second, "the front is shutting down")
+	errTooLong = api.Unavailable(time.Second, "the request took longer than the service allows")
+)
+
 // stream copies the instance's events to the client as they come, and sees to it that the stream ends explicitly.
 //
 // It is written here because httputil.ReverseProxy panics when the instance dies in the middle of a stream, and
 // functions-framework-go turns that panic into a clean end with the panic's text in the body.
-func (f *Front) stream(ctx context.Context, w http.ResponseWriter, id string, answer *http.Response, cut context.CancelFunc) {
+func (f *Front) stream(ctx context.Context, w http.ResponseWriter, id string, answer *http.Response, cut context.CancelCauseFunc) {
 	h := w.Header()
 	for _, name := range []string{"Content-Type", "Cache-Control", "X-Accel-Buffering", api.HeaderInstance, api.HeaderPID, api.HeaderProcess} {
 		if v := answer.Header.Get(name); v != "" {
@@ -31,11 +38,12 @@ func (f *Front) stream(ctx context.Context, w http.ResponseWriter, id string, an
 	}
 	h.Set(api.HeaderRequestID, id)
 	w.WriteHeader(http.StatusOK)
-	flush := http.NewResponseController(w).Flush
-	_ = flush()
+	control := http.NewResponseController(w)
+	_ = control.Flush()
 
-	defer f.stopper(ctx, cut)()
-	silence := time.AfterFunc(hopSilence, cut)
+	// A client that has stopped reading must not hold up the end of the front.
+	defer context.AfterFunc(f.ending, func() { _ = control.SetWriteDeadline(time.Now().Add(time.Second)) })()
+	silence := time.AfterFunc(hopSilence, func() { cut(errBroken) })
 	defer silence.Stop()
 	buffer := make([]byte, copyBuffer)
 	tail := make([]byte, 0, len(api.Done))
@@ -46,11 +54,11 @@ func (f *Front) stream(ctx context.Context, w http.ResponseWriter, id string, an
 			if _, err := w.Write(buffer[:n]); err != nil {
 				return
 			}
-			_ = flush()
+			_ = control.Flush()
 			tail = keepTail(tail, buffer[:n])
 		}
 		if err != nil {
-			f.finish(w, err, string(tail))
+			finish(ctx, w, string(tail))
 			return
 		}
 		silence.Reset(hopSilence)
@@ -58,14 +66,12 @@ func (f *Front) stream(ctx context.Context, w http.ResponseWriter, id string, an
 }
 
 // finish says so if the instance's stream did not end as it should.
-func (f *Front) finish(w http.ResponseWriter, err error, tail string) {
-	if err == io.EOF && tail == api.Done {
+func finish(ctx context.Context, w http.ResponseWriter, tail string) {
+	if tail == api.Done {
 		return
 	}
-	var reason error = api.BadGateway("the stream from the instance broke")
-	if f.ending.Err() != nil {
-		reason = api.Unavailable(time.Second, "the front is shutting down")
-	}
+	reason := errBroken
+	_ = errors.As(context.Cause(ctx), &reason)
 	end := append(api.ErrorEvent(reason), api.Done...)
 	if !bytes.HasSuffix([]byte(tail), []byte("\n\n")) {
 		end = append([]byte("\n\n"), end...) // end the event that was cut
@@ -74,14 +80,14 @@ func (f *Front) finish(w http.ResponseWriter, err error, tail string) {
 	_ = http.NewResponseController(w).Flush()
 }
 
-// stopper cuts the hop shortly before the client's own deadline, and when the front ends.
-func (f *Front) stopper(ctx context.Context, cut context.CancelFunc) (stop func()) {
-	stopEnding := context.AfterFunc(f.ending, cut)
+// stopper cuts the request shortly before the client's own deadline, and when the front ends.
+func (f *Front) stopper(ctx context.Context, cut context.CancelCauseFunc) (stop func()) {
+	stopEnding := context.AfterFunc(f.ending, func() { cut(errEnding) })
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		return func() { stopEnding() }
 	}
-	timer := time.AfterFunc(time.Until(deadline)-lastWords, cut)
+	timer := time.AfterFunc(time.Until(deadline)-lastWords, func() { cut(errTooLong) })
 	return func() {
 		stopEnding()
 		timer.Stop()

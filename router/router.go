@@ -113,6 +113,9 @@ func (r *Router) Unreachable(ctx context.Context, user string, owner Owner) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
+	if n, err := r.redis.Exists(ctx, instanceKey(owner.Instance)).Result(); err != nil || n == 0 {
+		return // it is gone: nobody would read the wish
+	}
 	pipe := r.redis.Pipeline()
 	pipe.SAdd(ctx, evictKey(owner.Instance), user)
 	pipe.PExpire(ctx, evictKey(owner.Instance), LeaseTime)

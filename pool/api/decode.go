@@ -88,7 +88,8 @@ func tooDeep(body []byte) bool {
 func malformed(err error) *Error {
 	var kind *json.UnmarshalTypeError
 	if errors.As(err, &kind) && kind.Field != "" {
-		return Invalid("%s: must not be a %s", kind.Field, kind.Value)
+		// encoding/json begins the path with the name of the embedded struct.
+		return Invalid("%s: must not be of type %s", strings.TrimPrefix(kind.Field, "Request."), kind.Value)
 	}
 	if errors.As(err, &kind) {
 		return Invalid("the body must be a JSON object")
@@ -204,6 +205,9 @@ func (r *Request) validateMessages() error {
 	if r.Turn().Role != "user" {
 		return Invalid("messages: the last must be from the user")
 	}
+	if r.Turn().onlyToolResults() {
+		return Invalid("messages: the last must hold more than tool results")
+	}
 	if r.Messages[0].Role != "user" {
 		return Invalid("messages: the first must be from the user")
 	}
@@ -249,7 +253,7 @@ func (r *Request) validateServers() error {
 		return Invalid("mcp_servers: at most %d are accepted", maxServers)
 	}
 	for name, s := range r.MCPServers {
-		if !serverForm.MatchString(name) {
+		if !serverForm.MatchString(name) || strings.Contains(name, r.Token()) { // messages below repeat the name
 			return Invalid("mcp_servers: a name must match %s", serverForm)
 		}
 		if s.Type == "" && s.Command != "" {
@@ -280,6 +284,16 @@ func (s MCPServer) validate(name string) error {
 	for _, text := range append(append([]string{s.Command}, s.Args...), flatten(s.Env)...) {
 		if strings.ContainsRune(text, 0) {
 			return Invalid("mcp_servers.%s: must not contain NUL", name)
+		}
+	}
+	for key := range s.Env {
+		if key == "" || strings.Contains(key, "=") {
+			return Invalid("mcp_servers.%s.env: a name must not be empty or contain =", name)
+		}
+	}
+	for _, text := range flatten(s.Headers) {
+		if strings.ContainsAny(text, "\x00\r\n") {
+			return Invalid("mcp_servers.%s.headers: must not contain line breaks or NUL", name)
 		}
 	}
 	return nil

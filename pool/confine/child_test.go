@@ -154,7 +154,7 @@ func TestStop_KillsAtLast(t *testing.T) {
 
 func TestStop_GoesStraightToTheKillWhenItsContextIsDone(t *testing.T) {
 	b := newBench(t)
-	c := b.start(helper(b.workspace("w"), "deaf"))
+	c := b.start(Spec{Path: "/bin/sleep", Args: []string{"1000"}, Workspace: b.workspace("w")})
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	require.NoError(t, c.Stop(ctx, Ladder{CloseGrace: time.Hour, TermGrace: time.Hour}))

@@ -144,6 +144,23 @@ func TestWard_LeavesProcessesAloneThatOtherCodeStarted(t *testing.T) {
 	require.NotContains(t, b.logs.String(), "hides")
 }
 
+func TestWard_LeavesADeadChildToItsBurial(t *testing.T) {
+	b := newBench(t)
+	c := b.start(helper(b.workspace("w"), "exit", "0"))
+	func() {
+		defer takeRound()() // so that it isn't buried yet
+		requireDone(t, c)
+		all, err := scan(nil)
+		require.NoError(t, err)
+		wards.orphans(all)
+		p, err := look(c.PID())
+		require.NoError(t, err)
+		require.EqualValues(t, 'Z', p.state)
+	}()
+	require.NoError(t, c.Stop(context.Background(), Ladder{}))
+	requireGone(t, c.PID())
+}
+
 func TestWard_ReapsOrphansThatEndByThemselves(t *testing.T) {
 	b := newBench(t)
 	c := b.script(`(setsid sh -c 'echo $$ >> $0; read line' $1 <&0 &); exec sleep 1000`)

@@ -1,0 +1,106 @@
+package function
+
+import (
+	"context"
+	"crypto/rand"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/GoogleCloudPlatform/functions-framework-go/funcframework"
+	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
+	"github.com/stretchr/testify/require"
+
+	"claudepool/pool/api"
+)
+
+const asking = `{"api_key":"sk-ant-api03-ends","messages":[{"role":"user","content":"Hi"}]}`
+
+// hanging is an instance that says begin, if anything, and nothing more until the front hangs up.
+func hanging(begin string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		if begin != "" {
+			w.Header().Set("Content-Type", "text/event-stream")
+			_, _ = io.WriteString(w, begin)
+			_ = http.NewResponseController(w).Flush()
+		}
+		<-r.Context().Done()
+	}
+}
+
+// ask serves one request that has only so long.
+func ask(f *Front, within time.Duration) *httptest.ResponseRecorder {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	r := httptest.NewRequestWithContext(ctx, http.MethodPost, "/v1/messages/pooled", strings.NewReader(asking))
+	r.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	f.ServeHTTP(w, r)
+	return w
+}
+
+func TestFront_AStreamEndsExplicitlyBeforeItsDeadline(t *testing.T) {
+	f, _, _ := newFront(t, hanging("data: {}\n\n"))
+	begun := time.Now()
+	w := ask(f, lastWords+300*time.Millisecond)
+	require.Less(t, time.Since(begun), lastWords)
+	require.Equal(t, "data: {}\n\n"+string(api.ErrorEvent(errTooLong))+api.Done, w.Body.String())
+}
+
+func TestFront_ADeadlineBeforeAnyAnswerIs503(t *testing.T) {
+	f, _, _ := newFront(t, hanging(""))
+	w := ask(f, lastWords+300*time.Millisecond)
+	require.Equal(t, http.StatusServiceUnavailable, w.Code)
+	require.Contains(t, w.Body.String(), errTooLong.Message)
+}
+
+func TestFront_DrainEndsAfterItsGraceAlsoWhatHasNoAnswerYet(t *testing.T) {
+	f, _, _ := newFront(t, hanging(""))
+	answer := make(chan *httptest.ResponseRecorder, 1)
+	go func() { answer <- ask(f, time.Minute) }()
+	require.Eventually(t, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.running == 1 }, 5*time.Second, time.Millisecond)
+	begun := time.Now()
+	f.Drain(100 * time.Millisecond)
+	require.Less(t, time.Since(begun), 5*time.Second)
+	w := <-answer
+	require.Equal(t, http.StatusServiceUnavailable, w.Code)
+	require.Contains(t, w.Body.String(), errEnding.Message)
+}
+
+// The framework turns a panic of its function into a clean end with the panic's text in the stream.
+func TestFront_UnderTheFrameworkABrokenStreamEndsExplicitlyToo(t *testing.T) {
+	f, _, _ := newFront(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "data: {}\n\n")
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	})
+	name := "Front-" + rand.Text() // a name can be registered once
+	functions.HTTP(name, f.ServeHTTP)
+	t.Setenv("FUNCTION_TARGET", name)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	require.NoError(t, err)
+	require.NoError(t, listener.Close())
+	go func() { _ = funcframework.StartHostPort("127.0.0.1", port) }() // never ends
+	base := "http://127.0.0.1:" + port
+	require.Eventually(t, func() bool {
+		answer, err := http.Get(base + "/health")
+		if err != nil {
+			return false
+		}
+		_ = answer.Body.Close()
+		return answer.StatusCode == http.StatusOK
+	}, 5*time.Second, 10*time.Millisecond)
+	answer, err := http.Post(base+"/v1/messages/pooled", "application/json", strings.NewReader(asking))
+	require.NoError(t, err)
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	require.NoError(t, err)
+	require.Equal(t, "data: {}\n\n"+string(api.ErrorEvent(errBroken))+api.Done, string(body))
+}

@@ -1,0 +1,257 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"claudepool/pool/api"
+	"claudepool/pool/pooltest"
+	"claudepool/router"
+)
+
+// deployment is two fronts and three instances as processes of their own, on a real Redis and the Firestore emulator.
+type deployment struct {
+	t         *testing.T
+	bin       string
+	api       *pooltest.API
+	redis     *redis.Client
+	env       []string
+	fronts    []string
+	instances map[string]*exec.Cmd // by id
+}
+
+// part returns the path of a part the tests need; without it the test is skipped, but never in CI.
+func part(t *testing.T, path string, err error) string {
+	t.Helper()
+	if err != nil && os.Getenv("CI") != "true" {
+		t.Skip(err)
+	}
+	require.NoError(t, err)
+	return path
+}
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// run starts a process that ends with the test, or before when asked to.
+func (d *deployment) run(env []string, name string, args ...string) *exec.Cmd {
+	d.t.Helper()
+	log, err := os.Create(filepath.Join(d.t.TempDir(), filepath.Base(name)+".log"))
+	require.NoError(d.t, err)
+	cmd := exec.Command(name, args...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = env, log, log
+	require.NoError(d.t, cmd.Start())
+	d.t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+		if text, _ := os.ReadFile(log.Name()); d.t.Failed() {
+			d.t.Logf("%s:\n%s", name, text)
+		}
+		_ = log.Close()
+	})
+	return cmd
+}
+
+func deploy(t *testing.T) *deployment {
+	t.Helper()
+	redisBin, err := exec.LookPath("redis-server")
+	redisBin = part(t, redisBin, err)
+	cli, err := pooltest.RealCLI()
+	cli = part(t, cli, err)
+	jar := "/usr/lib/google-cloud-sdk/platform/cloud-firestore-emulator/cloud-firestore-emulator.jar"
+	_, err = os.Stat(jar)
+	part(t, jar, err)
+
+	d := &deployment{t: t, bin: t.TempDir(), instances: make(map[string]*exec.Cmd)}
+	build := exec.Command("go", "build", "-o", d.bin+"/", "claudepool/function/cmd/front", "claudepool/pool/cmd/poold")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, string(out))
+	d.api, err = pooltest.NewAPI(nil)
+	require.NoError(t, err)
+	t.Cleanup(d.api.Close)
+
+	redisAddr, emulator := freeAddr(t), freeAddr(t)
+	_, redisPort, _ := net.SplitHostPort(redisAddr)
+	_, emulatorPort, _ := net.SplitHostPort(emulator)
+	plain := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
+	d.run(plain, redisBin, "--port", redisPort, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
+	d.run(plain, "java", "-cp", jar, "com.google.cloud.datastore.emulator.firestore.CloudFirestore", "--host=127.0.0.1", "--port="+emulatorPort)
+	d.redis, err = router.NewClient("redis://" + redisAddr)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = d.redis.Close() })
+	require.Eventually(t, func() bool { return router.Settle(t.Context(), d.redis) == nil }, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return reachable("http://" + emulator) }, 30*time.Second, 100*time.Millisecond)
+
+	d.env = append(plain, "REDIS_URL=redis://"+redisAddr, "FIRESTORE_EMULATOR_HOST="+emulator, "FIRESTORE_PROJECT=claudepool-test",
+		"HOP_KEYS="+strings.Repeat("k", 32), "CLAUDE_BIN="+cli, "ANTHROPIC_BASE_URL="+d.api.URL(), "QUEUE_LIMIT=300", "DRAIN_TIMEOUT=8s",
+		"WORKSPACES_ROOT="+filepath.Join(t.TempDir(), "workspaces"), "LOG_FORMAT=text")
+	for range 3 {
+		d.instance()
+	}
+	for range 2 {
+		addr := freeAddr(t)
+		_, port, _ := net.SplitHostPort(addr)
+		d.run(append(d.env[:len(d.env):len(d.env)], "PORT="+port), d.bin+"/front")
+		url := "http://" + addr
+		require.Eventually(t, func() bool { return reachable(url + "/health") }, 10*time.Second, 20*time.Millisecond)
+		d.fronts = append(d.fronts, url)
+	}
+	return d
+}
+
+// instance starts a pool instance and finds out its id.
+func (d *deployment) instance() {
+	d.t.Helper()
+	addr := freeAddr(d.t)
+	_, port, _ := net.SplitHostPort(addr)
+	cmd := d.run(append(d.env[:len(d.env):len(d.env)], "PORT="+port, "ADVERTISE_ADDR="+addr), d.bin+"/poold")
+	require.Eventually(d.t, func() bool {
+		for _, key := range d.redis.Keys(d.t.Context(), "{claudepool}:instance:*").Val() {
+			if d.redis.HGet(d.t.Context(), key, "addr").Val() == addr {
+				d.instances[strings.TrimPrefix(key, "{claudepool}:instance:")] = cmd
+				return true
+			}
+		}
+		return false
+	}, 10*time.Second, 20*time.Millisecond)
+}
+
+func reachable(url string) bool {
+	response, err := http.Get(url)
+	if err != nil {
+		return false
+	}
+	_ = response.Body.Close()
+	return response.StatusCode == http.StatusOK
+}
+
+type got struct {
+	status        int
+	pid, instance string
+	body          string
+}
+
+func (d *deployment) ask(front int, user, text string) got {
+	body, _ := json.Marshal(map[string]any{
+		"oauth_credentials": map[string]string{"access_token": "sk-ant-oat01-" + user},
+		"messages":          []map[string]string{{"role": "user", "content": text}}, "model": "haiku",
+	})
+	response, err := http.Post(d.fronts[front]+"/v1/messages/pooled", "application/json", bytes.NewReader(body))
+	if err != nil {
+		return got{body: err.Error()}
+	}
+	defer response.Body.Close()
+	all, _ := io.ReadAll(response.Body)
+	return got{response.StatusCode, response.Header.Get(api.HeaderPID), response.Header.Get(api.HeaderInstance), string(all)}
+}
+
+// requireAnswer checks that g is the answer to text and nothing else.
+func requireAnswer(t *testing.T, g got, text string) {
+	t.Helper()
+	require.Equal(t, http.StatusOK, g.status, g.body)
+	require.Equal(t, 1, strings.Count(g.body, `"type":"result"`), g.body)
+	require.Contains(t, g.body, `"result":"reply to: `+text+`"`)
+	require.True(t, strings.HasSuffix(g.body, api.Done))
+}
+
+func TestDeployment_OneProcessPerUserWhicheverFrontIsAsked(t *testing.T) {
+	d := deploy(t)
+	replies := make([]got, 20)
+	var wg sync.WaitGroup
+	for i := range replies {
+		wg.Go(func() { replies[i] = d.ask(i%2, "ada", fmt.Sprint("question ", i)) })
+	}
+	wg.Wait()
+	for i, g := range replies {
+		requireAnswer(t, g, fmt.Sprint("question ", i))
+		require.Equal(t, replies[0].pid, g.pid)
+	}
+	for _, user := range []string{"bob", "cleo", "dan"} {
+		requireAnswer(t, d.ask(0, user, "hello"), "hello")
+	}
+	for _, front := range d.fronts {
+		require.Eventually(t, func() bool {
+			var stats api.Stats
+			response, err := http.Get(front + "/v1/pool/stats")
+			if err != nil {
+				return false
+			}
+			defer response.Body.Close()
+			return json.NewDecoder(response.Body).Decode(&stats) == nil && len(stats.ActiveUsers) == 4 && len(stats.Instances) == 3 && !stats.Stale
+		}, 10*time.Second, 200*time.Millisecond)
+	}
+
+	t.Run("SIGTERM", func(t *testing.T) { testTerm(t, d) })
+	t.Run("SIGKILL", func(t *testing.T) { testKill(t, d) })
+}
+
+// testTerm ends the instance that owns ada in the middle of a turn.
+func testTerm(t *testing.T, d *deployment) {
+	owner := d.ask(0, "ada", "who").instance
+	long := make(chan got)
+	go func() { long <- d.ask(0, "ada", "long [[words=40]][[delay=50ms]]") }()
+	require.Eventually(t, func() bool { return d.api.Open() == 1 }, 10*time.Second, 5*time.Millisecond)
+	require.NoError(t, d.instances[owner].Process.Signal(syscall.SIGTERM))
+	time.Sleep(200 * time.Millisecond)
+	next := make(chan got)
+	go func() { next <- d.ask(1, "ada", "next") }()
+
+	g := <-long
+	require.Equal(t, http.StatusOK, g.status, g.body)
+	require.Contains(t, g.body, `"type":"result"`)
+	g = <-next
+	requireAnswer(t, g, "next")
+	require.NotEqual(t, owner, g.instance)
+	require.Eventually(t, func() bool {
+		for _, key := range d.redis.Keys(context.Background(), "{claudepool}:*").Val() {
+			value, _ := d.redis.Get(context.Background(), key).Result()
+			if strings.Contains(key, owner) || strings.HasPrefix(value, owner) {
+				return false
+			}
+		}
+		return true
+	}, 10*time.Second, 50*time.Millisecond, "nothing of the instance is left in Redis")
+}
+
+// testKill kills the instance that owns ada.
+func testKill(t *testing.T, d *deployment) {
+	owner := d.ask(0, "ada", "who").instance
+	other := ""
+	for _, user := range []string{"bob", "cleo", "dan", "eve", "fay", "gus", "hal"} {
+		if d.ask(0, user, "who").instance != owner {
+			other = user
+			break
+		}
+	}
+	require.NotEmpty(t, other)
+	killed := time.Now()
+	require.NoError(t, d.instances[owner].Process.Kill())
+	require.Eventually(t, func() bool {
+		requireAnswer(t, d.ask(1, other, "still there"), "still there")
+		g := d.ask(0, "ada", "again")
+		return g.status == http.StatusOK && g.instance != owner
+	}, 20*time.Second, 250*time.Millisecond)
+	t.Logf("served elsewhere after %s", time.Since(killed))
+	require.Less(t, time.Since(killed), 14*time.Second)
+}
