@@ -26,9 +26,11 @@ const (
 
 // call is one request on its way to its instance.
 type call struct {
-	id, user string
-	body     []byte
-	trace    http.Header
+	id    string // the client's, or made for it: for logs and answers
+	once  string // made here: under it an instance accepts the turn once, whatever ids clients send
+	user  string
+	body  []byte
+	trace http.Header
 }
 
 // errNotNow says that nothing was run and that trying again shortly makes sense.
@@ -103,7 +105,7 @@ func (f *Front) exchange(ctx context.Context, c call, owner router.Owner) (*http
 	if err != nil {
 		return nil, err
 	}
-	claims := hop.Claims{Instance: owner.Instance, User: c.user, RequestID: c.id, Outage: owner.Outage}
+	claims := hop.Claims{Instance: owner.Instance, User: c.user, RequestID: c.once, Outage: owner.Outage}
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set(api.HeaderRequestID, c.id)
 	r.Header.Set(api.HeaderHop, f.opts.Keys.Sign(claims, time.Now()))

@@ -147,7 +147,7 @@ func (f *Front) messages(w http.ResponseWriter, r *http.Request) {
 		api.WriteError(w, id, err)
 		return
 	}
-	answer, err := f.forward(ctx, call{id: id, user: user, body: body, trace: r.Header})
+	answer, err := f.forward(ctx, call{id: id, once: logging.RequestID(nil), user: user, body: body, trace: r.Header})
 	if err != nil {
 		if ctx.Err() == nil {
 			f.opts.Logger.WarnContext(ctx, "request not served", "user", api.ShortUser(user), "error", err)

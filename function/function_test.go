@@ -304,3 +304,29 @@ func TestFront_StatsNeedTheirTokenWhenThereIsOne(t *testing.T) {
 		require.Equal(t, want, response.StatusCode)
 	}
 }
+
+func TestFront_AClientMayUseARequestIDAgain(t *testing.T) {
+	seen := map[string]bool{}
+	keys, err := hop.ParseKeys("0123456789abcdef0123456789abcdef")
+	require.NoError(t, err)
+	_, url, _ := newFront(t, func(w http.ResponseWriter, r *http.Request) {
+		claims, _ := keys.Verify(r.Header.Get(api.HeaderHop), time.Now())
+		if seen[claims.RequestID] {
+			refuse(409, false)(w, r)
+			return
+		}
+		seen[claims.RequestID] = true
+		events(api.Done)(w, r)
+	})
+	for range 2 {
+		r, err := http.NewRequest(http.MethodPost, url+"/v1/messages/pooled", strings.NewReader(question))
+		require.NoError(t, err)
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set(api.HeaderRequestID, "always-the-same")
+		response, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		response.Body.Close()
+		require.Equal(t, 200, response.StatusCode)
+		require.Equal(t, "always-the-same", response.Header.Get(api.HeaderRequestID))
+	}
+}

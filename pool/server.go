@@ -56,8 +56,9 @@ func (s *Server) messages(w http.ResponseWriter, r *http.Request) {
 		api.WriteError(w, "", api.Authentication("this address is for fronts only"))
 		return
 	}
-	ctx := logging.WithRequest(r.Context(), claims.RequestID, r.Header)
-	out := newStream(w, claims.RequestID, s.opts.Instance)
+	id := logging.RequestID(r.Header)
+	ctx := logging.WithRequest(r.Context(), id, r.Header)
+	out := newStream(w, id, s.opts.Instance)
 	defer out.close()
 	if err := s.serve(ctx, claims, r, out); err != nil {
 		out.fail(s.public(ctx, err))
