@@ -34,6 +34,9 @@ type deployment struct {
 	env       []string
 	fronts    []string
 	instances map[string]*exec.Cmd // by id
+
+	redisServer, firestore func() *exec.Cmd // start them again where they were
+	redisNow, firestoreNow *exec.Cmd
 }
 
 // part returns the path of a part the tests need; without it the test is skipped, but never in CI.
@@ -95,8 +98,13 @@ func deploy(t *testing.T) *deployment {
 	_, redisPort, _ := net.SplitHostPort(redisAddr)
 	_, emulatorPort, _ := net.SplitHostPort(emulator)
 	plain := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
-	d.run(plain, redisBin, "--port", redisPort, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
-	d.run(plain, "java", "-cp", jar, "com.google.cloud.datastore.emulator.firestore.CloudFirestore", "--host=127.0.0.1", "--port="+emulatorPort)
+	d.redisServer = func() *exec.Cmd {
+		return d.run(plain, redisBin, "--port", redisPort, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
+	}
+	d.firestore = func() *exec.Cmd {
+		return d.run(plain, "java", "-cp", jar, "com.google.cloud.datastore.emulator.firestore.CloudFirestore", "--host=127.0.0.1", "--port="+emulatorPort)
+	}
+	d.redisNow, d.firestoreNow = d.redisServer(), d.firestore()
 	d.redis, err = router.NewClient("redis://" + redisAddr)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = d.redis.Close() })
@@ -191,17 +199,11 @@ func TestDeployment_OneProcessPerUserWhicheverFrontIsAsked(t *testing.T) {
 		requireAnswer(t, d.ask(0, user, "hello"), "hello")
 	}
 	for _, front := range d.fronts {
-		require.Eventually(t, func() bool {
-			var stats api.Stats
-			response, err := http.Get(front + "/v1/pool/stats")
-			if err != nil {
-				return false
-			}
-			defer response.Body.Close()
-			return json.NewDecoder(response.Body).Decode(&stats) == nil && len(stats.ActiveUsers) == 4 && len(stats.Instances) == 3 && !stats.Stale
-		}, 10*time.Second, 200*time.Millisecond)
+		eventuallyStats(t, front, func(s api.Stats) bool { return len(s.ActiveUsers) == 4 && len(s.Instances) == 3 && !s.Stale })
 	}
 
+	t.Run("Firestore away", func(t *testing.T) { testFirestoreAway(t, d) })
+	t.Run("Redis away", func(t *testing.T) { testRedisAway(t, d) })
 	t.Run("SIGTERM", func(t *testing.T) { testTerm(t, d) })
 	t.Run("SIGKILL", func(t *testing.T) { testKill(t, d) })
 }
@@ -254,4 +256,62 @@ func testKill(t *testing.T, d *deployment) {
 	}, 20*time.Second, 250*time.Millisecond)
 	t.Logf("served elsewhere after %s", time.Since(killed))
 	require.Less(t, time.Since(killed), 14*time.Second)
+}
+
+func eventuallyStats(t *testing.T, front string, want func(api.Stats) bool) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		var stats api.Stats
+		response, err := http.Get(front + "/v1/pool/stats")
+		if err != nil {
+			return false
+		}
+		defer response.Body.Close()
+		return json.NewDecoder(response.Body).Decode(&stats) == nil && want(stats)
+	}, 60*time.Second, 200*time.Millisecond)
+}
+
+// stopped ends a process that isn't asked to clean up after itself.
+func stopped(cmd *exec.Cmd) {
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+}
+
+// testFirestoreAway: requests are not affected, and the stats stay as they were but say that they are stale.
+func testFirestoreAway(t *testing.T, d *deployment) {
+	stopped(d.firestoreNow)
+	requireAnswer(t, d.ask(0, "ada", "without stats"), "without stats")
+	eventuallyStats(t, d.fronts[0], func(s api.Stats) bool { return s.Stale && len(s.ActiveUsers) == 4 })
+	requireAnswer(t, d.ask(1, "bob", "still"), "still")
+	d.firestoreNow = d.firestore()
+	eventuallyStats(t, d.fronts[0], func(s api.Stats) bool { return !s.Stale && len(s.ActiveUsers) == 4 })
+}
+
+// testRedisAway: a Redis that is away for 20 s and comes back empty costs known users nothing.
+func testRedisAway(t *testing.T, d *deployment) {
+	users := []string{"ada", "bob", "cleo", "dan"}
+	pids := map[string]string{}
+	for _, user := range users {
+		pids[user] = d.ask(0, user, "before").pid
+	}
+	everybody := func(when string) {
+		for _, user := range users {
+			g := d.ask(0, user, when)
+			requireAnswer(t, g, when)
+			require.Equal(t, pids[user], g.pid, "%s %s", user, when)
+		}
+	}
+	stopped(d.redisNow)
+	for start := time.Now(); time.Since(start) < 20*time.Second; time.Sleep(time.Second) {
+		everybody("away")
+		require.Equal(t, http.StatusServiceUnavailable, d.ask(0, "newcomer", "hello").status)
+	}
+	d.redisNow = d.redisServer()
+	for start := time.Now(); time.Since(start) < 12*time.Second; time.Sleep(500 * time.Millisecond) {
+		everybody("back")
+	}
+	require.Eventually(t, func() bool { return d.ask(0, "newcomer", "hello").status == http.StatusOK }, 10*time.Second, 250*time.Millisecond)
+	for _, user := range users {
+		require.Equal(t, pids[user], d.ask(1, user, "after").pid, "the other front finds the same process")
+	}
 }

@@ -150,7 +150,7 @@ func TestLoad_NamesTheSettingThatIsWrongAndKeepsItsValueToItself(t *testing.T) {
 		"SILENCE_TIMEOUT":        {"0s", "hunter2"},
 		"SPAWN_TIMEOUT":          {"0s", "hunter2"},
 		"DRAIN_TIMEOUT":          {"-8s", "hunter2"},
-		"MAX_PROCESS_RSS":        {"0", "1MiB", "2TiB", "hunter2", "2GB", "-2GiB", "+2GiB"},
+		"MAX_PROCESS_RSS":        {"0", "1MiB", "2TiB", "16777217TiB", "hunter2", "2GB", "-2GiB", "+2GiB"},
 		"ISOLATION":              {"hunter2", "Require", "on"},
 		"PERMISSION_MODE":        {"hunter2", "bypass", "Default"},
 	} {
