@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"mime"
@@ -149,7 +150,7 @@ func (f *Front) messages(w http.ResponseWriter, r *http.Request) {
 	}
 	answer, err := f.forward(ctx, call{id: id, once: logging.RequestID(nil), user: user, body: body, trace: r.Header})
 	if err != nil {
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && !errors.Is(err, router.ErrUnavailable) { // of which the router tells once
 			f.opts.Logger.WarnContext(ctx, "request not served", "user", api.ShortUser(user), "error", err)
 		}
 		api.WriteError(w, id, public(ctx, err))

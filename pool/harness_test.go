@@ -81,7 +81,7 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
-// newService starts a service; change may alter its options. All of it is gone when the test ends.
+// newService starts a service with the real CLI; change may alter its options. All of it is gone when the test ends.
 func newService(t *testing.T, change func(*pool.Options)) *service {
 	t.Helper()
 	cli, err := pooltest.RealCLI()
@@ -89,6 +89,20 @@ func newService(t *testing.T, change func(*pool.Options)) *service {
 		t.Skip(err)
 	}
 	require.NoError(t, err)
+	return newServiceWith(t, cli, change)
+}
+
+// newScriptedService starts a service with the scripted CLI.
+func newScriptedService(t *testing.T, change func(*pool.Options)) *service {
+	t.Helper()
+	cli, err := pooltest.ScriptedCLI(t.TempDir())
+	require.NoError(t, err)
+	return newServiceWith(t, cli, change)
+}
+
+func newServiceWith(t *testing.T, cli string, change func(*pool.Options)) *service {
+	t.Helper()
+	var err error
 	s := &service{t: t, owner: &owner{}, logs: &logBuffer{}}
 	log := slog.New(slog.NewTextHandler(s.logs, nil))
 	s.api, err = pooltest.NewAPI(nil)

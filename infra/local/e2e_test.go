@@ -34,6 +34,7 @@ type deployment struct {
 	env       []string
 	fronts    []string
 	instances map[string]*exec.Cmd // by id
+	logs      []string             // files
 
 	redisServer, firestore func() *exec.Cmd // start them again where they were
 	redisNow, firestoreNow *exec.Cmd
@@ -62,6 +63,7 @@ func (d *deployment) run(env []string, name string, args ...string) *exec.Cmd {
 	d.t.Helper()
 	log, err := os.Create(filepath.Join(d.t.TempDir(), filepath.Base(name)+".log"))
 	require.NoError(d.t, err)
+	d.logs = append(d.logs, log.Name())
 	cmd := exec.Command(name, args...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = env, log, log
 	require.NoError(d.t, cmd.Start())
@@ -76,12 +78,10 @@ func (d *deployment) run(env []string, name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-func deploy(t *testing.T) *deployment {
+func deploy(t *testing.T, cli string) *deployment {
 	t.Helper()
 	redisBin, err := exec.LookPath("redis-server")
 	redisBin = part(t, redisBin, err)
-	cli, err := pooltest.RealCLI()
-	cli = part(t, cli, err)
 	jar := "/usr/lib/google-cloud-sdk/platform/cloud-firestore-emulator/cloud-firestore-emulator.jar"
 	_, err = os.Stat(jar)
 	part(t, jar, err)
@@ -183,18 +183,45 @@ func requireAnswer(t *testing.T, g got, text string) {
 	require.True(t, strings.HasSuffix(g.body, api.Done))
 }
 
-func TestDeployment_OneProcessPerUserWhicheverFrontIsAsked(t *testing.T) {
-	d := deploy(t)
-	replies := make([]got, 20)
+// askAtOnce sends n first requests of one user through both fronts, and checks that one process answers them all.
+func (d *deployment) askAtOnce(n int) {
+	d.t.Helper()
+	replies := make([]got, n)
 	var wg sync.WaitGroup
 	for i := range replies {
 		wg.Go(func() { replies[i] = d.ask(i%2, "ada", fmt.Sprint("question ", i)) })
 	}
 	wg.Wait()
 	for i, g := range replies {
-		requireAnswer(t, g, fmt.Sprint("question ", i))
-		require.Equal(t, replies[0].pid, g.pid)
+		requireAnswer(d.t, g, fmt.Sprint("question ", i))
+		require.Equal(d.t, replies[0].pid, g.pid)
 	}
+}
+
+// said counts the lines of all logs so far that contain text.
+func (d *deployment) said(text string) int {
+	n := 0
+	for _, path := range d.logs {
+		log, err := os.ReadFile(path)
+		require.NoError(d.t, err)
+		n += strings.Count(string(log), text)
+	}
+	return n
+}
+
+func TestDeployment_ThreeHundredFirstRequestsMakeOneProcess(t *testing.T) {
+	cli, err := pooltest.ScriptedCLI(t.TempDir())
+	require.NoError(t, err)
+	d := deploy(t, cli)
+	d.askAtOnce(300)
+	require.Equal(t, 1, d.said("process started"))
+	eventuallyStats(t, d.fronts[1], func(s api.Stats) bool { return s.PoolSize == 1 && len(s.ActiveUsers) == 1 })
+}
+
+func TestDeployment_OneProcessPerUserWhicheverFrontIsAsked(t *testing.T) {
+	cli, err := pooltest.RealCLI()
+	d := deploy(t, part(t, cli, err))
+	d.askAtOnce(20)
 	for _, user := range []string{"bob", "cleo", "dan"} {
 		requireAnswer(t, d.ask(0, user, "hello"), "hello")
 	}
@@ -306,6 +333,7 @@ func testRedisAway(t *testing.T, d *deployment) {
 		everybody("away")
 		require.Equal(t, http.StatusServiceUnavailable, d.ask(0, "newcomer", "hello").status)
 	}
+	require.Equal(t, len(d.fronts)+len(d.instances), d.said("Redis is away"), "each process tells it once")
 	d.redisNow = d.redisServer()
 	for start := time.Now(); time.Since(start) < 12*time.Second; time.Sleep(500 * time.Millisecond) {
 		everybody("back")

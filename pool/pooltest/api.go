@@ -8,13 +8,14 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
+
+	"claudepool/pool/pooltest/directive"
 )
 
 // API is a stand-in for the Messages API on a loopback port. What it answers is up to the text of the last user message:
@@ -192,27 +193,8 @@ func fail(w http.ResponseWriter, status int) {
 	fmt.Fprintf(w, `{"type":"error","error":{"type":%q,"message":"the stand-in was asked for this"}}`, kind)
 }
 
-var directiveForm = regexp.MustCompile(`(?s)\[\[([a-z]+)(?:=(.*?))?\]\]`)
-
-type directives map[string]string
-
-func (d directives) duration(name string) time.Duration {
-	v, _ := time.ParseDuration(d[name])
-	return v
-}
-
-func (d directives) number(name string) int {
-	n, _ := strconv.Atoi(d[name])
-	return n
-}
-
-func (d directives) has(name string) bool {
-	_, ok := d[name]
-	return ok
-}
-
 // parse takes the directives of the last thing the user said.
-func parse(req request) (text string, d directives, result string, isResult bool) {
+func parse(req request) (text string, d directive.Set, result string, isResult bool) {
 	for i := len(req.Messages) - 1; i >= 0; i-- {
 		m := req.Messages[i]
 		if m.Role != "user" {
@@ -225,11 +207,7 @@ func parse(req request) (text string, d directives, result string, isResult bool
 			break
 		}
 	}
-	d = directives{}
-	for _, m := range directiveForm.FindAllStringSubmatch(text, -1) {
-		d[m[1]] = m[2]
-	}
-	return text, d, result, isResult
+	return text, directive.Parse(text), result, isResult
 }
 
 func lastUser(req request) int {
@@ -243,9 +221,9 @@ func lastUser(req request) int {
 
 func (a *API) answer(ctx context.Context, w http.ResponseWriter, req request) {
 	text, d, result, isResult := parse(req)
-	rest(ctx, d.duration("latency"))
-	if d.has("status") {
-		fail(w, d.number("status"))
+	rest(ctx, d.Duration("latency"))
+	if d.Has("status") {
+		fail(w, d.Number("status"))
 		return
 	}
 	if !req.Stream {
@@ -256,27 +234,27 @@ func (a *API) answer(ctx context.Context, w http.ResponseWriter, req request) {
 	s := &sse{ctx: ctx, w: w, flush: http.NewResponseController(w).Flush}
 	s.begin(req.Model)
 	switch {
-	case d.has("garbage"):
+	case d.Has("garbage"):
 		_, _ = w.Write([]byte("event: message_delta\ndata: {not json\n\n"))
-	case d.has("silence"):
+	case d.Has("silence"):
 		<-ctx.Done()
-	case d.has("tool") && !isResult:
+	case d.Has("tool") && !isResult:
 		name, input, _ := strings.Cut(d["tool"], " ")
 		s.tool(name, input)
 	case isResult:
 		s.words([]string{"tool said: " + result}, 0, false)
 	default:
-		s.words(chunks(a.words(text), d), d.duration("delay"), d.has("cut"))
+		s.words(chunks(a.words(text), d), d.Duration("delay"), d.Has("cut"))
 	}
 }
 
 // chunks are the pieces an answer is streamed in.
-func chunks(text string, d directives) []string {
+func chunks(text string, d directive.Set) []string {
 	switch {
-	case d.has("bytes"):
-		return []string{strings.Repeat("x", d.number("bytes"))}
-	case d.has("words"):
-		words := make([]string, d.number("words"))
+	case d.Has("bytes"):
+		return []string{strings.Repeat("x", d.Number("bytes"))}
+	case d.Has("words"):
+		words := make([]string, d.Number("words"))
 		for i := range words {
 			words[i] = "w" + strconv.Itoa(i) + " "
 		}

@@ -2,8 +2,11 @@ package pooltest
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"claudepool/pool/claude"
 )
@@ -13,23 +16,22 @@ func RealCLI() (string, error) {
 	if path := os.Getenv("CLAUDE_BIN"); path != "" {
 		return path, nil
 	}
-	dir, err := os.Getwd()
+	module, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("pooltest: not inside the module: %w", err)
 	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			break
-		}
-		if parent := filepath.Dir(dir); parent != dir {
-			dir = parent
-			continue
-		}
-		return "", errors.New("pooltest: not inside the module")
-	}
-	path := filepath.Join(dir, ".tools", "claude-"+claude.Version, "claude")
+	path := filepath.Join(strings.TrimSpace(string(module)), ".tools", "claude-"+claude.Version, "claude")
 	if _, err := os.Stat(path); err != nil {
 		return "", errors.New("pooltest: the CLI is missing: make setup")
+	}
+	return path, nil
+}
+
+// ScriptedCLI builds the stand-in for the CLI into dir and returns its path.
+func ScriptedCLI(dir string) (string, error) {
+	path := filepath.Join(dir, "scripted")
+	if out, err := exec.Command("go", "build", "-o", path, "claudepool/pool/pooltest/scripted").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("pooltest: %w: %s", err, out)
 	}
 	return path, nil
 }

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/tidwall/gjson"
+
+	"claudepool/pool/claude"
+	"claudepool/pool/pooltest/directive"
+)
+
+// turn runs one user message to its result.
+func (c *cli) turn(message gjson.Result) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	c.lifecycle(message, "started")
+	c.mu.Lock()
+	c.running, c.interrupt = true, cancel
+	model := c.model
+	c.mu.Unlock()
+	t := &turn{cli: c, ctx: ctx, model: model, uuid: message.Get("uuid").Str, content: message.Get("message.content"), wants: directive.Parse(textOf(message.Get("message.content")))}
+	c.session.add("user", t.uuid, []byte(t.content.Raw))
+	c.say(object{"type": "system", "subtype": "init", "session_id": c.session.id, "model": model, "uuid": uuid.NewString()})
+	answer, err := t.run()
+	c.mu.Lock()
+	c.running, c.interrupt = false, nil
+	c.mu.Unlock()
+	t.conclude(answer, err)
+	c.lifecycle(message, "completed")
+	if t.wants.Has("leave") {
+		time.Sleep(50 * time.Millisecond)
+		os.Exit(1)
+	}
+}
+
+// turn is the user message that is being answered.
+type turn struct {
+	cli     *cli
+	ctx     context.Context
+	model   string
+	uuid    string
+	content gjson.Result
+	wants   directive.Set
+}
+
+// run makes the answer, with the faults that the text asks for.
+func (t *turn) run() (string, error) {
+	switch {
+	case t.wants.Has("exit"):
+		t.delta("half a ")
+		os.Exit(1)
+	case t.wants.Has("hang"):
+		t.cli.write.Lock()
+		for {
+			time.Sleep(time.Hour)
+		}
+	case t.wants.Has("never"):
+		for {
+			t.delta("word ")
+			time.Sleep(20 * time.Millisecond)
+		}
+	case t.wants.Has("flood"):
+		for t.ctx.Err() == nil {
+			t.delta(strings.Repeat("x", 1000))
+		}
+		return "", t.ctx.Err()
+	case t.wants.Has("noise"):
+		t.cli.write.Lock()
+		_, _ = t.cli.out.WriteString("not JSON\n\xff\xfe\x00\n[1,2]\n{\"half\": \n\n")
+		t.cli.write.Unlock()
+	case t.wants.Has("ask"):
+		t.cli.say(object{"type": "control_request", "request_id": "ask-" + t.uuid, "request": object{"subtype": "can_use_tool", "tool_name": "Bash"}})
+		<-t.cli.answers
+	}
+	if t.wants.Has("events") {
+		return t.events()
+	}
+	return t.call()
+}
+
+// events answers without the API.
+func (t *turn) events() (string, error) {
+	var all strings.Builder
+	for i := range t.wants.Number("events") {
+		if d := t.wants.Duration("delay"); d > 0 {
+			time.Sleep(d)
+		}
+		if t.ctx.Err() != nil {
+			return "", t.ctx.Err()
+		}
+		word := fmt.Sprintf("w%d ", i)
+		all.WriteString(word)
+		t.delta(word)
+	}
+	return all.String(), nil
+}
+
+func (t *turn) delta(text string) {
+	t.event(object{"type": "content_block_delta", "index": 0, "delta": object{"type": "text_delta", "text": text}})
+}
+
+func (t *turn) event(event any) {
+	t.cli.say(object{"type": "stream_event", "event": event, "session_id": t.cli.session.id, "uuid": uuid.NewString()})
+}
+
+// call asks the API and passes its events on.
+func (t *turn) call() (string, error) {
+	body, err := json.Marshal(object{"model": t.model, "stream": true, "max_tokens": 1, "messages": t.cli.session.conversation()})
+	if err != nil {
+		return "", err
+	}
+	r, err := http.NewRequestWithContext(t.ctx, http.MethodPost, os.Getenv("ANTHROPIC_BASE_URL")+"/v1/messages?beta=true", bytes.NewReader(body))
+	if err != nil {
+		return "", err
+	}
+	r.Header.Set("Authorization", "Bearer "+os.Getenv("CLAUDE_CODE_OAUTH_TOKEN"))
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("API error: %s", response.Status)
+	}
+	var answer strings.Builder
+	lines := claude.NewReader(response.Body)
+	for {
+		line, err := lines.Next()
+		if errors.Is(err, io.EOF) {
+			return "", errors.New("API error: the stream ended early")
+		}
+		if err != nil {
+			return "", err
+		}
+		data, ok := bytes.CutPrefix(line, []byte("data: "))
+		if !ok {
+			continue
+		}
+		if !gjson.ValidBytes(data) {
+			return "", errors.New("API error: no JSON")
+		}
+		t.event(json.RawMessage(data))
+		answer.WriteString(gjson.GetBytes(data, "delta.text").Str)
+		if gjson.GetBytes(data, "type").Str == "message_stop" {
+			return answer.String(), nil
+		}
+	}
+}
+
+// conclude writes the turn's last lines.
+func (t *turn) conclude(answer string, err error) {
+	result := object{"type": "result", "subtype": "success", "is_error": false, "result": answer, "session_id": t.cli.session.id,
+		"uuid": uuid.NewString(), "user_message_uuid": t.uuid}
+	switch {
+	case t.ctx.Err() != nil:
+		result["subtype"], result["is_error"] = "error_during_execution", true
+		delete(result, "result")
+		t.cli.say(result)
+	case err != nil:
+		result["is_error"], result["result"] = true, err.Error()
+		t.cli.say(result)
+	default:
+		id := uuid.NewString()
+		content := []object{{"type": "text", "text": answer}}
+		raw, _ := json.Marshal(content)
+		t.cli.session.add("assistant", id, raw)
+		t.cli.session.save()
+		t.cli.say(object{"type": "assistant", "uuid": id, "session_id": t.cli.session.id,
+			"message": object{"role": "assistant", "model": t.model, "content": content}}, result)
+	}
+	if t.wants.Has("late") {
+		stray := object{"type": "assistant", "uuid": uuid.NewString(), "message": object{"role": "assistant", "content": []object{{"type": "text", "text": "stray"}}}}
+		t.cli.say(stray, object{"type": "result", "subtype": "success", "result": "stray", "user_message_uuid": uuid.NewString()})
+	}
+}
+
+func textOf(content gjson.Result) string {
+	if content.Type == gjson.String {
+		return content.Str
+	}
+	var b strings.Builder
+	for _, block := range content.Array() {
+		b.WriteString(block.Get("text").Str)
+	}
+	return b.String()
+}

@@ -1,0 +1,108 @@
+package pool_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"claudepool/pool"
+)
+
+func TestScripted_IsPooledLikeTheRealOne(t *testing.T) {
+	s := newScriptedService(t, func(o *pool.Options) { o.IdleTimeout = 300 * time.Millisecond })
+	first := s.ask("ada", "one", nil)
+	require.Equal(t, "reply to: one", first.text(t))
+	require.Equal(t, "reply to: two", s.ask("ada", "two", nil).text(t))
+	require.Eventually(t, func() bool { return s.pool.Snapshot().Cleanup.Total == 1 }, 5*time.Second, 10*time.Millisecond)
+	third := s.ask("ada", "three", nil)
+	require.Equal(t, "reply to: three", third.text(t))
+	require.Equal(t, pool.ProcessResumed, third.process)
+	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two", "assistant: reply to: two", "user: three"}, s.lastCall().Messages())
+}
+
+// Each of these turns goes wrong in a way the real CLI can't be made to show. The client is told, the next request is
+// answered with its own answer, and its conversation holds nothing of the turn that failed.
+func TestPool_SurvivesWhateverItsProcessDoes(t *testing.T) {
+	for fault, want := range map[string]struct {
+		says    string // what the client is told
+		samePID bool
+	}{
+		"exit":  {"the process of this conversation ended in the middle of the turn", false},
+		"hang":  {"the turn took longer than 1s", false},
+		"never": {"the turn took longer than 1s", false},
+		"flood": {"the turn took longer than 1s", true},
+	} {
+		t.Run(fault, func(t *testing.T) {
+			t.Parallel()
+			s := newScriptedService(t, func(o *pool.Options) { o.TurnTimeout = time.Second })
+			first := s.ask("ada", "one", nil)
+			require.Equal(t, "reply to: one", first.text(t))
+			bad := s.ask("ada", "two [["+fault+"]]", nil)
+			require.Equal(t, http.StatusOK, bad.status)
+			require.True(t, bad.done, "the stream ends explicitly")
+			require.Len(t, bad.of("error"), 1)
+			require.Equal(t, want.says, bad.of("error")[0].Get("error.message").Str)
+			next := s.ask("ada", "three", nil)
+			require.Equal(t, "reply to: three", next.text(t))
+			require.Equal(t, want.samePID, first.pid == next.pid)
+			require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: three"}, s.lastCall().Messages())
+		})
+	}
+}
+
+func TestPool_NoiseAndQuestionsAndStraysOfAProcessStayOutOfItsTurns(t *testing.T) {
+	s := newScriptedService(t, nil)
+	first := s.ask("ada", "one [[noise]]", nil)
+	require.Equal(t, "reply to: one [[noise]]", first.text(t))
+	require.Equal(t, "reply to: two [[ask]]", s.ask("ada", "two [[ask]]", nil).text(t), "what the CLI asks is answered")
+	require.Equal(t, "reply to: three [[late]]", s.ask("ada", "three [[late]]", nil).text(t))
+	four := s.ask("ada", "four", nil)
+	require.Equal(t, "reply to: four", four.text(t), "a late result of another turn is not taken for this one's")
+	require.NotContains(t, four.body, "stray")
+	require.Equal(t, first.pid, four.pid)
+}
+
+func TestPool_AProcessThatEndsBetweenTurnsIsReplacedAndItsConversationResumed(t *testing.T) {
+	s := newScriptedService(t, nil)
+	first := s.ask("ada", "one [[leave]]", nil)
+	first.text(t)
+	require.Eventually(t, func() bool { reserved, _ := s.pool.Load(); return reserved == 0 }, 5*time.Second, 5*time.Millisecond)
+	next := s.ask("ada", "two", nil)
+	require.Equal(t, "reply to: two", next.text(t))
+	require.Equal(t, pool.ProcessResumed, next.process)
+	require.Len(t, s.lastCall().Messages(), 3)
+}
+
+// A client that reads nothing makes its process wait, and nobody else.
+func TestPool_AFloodIsHeldBackByItsReader(t *testing.T) {
+	s := newScriptedService(t, nil)
+	ctx, hangUp := context.WithCancel(t.Context())
+	response, err := s.start(ctx, "ada", "[[flood]]", nil)
+	require.NoError(t, err)
+	for i := range 20 {
+		text := fmt.Sprint("question ", i)
+		require.Equal(t, "reply to: "+text, s.ask("bob", text, nil).text(t))
+	}
+	hangUp()
+	_ = response.Body.Close()
+	require.Equal(t, "reply to: next", s.ask("ada", "next", nil).text(t))
+}
+
+func TestPool_ThreeHundredRequestsOfAConversationAreAnsweredInLine(t *testing.T) {
+	s := newScriptedService(t, func(o *pool.Options) { o.QueueLimit = 300 })
+	replies := make([]reply, 300)
+	var wg sync.WaitGroup
+	for i := range replies {
+		wg.Go(func() { replies[i] = s.ask("ada", fmt.Sprint("question ", i), nil) })
+	}
+	wg.Wait()
+	for i, r := range replies {
+		require.Equal(t, fmt.Sprint("reply to: question ", i), r.text(t))
+		require.Equal(t, replies[0].pid, r.pid)
+	}
+}
