@@ -12,9 +12,10 @@ import (
 
 // How a request found its process.
 const (
-	ProcessNew     = "new"
-	ProcessReused  = "reused"
-	ProcessResumed = "resumed"
+	ProcessStandby = "standby" // started in advance, now the user's
+	ProcessReused  = "reused"  // the conversation's own
+	ProcessResumed = "resumed" // started for this request, with a transcript to go on from
+	ProcessCold    = "cold"    // started for this request
 )
 
 // Handle is a conversation held for one turn, with a process that is fitted to the request. Its methods are for one
@@ -31,7 +32,7 @@ type Handle struct {
 // PID is the process id of the CLI.
 func (h *Handle) PID() int { return h.proc.child.PID() }
 
-// Process tells how the process was found: ProcessNew, ProcessReused or ProcessResumed.
+// Process tells how the process was found: ProcessStandby, ProcessReused, ProcessResumed or ProcessCold.
 func (h *Handle) Process() string { return h.how }
 
 // Acquire waits in line for the conversation a request is meant for and makes a process ready for it. The error is an
@@ -102,14 +103,12 @@ func (p *Pool) ready(ctx context.Context, c *conversation, req *api.Request) (*H
 		p.retire(c)
 	}
 	if c.process == nil {
-		if err := p.spawn(ctx, c, req); err != nil {
+		how, err := p.spawn(ctx, c, req)
+		if err != nil {
 			c.settings = before
 			return nil, err
 		}
-		h.how = ProcessNew
-		if c.process.resumed {
-			h.how = ProcessResumed
-		}
+		h.how = how
 	}
 	h.proc = c.process
 	err := h.proc.fit(ctx, c.settings, p.opts.Broker.Scrub)
@@ -124,24 +123,32 @@ func (p *Pool) ready(ctx context.Context, c *conversation, req *api.Request) (*H
 	return nil, err
 }
 
-// spawn starts a process for the held conversation, making room for it first.
-func (p *Pool) spawn(ctx context.Context, c *conversation, req *api.Request) error {
+// spawn gets a process for the held conversation, making room for it first: a standby if one fits, else a new one.
+func (p *Pool) spawn(ctx context.Context, c *conversation, req *api.Request) (how string, err error) {
 	if err := p.reserve(c); err != nil {
-		return err
+		return "", err
 	}
-	proc, err := startProcess(ctx, p, c, credentialOf(req))
+	how = ProcessStandby
+	proc, err := p.claim(ctx, c, credentialOf(req))
+	if proc == nil && err == nil {
+		how = ProcessCold
+		proc, err = p.startProcess(ctx, c, credentialOf(req))
+	}
 	if err != nil {
 		p.unreserve(c)
-		return fmt.Errorf("pool: spawn: %w", err)
+		return "", fmt.Errorf("pool: spawn: %w", err)
+	}
+	if proc.resumed {
+		how = ProcessResumed
 	}
 	p.mu.Lock()
 	c.process = proc
 	p.mu.Unlock()
 	signal(p.changed)
 	p.opts.Logger.Info("process started", "user", api.ShortUser(c.user.id), "pid", proc.child.PID(),
-		"resumed", proc.resumed, "seconds", time.Since(proc.started).Seconds())
+		"process", how, "seconds", time.Since(proc.started).Seconds())
 	p.goes(func() { p.bury(c, proc) })
-	return nil
+	return how, nil
 }
 
 func credentialOf(req *api.Request) broker.Credential {

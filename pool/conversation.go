@@ -20,10 +20,11 @@ import (
 // conversation is one of a user's conversations. It outlives its process: a conversation whose process was reaped is
 // resumed from its transcript.
 type conversation struct {
-	id   string // the CLI's session id
-	user *user
+	user  *user
+	named bool // a client chose the id
 
 	// Guarded by Pool.mu.
+	id       string          // the CLI's session id; until the first process of an unnamed one it may still change
 	held     bool            // somebody works on it: a turn, or whoever stops its process
 	waiters  []chan struct{} // first come, first served; closed to hand the slot over
 	process  *process        // nil while there is none
@@ -130,7 +131,9 @@ func (p *Pool) pick(u *user, req *api.Request) *conversation {
 		if c := u.conversations[req.SessionID]; c != nil {
 			return c
 		}
-		return u.beginLocked(req.SessionID, history)
+		c := u.beginLocked(req.SessionID, history)
+		c.named = true
+		return c
 	case len(history) > 0:
 		digest := api.HistoryDigest(history)
 		for _, c := range u.conversations {
@@ -169,22 +172,31 @@ type workspace struct {
 	root, home, temp, cwd string
 }
 
-// newWorkspace makes a workspace under an opaque name and enters it in the user's index.
-func (p *Pool) newWorkspace(c *conversation) (*workspace, error) {
+// newWorkspace makes a workspace under an opaque name.
+func (p *Pool) newWorkspace() (*workspace, error) {
 	name := make([]byte, 16)
 	rand.Read(name)
 	root := filepath.Join(p.opts.Workspaces, hex.EncodeToString(name))
 	w := &workspace{root: root, home: filepath.Join(root, "home"), temp: filepath.Join(root, "tmp"), cwd: filepath.Join(root, "work")}
-	index := filepath.Join(p.opts.Workspaces, c.user.id)
-	for _, dir := range []string{w.home, w.temp, w.cwd, index} {
+	for _, dir := range []string{w.home, w.temp, w.cwd} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("pool: workspace: %w", err)
+			return nil, errors.Join(fmt.Errorf("pool: workspace: %w", err), os.RemoveAll(root))
 		}
 	}
-	if err := os.Symlink(filepath.Join("..", filepath.Base(root)), filepath.Join(index, c.id)); err != nil {
-		return nil, errors.Join(fmt.Errorf("pool: workspace: %w", err), os.RemoveAll(root))
-	}
 	return w, nil
+}
+
+// settle gives the workspace to the held conversation and enters it in the user's index.
+func (p *Pool) settle(c *conversation, w *workspace) error {
+	index := filepath.Join(p.opts.Workspaces, c.user.id)
+	if err := os.MkdirAll(index, 0o700); err != nil {
+		return fmt.Errorf("pool: workspace: %w", err)
+	}
+	if err := os.Symlink(filepath.Join("..", filepath.Base(w.root)), filepath.Join(index, c.id)); err != nil {
+		return fmt.Errorf("pool: workspace: %w", err)
+	}
+	c.dir = w
+	return nil
 }
 
 // prepare makes the conversation's files ready for a process and says what it has to resume, if anything.
@@ -193,8 +205,12 @@ func (p *Pool) prepare(c *conversation) (claude.Options, error) {
 	opts := claude.Options{SessionID: c.id, Model: c.settings.model, FallbackModel: c.settings.fallback,
 		PermissionMode: c.settings.permission, AllowBypass: p.opts.PermissionMode == "bypassPermissions"}
 	if c.dir == nil {
-		if c.dir, err = p.newWorkspace(c); err != nil {
+		w, err := p.newWorkspace()
+		if err != nil {
 			return opts, err
+		}
+		if err := p.settle(c, w); err != nil {
+			return opts, errors.Join(err, os.RemoveAll(w.root))
 		}
 	}
 	if c.dirty && c.goodTurn == "" {

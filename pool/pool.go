@@ -32,7 +32,7 @@ type Ownership interface {
 	Release(ctx context.Context, user string, keepHome bool) error
 }
 
-// Options are a pool's settings. All durations and numbers have to be positive, except QueueLimit, which may be 0.
+// Options are a pool's settings. All durations and numbers have to be positive, except Standby and QueueLimit, which may be 0.
 type Options struct {
 	Logger     *slog.Logger
 	Launcher   *confine.Launcher
@@ -40,6 +40,7 @@ type Options struct {
 	ClaudeBin  string // path of the CLI
 	Workspaces string // this instance's own folder, free of symbolic links
 
+	Standby             int // processes started in advance, at least
 	MaxProcesses        int
 	MaxProcessesPerUser int
 	QueueLimit          int // requests waiting for one conversation
@@ -58,6 +59,8 @@ type Options struct {
 	// Confined says that uid, file and network protections are all in force, so that requests may name programs to
 	// run before their credential has been checked.
 	Confined bool
+	// MemoryShort reports that the machine has little memory left; then there are no standbys. Nil is never.
+	MemoryShort func() bool
 }
 
 // Pool holds the processes of one instance. Its methods may be called concurrently.
@@ -67,6 +70,7 @@ type Pool struct {
 
 	wake    chan struct{} // buffered by one: the reaper has a new nearest deadline
 	changed chan struct{} // buffered by one: a snapshot would look different now
+	tend    chan struct{} // buffered by one: the standbys need a look
 
 	life   context.Context // ends when turns are to be cut short
 	cutAll context.CancelCauseFunc
@@ -74,7 +78,10 @@ type Pool struct {
 
 	mu       sync.Mutex // guards everything below, and what users and conversations say it guards
 	users    map[string]*user
-	slots    int // processes that exist or are being started or stopped
+	slots    int // users' processes that exist or are being started or stopped
+	standbys []*standby
+	waking   int // standbys that are being started or stopped
+	demand   demand
 	draining bool
 	empty    *sync.Cond // signalled when a request has left or a process is gone
 	cleanup  cleanupStats
@@ -92,12 +99,17 @@ func New(opts Options, owner Ownership) *Pool {
 		opts: opts, owner: owner,
 		wake:    make(chan struct{}, 1),
 		changed: make(chan struct{}, 1),
+		tend:    make(chan struct{}, 1),
 		users:   make(map[string]*user),
+	}
+	if p.opts.MemoryShort == nil {
+		p.opts.MemoryShort = func() bool { return false }
 	}
 	p.empty = sync.NewCond(&p.mu)
 	p.life, p.cutAll = context.WithCancelCause(context.Background())
 	p.goes(p.reap)
 	p.goes(p.watchMemory)
+	p.goes(p.keepStandbys)
 	return p
 }
 
@@ -132,6 +144,7 @@ func (p *Pool) Drain(ctx context.Context) {
 	}
 	p.mu.Unlock()
 	signal(p.changed)
+	signal(p.tend)
 
 	p.retireIdle(func(*conversation) bool { return true })
 	p.waitEmpty(ctx)
@@ -165,7 +178,7 @@ func (p *Pool) waitEmpty(ctx context.Context) {
 }
 
 func (p *Pool) isEmptyLocked() bool {
-	if p.slots > 0 {
+	if p.slots+len(p.standbys)+p.waking > 0 {
 		return false
 	}
 	for _, u := range p.users {

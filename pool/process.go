@@ -47,20 +47,31 @@ type process struct {
 	exited   chan struct{} // closed when stdout has ended: nothing more will be read
 }
 
-// startProcess starts a CLI and returns when it has answered its first control request.
-func startProcess(ctx context.Context, p *Pool, c *conversation, credential broker.Credential) (*process, error) {
+// startProcess starts a CLI for the held conversation and returns when it has answered its first control request.
+func (p *Pool) startProcess(ctx context.Context, c *conversation, credential broker.Credential) (*process, error) {
 	opts, err := p.prepare(c)
 	if err != nil {
 		return nil, err
 	}
-	grant := p.opts.Broker.Register()
-	if err := grant.Bind(credential); err != nil {
-		grant.Revoke()
+	proc, err := p.launch(ctx, c.dir, opts)
+	if err != nil {
 		return nil, err
 	}
-	env := claude.Environment{Home: c.dir.home, Temp: c.dir.temp, BaseURL: p.opts.Broker.URL(), Secret: grant.Secret()}
+	if err := proc.grant.Bind(credential); err != nil {
+		return nil, errors.Join(err, proc.stop())
+	}
+	if err := proc.initialize(ctx, c.settings.system); err != nil {
+		return nil, errors.Join(err, proc.stop())
+	}
+	return proc, nil
+}
+
+// launch starts a CLI that belongs to nobody.
+func (p *Pool) launch(ctx context.Context, w *workspace, opts claude.Options) (*process, error) {
+	grant := p.opts.Broker.Register()
+	env := claude.Environment{Home: w.home, Temp: w.temp, BaseURL: p.opts.Broker.URL(), Secret: grant.Secret()}
 	child, err := p.opts.Launcher.Start(ctx, confine.Spec{
-		Path: p.opts.ClaudeBin, Args: claude.Args(opts), Env: env.Vars(), Dir: c.dir.cwd, Workspace: c.dir.root,
+		Path: p.opts.ClaudeBin, Args: claude.Args(opts), Env: env.Vars(), Dir: w.cwd, Workspace: w.root,
 	})
 	if err != nil {
 		grant.Revoke()
@@ -68,17 +79,22 @@ func startProcess(ctx context.Context, p *Pool, c *conversation, credential brok
 	}
 	proc := &process{
 		child: child, grant: grant, started: time.Now(), resumed: opts.Resume, log: p.opts.Logger,
-		inForce:  settings{model: opts.Model, fallback: opts.FallbackModel, permission: opts.PermissionMode, system: c.settings.system},
+		inForce:  settings{model: opts.Model, fallback: opts.FallbackModel, permission: opts.PermissionMode},
 		controls: make(map[string]chan claude.Line),
 		exited:   make(chan struct{}),
 	}
 	proc.lastLine.Store(time.Now().UnixNano())
 	go proc.read(child.Stdout)
-	if _, err := proc.control(ctx, claude.Initialize{AppendSystemPrompt: c.settings.system}); err != nil {
-		err = fmt.Errorf("%w (stderr: %q)", err, child.StderrTail())
-		return nil, errors.Join(err, proc.stop())
-	}
 	return proc, nil
+}
+
+// initialize is the handshake. The system prompt counts on a process's first one only, and only before its first turn.
+func (p *process) initialize(ctx context.Context, system string) error {
+	if _, err := p.control(ctx, claude.Initialize{AppendSystemPrompt: system}); err != nil {
+		return fmt.Errorf("%w (stderr: %q)", err, p.child.StderrTail())
+	}
+	p.inForce.system = system
+	return nil
 }
 
 // stop ends the process and everything it started, and returns when nothing of it is left.

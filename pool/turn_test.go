@@ -22,7 +22,7 @@ func TestPool_ASecondRequestFindsTheProcessAndTheConversation(t *testing.T) {
 	s := newService(t, nil)
 	first := s.ask("ada", "one", nil)
 	require.Equal(t, "reply to: one", first.text(t))
-	require.Equal(t, "new", first.process)
+	require.Equal(t, pool.ProcessCold, first.process)
 	second := s.ask("ada", "two", nil)
 	require.Equal(t, "reply to: two", second.text(t))
 	require.Equal(t, "reused", second.process)
@@ -168,7 +168,7 @@ func TestPool_SessionsOfAUserNeverSeeEachOther(t *testing.T) {
 	require.Equal(t, []string{"user: alpha", "assistant: reply to: alpha", "user: gamma"}, s.lastCall().Messages())
 
 	stranger := s.ask("eve", "delta", fields{"session_id": a})
-	require.Equal(t, "new", stranger.process)
+	require.Equal(t, pool.ProcessCold, stranger.process)
 	require.Equal(t, []string{"user: delta"}, s.lastCall().Messages())
 }
 

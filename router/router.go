@@ -128,7 +128,7 @@ func (r *Router) claim(ctx context.Context, user string) (Owner, error) {
 	for {
 		state, owner, err := r.ask(ctx, user)
 		if err != nil {
-			r.away.Store(true)
+			r.note(err)
 		}
 		switch {
 		case err == nil && state == "owner":
@@ -212,7 +212,7 @@ func (r *Router) Run(ctx context.Context) {
 	}
 }
 
-// look finds out whether Redis can be reached, and tells the log when that changes.
+// look finds out whether Redis can be reached.
 func (r *Router) look(ctx context.Context) {
 	pingCtx, cancel := context.WithTimeout(ctx, pingInterval/2)
 	defer cancel()
@@ -220,15 +220,21 @@ func (r *Router) look(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	if was := r.away.Swap(err != nil); was != (err != nil) {
-		if err != nil {
-			r.opts.Logger.Error("Redis is away: known users are served on, new ones are refused", "error", err)
-		} else {
-			r.opts.Logger.Info("Redis is back")
-		}
-	}
+	r.note(err)
 	if err == nil {
 		r.discover(ctx)
+	}
+}
+
+// note keeps whether Redis could be reached, and tells the log when that changes.
+func (r *Router) note(err error) {
+	if was := r.away.Swap(err != nil); was == (err != nil) {
+		return
+	}
+	if err != nil {
+		r.opts.Logger.Error("Redis is away: known users are served on, new ones are refused", "error", err)
+	} else {
+		r.opts.Logger.Info("Redis is back")
 	}
 }
 

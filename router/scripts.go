@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
@@ -68,6 +69,9 @@ type Redis interface {
 	redis.Cmdable
 }
 
+// The library would tell its own log of every dial that fails; this package tells the service's of an outage, once.
+func init() { logging.Disable() }
+
 // NewClient connects to a redis:// or rediss:// URL with time-outs that suit a request's way: nobody waits long for a
 // Redis that is away. The error does not hold the URL, which may hold a password.
 func NewClient(url string) (*redis.Client, error) {
@@ -76,7 +80,7 @@ func NewClient(url string) (*redis.Client, error) {
 		return nil, errors.New("router: not a Redis URL")
 	}
 	opts.DialTimeout, opts.ReadTimeout, opts.WriteTimeout = time.Second, time.Second, time.Second
-	opts.MaxRetries = 1
+	opts.MaxRetries, opts.DialerRetries = 1, 1
 	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	return redis.NewClient(opts), nil
 }

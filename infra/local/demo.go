@@ -25,6 +25,9 @@ var questions = []string{"Hello, who are you?", "What did I just say?", "Thank y
 func demo(ctx context.Context, out io.Writer, url string) error {
 	p := painter{out: out, colour: isTerminal(out)}
 	p.line("", "claudepool demo: three users, three requests each, two instances, the real CLI, no network")
+	if err := awaitStandbys(ctx, url); err != nil {
+		return err
+	}
 	p.line("2", fmt.Sprintf("%-6s %-3s %-18s %-8s %-14s %s", "user", "#", "instance", "pid", "first token", "process"))
 	for i, question := range questions {
 		for _, user := range cast {
@@ -32,8 +35,8 @@ func demo(ctx context.Context, out io.Writer, url string) error {
 			if err != nil {
 				return fmt.Errorf("%s: %w", user.name, err)
 			}
-			colour := "33" // a new process
-			if a.process == "reused" {
+			colour := "33"
+			if a.process != "cold" {
 				colour = "32"
 			}
 			p.line(colour, fmt.Sprintf("%-6s %-3d %-18s %-8s %-14s %s", user.name, i+1, a.instance, a.pid,
@@ -42,6 +45,43 @@ func demo(ctx context.Context, out io.Writer, url string) error {
 	}
 	time.Sleep(2100 * time.Millisecond) // a snapshot is written at most every two seconds
 	return p.stats(ctx, url)
+}
+
+// awaitStandbys waits until every instance has processes ready for users who haven't come yet.
+func awaitStandbys(ctx context.Context, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		stats, err := get(ctx, url+"/v1/pool/stats")
+		if err != nil {
+			return fmt.Errorf("no standby in time: %w", err)
+		}
+		var s api.Stats
+		if err := json.Unmarshal(stats, &s); err != nil {
+			return err
+		}
+		ready := len(s.Instances) > 0
+		for _, i := range s.Instances {
+			ready = ready && i.Standby >= 2
+		}
+		if ready {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+func get(ctx context.Context, url string) ([]byte, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	return io.ReadAll(response.Body)
 }
 
 type answer struct {
@@ -116,16 +156,7 @@ func isTerminal(out io.Writer) bool {
 
 // stats prints the service's own view.
 func (p painter) stats(ctx context.Context, url string) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/v1/pool/stats", nil)
-	if err != nil {
-		return err
-	}
-	response, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
+	text, err := get(ctx, url+"/v1/pool/stats")
 	if err != nil {
 		return err
 	}

@@ -106,6 +106,7 @@ func (p *Pool) sound() map[string]bool {
 	ok["CLAUDE_BIN"] = !strings.ContainsRune(p.ClaudeBin, 0)
 	ok["ANTHROPIC_BASE_URL"] = soundBaseURL(&p.AnthropicBaseURL)
 	ok["WORKSPACES_ROOT"] = filepath.IsAbs(p.WorkspacesRoot) && !strings.ContainsRune(p.WorkspacesRoot, 0)
+	ok["STANDBY"] = p.Standby >= 0 && p.Standby <= 1000
 	ok["MAX_PROCESSES"] = p.MaxProcesses >= 0 && p.MaxProcesses <= 10_000
 	ok["MAX_PROCESSES_PER_USER"] = p.MaxProcessesPerUser >= 1 && p.MaxProcessesPerUser <= 10_000
 	ok["QUEUE_LIMIT"] = p.QueueLimit >= 0 && p.QueueLimit <= 100_000

@@ -42,6 +42,7 @@ type Pool struct {
 	CleanupInterval time.Duration `env:"CLEANUP_INTERVAL" envDefault:"60s" must:"be a duration of at least 1ms, such as 60s" about:"longest sleep of the reaper"`
 	WorkspaceTTL    time.Duration `env:"WORKSPACE_TTL" envDefault:"24h" must:"be a duration of at least 1ms, such as 24h" about:"how long an unused conversation's files are kept"`
 
+	Standby             int `env:"STANDBY" envDefault:"2" must:"be a whole number from 0 to 1000" about:"least number of processes that are started in advance; more after bursts of new users"`
 	MaxProcesses        int `env:"MAX_PROCESSES" unset:"from memory" must:"be a whole number from 0 to 10000, 0 for as many as memory allows" about:"processes of this instance"`
 	MaxProcessesPerUser int `env:"MAX_PROCESSES_PER_USER" envDefault:"4" must:"be a whole number from 1 to 10000" about:"processes, and so conversations at a time, of one user"`
 	QueueLimit          int `env:"QUEUE_LIMIT" envDefault:"8" must:"be a whole number from 0 to 100000" about:"requests that may wait for one conversation"`

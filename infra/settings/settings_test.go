@@ -31,6 +31,7 @@ var design = []struct{ name, value, unset, of string }{
 	{"IDLE_TIMEOUT", "5m", "", OfPool},
 	{"CLEANUP_INTERVAL", "60s", "", OfPool},
 	{"WORKSPACE_TTL", "24h", "", OfPool},
+	{"STANDBY", "2", "", OfPool},
 	{"MAX_PROCESSES", "", "from memory", OfPool},
 	{"MAX_PROCESSES_PER_USER", "4", "", OfPool},
 	{"QUEUE_LIMIT", "8", "", OfPool},

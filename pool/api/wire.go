@@ -7,7 +7,7 @@ const (
 	HeaderNotStarted = "X-Claudepool-Not-Started" // instance to front: nothing was run, try again
 	HeaderInstance   = "X-Claudepool-Instance"    // to the client: which instance answered
 	HeaderPID        = "X-Claudepool-Pid"         // to the client: which process
-	HeaderProcess    = "X-Claudepool-Process"     // to the client: new, reused or resumed
+	HeaderProcess    = "X-Claudepool-Process"     // to the client: standby, reused, resumed or cold
 )
 
 // What stands in a stream beside events.

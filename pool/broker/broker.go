@@ -18,12 +18,15 @@ import (
 	"net/url"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
-// ErrBound says that a Grant already stands for another credential.
-var ErrBound = errors.New("broker: bound to another credential")
+var (
+	// ErrBound says that a Grant already stands for another credential.
+	ErrBound = errors.New("broker: bound to another credential")
+	// ErrBusy says that a Grant can't be bound while a call is under way that began when it was nobody's.
+	ErrBusy = errors.New("broker: an unbound call is under way")
+)
 
 // maxBody bounds a call's body, in bytes: twice what the API takes.
 const maxBody = 64 << 20
@@ -113,15 +116,15 @@ func (Credential) LogValue() slog.Value { return slog.StringValue("[credential]"
 type Grant struct {
 	broker *Broker
 	secret string
-	open   atomic.Int64
 	life   context.Context
 	end    context.CancelFunc
 
-	mu         sync.Mutex // guards credential
+	mu         sync.Mutex // guards the following
+	open       int
 	credential Credential
 }
 
-// Register mints a secret. Until Bind its calls are refused.
+// Register mints a secret. Until Bind its calls are answered by the Broker itself, without the API; see warmup.go.
 func (b *Broker) Register() *Grant {
 	random := make([]byte, 32)
 	rand.Read(random)
@@ -136,19 +139,43 @@ func (b *Broker) Register() *Grant {
 // Secret is what the process has in place of a credential.
 func (g *Grant) Secret() string { return g.secret }
 
-// Bind makes the calls that begin from now on those of the credential's owner. The error is ErrBound.
+// Bind makes the calls that begin from now on those of the credential's owner. The error is ErrBound or ErrBusy.
 func (g *Grant) Bind(c Credential) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.credential != (Credential{}) && g.credential != c {
+	if g.credential == c {
+		return nil
+	}
+	if g.credential != (Credential{}) {
 		return ErrBound
+	}
+	if g.open > 0 {
+		return ErrBusy
 	}
 	g.credential = c
 	return nil
 }
 
-// Open is the number of API calls under way.
-func (g *Grant) Open() int { return int(g.open.Load()) }
+// Open is the number of calls under way.
+func (g *Grant) Open() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.open
+}
+
+// begin counts a call in and says whose it is. That stays so: a call that began unbound never gets a credential.
+func (g *Grant) begin() Credential {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open++
+	return g.credential
+}
+
+func (g *Grant) done() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open--
+}
 
 // Revoke ends the secret and the calls that were begun with it.
 func (g *Grant) Revoke() {
@@ -178,19 +205,16 @@ func (b *Broker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusUnauthorized, "authentication_error", "unknown process")
 		return
 	}
-	g.mu.Lock()
-	credential := g.credential
-	g.mu.Unlock()
+	credential := g.begin()
+	defer g.done()
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	if credential == (Credential{}) {
-		writeError(w, http.StatusServiceUnavailable, "api_error", "this process belongs to nobody yet")
+		warmUp(w, r)
 		return
 	}
-	g.open.Add(1)
-	defer g.open.Add(-1)
 	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), contextKey{}, credential))
 	defer cancel()
 	defer context.AfterFunc(g.life, cancel)()
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	b.proxy.ServeHTTP(w, r.WithContext(ctx))
 }
 

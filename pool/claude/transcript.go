@@ -2,6 +2,7 @@ package claude
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/tidwall/gjson"
 )
 
 // HistoryMessage is a message of a conversation that took place elsewhere.
@@ -71,6 +73,19 @@ func WriteTranscript(home, cwd, sessionID string, history []HistoryMessage, now 
 		parent = &id
 	}
 	return last, errors.Join(w.Flush(), f.Close())
+}
+
+// RewindRecorded reports whether the last thing in the transcript is a rewind. The CLI writes to it with a delay, of about
+// 100 ms, so only after this is it safe to remove the transcript of a conversation that was rewound to nothing: nothing
+// more will be written before the next turn.
+func RewindRecorded(home, cwd, sessionID string) (bool, error) {
+	text, err := os.ReadFile(TranscriptPath(home, cwd, sessionID))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	text = bytes.TrimSpace(text)
+	last := text[bytes.LastIndexByte(text, '\n')+1:]
+	return gjson.GetBytes(last, "rewound").Bool(), err
 }
 
 // RemoveTranscript makes the CLI forget a session. It stays within home whatever links the session's tools made there.

@@ -63,6 +63,9 @@ type (
 	SetThinking struct{ On bool }
 	// SetMCPServers replaces the set of MCP servers.
 	SetMCPServers struct{ Servers json.RawMessage }
+	// SideQuestion asks the API something beside the conversation, with all that a turn would send. It leaves nothing
+	// in the conversation or its transcript, and a later Initialize still takes effect.
+	SideQuestion struct{ Question string }
 	// Rewind makes the conversation forget a user message and everything after it. It is not written to the
 	// transcript until a later turn is: a process that resumes before that has to rewind again.
 	Rewind struct{ UserMessageUUID string }
@@ -102,6 +105,10 @@ func (r SetMCPServers) MarshalJSON() ([]byte, error) {
 
 func (r Rewind) MarshalJSON() ([]byte, error) {
 	return json.Marshal(map[string]string{"subtype": "rewind_conversation", "target_message_uuid": r.UserMessageUUID})
+}
+
+func (r SideQuestion) MarshalJSON() ([]byte, error) {
+	return json.Marshal(map[string]string{"subtype": "side_question", "question": r.Question})
 }
 
 // line marshals v and ends it with a newline. Only types of this package and valid raw JSON come here, for which

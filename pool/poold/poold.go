@@ -14,8 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/KimMachineGun/automemlimit/memlimit"
-
 	"claudepool/infra/hop"
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
@@ -24,10 +22,6 @@ import (
 	"claudepool/pool/confine"
 	"claudepool/router"
 )
-
-// processBytes is what one idle process takes, for the number of processes that memory allows; a quarter of all memory
-// is left to the service and to bursts.
-const processBytes = 300 << 20
 
 // Parts are what an instance doesn't make itself.
 type Parts struct {
@@ -119,21 +113,11 @@ func (i *Instance) poolOptions(capacity int) pool.Options {
 	}
 	return pool.Options{
 		Logger: i.log, Launcher: i.launcher, Broker: i.broker, ClaudeBin: s.ClaudeBin, Workspaces: i.folder.Path(),
-		MaxProcesses: capacity, MaxProcessesPerUser: s.MaxProcessesPerUser, QueueLimit: s.QueueLimit, MaxProcessRSS: int64(s.MaxProcessRSS),
+		Standby: s.Standby, MaxProcesses: capacity, MaxProcessesPerUser: s.MaxProcessesPerUser, QueueLimit: s.QueueLimit, MaxProcessRSS: int64(s.MaxProcessRSS),
 		IdleTimeout: s.IdleTimeout, CleanupInterval: s.CleanupInterval, WorkspaceTTL: s.WorkspaceTTL,
 		TurnTimeout: s.TurnTimeout, QueueTimeout: s.QueueTimeout, SilenceTimeout: s.SilenceTimeout, SpawnTimeout: s.SpawnTimeout,
-		PermissionMode: mode,
+		PermissionMode: mode, MemoryShort: memoryShort,
 	}
-}
-
-func processesForMemory() int {
-	bytes, err := memlimit.FromCgroup()
-	if err != nil || bytes == 0 {
-		if bytes, err = memlimit.FromSystem(); err != nil {
-			return 1
-		}
-	}
-	return max(1, int(bytes/4*3/processBytes))
 }
 
 // run starts what goes on in the background.

@@ -18,6 +18,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -71,6 +72,8 @@ type cli struct {
 
 	mu        sync.Mutex // guards the following
 	model     string
+	system    string
+	begun     bool   // too late for a system prompt
 	interrupt func() // ends the running turn; nil while there is none
 	running   bool
 }
@@ -127,12 +130,30 @@ func (c *cli) control(line gjson.Result) {
 		c.model = request.Get("model").Str
 	case "rewind_conversation":
 		answer = c.rewindLocked(request.Get("target_message_uuid").Str)
-	case "initialize", "set_permission_mode", "set_max_thinking_tokens", "mcp_set_servers":
+	case "side_question":
+		go c.side(id, request.Get("question").Str)
+		return
+	case "initialize":
+		if !c.begun {
+			c.system, c.begun = request.Get("appendSystemPrompt").Str, true
+		}
+	case "set_permission_mode", "set_max_thinking_tokens", "mcp_set_servers":
 	default:
 		c.say(object{"type": "control_response", "response": object{"subtype": "error", "request_id": id, "error": "unknown request"}})
 		return
 	}
 	c.say(object{"type": "control_response", "response": object{"subtype": "success", "request_id": id, "response": answer}})
+}
+
+// side answers a side question, which is no part of the conversation.
+func (c *cli) side(id, question string) {
+	content, _ := json.Marshal(question)
+	answer, err := c.ask(context.Background(), append(c.session.conversation(), message{"user", content}), func(json.RawMessage) {})
+	if err != nil {
+		c.say(object{"type": "control_response", "response": object{"subtype": "error", "request_id": id, "error": err.Error()}})
+		return
+	}
+	c.say(object{"type": "control_response", "response": object{"subtype": "success", "request_id": id, "response": object{"response": answer}}})
 }
 
 func (c *cli) rewindLocked(uuid string) object {

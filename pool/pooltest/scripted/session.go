@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -15,7 +17,7 @@ import (
 type session struct {
 	id, path string
 
-	mu       sync.Mutex // guards messages
+	mu       sync.Mutex // guards messages and the file
 	messages []entry
 }
 
@@ -54,6 +56,9 @@ func openSession(id, resume, resumeAt string) (*session, error) {
 		if err := decoder.Decode(&e); err != nil {
 			return nil, err
 		}
+		if e.UUID == "" {
+			continue // bookkeeping
+		}
 		s.messages = append(s.messages, e)
 		if e.UUID == resumeAt {
 			break
@@ -86,6 +91,7 @@ func (s *session) rewind(uuid string) bool {
 	for i, e := range s.messages {
 		if e.UUID == uuid {
 			s.messages = s.messages[:i]
+			s.append(object{"type": "last-prompt", "rewound": true, "sessionId": s.id})
 			return true
 		}
 	}
@@ -96,17 +102,25 @@ func (s *session) rewind(uuid string) bool {
 func (s *session) save() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := os.Remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		panic(err)
+	}
+	for _, e := range s.messages {
+		s.append(e)
+	}
+}
+
+// append writes one line of the transcript.
+func (s *session) append(line any) {
 	if err := os.MkdirAll(filepath.Dir(s.path), 0o700); err != nil {
 		panic(err)
 	}
-	f, err := os.Create(s.path)
+	f, err := os.OpenFile(s.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		panic(err)
 	}
 	defer f.Close()
-	for encoder, i := json.NewEncoder(f), 0; i < len(s.messages); i++ {
-		if err := encoder.Encode(s.messages[i]); err != nil {
-			panic(err)
-		}
+	if err := json.NewEncoder(f).Encode(line); err != nil {
+		panic(err)
 	}
 }

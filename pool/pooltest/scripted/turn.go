@@ -1,13 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -15,7 +11,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/tidwall/gjson"
 
-	"claudepool/pool/claude"
 	"claudepool/pool/pooltest/directive"
 )
 
@@ -25,7 +20,7 @@ func (c *cli) turn(message gjson.Result) {
 	defer cancel()
 	c.lifecycle(message, "started")
 	c.mu.Lock()
-	c.running, c.interrupt = true, cancel
+	c.running, c.begun, c.interrupt = true, true, cancel
 	model := c.model
 	c.mu.Unlock()
 	t := &turn{cli: c, ctx: ctx, model: model, uuid: message.Get("uuid").Str, content: message.Get("message.content"), wants: directive.Parse(textOf(message.Get("message.content")))}
@@ -85,7 +80,7 @@ func (t *turn) run() (string, error) {
 	if t.wants.Has("events") {
 		return t.events()
 	}
-	return t.call()
+	return t.cli.ask(t.ctx, t.cli.session.conversation(), func(event json.RawMessage) { t.event(event) })
 }
 
 // events answers without the API.
@@ -111,50 +106,6 @@ func (t *turn) delta(text string) {
 
 func (t *turn) event(event any) {
 	t.cli.say(object{"type": "stream_event", "event": event, "session_id": t.cli.session.id, "uuid": uuid.NewString()})
-}
-
-// call asks the API and passes its events on.
-func (t *turn) call() (string, error) {
-	body, err := json.Marshal(object{"model": t.model, "stream": true, "max_tokens": 1, "messages": t.cli.session.conversation()})
-	if err != nil {
-		return "", err
-	}
-	r, err := http.NewRequestWithContext(t.ctx, http.MethodPost, os.Getenv("ANTHROPIC_BASE_URL")+"/v1/messages?beta=true", bytes.NewReader(body))
-	if err != nil {
-		return "", err
-	}
-	r.Header.Set("Authorization", "Bearer "+os.Getenv("CLAUDE_CODE_OAUTH_TOKEN"))
-	response, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return "", err
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("API error: %s", response.Status)
-	}
-	var answer strings.Builder
-	lines := claude.NewReader(response.Body)
-	for {
-		line, err := lines.Next()
-		if errors.Is(err, io.EOF) {
-			return "", errors.New("API error: the stream ended early")
-		}
-		if err != nil {
-			return "", err
-		}
-		data, ok := bytes.CutPrefix(line, []byte("data: "))
-		if !ok {
-			continue
-		}
-		if !gjson.ValidBytes(data) {
-			return "", errors.New("API error: no JSON")
-		}
-		t.event(json.RawMessage(data))
-		answer.WriteString(gjson.GetBytes(data, "delta.text").Str)
-		if gjson.GetBytes(data, "type").Str == "message_stop" {
-			return answer.String(), nil
-		}
-	}
 }
 
 // conclude writes the turn's last lines.

@@ -1,0 +1,55 @@
+package poold
+
+import (
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/KimMachineGun/automemlimit/memlimit"
+	"github.com/prometheus/procfs"
+)
+
+// processBytes is what one idle process takes, for the number of processes that memory allows; a quarter of all memory
+// is left to the service and to bursts.
+const processBytes = 300 << 20
+
+func processesForMemory() int {
+	bytes, err := memlimit.FromCgroup()
+	if err != nil || bytes == 0 {
+		if bytes, err = memlimit.FromSystem(); err != nil {
+			return 1
+		}
+	}
+	return max(1, int(bytes/4*3/processBytes))
+}
+
+// memoryShort reports that less than a tenth of the memory is free, of the machine's or of this service's share of it.
+func memoryShort() bool {
+	if fs, err := procfs.NewDefaultFS(); err == nil {
+		info, err := fs.Meminfo()
+		if err == nil && info.MemAvailable != nil && info.MemTotal != nil && *info.MemAvailable < *info.MemTotal/10 {
+			return true
+		}
+	}
+	limit, err := memlimit.FromCgroup()
+	used, ok := cgroupUsed()
+	return err == nil && limit > 0 && ok && used > limit/10*9
+}
+
+// cgroupUsed is the memory of the service and its children that the kernel can't just drop, in bytes.
+func cgroupUsed() (uint64, bool) {
+	const folder = "/sys/fs/cgroup/" // of version 2, which is the root of what a container sees
+	text, err := os.ReadFile(folder + "memory.current")
+	used, parseErr := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	stat, statErr := os.ReadFile(folder + "memory.stat")
+	if err != nil || parseErr != nil || statErr != nil {
+		return 0, false
+	}
+	for line := range strings.Lines(string(stat)) {
+		if value, ok := strings.CutPrefix(line, "inactive_file "); ok {
+			cached, err := strconv.ParseUint(strings.TrimSpace(value), 10, 64)
+			return used - min(used, cached), err == nil
+		}
+	}
+	return 0, false
+}

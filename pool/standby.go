@@ -1,0 +1,288 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"claudepool/pool/broker"
+	"claudepool/pool/claude"
+)
+
+const (
+	// standbyAge is how old a standby may become before another takes its place.
+	standbyAge = time.Hour
+	// standbyInterval is how often the standbys are looked at when nothing has happened.
+	standbyInterval = 10 * time.Second
+	// firstRetry and lastRetry bound the wait after a standby that could not be started.
+	firstRetry = time.Second
+	lastRetry  = time.Minute
+	// warmUpText is what a warm-up says. The broker answers it; see broker/warmup.go.
+	warmUpText = `"warm-up"`
+)
+
+// standby is a process that was started in advance and belongs to nobody. Its broker has answered it a first turn, which
+// it has forgotten again, so that what it needs is loaded when its user comes.
+//
+// A CLI takes a system prompt before its first turn only. A blank standby was therefore warmed up by a side question,
+// which is no turn but doesn't warm as much.
+type standby struct {
+	session string
+	dir     *workspace
+	proc    *process
+	blank   bool
+	since   time.Time
+}
+
+// keepStandbys starts, renews and sheds standbys until the pool closes.
+func (p *Pool) keepStandbys() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	retry := firstRetry
+	for {
+		select {
+		case <-p.life.Done():
+			p.shed(0)
+			return
+		case <-p.tend:
+		case <-timer.C:
+		}
+		want := p.wanted()
+		p.shed(want)
+		next := standbyInterval
+		for p.short(want) {
+			if err := p.addStandby(); err != nil {
+				p.opts.Logger.Warn("a standby could not be started", "error", err, "retry_seconds", retry.Seconds())
+				next, retry = retry, min(2*retry, lastRetry)
+				break
+			}
+			retry, want = firstRetry, p.wanted()
+		}
+		timer.Reset(next)
+	}
+}
+
+// wanted is how many standbys there should be now: as many new users as came at once lately, at least Standby, and no
+// more than there is room for.
+func (p *Pool) wanted() int {
+	if p.opts.MemoryShort() {
+		return 0
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.draining || p.opts.Standby == 0 {
+		return 0
+	}
+	return max(0, min(max(p.opts.Standby, p.demand.atOnce(time.Now())), p.opts.MaxProcesses-p.slots))
+}
+
+func (p *Pool) short(want int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.standbys) < want && p.life.Err() == nil
+}
+
+// shed ends standbys that are too many, too old or dead.
+func (p *Pool) shed(want int) {
+	var victims []*standby
+	p.mu.Lock()
+	p.standbys = slices.DeleteFunc(p.standbys, func(s *standby) bool {
+		bad := time.Since(s.since) > standbyAge || !s.proc.alive()
+		if bad {
+			victims = append(victims, s)
+		}
+		return bad
+	})
+	if n := len(p.standbys) - want; n > 0 {
+		victims = append(victims, p.standbys[:n]...)
+		p.standbys = slices.Clone(p.standbys[n:])
+	}
+	p.waking += len(victims)
+	p.mu.Unlock()
+	for _, s := range victims {
+		p.discard(s)
+	}
+}
+
+// discard ends a standby that waking counts.
+func (p *Pool) discard(s *standby) {
+	if err := errors.Join(s.proc.stop(), os.RemoveAll(s.dir.root)); err != nil {
+		p.opts.Logger.Error("a standby could not be cleared away", "pid", s.proc.child.PID(), "error", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waking--
+	p.empty.Broadcast()
+	signal(p.changed)
+}
+
+// addStandby starts one more.
+func (p *Pool) addStandby() error {
+	p.mu.Lock()
+	p.waking++
+	blanks := 0
+	for _, s := range p.standbys {
+		if s.blank {
+			blanks++
+		}
+	}
+	blank := p.demand.wantsBlank(blanks, len(p.standbys)+1)
+	p.mu.Unlock()
+	s, err := p.newStandby(blank)
+	p.mu.Lock()
+	p.waking--
+	if err == nil {
+		p.standbys = append(p.standbys, s)
+	}
+	p.empty.Broadcast()
+	p.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	signal(p.changed)
+	p.goes(func() {
+		<-s.proc.exited
+		signal(p.tend)
+	})
+	return nil
+}
+
+// newStandby starts a process and warms it up.
+func (p *Pool) newStandby(blank bool) (*standby, error) {
+	ctx, cancel := context.WithTimeoutCause(p.life, p.opts.SpawnTimeout, errSpawnTimeout)
+	defer cancel()
+	dir, err := p.newWorkspace()
+	if err != nil {
+		return nil, err
+	}
+	s := &standby{session: uuid.NewString(), dir: dir, blank: blank}
+	s.proc, err = p.launch(ctx, dir, claude.Options{SessionID: s.session, PermissionMode: p.opts.PermissionMode,
+		AllowBypass: p.opts.PermissionMode == "bypassPermissions"})
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir.root))
+	}
+	if err := s.warmUp(ctx, p.opts.Broker.Scrub); err != nil {
+		err = fmt.Errorf("%w (stderr: %q)", err, s.proc.child.StderrTail())
+		return nil, errors.Join(err, s.proc.stop(), os.RemoveAll(dir.root))
+	}
+	s.since = time.Now()
+	return s, nil
+}
+
+// warmUp makes the process do all that only a first turn does, and removes every trace of it.
+func (s *standby) warmUp(ctx context.Context, scrub func([]byte) []byte) error {
+	if s.blank {
+		_, err := s.proc.control(ctx, claude.SideQuestion{Question: "warm-up"})
+		return err
+	}
+	t := newTurn(uuid.NewString(), scrub)
+	t.drop()
+	if err := s.proc.attach(t); err != nil {
+		return err
+	}
+	defer s.proc.detach()
+	if err := s.proc.send(claude.UserMessage(t.uuid, []byte(warmUpText))); err != nil {
+		return err
+	}
+	select {
+	case <-t.ended:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	result, err := t.outcome()
+	if err != nil {
+		return err
+	}
+	if result.IsError || !s.proc.forget(t) {
+		return errors.New("pool: the warm-up turn failed")
+	}
+	for ctx.Err() == nil {
+		recorded, err := claude.RewindRecorded(s.dir.home, s.dir.cwd, s.session)
+		if err != nil {
+			return err
+		}
+		if recorded {
+			return claude.RemoveTranscript(s.dir.home, s.dir.cwd, s.session)
+		}
+		sleep(ctx, 20*time.Millisecond)
+	}
+	return context.Cause(ctx)
+}
+
+// claim makes a standby the held conversation's, which has a slot reserved for it. It returns nil if none fits.
+func (p *Pool) claim(ctx context.Context, c *conversation, credential broker.Credential) (*process, error) {
+	if c.dir != nil || c.named || len(c.seed) > 0 || c.settings.fallback != "" {
+		return nil, nil
+	}
+	blank := c.settings.system != ""
+	p.mu.Lock()
+	p.demand.arrive(time.Now(), blank)
+	p.mu.Unlock()
+	defer signal(p.tend)
+	for {
+		s := p.takeStandby(blank)
+		if s == nil {
+			return nil, nil
+		}
+		err := p.adopt(ctx, c, s, credential)
+		if err == nil {
+			return s.proc, nil
+		}
+		if !errors.Is(err, broker.ErrBusy) && !errors.Is(err, errDied) {
+			return nil, err
+		}
+	}
+}
+
+// takeStandby takes the oldest standby that fits out of the list; a blank one only where no other fits.
+func (p *Pool) takeStandby(needsBlank bool) *standby {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	best := -1
+	for i, s := range p.standbys {
+		if needsBlank && !s.blank || !s.proc.alive() {
+			continue
+		}
+		if best < 0 || p.standbys[best].blank && !s.blank {
+			best = i
+		}
+	}
+	if best < 0 {
+		return nil
+	}
+	s := p.standbys[best]
+	p.standbys = slices.Delete(p.standbys, best, best+1)
+	p.waking++
+	return s
+}
+
+// adopt binds the standby to the conversation's user. If that fails, nothing is left of the standby.
+func (p *Pool) adopt(ctx context.Context, c *conversation, s *standby, credential broker.Credential) error {
+	err := s.proc.grant.Bind(credential)
+	if err == nil && c.settings.system != "" {
+		err = s.proc.initialize(ctx, c.settings.system)
+	}
+	if err != nil {
+		p.discard(s)
+		return err
+	}
+	p.mu.Lock()
+	delete(c.user.conversations, c.id)
+	c.id = s.session
+	c.user.conversations[c.id] = c
+	p.mu.Unlock()
+	if err := p.settle(c, s.dir); err != nil {
+		p.discard(s)
+		return err
+	}
+	s.proc.started = time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waking--
+	return nil
+}

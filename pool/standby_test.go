@@ -1,0 +1,173 @@
+package pool_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"claudepool/pool"
+	"claudepool/pool/confine"
+)
+
+func withStandby(n int) func(*pool.Options) {
+	return func(o *pool.Options) { o.Standby = n }
+}
+
+// awaitStandbys waits until there are n.
+func (s *service) awaitStandbys(n int) {
+	s.t.Helper()
+	require.Eventually(s.t, func() bool { return s.pool.Snapshot().Standby == n }, 20*time.Second, 5*time.Millisecond)
+}
+
+// home is the workspace of the one user there is.
+func home(t *testing.T, s *service) string {
+	links, err := filepath.Glob(s.root + "/*/*-*-*-*-*")
+	require.NoError(t, err)
+	require.Len(t, links, 1)
+	path, err := filepath.EvalSymlinks(links[0])
+	require.NoError(t, err)
+	return path
+}
+
+// Everything the first request asks for is in force for its first turn, and nothing of the warm-up is left anywhere.
+func TestStandby_ServesAFirstRequestAsIfItHadBeenStartedForIt(t *testing.T) {
+	for name, newService := range map[string]func(*testing.T, func(*pool.Options)) *service{"real": newService, "scripted": newScriptedService} {
+		t.Run(name, func(t *testing.T) {
+			s := newService(t, withStandby(1))
+			s.awaitStandbys(1)
+			require.Empty(t, s.api.Calls(), "warming up costs no call")
+			first := s.ask("ada", "one", fields{"model": "sonnet", "thinking": false})
+			require.Equal(t, "reply to: one", first.text(t))
+			require.Equal(t, pool.ProcessStandby, first.process)
+			require.Equal(t, []string{"user: one"}, s.lastCall().Messages())
+			require.Contains(t, s.lastCall().Model, "sonnet")
+			require.Equal(t, "Bearer "+token("ada"), s.lastCall().Header.Get("Authorization"))
+			require.NotContains(t, strings.ToLower(string(s.lastCall().Body)), "warm-up")
+
+			second := s.ask("ada", "two", nil)
+			require.Equal(t, pool.ProcessReused, second.process)
+			require.Equal(t, first.pid, second.pid)
+			require.NoError(t, walkFiles(home(t, s), func(path string, content []byte) {
+				require.NotContains(t, string(content), "warm-up", path)
+			}))
+		})
+	}
+}
+
+// The cost a client is shown is that of its own turn.
+func TestStandby_TheWarmUpCostsNobodyAnything(t *testing.T) {
+	s := newService(t, withStandby(1))
+	s.awaitStandbys(1)
+	warm := s.ask("ada", "one", nil)
+	require.Equal(t, pool.ProcessStandby, warm.process)
+	cold := s.ask("bob", "one", fields{"session_id": "3f0c3c5e-58b3-4f0e-8d0b-0d9d1c3d2b1a"})
+	require.Equal(t, pool.ProcessCold, cold.process)
+	for _, figure := range []string{"total_cost_usd", "usage.input_tokens", "usage.output_tokens", "num_turns"} {
+		require.Equal(t, cold.of("result")[0].Get(figure).Raw, warm.of("result")[0].Get(figure).Raw, figure)
+	}
+}
+
+// A system prompt can't be given to a process that has had a turn, so that some standbys are warmed up without one
+// where clients send system prompts.
+func TestStandby_OneWithoutATurnTakesASystemPrompt(t *testing.T) {
+	for name, newService := range map[string]func(*testing.T, func(*pool.Options)) *service{"real": newService, "scripted": newScriptedService} {
+		t.Run(name, func(t *testing.T) {
+			s := newService(t, withStandby(2))
+			s.awaitStandbys(2)
+			first := s.ask("ada", "one", fields{"system": "You are a zebra."})
+			require.Equal(t, pool.ProcessCold, first.process, "nobody could know")
+			require.Equal(t, "reply to: two", s.ask("bob", "two", nil).text(t))
+			require.Eventually(t, func() bool {
+				user := uuid.NewString()
+				r := s.ask(user, "three", fields{"system": "You are a zebra."})
+				require.Equal(t, "reply to: three", r.text(t))
+				require.Contains(t, string(s.lastCall().Body), "You are a zebra.")
+				require.Equal(t, []string{"user: three"}, s.lastCall().Messages())
+				return r.process == pool.ProcessStandby
+			}, 20*time.Second, 10*time.Millisecond)
+		})
+	}
+}
+
+// processes are the pids of all that was started.
+func (s *service) processes() (pids []string) {
+	environments, err := filepath.Glob("/proc/[0-9]*/environ")
+	require.NoError(s.t, err)
+	for _, path := range environments {
+		if environ, err := os.ReadFile(path); err == nil && bytes.Contains(environ, []byte(confine.Marker+"="+s.root)) {
+			pids = append(pids, strings.Split(path, "/")[2])
+		}
+	}
+	return pids
+}
+
+func TestStandby_WhatItCantBeFittedToStartsCold(t *testing.T) {
+	s := newScriptedService(t, withStandby(1))
+	for name, more := range map[string]fields{
+		"named":    {"session_id": "3f0c3c5e-58b3-4f0e-8d0b-0d9d1c3d2b1a"},
+		"fallback": {"fallback_model": "sonnet"},
+		"history": {"messages": []fields{{"role": "user", "content": "one"}, {"role": "assistant", "content": "1"},
+			{"role": "user", "content": "two"}}},
+	} {
+		s.awaitStandbys(1)
+		r := s.ask(name, "hello", more)
+		r.text(t)
+		require.Contains(t, []string{pool.ProcessCold, pool.ProcessResumed}, r.process, name)
+	}
+}
+
+func TestStandby_ABurstMakesMoreReadyForTheNext(t *testing.T) {
+	s := newScriptedService(t, func(o *pool.Options) { o.Standby, o.MaxProcesses = 2, 64 })
+	s.awaitStandbys(2)
+	for i := range 10 {
+		s.ask("user"+string(rune('a'+i)), "hello", nil).text(t)
+	}
+	require.Eventually(t, func() bool { return s.pool.Snapshot().Standby >= 8 }, 20*time.Second, 5*time.Millisecond)
+}
+
+func TestStandby_GivesWayToUsers(t *testing.T) {
+	s := newScriptedService(t, func(o *pool.Options) { o.Standby, o.MaxProcesses = 2, 3 })
+	s.awaitStandbys(2)
+	for _, user := range []string{"ada", "bob", "cleo"} {
+		response, err := s.start(t.Context(), user, "[[events=1000000]][[delay=10ms]]", nil)
+		require.NoError(t, err)
+		t.Cleanup(func() { response.Body.Close() })
+	}
+	s.awaitStandbys(0)
+	require.Equal(t, 529, s.ask("dan", "hello", nil).status)
+}
+
+func TestStandby_GivesWayWhenMemoryIsShort(t *testing.T) {
+	var short atomic.Bool
+	s := newScriptedService(t, func(o *pool.Options) { o.Standby, o.MemoryShort = 2, short.Load })
+	s.awaitStandbys(2)
+	short.Store(true)
+	require.Equal(t, pool.ProcessStandby, s.ask("ada", "hello", nil).process)
+	s.awaitStandbys(0)
+	require.Equal(t, pool.ProcessCold, s.ask("bob", "hello", nil).process)
+}
+
+func TestStandby_OneThatDiesIsReplacedAndNothingOfItIsLeft(t *testing.T) {
+	s := newScriptedService(t, withStandby(1))
+	s.awaitStandbys(1)
+	before, err := os.ReadDir(s.root) // the lock and the standby's workspace
+	require.NoError(t, err)
+	pids := s.processes()
+	require.Len(t, pids, 1)
+	for _, pid := range pids {
+		kill(t, pid)
+	}
+	require.Eventually(t, func() bool {
+		after, err := os.ReadDir(s.root)
+		return err == nil && len(after) == len(before) && after[1].Name() != before[1].Name()
+	}, 10*time.Second, 5*time.Millisecond)
+	s.awaitStandbys(1)
+	require.Equal(t, pool.ProcessStandby, s.ask("ada", "hello", nil).process)
+}
