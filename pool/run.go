@@ -111,6 +111,9 @@ func (h *Handle) forward(ctx context.Context, t *turn, emit func([][]byte) error
 			}
 		}
 		if last {
+			if err != nil && ctx.Err() != nil {
+				return context.Cause(ctx) // why the process was ended
+			}
 			return err
 		}
 	}
