@@ -204,7 +204,7 @@ func (h *Handle) Release() {
 		return
 	}
 	h.pool.goes(func() {
-		if !h.proc.forget(h.failed) {
+		if h.proc.overgrown.Load() || !h.proc.forget(h.failed) {
 			h.proc.kill()
 			<-h.proc.exited
 		}
