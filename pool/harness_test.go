@@ -150,6 +150,7 @@ var (
 // reply is one answered request.
 type reply struct {
 	status  int
+	header  http.Header
 	pid     string
 	process string
 	events  []gjson.Result // without [DONE]
@@ -182,6 +183,10 @@ func token(user string) string { return "sk-ant-oat01-token-of-" + user }
 
 // start sends a request of the user, who says text; more adds to or replaces the body's fields.
 func (s *service) start(ctx context.Context, user, text string, more fields) (*http.Response, error) {
+	return s.startWith(ctx, http.DefaultClient, user, text, more)
+}
+
+func (s *service) startWith(ctx context.Context, client *http.Client, user, text string, more fields) (*http.Response, error) {
 	body := fields{"oauth_credentials": fields{"access_token": token(user)}, "model": "haiku",
 		"messages": []fields{{"role": "user", "content": text}}}
 	for k, v := range more {
@@ -201,13 +206,13 @@ func (s *service) start(ctx context.Context, user, text string, more fields) (*h
 		return nil, err
 	}
 	r.Header.Set(api.HeaderHop, s.keys.Sign(hop.Claims{Instance: "i1", User: id, RequestID: uuid.NewString()}, time.Now()))
-	return http.DefaultClient.Do(r)
+	return client.Do(r)
 }
 
 func read(response *http.Response) reply {
 	defer response.Body.Close()
 	raw, _ := io.ReadAll(response.Body)
-	r := reply{status: response.StatusCode, pid: response.Header.Get(api.HeaderPID), process: response.Header.Get(api.HeaderProcess), body: string(raw)}
+	r := reply{status: response.StatusCode, header: response.Header, pid: response.Header.Get(api.HeaderPID), process: response.Header.Get(api.HeaderProcess), body: string(raw)}
 	for _, line := range strings.Split(string(raw), "\n\n") {
 		data, ok := strings.CutPrefix(line, "data: ")
 		switch {
@@ -226,6 +231,20 @@ func (s *service) ask(user, text string, more fields) reply {
 	response, err := s.start(s.t.Context(), user, text, more)
 	require.NoError(s.t, err)
 	return read(response)
+}
+
+// occupy begins a turn that doesn't end, and returns what hangs up on it.
+func (s *service) occupy(user string, more fields) (hangUp func()) {
+	s.t.Helper()
+	before := s.api.Open()
+	ctx, cancel := context.WithCancel(s.t.Context())
+	response, err := s.start(ctx, user, "busy [[silence]]", more)
+	require.NoError(s.t, err)
+	require.Eventually(s.t, func() bool { return s.api.Open() == before+1 }, 10*time.Second, 5*time.Millisecond)
+	return func() {
+		cancel()
+		_ = response.Body.Close()
+	}
 }
 
 // lastCall is what the API was asked last.

@@ -23,13 +23,28 @@ func (p *Pool) watchMemory() {
 		case <-p.life.Done():
 			return
 		case <-tick.C:
-			p.checkMemory()
+			p.checkMemory(p.opts.MaxProcessRSS)
 		}
 	}
 }
 
-func (p *Pool) checkMemory() {
+func (p *Pool) checkMemory(limit int64) {
+	for c, proc := range p.running() {
+		usage, err := proc.child.Usage()
+		if err != nil || usage.RSS <= limit {
+			continue
+		}
+		proc.recycle.Store(true)
+		proc.overgrown.Store(usage.RSS > farOver*limit)
+		p.opts.Logger.Warn("process over its memory limit", "user", api.ShortUser(c.user.id), "pid", proc.child.PID(), "bytes", usage.RSS)
+		p.retireIdle(func(o *conversation) bool { return o == c })
+	}
+}
+
+// running returns the processes there are now.
+func (p *Pool) running() map[*conversation]*process {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	running := make(map[*conversation]*process)
 	for _, u := range p.users {
 		for _, c := range u.conversations {
@@ -38,15 +53,5 @@ func (p *Pool) checkMemory() {
 			}
 		}
 	}
-	p.mu.Unlock()
-	for c, proc := range running {
-		usage, err := proc.child.Usage()
-		if err != nil || usage.RSS <= p.opts.MaxProcessRSS {
-			continue
-		}
-		proc.recycle.Store(true)
-		proc.overgrown.Store(usage.RSS > farOver*p.opts.MaxProcessRSS)
-		p.opts.Logger.Warn("process over its memory limit", "user", api.ShortUser(c.user.id), "pid", proc.child.PID(), "bytes", usage.RSS)
-		p.retireIdle(func(o *conversation) bool { return o == c })
-	}
+	return running
 }

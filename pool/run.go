@@ -28,8 +28,9 @@ var (
 
 // Turn sends the request's message and hands over the lines that answer it, as they come and in batches, until the
 // turn has ended; the last line is the CLI's result. The error says why there is none: an *api.Error for the client,
-// or ctx's cause if the client has gone, in which case the turn was interrupted.
-func (h *Handle) Turn(ctx context.Context, emit func(lines [][]byte) error) error {
+// or ctx's cause if the client has gone, in which case the turn was interrupted. The end of the context that emit gets
+// says that it may not wait for the client any longer.
+func (h *Handle) Turn(ctx context.Context, emit func(ctx context.Context, lines [][]byte) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, h.pool.opts.TurnTimeout, errTurnTimeout)
 	defer cancel()
 	t, err := h.run(ctx, emit)
@@ -56,12 +57,13 @@ func (h *Handle) revive(ctx context.Context) error {
 }
 
 // run tries the turn once.
-func (h *Handle) run(ctx context.Context, emit func(lines [][]byte) error) (*turn, error) {
+func (h *Handle) run(ctx context.Context, emit func(context.Context, [][]byte) error) (*turn, error) {
 	t := newTurn(uuid.NewString(), h.pool.opts.Broker.Scrub)
 	h.failed = t // until it has gone well
 	h.begin()
 	ctx, cut := context.WithCancelCause(ctx)
 	defer cut(nil)
+	defer context.AfterFunc(h.pool.life, func() { cut(ErrClosing) })()
 	if err := h.proc.attach(t); err != nil {
 		return t, err
 	}
@@ -92,7 +94,7 @@ func (h *Handle) begin() {
 }
 
 // forward empties the turn until its end.
-func (h *Handle) forward(ctx context.Context, t *turn, emit func([][]byte) error, cut context.CancelCauseFunc) error {
+func (h *Handle) forward(ctx context.Context, t *turn, emit func(context.Context, [][]byte) error, cut context.CancelCauseFunc) error {
 	for {
 		select {
 		case <-t.more:
@@ -106,11 +108,14 @@ func (h *Handle) forward(ctx context.Context, t *turn, emit func([][]byte) error
 			h.conclude(t, result) // before the client can send the next request
 		}
 		if len(lines) > 0 {
-			if emitErr := emit(lines); emitErr != nil {
+			if emitErr := emit(ctx, lines); emitErr != nil {
 				cut(emitErr)
 			}
 		}
 		if last {
+			if err != nil && ctx.Err() != nil {
+				return context.Cause(ctx) // why the process was ended
+			}
 			return err
 		}
 	}
@@ -135,7 +140,7 @@ func (h *Handle) conclude(t *turn, result *claude.Line) {
 	h.c.settled = true
 }
 
-// watch ends the turn when its client goes, the pool closes, it takes too long, or the API falls silent.
+// watch ends the turn when its client goes or it was cut short, uses too much memory, or the API falls silent.
 func (h *Handle) watch(ctx context.Context, t *turn, cut context.CancelCauseFunc) {
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
@@ -146,8 +151,6 @@ func (h *Handle) watch(ctx context.Context, t *turn, cut context.CancelCauseFunc
 		case <-ctx.Done():
 			h.proc.interrupt(t)
 			return
-		case <-h.pool.life.Done():
-			cut(ErrClosing)
 		case <-tick.C:
 			if h.silent(t) {
 				cut(errSilence)
@@ -201,7 +204,7 @@ func (h *Handle) Release() {
 		return
 	}
 	h.pool.goes(func() {
-		if !h.proc.forget(h.failed) {
+		if h.proc.overgrown.Load() || !h.proc.forget(h.failed) {
 			h.proc.kill()
 			<-h.proc.exited
 		}

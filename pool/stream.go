@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strconv"
@@ -13,13 +14,16 @@ import (
 // pingInterval is the longest a stream stays silent, so that nobody on the way takes it for dead.
 const pingInterval = 15 * time.Second
 
+// lastWords is how long a client may take to read what is left once its turn has been ended for it.
+const lastWords = 2 * time.Second
+
 // stream is one response as server-sent events. Its methods may be called concurrently with its own pings.
 type stream struct {
 	requestID, instance string
 
 	mu      sync.Mutex // guards the following and the writing
 	w       http.ResponseWriter
-	flush   func() error
+	control *http.ResponseController
 	opened  bool
 	closed  bool
 	last    time.Time // of the last write
@@ -28,7 +32,7 @@ type stream struct {
 }
 
 func newStream(w http.ResponseWriter, requestID, instance string) *stream {
-	return &stream{w: w, flush: http.NewResponseController(w).Flush, requestID: requestID, instance: instance}
+	return &stream{w: w, control: http.NewResponseController(w), requestID: requestID, instance: instance}
 }
 
 // openAfter opens the stream when d has passed and nothing else did.
@@ -65,7 +69,7 @@ func (s *stream) openLocked() {
 	header.Set(api.HeaderRequestID, s.requestID)
 	header.Set(api.HeaderInstance, s.instance)
 	s.w.WriteHeader(http.StatusOK)
-	_ = s.flush()
+	_ = s.control.Flush()
 	s.last = time.Now()
 	s.pinging = time.AfterFunc(pingInterval, s.ping)
 }
@@ -85,8 +89,13 @@ func (s *stream) ping() {
 	s.pinging.Reset(pingInterval)
 }
 
-// lines sends a batch of lines, each as one event, and flushes once.
-func (s *stream) lines(lines [][]byte) error {
+// hurry frees whoever waits for a client that doesn't read.
+func (s *stream) hurry() { _ = s.control.SetWriteDeadline(time.Now().Add(lastWords)) }
+
+// lines sends a batch of lines, each as one event, and flushes once. When ctx ends it doesn't wait for the client any
+// longer.
+func (s *stream) lines(ctx context.Context, lines [][]byte) error {
+	defer context.AfterFunc(ctx, s.hurry)()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	size := 0
@@ -110,7 +119,7 @@ func (s *stream) writeLocked(b []byte) error {
 		return err
 	}
 	s.last = time.Now()
-	return s.flush()
+	return s.control.Flush()
 }
 
 // done ends a stream whose turn has a result.
@@ -122,6 +131,7 @@ func (s *stream) done() {
 
 // fail ends the response with an error: an event if the stream is open, else a status and a body.
 func (s *stream) fail(err error) {
+	s.hurry()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.opened {

@@ -27,7 +27,9 @@ import (
 //	[[delay=50ms]]         wait before each word
 //	[[bytes=4194304]]      one event with a text of that size
 //	[[tool=Bash {…}]]      call a tool; its result is then answered with "tool said: "
+//	[[size=65536]]         pad each word to that many bytes
 //	[[cut]]                cut the connection in the middle
+//	[[cut=2]]              the same, but only the first two times
 //	[[garbage]]            answer with something that is no event stream
 //	[[silence]]            begin to answer and then say nothing more
 type API struct {
@@ -39,6 +41,7 @@ type API struct {
 	mu    sync.Mutex // guards the following
 	calls []Call
 	open  int
+	cuts  map[string]int // by text: how often an answer to it could have been cut
 }
 
 // Call is one request the API has seen.
@@ -72,7 +75,7 @@ func NewAPI(words func(text string) string) (*API, error) {
 	if words == nil {
 		words = func(text string) string { return "reply to: " + text }
 	}
-	a := &API{url: "http://" + listener.Addr().String(), served: make(chan struct{}), words: words}
+	a := &API{url: "http://" + listener.Addr().String(), served: make(chan struct{}), words: words, cuts: make(map[string]int)}
 	a.server = &http.Server{Handler: a, ReadHeaderTimeout: 10 * time.Second}
 	go func() {
 		defer close(a.served)
@@ -226,6 +229,10 @@ func (a *API) answer(ctx context.Context, w http.ResponseWriter, req request) {
 		fail(w, d.Number("status"))
 		return
 	}
+	if d.Has("garbage") && !req.Stream {
+		_, _ = w.Write([]byte("<html>not an answer</html>"))
+		return
+	}
 	if !req.Stream {
 		w.Header().Set("Content-Type", "application/json")
 		fmt.Fprintf(w, `{"id":"msg_%s","type":"message","role":"assistant","model":%q,"content":[{"type":"text","text":"ok"}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":1,"output_tokens":1}}`, uuid.NewString(), req.Model)
@@ -242,10 +249,18 @@ func (a *API) answer(ctx context.Context, w http.ResponseWriter, req request) {
 		name, input, _ := strings.Cut(d["tool"], " ")
 		s.tool(name, input)
 	case isResult:
-		s.words([]string{"tool said: " + result}, 0, false)
+		s.words([]string{"tool said: " + result}, directive.Set{}, false)
 	default:
-		s.words(chunks(a.words(text), d), d.Duration("delay"), d.Has("cut"))
+		s.words(chunks(a.words(text), d), d, a.cut(text, d))
 	}
+}
+
+// cut reports whether this answer is one to be cut.
+func (a *API) cut(text string, d directive.Set) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.cuts[text]++
+	return d.Has("cut") && (d["cut"] == "" || a.cuts[text] <= d.Number("cut"))
 }
 
 // chunks are the pieces an answer is streamed in.
@@ -280,14 +295,14 @@ func (s *sse) begin(model string) {
 	s.event("message_start", `"message":{"id":"msg_%s","type":"message","role":"assistant","model":%q,"content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":10,"output_tokens":1}}`, uuid.NewString(), model)
 }
 
-func (s *sse) words(words []string, delay time.Duration, cut bool) {
+func (s *sse) words(words []string, d directive.Set, cut bool) {
 	s.event("content_block_start", `"index":0,"content_block":{"type":"text","text":""}`)
 	for _, word := range words {
-		rest(s.ctx, delay)
+		rest(s.ctx, d.Duration("delay"))
 		if s.ctx.Err() != nil {
 			return
 		}
-		quoted, _ := json.Marshal(word)
+		quoted, _ := json.Marshal(word + strings.Repeat(" ", max(0, d.Number("size")-len(word))))
 		s.event("content_block_delta", `"index":0,"delta":{"type":"text_delta","text":%s}`, quoted)
 		if cut {
 			panic(http.ErrAbortHandler)

@@ -1,0 +1,136 @@
+package pool_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"claudepool/pool"
+)
+
+// allowBash lets the CLIs of conversations that have begun run any command, from their next start on.
+func (s *service) allowBash() {
+	s.t.Helper()
+	homes, err := filepath.Glob(filepath.Join(s.root, "*", "home"))
+	require.NoError(s.t, err)
+	require.NotEmpty(s.t, homes)
+	for _, home := range homes {
+		require.NoError(s.t, os.MkdirAll(filepath.Join(home, ".claude"), 0o700))
+		require.NoError(s.t, os.WriteFile(filepath.Join(home, ".claude", "settings.json"), []byte(`{"permissions":{"allow":["Bash"]}}`), 0o600))
+	}
+}
+
+// sleepers are the pids of processes whose command line is a sleep of this length.
+func sleepers(t *testing.T, length string) []string {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	var pids []string
+	for _, file := range files {
+		if line, err := os.ReadFile(file); err == nil && string(line) == "sleep\x00"+length+"\x00" {
+			pids = append(pids, filepath.Base(filepath.Dir(file)))
+		}
+	}
+	return pids
+}
+
+func TestPool_WhatAnIdleProcessStartedGoesWithIt(t *testing.T) {
+	const timeout = 3 * time.Second
+	s := newService(t, func(o *pool.Options) { o.IdleTimeout = timeout })
+	s.ask("ada", "one", fields{"system": "first"}).text(t)
+	s.allowBash()
+	// A length that no other run of this test has.
+	length := strconv.Itoa(100_000_000 + os.Getpid())
+	commands := []string{
+		"setsid sleep " + length + " >/dev/null 2>&1 & echo started",
+		"nohup sleep " + length + " >/dev/null 2>&1 & echo started",
+		"( ( setsid sleep " + length + " & ) & ) >/dev/null 2>&1; echo started",
+	}
+	var last reply
+	for _, command := range commands {
+		last = s.ask("ada", `[[tool=Bash {"command":"`+command+`"}]]`, fields{"system": "second"}) // a restart, the first time
+		require.Contains(t, last.text(t), "started")
+	}
+	require.Eventually(t, func() bool { return len(sleepers(t, length)) == len(commands) }, time.Second, 10*time.Millisecond)
+
+	long := s.ask("ada", "long [[words=35]][[delay=100ms]]", nil)
+	long.text(t)
+	require.Equal(t, last.pid, long.pid, "a turn longer than the timeout is untouched")
+	require.Len(t, sleepers(t, length), len(commands), "and so is what its process started")
+
+	deadline := time.Now().Add(timeout + 2*time.Second)
+	require.Eventually(t, func() bool { return !exists(long.pid) && len(sleepers(t, length)) == 0 }, time.Until(deadline), 20*time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.owner.releasedUsers()) == 1 }, time.Second, 10*time.Millisecond)
+	require.EqualValues(t, 1, s.pool.Snapshot().Cleanup.Total)
+	require.Empty(t, s.pool.Snapshot().Users)
+	require.Regexp(t, regexp.MustCompile(`Cleanup idle process user=[0-9a-f]{8} idle=3\.\ds`), s.logs.String())
+}
+
+// resident is the memory of a process as the pool counts it, in bytes.
+func resident(t *testing.T, pid string) int64 {
+	t.Helper()
+	status, err := os.ReadFile("/proc/" + pid + "/status")
+	require.NoError(t, err)
+	var total int64
+	for _, line := range strings.Split(string(status), "\n") {
+		if f := strings.Fields(line); len(f) == 3 && (f[0] == "RssAnon:" || f[0] == "RssShmem:") {
+			kib, err := strconv.ParseInt(f[1], 10, 64)
+			require.NoError(t, err)
+			total += kib << 10
+		}
+	}
+	require.NotZero(t, total)
+	return total
+}
+
+func TestPool_AProcessOverItsMemoryIsReplacedBetweenTurns(t *testing.T) {
+	s := newService(t, nil)
+	first := s.ask("ada", "one", nil)
+	first.text(t)
+	s.pool.CheckMemory(2 * resident(t, first.pid))
+	require.Equal(t, first.pid, s.ask("ada", "two", nil).pid)
+
+	s.pool.CheckMemory(resident(t, first.pid) * 3 / 4)
+	require.Eventually(t, func() bool { return !exists(first.pid) }, 5*time.Second, 10*time.Millisecond, "an idle one goes at once")
+	second := s.ask("ada", "three", nil)
+	second.text(t)
+	require.Equal(t, "resumed", second.process)
+	require.Len(t, s.lastCall().Messages(), 5)
+
+	turn := make(chan reply)
+	go func() { turn <- s.ask("ada", "four [[words=15]][[delay=100ms]]", nil) }()
+	require.Eventually(t, func() bool { return s.api.Open() == 1 }, 5*time.Second, 5*time.Millisecond)
+	s.pool.CheckMemory(resident(t, second.pid) * 3 / 4)
+	busy := <-turn
+	busy.text(t)
+	require.Equal(t, second.pid, busy.pid, "a busy one ends its turn")
+	third := s.ask("ada", "five", nil)
+	third.text(t)
+	require.Equal(t, "resumed", third.process)
+	require.Len(t, s.lastCall().Messages(), 9)
+}
+
+func TestPool_AProcessFarOverItsMemoryIsKilledInItsTurn(t *testing.T) {
+	s := newService(t, nil)
+	first := s.ask("ada", "one", nil)
+	first.text(t)
+	response, err := s.start(t.Context(), "ada", "large [[words=500]][[delay=100ms]]", nil)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return s.api.Open() == 1 }, 5*time.Second, 5*time.Millisecond)
+	s.pool.CheckMemory(resident(t, first.pid) / 4)
+	r := read(response)
+	require.Len(t, r.of("error"), 1, r.body)
+	require.Contains(t, r.of("error")[0].Get("error.message").Str, "more memory than a process may")
+	require.True(t, r.done)
+	require.Eventually(t, func() bool { return !exists(first.pid) }, 5*time.Second, 10*time.Millisecond)
+	second := s.ask("ada", "two", nil)
+	require.Equal(t, "reply to: two", second.text(t))
+	require.Equal(t, "resumed", second.process)
+	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two"}, s.lastCall().Messages())
+}
