@@ -31,7 +31,7 @@ var (
 // functions-framework-go turns that panic into a clean end with the panic's text in the body.
 func (f *Front) stream(ctx context.Context, w http.ResponseWriter, id string, answer *http.Response, cut context.CancelCauseFunc) {
 	h := w.Header()
-	for _, name := range []string{"Content-Type", "Cache-Control", "X-Accel-Buffering", api.HeaderInstance, api.HeaderPID, api.HeaderProcess} {
+	for _, name := range []string{"Content-Type", "Cache-Control", "X-Accel-Buffering", api.HeaderInstance, api.HeaderPID, api.HeaderProcess, api.HeaderTiming} {
 		if v := answer.Header.Get(name); v != "" {
 			h.Set(name, v)
 		}

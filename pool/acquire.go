@@ -27,6 +27,8 @@ type Handle struct {
 	req    *api.Request
 	how    string
 	failed *turn // the turn that went wrong, if it did
+
+	queued, ready time.Duration
 }
 
 // PID is the process id of the CLI.
@@ -35,6 +37,9 @@ func (h *Handle) PID() int { return h.proc.child.PID() }
 // Process tells how the process was found: ProcessStandby, ProcessReused, ProcessResumed or ProcessCold.
 func (h *Handle) Process() string { return h.how }
 
+// Waited tells how long the request waited for its conversation, and then for its process.
+func (h *Handle) Waited() (queued, ready time.Duration) { return h.queued, h.ready }
+
 // Acquire waits in line for the conversation a request is meant for and makes a process ready for it. The error is an
 // *api.Error where the client is to know it, the Ownership's, ErrDraining, ctx's cause, or internal; in all cases
 // nothing of the turn was run. A Handle has to be released.
@@ -42,6 +47,7 @@ func (p *Pool) Acquire(ctx context.Context, req *api.Request, outage bool) (*Han
 	if err := p.allowed(req); err != nil {
 		return nil, err
 	}
+	came := time.Now()
 	u, err := p.enter(ctx, req, outage)
 	if err != nil {
 		return nil, err
@@ -56,7 +62,12 @@ func (p *Pool) Acquire(ctx context.Context, req *api.Request, outage bool) (*Han
 			p.yield(c)
 			continue
 		}
-		return p.readyUnlessGone(ctx, c, req)
+		turn := time.Now()
+		h, err := p.readyUnlessGone(ctx, c, req)
+		if err == nil {
+			h.queued, h.ready = turn.Sub(came), time.Since(turn)
+		}
+		return h, err
 	}
 }
 
@@ -111,6 +122,10 @@ func (p *Pool) ready(ctx context.Context, c *conversation, req *api.Request) (*H
 		h.how = how
 	}
 	h.proc = c.process
+	h.proc.thaw()
+	p.mu.Lock()
+	h.proc.rested = false
+	p.mu.Unlock()
 	err := h.proc.fit(ctx, c.settings, p.opts.Broker.Scrub)
 	if err == nil {
 		return h, nil

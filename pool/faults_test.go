@@ -88,7 +88,7 @@ func TestPool_TheSessionOfAnotherIsOutOfReach(t *testing.T) {
 	first := s.ask("ada", "my secret is heliotrope", session)
 	first.text(t)
 	eves := s.ask("eve", "what is the secret?", session)
-	require.Equal(t, "new", eves.process)
+	require.Equal(t, pool.ProcessCold, eves.process)
 	require.NotEqual(t, first.pid, eves.pid)
 	require.NotContains(t, string(s.lastCall().Body), "heliotrope")
 

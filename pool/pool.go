@@ -48,6 +48,7 @@ type Options struct {
 
 	IdleTimeout     time.Duration
 	CleanupInterval time.Duration
+	FreezeAfter     time.Duration // idle for so long, a process is stopped until its next use
 	WorkspaceTTL    time.Duration
 	TurnTimeout     time.Duration
 	QueueTimeout    time.Duration

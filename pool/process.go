@@ -34,6 +34,8 @@ type process struct {
 
 	inForce            settings     // owned by whoever holds the conversation's slot
 	turns              int          // likewise: turns begun
+	frozen             bool         // likewise: stopped by SIGSTOP
+	rested             bool         // guarded by Pool.mu: freezing was tried since its last use
 	recycle, overgrown atomic.Bool  // more memory than a process should, or may, have
 	lastLine           atomic.Int64 // when the CLI last wrote something, in Unix nanoseconds
 
@@ -99,6 +101,7 @@ func (p *process) initialize(ctx context.Context, system string) error {
 
 // stop ends the process and everything it started, and returns when nothing of it is left.
 func (p *process) stop() error {
+	p.thaw()
 	err := p.child.Stop(context.Background(), confine.Ladder{CloseGrace: 2 * time.Second, TermGrace: 2 * time.Second})
 	p.grant.Revoke()
 	return err

@@ -25,10 +25,11 @@ func (p *Pool) reap() {
 	}
 }
 
-// cleanUp ends what is due at now and returns how long it takes until something else may be.
+// cleanUp ends what is due at now, freezes what has just become idle, and returns how long it takes until something else
+// may be due.
 func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
 	next = p.opts.CleanupInterval
-	var due []*conversation
+	var due, restless []*conversation
 	var stale []string
 	p.mu.Lock()
 	for _, u := range p.users {
@@ -38,6 +39,11 @@ func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
 			case c.idleLocked() && idle >= p.opts.IdleTimeout:
 				c.held = true
 				due = append(due, c)
+			case c.idleLocked() && !c.process.rested && idle >= p.opts.FreezeAfter:
+				c.held = true
+				restless = append(restless, c)
+			case c.idleLocked() && !c.process.rested:
+				next = min(next, p.opts.IdleTimeout-idle, p.opts.FreezeAfter-idle)
 			case c.idleLocked():
 				next = min(next, p.opts.IdleTimeout-idle)
 			case c.process == nil && !c.held && u.requests == 0 && idle >= p.opts.WorkspaceTTL:
@@ -49,6 +55,9 @@ func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
 	p.mu.Unlock()
 	for _, c := range due {
 		p.goes(func() { p.cleanUpOne(c, now) })
+	}
+	for _, c := range restless {
+		p.goes(func() { p.freezeIdle(c) })
 	}
 	for _, path := range stale {
 		if err := os.RemoveAll(path); err != nil {

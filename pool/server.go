@@ -89,7 +89,7 @@ func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, 
 	}
 	defer h.Release()
 	s.seen.Add(claims.RequestID, struct{}{})
-	out.open(h.PID(), h.Process())
+	out.open(h)
 	return h.Turn(ctx, out.lines)
 }
 

@@ -54,6 +54,7 @@ func (p *Pool) keepStandbys() {
 		}
 		want := p.wanted()
 		p.shed(want)
+		p.freezeStandbys()
 		next := standbyInterval
 		for p.short(want) {
 			if err := p.addStandby(); err != nil {
@@ -61,7 +62,7 @@ func (p *Pool) keepStandbys() {
 				next, retry = retry, min(2*retry, lastRetry)
 				break
 			}
-			retry, want = firstRetry, p.wanted()
+			next, retry, want = p.opts.FreezeAfter, firstRetry, p.wanted()
 		}
 		timer.Reset(next)
 	}
@@ -263,6 +264,7 @@ func (p *Pool) takeStandby(needsBlank bool) *standby {
 
 // adopt binds the standby to the conversation's user. If that fails, nothing is left of the standby.
 func (p *Pool) adopt(ctx context.Context, c *conversation, s *standby, credential broker.Credential) error {
+	s.proc.thaw()
 	err := s.proc.grant.Bind(credential)
 	if err == nil && c.settings.system != "" {
 		err = s.proc.initialize(ctx, c.settings.system)

@@ -20,10 +20,12 @@ const lastWords = 2 * time.Second
 // stream is one response as server-sent events. Its methods may be called concurrently with its own pings.
 type stream struct {
 	requestID, instance string
+	came                time.Time
 
 	mu      sync.Mutex // guards the following and the writing
 	w       http.ResponseWriter
 	control *http.ResponseController
+	receipt *api.Receipt // nil until there is a process
 	opened  bool
 	closed  bool
 	last    time.Time // of the last write
@@ -32,7 +34,7 @@ type stream struct {
 }
 
 func newStream(w http.ResponseWriter, requestID, instance string) *stream {
-	return &stream{w: w, control: http.NewResponseController(w), requestID: requestID, instance: instance}
+	return &stream{w: w, control: http.NewResponseController(w), came: time.Now(), requestID: requestID, instance: instance}
 }
 
 // openAfter opens the stream when d has passed and nothing else did.
@@ -46,16 +48,22 @@ func (s *stream) openAfter(d time.Duration) {
 	})
 }
 
-// open sends the headers. Those about the process are left out where the stream had to be opened before.
-func (s *stream) open(pid int, process string) {
+// open sends the headers. Those about the process are left out where the stream had to be opened before; the receipt
+// has them all the same.
+func (s *stream) open(h *Handle) {
+	queued, ready := h.Waited()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.receipt = &api.Receipt{Process: h.Process(), PID: h.PID(), Instance: s.instance, Queue: milliseconds(queued), Ready: milliseconds(ready)}
 	if !s.opened {
-		s.w.Header().Set(api.HeaderPID, strconv.Itoa(pid))
-		s.w.Header().Set(api.HeaderProcess, process)
+		s.w.Header().Set(api.HeaderPID, strconv.Itoa(s.receipt.PID))
+		s.w.Header().Set(api.HeaderProcess, s.receipt.Process)
+		s.w.Header().Set(api.HeaderTiming, s.receipt.ServerTiming())
 	}
 	s.openLocked()
 }
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func (s *stream) openLocked() {
 	if s.opened || s.closed {
@@ -98,6 +106,9 @@ func (s *stream) lines(ctx context.Context, lines [][]byte) error {
 	defer context.AfterFunc(ctx, s.hurry)()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.receipt.FirstEvent == 0 {
+		s.receipt.FirstEvent = milliseconds(time.Since(s.came))
+	}
 	size := 0
 	for _, line := range lines {
 		size += len(line) + len("data: \n\n")
@@ -126,7 +137,16 @@ func (s *stream) writeLocked(b []byte) error {
 func (s *stream) done() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_ = s.writeLocked([]byte(api.Done))
+	_ = s.writeLocked(s.endLocked(nil))
+}
+
+// endLocked puts the receipt and the end mark behind the last events.
+func (s *stream) endLocked(last []byte) []byte {
+	if s.receipt != nil {
+		s.receipt.Total = milliseconds(time.Since(s.came))
+		last = append(last, s.receipt.Comment()...)
+	}
+	return append(last, api.Done...)
 }
 
 // fail ends the response with an error: an event if the stream is open, else a status and a body.
@@ -135,7 +155,7 @@ func (s *stream) fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.opened {
-		_ = s.writeLocked(append(api.ErrorEvent(err), api.Done...))
+		_ = s.writeLocked(s.endLocked(api.ErrorEvent(err)))
 		return
 	}
 	s.closed = true

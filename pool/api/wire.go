@@ -1,5 +1,10 @@
 package api
 
+import (
+	"encoding/json"
+	"fmt"
+)
+
 // Headers between front and pool instance, and what of them reaches the client.
 const (
 	HeaderRequestID  = "X-Request-Id"             // both ways
@@ -7,8 +12,32 @@ const (
 	HeaderNotStarted = "X-Claudepool-Not-Started" // instance to front: nothing was run, try again
 	HeaderInstance   = "X-Claudepool-Instance"    // to the client: which instance answered
 	HeaderPID        = "X-Claudepool-Pid"         // to the client: which process
+	HeaderTiming     = "Server-Timing"            // to the client: queue and ready, in milliseconds
 	HeaderProcess    = "X-Claudepool-Process"     // to the client: standby, reused, resumed or cold
 )
+
+// Receipt tells how a request was served. It stands in a comment before a stream's end mark. Times are in milliseconds
+// since the request reached its instance.
+type Receipt struct {
+	Process    string  `json:"process"` // as in HeaderProcess
+	PID        int     `json:"pid"`
+	Instance   string  `json:"instance"`
+	Queue      float64 `json:"queue_ms"`       // waited for the conversation's turn
+	Ready      float64 `json:"ready_ms"`       // then for its process
+	FirstEvent float64 `json:"first_event_ms"` // 0 if there was none
+	Total      float64 `json:"total_ms"`
+}
+
+// ServerTiming is the receipt's beginning in the form of the header of that name.
+func (r Receipt) ServerTiming() string {
+	return fmt.Sprintf("queue;dur=%.1f, ready;dur=%.1f", r.Queue, r.Ready)
+}
+
+// Comment is the receipt as it stands in a stream.
+func (r Receipt) Comment() []byte {
+	b, _ := json.Marshal(r) // of strings and finite numbers only
+	return append(append([]byte(": receipt "), b...), "\n\n"...)
+}
 
 // What stands in a stream beside events.
 const (

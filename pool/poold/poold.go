@@ -23,6 +23,9 @@ import (
 	"claudepool/router"
 )
 
+// freezeAfter is long enough for a CLI to finish what it does after a turn.
+const freezeAfter = 3 * time.Second
+
 // Parts are what an instance doesn't make itself.
 type Parts struct {
 	Logger   *slog.Logger
@@ -114,7 +117,7 @@ func (i *Instance) poolOptions(capacity int) pool.Options {
 	return pool.Options{
 		Logger: i.log, Launcher: i.launcher, Broker: i.broker, ClaudeBin: s.ClaudeBin, Workspaces: i.folder.Path(),
 		Standby: s.Standby, MaxProcesses: capacity, MaxProcessesPerUser: s.MaxProcessesPerUser, QueueLimit: s.QueueLimit, MaxProcessRSS: int64(s.MaxProcessRSS),
-		IdleTimeout: s.IdleTimeout, CleanupInterval: s.CleanupInterval, WorkspaceTTL: s.WorkspaceTTL,
+		IdleTimeout: s.IdleTimeout, CleanupInterval: s.CleanupInterval, FreezeAfter: freezeAfter, WorkspaceTTL: s.WorkspaceTTL,
 		TurnTimeout: s.TurnTimeout, QueueTimeout: s.QueueTimeout, SilenceTimeout: s.SilenceTimeout, SpawnTimeout: s.SpawnTimeout,
 		PermissionMode: mode, MemoryShort: memoryShort,
 	}
