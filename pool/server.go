@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/expirable"
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"claudepool/infra/hop"
 	"claudepool/infra/logging"
@@ -17,8 +17,8 @@ import (
 const (
 	// queueGrace is how long a request may wait before its stream is opened with nothing but pings in it.
 	queueGrace = 10 * time.Second
-	// seenFor is how long request ids are remembered: longer than a hop token is valid, so that none is run twice.
-	seenFor  = 5 * time.Minute
+	// seenMost is how many request ids are remembered, so that none is run twice: more than can come while a hop token
+	// is valid.
 	seenMost = 100_000
 )
 
@@ -36,12 +36,13 @@ type ServerOptions struct {
 type Server struct {
 	opts ServerOptions
 	pool *Pool
-	seen *expirable.LRU[string, struct{}]
+	seen *lru.Cache[string, struct{}]
 }
 
 // NewServer returns the instance's handler.
 func NewServer(pool *Pool, opts ServerOptions) http.Handler {
-	s := &Server{opts: opts, pool: pool, seen: expirable.NewLRU[string, struct{}](seenMost, nil, seenFor)}
+	seen, _ := lru.New[string, struct{}](seenMost) // fails on a size of 0 only
+	s := &Server{opts: opts, pool: pool, seen: seen}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/messages/pooled", s.messages)
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
@@ -67,6 +68,8 @@ func (s *Server) messages(w http.ResponseWriter, r *http.Request) {
 	out.done()
 }
 
+var errSeen = &api.Error{Status: http.StatusConflict, Type: "api_error", Message: "this request has been accepted before"}
+
 // serve runs one request's turn. What it returns goes to the client.
 func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
 	if claims.Instance != s.opts.Instance {
@@ -80,7 +83,7 @@ func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, 
 		return api.Authentication("the hop is not for this user")
 	}
 	if s.seen.Contains(claims.RequestID) {
-		return &api.Error{Status: http.StatusConflict, Type: "api_error", Message: "this request has been accepted before"}
+		return errSeen
 	}
 	out.openAfter(queueGrace)
 	h, err := s.pool.Acquire(ctx, req, claims.Outage)
@@ -88,7 +91,9 @@ func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, 
 		return err
 	}
 	defer h.Release()
-	s.seen.Add(claims.RequestID, struct{}{})
+	if seen, _ := s.seen.ContainsOrAdd(claims.RequestID, struct{}{}); seen {
+		return errSeen
+	}
 	out.open(h)
 	return h.Turn(ctx, out.lines)
 }
