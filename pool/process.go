@@ -71,7 +71,8 @@ func (p *Pool) startProcess(ctx context.Context, c *conversation, credential bro
 // launch starts a CLI that belongs to nobody.
 func (p *Pool) launch(ctx context.Context, w *workspace, opts claude.Options) (*process, error) {
 	grant := p.opts.Broker.Register()
-	env := claude.Environment{Home: w.home, Temp: w.temp, BaseURL: p.opts.Broker.URL(), Secret: grant.Secret()}
+	env := claude.Environment{Home: w.home, Temp: w.temp, BaseURL: p.opts.Broker.URL(), Secret: grant.Secret(),
+		MCPTimeout: p.opts.SpawnTimeout / 3} // or a server that is silent would cost the process
 	child, err := p.opts.Launcher.Start(ctx, confine.Spec{
 		Path: p.opts.ClaudeBin, Args: claude.Args(opts), Env: env.Vars(), Dir: w.cwd, Workspace: w.root,
 	})

@@ -14,15 +14,15 @@ import (
 	"claudepool/pool"
 )
 
-// allowBash lets the CLIs of conversations that have begun run any command, from their next start on.
-func (s *service) allowBash() {
+// allow lets the CLIs of conversations that have begun use a tool, from their next start on.
+func (s *service) allow(tool string) {
 	s.t.Helper()
 	homes, err := filepath.Glob(filepath.Join(s.root, "*", "home"))
 	require.NoError(s.t, err)
 	require.NotEmpty(s.t, homes)
 	for _, home := range homes {
 		require.NoError(s.t, os.MkdirAll(filepath.Join(home, ".claude"), 0o700))
-		require.NoError(s.t, os.WriteFile(filepath.Join(home, ".claude", "settings.json"), []byte(`{"permissions":{"allow":["Bash"]}}`), 0o600))
+		require.NoError(s.t, os.WriteFile(filepath.Join(home, ".claude", "settings.json"), []byte(`{"permissions":{"allow":["`+tool+`"]}}`), 0o600))
 	}
 }
 
@@ -44,7 +44,7 @@ func TestPool_WhatAnIdleProcessStartedGoesWithIt(t *testing.T) {
 	const timeout = 3 * time.Second
 	s := newService(t, func(o *pool.Options) { o.IdleTimeout = timeout })
 	s.ask("ada", "one", fields{"system": "first"}).text(t)
-	s.allowBash()
+	s.allow("Bash")
 	// A length that no other run of this test has.
 	length := strconv.Itoa(100_000_000 + os.Getpid())
 	commands := []string{

@@ -113,8 +113,8 @@ func (h *Handle) forward(ctx context.Context, t *turn, emit func(context.Context
 			}
 		}
 		if last {
-			if err != nil && ctx.Err() != nil {
-				return context.Cause(ctx) // why the process was ended
+			if t.wasDropped() {
+				return context.Cause(ctx) // how it ended has been told to nobody
 			}
 			return err
 		}

@@ -121,6 +121,13 @@ func (t *turn) drop() {
 	t.room.Broadcast()
 }
 
+// wasDropped reports whether lines, perhaps the result, were kept from the client.
+func (t *turn) wasDropped() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.dropped
+}
+
 // fail ends the turn without a result.
 func (t *turn) fail(err error) {
 	t.mu.Lock()

@@ -6,7 +6,11 @@
 // loopback stand-in for the Messages API; another version needs the package's tests run against it first.
 package claude
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+	"time"
+)
 
 // Version is the CLI version the protocol facts of this package were measured on.
 const Version = "2.1.330"
@@ -63,6 +67,9 @@ type Environment struct {
 	Temp    string // TMPDIR, also of the CLI's tools
 	BaseURL string // where API calls go: the loopback broker
 	Secret  string // what the child knows itself by at the broker; not a credential of anybody
+
+	// MCPTimeout is how long an MCP server may take to answer before it counts as failed. Its conversation waits for it.
+	MCPTimeout time.Duration
 }
 
 // path is where a child finds its tools: the usual system folders and nothing of the operator's.
@@ -81,6 +88,7 @@ func (e Environment) Vars() []string {
 		"CLAUDE_CODE_OAUTH_TOKEN=" + e.Secret,
 		"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1",
 		"DISABLE_AUTOUPDATER=1",
+		"MCP_TIMEOUT=" + strconv.FormatInt(e.MCPTimeout.Milliseconds(), 10),
 	}
 }
 
