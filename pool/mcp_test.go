@@ -25,6 +25,9 @@ func toolServer(t *testing.T) string {
 		})
 	h := httptest.NewServer(mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return server }, nil))
 	t.Cleanup(func() {
+		for session := range server.Sessions() {
+			_ = session.Close()
+		}
 		h.CloseClientConnections()
 		h.Close()
 	})
