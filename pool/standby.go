@@ -22,6 +22,8 @@ const (
 	// firstRetry and lastRetry bound the wait after a standby that could not be started.
 	firstRetry = time.Second
 	lastRetry  = time.Minute
+	// standbyNice is the scheduling priority of a standby until it is ready.
+	standbyNice = 10
 	// warmUpText is what a warm-up says. The broker answers it; see broker/warmup.go.
 	warmUpText = `"warm-up"`
 )
@@ -167,6 +169,8 @@ func (p *Pool) newStandby(blank bool) (*standby, error) {
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir.root))
 	}
+	_ = s.proc.child.SetNice(standbyNice) // running turns come first
+	defer func() { _ = s.proc.child.SetNice(0) }()
 	if err := s.warmUp(ctx, p.opts.Broker.Scrub); err != nil {
 		err = fmt.Errorf("%w (stderr: %q)", err, s.proc.child.StderrTail())
 		return nil, errors.Join(err, s.proc.stop(), os.RemoveAll(dir.root))
