@@ -52,6 +52,10 @@ func (p *Pool) Acquire(ctx context.Context, req *api.Request, outage bool) (*Han
 	if err != nil {
 		return nil, err
 	}
+	if err := p.full(u); err != nil {
+		p.leave(u)
+		return nil, err
+	}
 	for {
 		c := p.pick(u, req)
 		if err := p.hold(ctx, c); err != nil {

@@ -14,5 +14,8 @@ func (p *Pool) Stalled() int {
 	return stalled
 }
 
+// CheckSpace measures the workspaces now.
+func (p *Pool) CheckSpace() { p.checkSpace() }
+
 // CheckMemory looks at the memory of all processes now, as if they might have limit bytes each.
 func (p *Pool) CheckMemory(limit int64) { p.checkMemory(limit) }

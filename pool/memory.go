@@ -35,7 +35,9 @@ func (p *Pool) checkMemory(limit int64) {
 			continue
 		}
 		proc.recycle.Store(true)
-		proc.overgrown.Store(usage.RSS > farOver*limit)
+		if usage.RSS > farOver*limit {
+			proc.doom(errMemory)
+		}
 		p.opts.Logger.Warn("process over its memory limit", "user", api.ShortUser(c.user.id), "pid", proc.child.PID(), "bytes", usage.RSS)
 		p.retireIdle(func(o *conversation) bool { return o == c })
 	}

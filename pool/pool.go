@@ -45,6 +45,7 @@ type Options struct {
 	MaxProcessesPerUser int
 	QueueLimit          int // requests waiting for one conversation
 	MaxProcessRSS       int64
+	Quota               Space // of all workspaces of one user
 
 	IdleTimeout     time.Duration
 	CleanupInterval time.Duration
@@ -110,6 +111,7 @@ func New(opts Options, owner Ownership) *Pool {
 	p.life, p.cutAll = context.WithCancelCause(context.Background())
 	p.goes(p.reap)
 	p.goes(p.watchMemory)
+	p.goes(p.watchSpace)
 	p.goes(p.keepStandbys)
 	return p
 }

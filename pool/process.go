@@ -32,12 +32,13 @@ type process struct {
 	resumed bool
 	log     *slog.Logger
 
-	inForce            settings     // owned by whoever holds the conversation's slot
-	turns              int          // likewise: turns begun
-	frozen             bool         // likewise: stopped by SIGSTOP
-	rested             bool         // guarded by Pool.mu: freezing was tried since its last use
-	recycle, overgrown atomic.Bool  // more memory than a process should, or may, have
-	lastLine           atomic.Int64 // when the CLI last wrote something, in Unix nanoseconds
+	inForce  settings              // owned by whoever holds the conversation's slot
+	turns    int                   // likewise: turns begun
+	frozen   bool                  // likewise: stopped by SIGSTOP
+	rested   bool                  // guarded by Pool.mu: freezing was tried since its last use
+	recycle  atomic.Bool           // more memory than a process should have
+	doomed   atomic.Pointer[error] // why its turn has to end at once
+	lastLine atomic.Int64          // when the CLI last wrote something, in Unix nanoseconds
 
 	write sync.Mutex // one line at a time on stdin
 
@@ -107,6 +108,9 @@ func (p *process) stop() error {
 	p.grant.Revoke()
 	return err
 }
+
+// doom ends the process's turn, and with it the process.
+func (p *process) doom(why error) { p.doomed.CompareAndSwap(nil, &why) }
 
 // kill ends the process at once. stop still has to follow.
 func (p *process) kill() { _ = p.child.Signal(syscall.SIGKILL) }

@@ -24,6 +24,7 @@ var (
 	errTurnTimeout = errors.New("pool: turn timeout")
 	errSilence     = errors.New("pool: silence")
 	errMemory      = errors.New("pool: out of memory")
+	errQuota       = errors.New("pool: workspace full")
 )
 
 // Turn sends the request's message and hands over the lines that answer it, as they come and in batches, until the
@@ -89,6 +90,7 @@ func (h *Handle) begin() {
 	h.c.dirty = true
 	h.pool.mu.Lock()
 	h.c.settled = false
+	h.c.user.wrote = true
 	h.pool.mu.Unlock()
 	signal(h.pool.changed)
 }
@@ -155,8 +157,8 @@ func (h *Handle) watch(ctx context.Context, t *turn, cut context.CancelCauseFunc
 			if h.silent(t) {
 				cut(errSilence)
 			}
-			if h.proc.overgrown.Load() {
-				cut(errMemory)
+			if why := h.proc.doomed.Load(); why != nil {
+				cut(*why)
 			}
 		}
 	}
@@ -189,6 +191,8 @@ func (h *Handle) explain(err error) error {
 		return api.BadGateway("no answer from the API for %s", h.pool.opts.SilenceTimeout)
 	case errors.Is(err, errMemory):
 		return api.BadGateway("the turn used more memory than a process may")
+	case errors.Is(err, errQuota):
+		return api.Invalid("the turn filled the user's workspaces beyond %d bytes or %d files", h.pool.opts.Quota.Bytes, h.pool.opts.Quota.Files)
 	case errors.Is(err, ErrClosing):
 		return api.Unavailable(time.Second, "the instance is shutting down")
 	}
@@ -204,7 +208,7 @@ func (h *Handle) Release() {
 		return
 	}
 	h.pool.goes(func() {
-		if h.proc.overgrown.Load() || !h.proc.forget(h.failed) {
+		if h.proc.doomed.Load() != nil || !h.proc.forget(h.failed) {
 			h.proc.kill()
 			<-h.proc.exited
 		}

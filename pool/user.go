@@ -20,6 +20,9 @@ type user struct {
 	conversations map[string]*conversation // by session id
 	standard      *conversation            // for requests with neither session id nor history
 
+	space Space // what the files took when they were within the quota last
+	wrote bool  // had a turn since the last look
+
 	requests  int           // entered and not yet left
 	processes int           // slots taken for this user
 	owned     bool          // admitted and not yet released

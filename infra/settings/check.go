@@ -110,6 +110,8 @@ func (p *Pool) sound() map[string]bool {
 	ok["MAX_PROCESSES"] = p.MaxProcesses >= 0 && p.MaxProcesses <= 10_000
 	ok["MAX_PROCESSES_PER_USER"] = p.MaxProcessesPerUser >= 1 && p.MaxProcessesPerUser <= 10_000
 	ok["QUEUE_LIMIT"] = p.QueueLimit >= 0 && p.QueueLimit <= 100_000
+	ok["WORKSPACE_MAX_BYTES"] = p.WorkspaceBytes >= 16<<20 && p.WorkspaceBytes <= 1<<40
+	ok["WORKSPACE_MAX_FILES"] = p.WorkspaceFiles >= 100 && p.WorkspaceFiles <= 100_000_000
 	ok["MAX_PROCESS_RSS"] = p.MaxProcessRSS >= 16<<20 && p.MaxProcessRSS <= 1<<40
 	ok["ISOLATION"] = slices.Contains(isolations, p.Isolation)
 	ok["PERMISSION_MODE"] = slices.Contains(permissionModes, p.PermissionMode)

@@ -53,6 +53,9 @@ type Pool struct {
 	SpawnTimeout   time.Duration `env:"SPAWN_TIMEOUT" envDefault:"30s" must:"be a duration of at least 1ms, such as 30s" about:"longest start of a process"`
 	DrainTimeout   time.Duration `env:"DRAIN_TIMEOUT" envDefault:"8s" must:"be a duration of at least 1ms, such as 8s" about:"how long running turns may go on after SIGTERM"`
 
+	WorkspaceBytes Size `env:"WORKSPACE_MAX_BYTES" envDefault:"2GiB" must:"be a size from 16MiB to 1TiB, in bytes or as 512MiB, 2GiB" about:"what all files of one user may take on disk"`
+	WorkspaceFiles int  `env:"WORKSPACE_MAX_FILES" envDefault:"200000" must:"be a whole number from 100 to 100000000" about:"how many files one user may have"`
+
 	MaxProcessRSS Size `env:"MAX_PROCESS_RSS" envDefault:"2GiB" must:"be a size from 16MiB to 1TiB, in bytes or as 512MiB, 2GiB" about:"memory of a process and all it started, over which it is replaced between turns"`
 
 	Isolation      string `env:"ISOLATION" envDefault:"best-effort" must:"be require, best-effort or off" about:"whether to start where a protection is missing"`
