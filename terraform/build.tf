@@ -1,0 +1,89 @@
+# The builds' account changes everything in this folder, so it holds the roles for that and no more: no owner, no editor,
+# no way to read the secrets' values by itself beyond what is in the state.
+resource "google_service_account" "build" {
+  account_id   = "${var.name}-build"
+  display_name = "Builds and deploys ${var.name}"
+
+  depends_on = [google_project_service.apis]
+}
+
+resource "google_project_iam_member" "build" {
+  for_each = toset([
+    "roles/artifactregistry.admin",
+    "roles/cloudbuild.builds.editor",
+    "roles/compute.loadBalancerAdmin",
+    "roles/compute.networkAdmin",
+    "roles/compute.securityAdmin",
+    "roles/containeranalysis.occurrences.viewer",
+    "roles/datastore.owner",
+    "roles/iam.roleAdmin",
+    "roles/iam.serviceAccountAdmin",
+    "roles/logging.configWriter",
+    "roles/logging.logWriter",
+    "roles/monitoring.editor",
+    "roles/ondemandscanning.admin",
+    "roles/redis.admin",
+    "roles/resourcemanager.projectIamAdmin",
+    "roles/run.admin",
+    "roles/secretmanager.admin",
+    "roles/serviceusage.serviceUsageAdmin",
+  ])
+
+  project = var.project
+  role    = each.key
+  member  = google_service_account.build.member
+}
+
+resource "google_storage_bucket_iam_member" "build_state" {
+  bucket = var.state_bucket
+  role   = "roles/storage.objectUser"
+  member = google_service_account.build.member
+}
+
+# To deploy a service is to let it run as its account.
+resource "google_service_account_iam_member" "build_deploys" {
+  for_each = google_service_account.this
+
+  service_account_id = each.value.name
+  role               = "roles/iam.serviceAccountUser"
+  member             = google_service_account.build.member
+}
+
+resource "google_cloudbuild_trigger" "this" {
+  for_each = var.repository == null ? {} : {
+    plan   = { description = "Tests, builds and plans pull requests", deploy = "false" }
+    deploy = { description = "Tests, builds and deploys main", deploy = "true" }
+  }
+
+  name            = "${var.name}-${each.key}"
+  description     = each.value.description
+  location        = var.region
+  filename        = "cloudbuild.yaml"
+  service_account = google_service_account.build.id
+
+  substitutions = {
+    _REGION       = var.region
+    _NAME         = var.name
+    _STATE_BUCKET = var.state_bucket
+    _DEPLOY       = each.value.deploy
+  }
+
+  repository_event_config {
+    repository = var.repository
+
+    dynamic "pull_request" {
+      for_each = each.key == "plan" ? [1] : []
+      content {
+        branch          = ".*"
+        comment_control = "COMMENTS_ENABLED_FOR_EXTERNAL_CONTRIBUTORS_ONLY"
+      }
+    }
+
+    dynamic "push" {
+      for_each = each.key == "deploy" ? [1] : []
+      content {
+        branch = "^main$"
+      }
+    }
+  }
+}

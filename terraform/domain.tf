@@ -1,0 +1,67 @@
+# A load balancer in front of the front, where it has a host name of its own. Point the name's A record at the address in
+# the output; the certificate follows within the hour.
+resource "google_compute_global_address" "front" {
+  count = var.domain == null ? 0 : 1
+
+  name = "${var.name}-front"
+
+  depends_on = [google_project_service.apis]
+}
+
+resource "google_compute_region_network_endpoint_group" "front" {
+  count = var.domain != null && local.deployed ? 1 : 0
+
+  name                  = "${var.name}-front"
+  region                = var.region
+  network_endpoint_type = "SERVERLESS"
+
+  cloud_run {
+    service = google_cloud_run_v2_service.front[0].name
+  }
+}
+
+resource "google_compute_backend_service" "front" {
+  count = length(google_compute_region_network_endpoint_group.front)
+
+  name                  = "${var.name}-front"
+  load_balancing_scheme = "EXTERNAL_MANAGED"
+  protocol              = "HTTPS"
+
+  backend {
+    group = google_compute_region_network_endpoint_group.front[0].id
+  }
+}
+
+resource "google_compute_url_map" "front" {
+  count = length(google_compute_backend_service.front)
+
+  name            = "${var.name}-front"
+  default_service = google_compute_backend_service.front[0].id
+}
+
+resource "google_compute_managed_ssl_certificate" "front" {
+  count = length(google_compute_backend_service.front)
+
+  name = "${var.name}-front"
+  managed {
+    domains = [var.domain]
+  }
+}
+
+resource "google_compute_target_https_proxy" "front" {
+  count = length(google_compute_backend_service.front)
+
+  name             = "${var.name}-front"
+  url_map          = google_compute_url_map.front[0].id
+  ssl_certificates = [google_compute_managed_ssl_certificate.front[0].id]
+}
+
+resource "google_compute_global_forwarding_rule" "front" {
+  count = length(google_compute_backend_service.front)
+
+  name                  = "${var.name}-front"
+  load_balancing_scheme = "EXTERNAL_MANAGED"
+  ip_address            = google_compute_global_address.front[0].id
+  port_range            = "443"
+  target                = google_compute_target_https_proxy.front[0].id
+}

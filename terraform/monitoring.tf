@@ -1,0 +1,157 @@
+resource "google_monitoring_notification_channel" "email" {
+  for_each = var.alert_emails
+
+  display_name = each.key
+  type         = "email"
+  labels       = { email_address = each.key }
+
+  depends_on = [google_project_service.apis]
+}
+
+# Counted from the log lines that pool and front write.
+resource "google_logging_metric" "this" {
+  for_each = {
+    process-starts = {
+      description = "Processes that requests got, by how: standby, resumed or cold"
+      filter      = "jsonPayload.message=\"process started\""
+      label       = "jsonPayload.process"
+    }
+    no-room = {
+      description = "Requests that no instance had room for"
+      filter      = "jsonPayload.message=\"request not served\" AND jsonPayload.error:\"no instance has room\""
+      label       = null
+    }
+    redis-away = {
+      description = "Fronts and instances that lost Redis"
+      filter      = "jsonPayload.message:\"Redis is away\""
+      label       = null
+    }
+  }
+
+  name        = "${var.name}/${each.key}"
+  description = each.value.description
+  filter      = "(resource.type=\"cloud_run_revision\" OR resource.type=\"cloud_run_worker_pool\") AND ${each.value.filter}"
+
+  label_extractors = each.value.label == null ? {} : { process = "EXTRACT(${each.value.label})" }
+
+  metric_descriptor {
+    metric_kind = "DELTA"
+    value_type  = "INT64"
+
+    dynamic "labels" {
+      for_each = each.value.label == null ? [] : [1]
+      content {
+        key        = "process"
+        value_type = "STRING"
+      }
+    }
+  }
+
+  depends_on = [google_project_service.apis]
+}
+
+locals {
+  log_metric = { for key, metric in google_logging_metric.this : key => "logging_googleapis_com:user_${replace(replace(metric.name, "/", "_"), "-", "_")}" }
+  front_name = "${var.name}-front"
+  pool_name  = "${var.name}-pool"
+
+  alerts = {
+    no-instance = {
+      title   = "No pool instance is alive"
+      query   = "absent_over_time(run_googleapis_com:container_instance_count{worker_pool_name=\"${local.pool_name}\"}[5m]) or sum(run_googleapis_com:container_instance_count{worker_pool_name=\"${local.pool_name}\"}) < 1"
+      for     = "120s"
+      urgent  = true
+      explain = "Nobody is served. Look at the worker pool's revisions and at why its instances end: with isolation = require they refuse to start where a protection is missing, and say which."
+    }
+    errors = {
+      title   = "More than 5 % of requests fail"
+      query   = "sum(rate(run_googleapis_com:request_count{service_name=\"${local.front_name}\",response_code_class=\"5xx\"}[5m])) / sum(rate(run_googleapis_com:request_count{service_name=\"${local.front_name}\"}[5m])) > 0.05"
+      for     = "300s"
+      urgent  = true
+      explain = "503 is a user that could not be placed: Redis or all instances away. 502 is an instance that did not answer. 529 is no room."
+    }
+    standby-misses = {
+      title   = "More than half of new users wait for a start"
+      query   = "sum(rate(${local.log_metric["process-starts"]}{process=\"cold\"}[15m])) / sum(rate(${local.log_metric["process-starts"]}[15m])) > 0.5"
+      for     = "900s"
+      urgent  = false
+      explain = "Standbys run out or can't be fitted: raise STANDBY or add memory; requests that choose a new session_id or a fallback_model always start cold."
+    }
+    no-room = {
+      title   = "Requests find no room"
+      query   = "sum(increase(${local.log_metric["no-room"]}[5m])) > 0"
+      for     = "60s"
+      urgent  = true
+      explain = "Every instance is full of busy processes: raise the worker pool's instance count or its memory."
+    }
+    redis-away = {
+      title   = "Redis could not be reached"
+      query   = "sum(increase(${local.log_metric["redis-away"]}[5m])) > 0"
+      for     = "0s"
+      urgent  = false
+      explain = "Known users are served on, new ones are refused until it is back, and for ten seconds more if it comes back empty."
+    }
+  }
+}
+
+resource "google_monitoring_alert_policy" "this" {
+  for_each = local.alerts
+
+  display_name          = "${var.name}: ${each.value.title}"
+  combiner              = "OR"
+  severity              = each.value.urgent ? "CRITICAL" : "WARNING"
+  notification_channels = values(google_monitoring_notification_channel.email)[*].name
+
+  conditions {
+    display_name = each.value.title
+    condition_prometheus_query_language {
+      query               = each.value.query
+      duration            = each.value.for
+      evaluation_interval = "60s"
+    }
+  }
+
+  documentation {
+    content   = "${each.value.explain} See infra/OPERATIONS.md."
+    mime_type = "text/markdown"
+  }
+
+  depends_on = [google_project_service.apis]
+}
+
+locals {
+  charts = {
+    "Requests a second by class"          = "sum by (response_code_class) (rate(run_googleapis_com:request_count{service_name=\"${local.front_name}\"}[1m]))"
+    "Pool instances"                      = "sum(run_googleapis_com:container_instance_count{worker_pool_name=\"${local.pool_name}\"})"
+    "Processes started, by how"           = "sum by (process) (rate(${local.log_metric["process-starts"]}[5m]))"
+    "Pool memory in use, 99th percentile" = "histogram_quantile(0.99, sum by (le) (rate(run_googleapis_com:container_memory_utilizations_bucket{worker_pool_name=\"${local.pool_name}\"}[5m])))"
+    "Pool CPU in use, 99th percentile"    = "histogram_quantile(0.99, sum by (le) (rate(run_googleapis_com:container_cpu_utilizations_bucket{worker_pool_name=\"${local.pool_name}\"}[5m])))"
+    "Redis memory used"                   = "max(redis_googleapis_com:stats_memory_usage_ratio{instance_id=~\".*/${var.name}\"})"
+  }
+}
+
+resource "google_monitoring_dashboard" "this" {
+  dashboard_json = jsonencode({
+    displayName = var.name
+    mosaicLayout = {
+      columns = 12
+      tiles = [for i, title in keys(local.charts) : {
+        xPos   = (i % 2) * 6
+        yPos   = floor(i / 2) * 4
+        width  = 6
+        height = 4
+        widget = {
+          title = title
+          xyChart = {
+            dataSets = [{
+              plotType        = "LINE"
+              timeSeriesQuery = { prometheusQuery = local.charts[title] }
+            }]
+          }
+        }
+      }]
+    }
+  })
+
+  depends_on = [google_project_service.apis]
+}

@@ -1,0 +1,41 @@
+locals {
+  url = var.domain != null ? "https://${var.domain}" : try(google_cloud_run_v2_service.front[0].uri, "")
+}
+
+output "url" {
+  description = "Where the service is. Empty until the first build has deployed it."
+  value       = local.url
+}
+
+output "call" {
+  description = "How to call it."
+  value       = <<-EOT
+    curl -N ${local.url}/v1/messages/pooled -H 'Content-Type: application/json' ${var.public ? "" : "-H \"Authorization: Bearer $(gcloud auth print-identity-token)\" "}-d '{
+      "api_key": "YOUR_ANTHROPIC_API_KEY", "model": "haiku",
+      "messages": [{"role": "user", "content": "Hello"}]}'
+  EOT
+}
+
+output "stats_token" {
+  description = "Command that shows the bearer token of GET /v1/pool/stats."
+  value       = "gcloud secrets versions access latest --secret=${google_secret_manager_secret.this["stats-token"].secret_id} --project=${var.project}"
+}
+
+output "address" {
+  description = "Address the domain's A record has to point at; null without a domain."
+  value       = one(google_compute_global_address.front[*].address)
+}
+
+output "images" {
+  description = "Where the build pushes, and what runs now: pass the latter to applies outside of the build."
+  value = {
+    repository = "${var.region}-docker.pkg.dev/${var.project}/${google_artifact_registry_repository.images.repository_id}"
+    front      = var.front_image
+    pool       = var.pool_image
+  }
+}
+
+output "build_account" {
+  description = "Service account of the builds."
+  value       = google_service_account.build.email
+}

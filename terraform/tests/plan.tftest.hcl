@@ -1,0 +1,193 @@
+# What has to hold whatever the variables are. Each assertion names the property it guards.
+mock_provider "google" {
+  mock_resource "google_service_account" {
+    defaults = { member = "serviceAccount:mock", email = "mock@example.iam.gserviceaccount.com", name = "projects/p/serviceAccounts/mock" }
+  }
+}
+mock_provider "random" {}
+
+variables {
+  project      = "my-project"
+  state_bucket = "my-bucket"
+  front_image  = "us-central1-docker.pkg.dev/my-project/claudepool/front@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+  pool_image   = "us-central1-docker.pkg.dev/my-project/claudepool/pool@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+}
+
+run "nobody_is_let_in_by_default" {
+  command = plan
+
+  assert {
+    condition     = length(google_cloud_run_v2_service_iam_member.invoker) == 0
+    error_message = "The front must not be callable by anybody who was not named."
+  }
+}
+
+run "only_the_front_is_public_when_asked" {
+  command = plan
+  variables {
+    public = true
+  }
+
+  assert {
+    condition     = [for m in google_cloud_run_v2_service_iam_member.invoker : "${m.name} ${m.member}"] == ["claudepool-front allUsers"]
+    error_message = "Public is the front and nothing else."
+  }
+}
+
+run "the_domain_closes_the_other_door" {
+  command = plan
+  variables {
+    domain = "claude.example.com"
+  }
+
+  assert {
+    condition     = google_cloud_run_v2_service.front[0].ingress == "INGRESS_TRAFFIC_INTERNAL_LOAD_BALANCER"
+    error_message = "With a load balancer in front the run.app address must not take traffic."
+  }
+  assert {
+    condition     = google_compute_global_forwarding_rule.front[0].port_range == "443"
+    error_message = "Only HTTPS reaches the front."
+  }
+}
+
+run "only_the_fronts_subnet_reaches_the_pool" {
+  command = plan
+
+  assert {
+    condition     = toset([for r in [google_compute_firewall.front_to_pool] : one(r.source_ranges)]) == toset([google_compute_subnetwork.front.ip_cidr_range])
+    error_message = "The rule that lets traffic to the pool names the front's range only."
+  }
+  assert {
+    condition     = one(google_compute_firewall.front_to_pool.destination_ranges) == google_compute_subnetwork.pool.ip_cidr_range && one(one(google_compute_firewall.front_to_pool.allow).ports) == "8080"
+    error_message = "It opens the pool's port and nothing more."
+  }
+  assert {
+    condition     = google_compute_firewall.others_to_pool.priority > google_compute_firewall.front_to_pool.priority && one(google_compute_firewall.others_to_pool.source_ranges) == "0.0.0.0/0" && length(google_compute_firewall.others_to_pool.allow) == 0
+    error_message = "Everybody else is denied, after the front has been let in."
+  }
+  assert {
+    condition     = alltrue([for n in google_cloud_run_v2_worker_pool.pool[0].template[0].vpc_access : n.egress == "ALL_TRAFFIC"])
+    error_message = "What tenants start must not leave beside the network's rules."
+  }
+  assert {
+    condition     = google_compute_firewall.pool_to_private.priority < google_compute_firewall.pool_to_https.priority && contains(google_compute_firewall.pool_to_private.destination_ranges, "10.0.0.0/8")
+    error_message = "Private addresses are denied to the pool before the internet is allowed."
+  }
+  assert {
+    condition     = one(one(google_compute_firewall.pool_to_redis.allow).ports) == "6378" && one(google_compute_firewall.pool_to_redis.destination_ranges) == google_redis_instance.this.reserved_ip_range
+    error_message = "The one private thing the pool reaches is Redis, by TLS."
+  }
+}
+
+run "accounts_read_their_own_secrets_only" {
+  command = apply
+
+  assert {
+    condition     = toset(keys(google_secret_manager_secret_iam_member.reader)) == toset(["hop-keys/front", "hop-keys/pool", "redis-url/front", "redis-url/pool", "stats-token/front"])
+    error_message = "Each account reads what it needs; the pool does not read what only the front needs."
+  }
+  assert {
+    condition     = alltrue([for m in google_secret_manager_secret_iam_member.reader : m.role == "roles/secretmanager.secretAccessor"])
+    error_message = "Reading a value is all that is allowed."
+  }
+  assert {
+    condition     = alltrue([for p in google_project_iam_custom_role.snapshots["front"].permissions : can(regex("\\.(get|list)$", p))]) && !anytrue([for p in google_project_iam_custom_role.snapshots["pool"].permissions : can(regex("\\.(get|list)$", p))])
+    error_message = "The front only reads snapshots, an instance only writes them."
+  }
+  assert {
+    condition     = alltrue([for m in google_project_iam_member.snapshots : can(regex("databases/claudepool\"$", one(m.condition).expression))])
+    error_message = "Rights to Firestore end at the service's own database."
+  }
+}
+
+run "no_secret_in_plain_configuration" {
+  command = plan
+
+  assert {
+    condition = alltrue([for e in concat(
+      tolist(google_cloud_run_v2_service.front[0].template[0].containers[0].env), tolist(google_cloud_run_v2_worker_pool.pool[0].template[0].containers[0].env)
+    ) : length(e.value_source) == 1 || !contains(["REDIS_URL", "HOP_KEYS", "STATS_TOKEN", "API_KEYS"], e.name)])
+    error_message = "Secrets reach services by reference."
+  }
+  assert {
+    condition = length([for e in concat(
+      tolist(google_cloud_run_v2_service.front[0].template[0].containers[0].env), tolist(google_cloud_run_v2_worker_pool.pool[0].template[0].containers[0].env)
+    ) : e if length(e.value_source) == 1]) == 5
+    error_message = "Three secrets of the front and two of the pool are referred to."
+  }
+  assert {
+    condition     = google_redis_instance.this.auth_enabled && google_redis_instance.this.transit_encryption_mode == "SERVER_AUTHENTICATION"
+    error_message = "Redis asks for its AUTH string and speaks TLS."
+  }
+}
+
+run "what_holds_state_is_protected" {
+  command = plan
+
+  assert {
+    condition     = google_redis_instance.this.deletion_protection && google_firestore_database.this.delete_protection_state == "DELETE_PROTECTION_ENABLED" && google_cloud_run_v2_service.front[0].deletion_protection && google_cloud_run_v2_worker_pool.pool[0].deletion_protection && alltrue([for s in google_secret_manager_secret.this : s.deletion_protection])
+    error_message = "Nothing that holds state or serves is deleted by mistake."
+  }
+}
+
+run "protection_can_be_lifted" {
+  command = plan
+  variables {
+    protect = false
+  }
+
+  assert {
+    condition     = !google_redis_instance.this.deletion_protection && google_firestore_database.this.deletion_policy == "DELETE"
+    error_message = "Who wants to tear it down can."
+  }
+}
+
+run "streams_live_as_long_as_the_platform_lets_them" {
+  command = plan
+
+  assert {
+    condition     = google_cloud_run_v2_service.front[0].template[0].timeout == "3600s" && google_cloud_run_v2_service.front[0].template[0].containers[0].resources[0].cpu_idle == false
+    error_message = "A stream may take an hour, and the front works between requests."
+  }
+}
+
+run "before_the_first_build_there_is_no_service" {
+  command = plan
+  variables {
+    front_image = null
+    pool_image  = null
+  }
+
+  assert {
+    condition     = length(google_cloud_run_v2_service.front) + length(google_cloud_run_v2_worker_pool.pool) == 0 && output.url == ""
+    error_message = "The first apply makes what the build needs, and no service without an image."
+  }
+}
+
+run "a_pull_request_only_plans" {
+  command = plan
+  variables {
+    repository = "projects/my-project/locations/us-central1/connections/github/repositories/claudepool"
+  }
+
+  assert {
+    condition     = google_cloudbuild_trigger.this["plan"].substitutions["_DEPLOY"] == "false" && length(google_cloudbuild_trigger.this["plan"].repository_event_config[0].push) == 0
+    error_message = "Pull requests must not deploy."
+  }
+  assert {
+    condition     = google_cloudbuild_trigger.this["deploy"].repository_event_config[0].push[0].branch == "^main$"
+    error_message = "Main, and nothing else, deploys."
+  }
+}
+
+run "keys_rotate_without_a_gap" {
+  command = apply
+  variables {
+    hop_key_ids = ["b", "a"]
+  }
+
+  assert {
+    condition     = google_secret_manager_secret_version.hop_keys.secret_data == "${random_password.hop["b"].result},${random_password.hop["a"].result}"
+    error_message = "The first key signs, the others still verify."
+  }
+}

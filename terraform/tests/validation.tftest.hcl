@@ -1,0 +1,74 @@
+# Nonsense is refused before anything is planned.
+mock_provider "google" {}
+mock_provider "random" {}
+
+variables {
+  project      = "my-project"
+  state_bucket = "my-bucket"
+}
+
+run "project" {
+  command = plan
+  variables {
+    project = "123"
+  }
+  expect_failures = [var.project]
+}
+
+run "images_by_tag" {
+  command = plan
+  variables {
+    front_image = "docker.pkg.dev/p/r/front:latest"
+    pool_image  = "docker.pkg.dev/p/r/pool@sha256:abc"
+  }
+  expect_failures = [var.front_image, var.pool_image]
+}
+
+run "everybody_as_an_invoker" {
+  command = plan
+  variables {
+    invokers = ["allUsers"]
+  }
+  expect_failures = [var.invokers]
+}
+
+run "sizes" {
+  command = plan
+  variables {
+    front = { min_instances = 5, max_instances = 2 }
+    pool  = { cpu = "3", memory = "64Gi" }
+    redis = { memory_gb = 0 }
+  }
+  expect_failures = [var.front, var.pool, var.redis]
+}
+
+run "ranges_too_small" {
+  command = plan
+  variables {
+    ranges = { pool = "10.0.0.0/28" }
+  }
+  expect_failures = [var.ranges]
+}
+
+run "settings_that_are_none" {
+  command = plan
+  variables {
+    pool_settings = { HOP_KEYS = "in plain sight" }
+  }
+  expect_failures = [var.pool_settings]
+}
+
+run "names" {
+  command = plan
+  variables {
+    name         = "Claude_Pool"
+    region       = "us"
+    domain       = "https://claude.example.com/"
+    isolation    = "maybe"
+    hop_key_ids  = ["a", "a"]
+    repository   = "github.com/me/claudepool"
+    alert_emails = ["nobody"]
+    state_bucket = "gs://bucket"
+  }
+  expect_failures = [var.name, var.region, var.domain, var.isolation, var.hop_key_ids, var.repository, var.alert_emails, var.state_bucket]
+}

@@ -1,0 +1,255 @@
+variable "project" {
+  description = "Id of the Google Cloud project everything lives in."
+  type        = string
+
+  validation {
+    condition     = can(regex("^([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]$", var.project))
+    error_message = "project must be a project id, not its name or number."
+  }
+}
+
+variable "region" {
+  description = "Region of everything that has one. Cloud Run worker pools and Memorystore have to exist there."
+  type        = string
+  default     = "us-central1"
+
+  validation {
+    condition     = can(regex("^[a-z]+-[a-z]+[0-9]+$", var.region))
+    error_message = "region must look like us-central1."
+  }
+}
+
+variable "name" {
+  description = "First part of every resource's name."
+  type        = string
+  default     = "claudepool"
+
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]{1,18}[a-z0-9]$", var.name))
+    error_message = "name must be 3 to 20 lower-case letters, digits and hyphens."
+  }
+}
+
+variable "front_image" {
+  description = "The front's image by digest. Null until the first build: then there is no front yet."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.front_image == null || can(regex("@sha256:[0-9a-f]{64}$", var.front_image))
+    error_message = "front_image must end in @sha256: and a digest: a tag can change under a running service."
+  }
+}
+
+variable "pool_image" {
+  description = "The pool's image by digest. Null until the first build."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.pool_image == null || can(regex("@sha256:[0-9a-f]{64}$", var.pool_image))
+    error_message = "pool_image must end in @sha256: and a digest: a tag can change under a running service."
+  }
+}
+
+variable "public" {
+  description = "Whether anybody may call the front. If not, callers need roles/run.invoker."
+  type        = bool
+  default     = false
+}
+
+variable "invokers" {
+  description = "Who may call a front that is not public, such as group:developers@example.com."
+  type        = set(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for m in var.invokers : can(regex("^(user|group|serviceAccount|domain|principal|principalSet):", m))])
+    error_message = "invokers must be IAM members of users, groups, service accounts, domains or principals; use public for everybody."
+  }
+}
+
+variable "domain" {
+  description = "Host name the front is reached at through a load balancer. Null: only at its run.app address."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.domain == null || can(regex("^([a-z0-9]([a-z0-9-]*[a-z0-9])?\\.)+[a-z]{2,}$", var.domain))
+    error_message = "domain must be a host name in lower case without scheme or path."
+  }
+}
+
+variable "front" {
+  description = "Size of the front: instances (each costs as long as it lives), requests at a time of each, CPU and memory."
+  type = object({
+    min_instances = optional(number, 1)
+    max_instances = optional(number, 10)
+    concurrency   = optional(number, 500)
+    cpu           = optional(string, "1")
+    memory        = optional(string, "512Mi")
+  })
+  default = {}
+
+  validation {
+    condition     = var.front.min_instances >= 0 && var.front.max_instances >= max(1, var.front.min_instances) && var.front.max_instances <= 100
+    error_message = "front: 0 <= min_instances <= max_instances <= 100, and max_instances at least 1."
+  }
+  validation {
+    condition     = var.front.concurrency >= 1 && var.front.concurrency <= 1000
+    error_message = "front.concurrency must be from 1 to 1000."
+  }
+  validation {
+    condition     = contains(["1", "2", "4", "6", "8"], var.front.cpu) && can(regex("^[0-9]+(Mi|Gi)$", var.front.memory))
+    error_message = "front.cpu must be 1, 2, 4, 6 or 8, front.memory like 512Mi."
+  }
+}
+
+variable "pool" {
+  description = "Size of the pool: instances at the start (later changes are left to whoever scales it), CPU, memory and disk of each."
+  type = object({
+    instances = optional(number, 2)
+    cpu       = optional(string, "4")
+    memory    = optional(string, "16Gi")
+    disk      = optional(string, "50Gi")
+  })
+  default = {}
+
+  validation {
+    condition     = var.pool.instances >= 1 && var.pool.instances <= 100
+    error_message = "pool.instances must be from 1 to 100."
+  }
+  validation {
+    condition     = contains(["1", "2", "4", "6", "8"], var.pool.cpu)
+    error_message = "pool.cpu must be 1, 2, 4, 6 or 8."
+  }
+  validation {
+    condition     = can(regex("^[0-9]+Gi$", var.pool.memory)) && can(regex("^[0-9]+Gi$", var.pool.disk)) && try(tonumber(trimsuffix(var.pool.memory, "Gi")), 33) <= 32
+    error_message = "pool.memory and pool.disk must be like 16Gi, and memory at most 32Gi."
+  }
+}
+
+variable "pool_settings" {
+  description = "Settings of the pool that differ from their defaults, by the environment variable's name. README.md lists them."
+  type        = map(string)
+  default     = {}
+
+  validation {
+    condition = alltrue([for name in keys(var.pool_settings) : contains([
+      "IDLE_TIMEOUT", "CLEANUP_INTERVAL", "WORKSPACE_TTL", "STANDBY", "MAX_PROCESSES", "MAX_PROCESSES_PER_USER", "QUEUE_LIMIT",
+      "TURN_TIMEOUT", "QUEUE_TIMEOUT", "SILENCE_TIMEOUT", "SPAWN_TIMEOUT", "MAX_PROCESS_RSS", "WORKSPACE_MAX_BYTES",
+      "WORKSPACE_MAX_FILES", "PERMISSION_MODE", "MAX_BODY_BYTES", "LOG_LEVEL", "ANTHROPIC_BASE_URL",
+    ], name)])
+    error_message = "pool_settings has a name that is no setting of the pool, or one that this module sets itself."
+  }
+}
+
+variable "isolation" {
+  description = "ISOLATION of the pool: require refuses to start where a protection is missing."
+  type        = string
+  default     = "require"
+
+  validation {
+    condition     = contains(["require", "best-effort", "off"], var.isolation)
+    error_message = "isolation must be require, best-effort or off."
+  }
+}
+
+variable "pool_launch_stage" {
+  description = "Launch stage the worker pool is asked for: its private ingress was last seen as BETA."
+  type        = string
+  default     = "BETA"
+
+  validation {
+    condition     = contains(["GA", "BETA", "ALPHA"], var.pool_launch_stage)
+    error_message = "pool_launch_stage must be GA, BETA or ALPHA."
+  }
+}
+
+variable "redis" {
+  description = "Memorystore: memory in GiB and whether a second zone stands by (tier STANDARD_HA)."
+  type = object({
+    memory_gb         = optional(number, 1)
+    high_availability = optional(bool, true)
+  })
+  default = {}
+
+  validation {
+    condition     = var.redis.memory_gb >= 1 && var.redis.memory_gb <= 300 && floor(var.redis.memory_gb) == var.redis.memory_gb
+    error_message = "redis.memory_gb must be a whole number from 1 to 300."
+  }
+}
+
+variable "ranges" {
+  description = "Private address ranges: of the front (about two addresses an instance), of the pool, and of Redis (a /29)."
+  type = object({
+    front = optional(string, "10.80.0.0/24")
+    pool  = optional(string, "10.80.1.0/24")
+    redis = optional(string, "10.80.2.0/29")
+  })
+  default = {}
+
+  validation {
+    condition     = alltrue([for r in values(var.ranges) : can(cidrhost(r, 1))])
+    error_message = "ranges must be in CIDR form, such as 10.80.0.0/24."
+  }
+  validation {
+    condition     = alltrue([for r in [var.ranges.front, var.ranges.pool] : try(tonumber(split("/", r)[1]), 32) <= 26])
+    error_message = "Direct VPC needs subnets of /26 or larger."
+  }
+}
+
+variable "hop_key_ids" {
+  description = "Names of the keys that sign the hop. The first signs, all verify. To rotate, apply [a], [a, b], [b, a], [b]."
+  type        = list(string)
+  default     = ["a"]
+
+  validation {
+    condition     = length(var.hop_key_ids) >= 1 && length(distinct(var.hop_key_ids)) == length(var.hop_key_ids)
+    error_message = "hop_key_ids must be at least one name, each once."
+  }
+}
+
+variable "redis_url_version" {
+  description = "Raise by one after the AUTH string of Redis has changed, so that it is written to its secret again."
+  type        = number
+  default     = 1
+}
+
+variable "protect" {
+  description = "Deletion protection of everything that holds state or serves. Turn it off only to tear the service down."
+  type        = bool
+  default     = true
+}
+
+variable "repository" {
+  description = "Cloud Build repository (second generation) for the triggers: projects/P/locations/L/connections/C/repositories/R. Null: no triggers."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.repository == null || can(regex("^projects/[^/]+/locations/[^/]+/connections/[^/]+/repositories/[^/]+$", var.repository))
+    error_message = "repository must be the full name of a Cloud Build repository."
+  }
+}
+
+variable "state_bucket" {
+  description = "Bucket of the Terraform state, which the deploying build reads and writes."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$", var.state_bucket))
+    error_message = "state_bucket must be a bucket's name without gs://."
+  }
+}
+
+variable "alert_emails" {
+  description = "Who is told of alerts."
+  type        = set(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for e in var.alert_emails : can(regex("^[^@ ]+@[^@ ]+$", e))])
+    error_message = "alert_emails must be e-mail addresses."
+  }
+}
