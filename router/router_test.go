@@ -28,7 +28,7 @@ func newRedis(t *testing.T, embedded bool) *redis.Client {
 	} else {
 		addr = startServer(t)
 	}
-	client, err := NewClient("redis://" + addr)
+	client, err := NewClient("redis://"+addr, "")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = client.Close() })
 	require.Eventually(t, func() bool { return client.Ping(t.Context()).Err() == nil }, 5*time.Second, 10*time.Millisecond)
@@ -311,7 +311,7 @@ func TestLease_AReleaseThatRedisMissedIsToldLater(t *testing.T) {
 }
 
 func TestNewClient_DoesntRepeatThePassword(t *testing.T) {
-	_, err := NewClient("redis://:hunter2@%zz")
+	_, err := NewClient("redis://:hunter2@%zz", "")
 	require.Error(t, err)
 	require.NotContains(t, err.Error(), "hunter2")
 }

@@ -105,7 +105,7 @@ func deploy(t *testing.T, cli string) *deployment {
 		return d.run(plain, "java", "-cp", jar, "com.google.cloud.datastore.emulator.firestore.CloudFirestore", "--host=127.0.0.1", "--port="+emulatorPort)
 	}
 	d.redisNow, d.firestoreNow = d.redisServer(), d.firestore()
-	d.redis, err = router.NewClient("redis://" + redisAddr)
+	d.redis, err = router.NewClient("redis://"+redisAddr, "")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = d.redis.Close() })
 	require.Eventually(t, func() bool { return router.Settle(t.Context(), d.redis) == nil }, 10*time.Second, 20*time.Millisecond)

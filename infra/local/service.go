@@ -128,7 +128,7 @@ func (all *service) redis(ctx context.Context, s settings.Pool) (*redis.Client, 
 		all.later(tick.Stop)
 		address = "redis://" + server.Addr()
 	}
-	client, err := router.NewClient(address)
+	client, err := router.NewClient(address, s.RedisCA)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package settings
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -84,6 +85,7 @@ func (c *Common) sound() map[string]bool {
 	_, redisErr := redis.ParseURL(c.RedisURL.Reveal())
 	return map[string]bool{
 		"PORT":               c.Port >= 1 && c.Port <= 65535,
+		"REDIS_CA":           c.RedisCA == "" || x509.NewCertPool().AppendCertsFromPEM([]byte(c.RedisCA)),
 		"REDIS_URL":          redisErr == nil && !strings.HasPrefix(c.RedisURL.Reveal(), "unix:"),
 		"FIRESTORE_PROJECT":  c.FirestoreProject == "" || projectID.MatchString(c.FirestoreProject),
 		"FIRESTORE_DATABASE": databaseID.MatchString(c.FirestoreDatabase),

@@ -16,6 +16,7 @@ import (
 type Common struct {
 	Port              int        `env:"PORT" envDefault:"8080" must:"be a whole number from 1 to 65535" about:"port to listen on"`
 	RedisURL          Secret     `env:"REDIS_URL" envDefault:"redis://127.0.0.1:6379/0" must:"be redis://host:port/database, or rediss:// for TLS" about:"Redis that holds who owns which user"`
+	RedisCA           string     `env:"REDIS_CA" unset:"the system's" must:"be certificates in PEM form" about:"who may have signed Redis's certificate"`
 	FirestoreProject  string     `env:"FIRESTORE_PROJECT" unset:"none" must:"be a Google Cloud project id" about:"project whose Firestore holds the instances' snapshots"`
 	FirestoreDatabase string     `env:"FIRESTORE_DATABASE" envDefault:"(default)" must:"be (default) or a database id of 4 to 63 lower-case letters, digits and hyphens" about:"database in it"`
 	HopKeys           Secret     `env:"HOP_KEYS" unset:"required" must:"be one or more comma-separated keys of at least 32 characters each" about:"what fronts sign requests to instances with; the first signs, all verify"`

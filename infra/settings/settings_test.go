@@ -17,6 +17,7 @@ const hopKey = "HOP_KEYS=0123456789abcdef0123456789abcdef"
 var design = []struct{ name, value, unset, of string }{
 	{"PORT", "8080", "", OfBoth},
 	{"REDIS_URL", "redis://127.0.0.1:6379/0", "", OfBoth},
+	{"REDIS_CA", "", "the system's", OfBoth},
 	{"FIRESTORE_PROJECT", "", "none", OfBoth},
 	{"FIRESTORE_DATABASE", "(default)", "", OfBoth},
 	{"HOP_KEYS", "", "required", OfBoth},
@@ -130,6 +131,7 @@ func TestLoad_TakesWhatTheRulesAllow(t *testing.T) {
 func TestLoad_NamesTheSettingThatIsWrongAndKeepsItsValueToItself(t *testing.T) {
 	for name, values := range map[string][]string{
 		"PORT":                   {"0", "-1", "65536", "hunter2", "80.5", "99999999999999999999"},
+		"REDIS_CA":               {"hunter2", "-----BEGIN CERTIFICATE-----"},
 		"REDIS_URL":              {"hunter2", "http://:hunter2@h:1", "redis://:hunter2@h:1/x", "redis://:hunter2@h:99999999/\x7f", "redis://%zzhunter2", "unix://hunter2"},
 		"FIRESTORE_PROJECT":      {"Hunter2", "a/hunter2", "hunter2\n", "x"},
 		"FIRESTORE_DATABASE":     {"default)", "Hunter2", "db", "hunter2/"},

@@ -44,7 +44,7 @@ func realMain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	redis, err := router.NewClient(s.RedisURL.Reveal())
+	redis, err := router.NewClient(s.RedisURL.Reveal(), s.RedisCA)
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ func realMain(ctx context.Context) error {
 		return err
 	}
 	log := logging.New(os.Stdout, s.LogLevel, s.LogFormat, s.FirestoreProject)
-	redis, err := router.NewClient(s.RedisURL.Reveal())
+	redis, err := router.NewClient(s.RedisURL.Reveal(), s.RedisCA)
 	if err != nil {
 		return err
 	}

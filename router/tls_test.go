@@ -1,0 +1,72 @@
+package router
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// selfSigned is a certificate for 127.0.0.1 with its key, in PEM form.
+func selfSigned(t *testing.T) (certificate, key []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	require.NoError(t, err)
+	raw, err := x509.MarshalECPrivateKey(private)
+	require.NoError(t, err)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: raw})
+}
+
+func TestNewClient_SpeaksTLSWithWhomItTrustsOnly(t *testing.T) {
+	bin, err := exec.LookPath("redis-server")
+	if err != nil && os.Getenv("CI") != "true" {
+		t.Skip(err)
+	}
+	require.NoError(t, err)
+	certificate, key := selfSigned(t)
+	dir := t.TempDir()
+	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	require.NoError(t, os.WriteFile(certFile, certificate, 0o600))
+	require.NoError(t, os.WriteFile(keyFile, key, 0o600))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	require.NoError(t, l.Close())
+	server := exec.Command(bin, "--port", "0", "--tls-port", port, "--bind", "127.0.0.1", "--tls-cert-file", certFile, "--tls-key-file", keyFile,
+		"--tls-auth-clients", "no", "--requirepass", "hunter2", "--save", "", "--dir", dir)
+	require.NoError(t, server.Start())
+	t.Cleanup(func() {
+		_ = server.Process.Kill()
+		_ = server.Wait()
+	})
+
+	url := "rediss://:hunter2@127.0.0.1:" + port + "/0"
+	trusting, err := NewClient(url, string(certificate))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = trusting.Close() })
+	require.Eventually(t, func() bool { return trusting.Ping(t.Context()).Err() == nil }, 5*time.Second, 20*time.Millisecond)
+
+	strange, _ := selfSigned(t)
+	for _, ca := range []string{"", string(strange)} {
+		client, err := NewClient(url, ca)
+		require.NoError(t, err)
+		require.ErrorContains(t, client.Ping(t.Context()).Err(), "certificate")
+		require.NoError(t, client.Close())
+	}
+	_, err = NewClient(url, "no certificate")
+	require.Error(t, err)
+}
