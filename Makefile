@@ -1,5 +1,5 @@
-# Everything that is needed is fetched into .tools/, which git ignores; see setup.sh for what and why.
-CLAUDE_VERSION := 2.1.330
+# Everything that is needed is fetched into .tools/, which git ignores; see infra/setup.sh for what and why.
+CLAUDE_VERSION := $(shell sed -n 's/^version=//p' infra/fetch-claude.sh)
 CLAUDE_BIN     := $(CURDIR)/.tools/claude-$(CLAUDE_VERSION)/claude
 STATICCHECK    := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
