@@ -49,6 +49,16 @@ resource "google_service_account_iam_member" "build_deploys" {
   member             = google_service_account.build.member
 }
 
+# The smoke test after a deployment calls the front.
+resource "google_cloud_run_v2_service_iam_member" "smoke" {
+  count = local.deployed ? 1 : 0
+
+  name     = google_cloud_run_v2_service.front[0].name
+  location = var.region
+  role     = "roles/run.invoker"
+  member   = google_service_account.build.member
+}
+
 resource "google_cloudbuild_trigger" "this" {
   for_each = var.repository == null ? {} : {
     plan   = { description = "Tests, builds and plans pull requests", deploy = "false" }

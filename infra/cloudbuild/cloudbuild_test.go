@@ -1,0 +1,185 @@
+// Package cloudbuild checks the repository's cloudbuild.yaml as far as that can be done without the cloud.
+package cloudbuild
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"cloud.google.com/go/cloudbuild/apiv1/v2/cloudbuildpb"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protojson"
+	"sigs.k8s.io/yaml"
+)
+
+const path = "../../cloudbuild.yaml"
+
+// builtIn are the substitutions that Cloud Build makes itself and that we use.
+var builtIn = []string{"PROJECT_ID", "BUILD_ID", "COMMIT_SHA"}
+
+// read reads the file as Cloud Build does: fields it doesn't know are errors.
+func read(t *testing.T) (*cloudbuildpb.Build, string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	json, err := yaml.YAMLToJSONStrict(text)
+	require.NoError(t, err)
+	build := new(cloudbuildpb.Build)
+	require.NoError(t, protojson.Unmarshal(json, build))
+	return build, string(text)
+}
+
+var (
+	comment   = regexp.MustCompile(`(?m)^\s*#.*$`)
+	reference = regexp.MustCompile(`\$\$|\$\{?([A-Z_][A-Z0-9_]*)\}?`)
+)
+
+func TestBuild_DeclaresWhatItUsesAndUsesWhatItDeclares(t *testing.T) {
+	build, text := read(t)
+	used := map[string]bool{}
+	for _, m := range reference.FindAllStringSubmatch(comment.ReplaceAllString(text, ""), -1) {
+		if name := m[1]; name != "" && !slices.Contains(builtIn, name) {
+			require.Contains(t, build.Substitutions, name, "used and not declared")
+			used[name] = true
+		}
+	}
+	for name := range build.Substitutions {
+		require.True(t, used[name], "%s is declared and not used", name)
+	}
+}
+
+func TestBuild_StepsWaitForStepsThatExistAndEnd(t *testing.T) {
+	build, _ := read(t)
+	seen := map[string]bool{"-": true}
+	for _, step := range build.Steps {
+		require.NotEmpty(t, step.Id)
+		require.NotEmpty(t, step.WaitFor, "%s: said, not implied", step.Id)
+		for _, other := range step.WaitFor {
+			require.True(t, seen[other], "%s waits for %s, which is not before it", step.Id, other)
+		}
+		seen[step.Id] = true
+		require.Positive(t, step.Timeout.GetSeconds(), step.Id)
+		require.LessOrEqual(t, step.Timeout.GetSeconds(), build.Timeout.GetSeconds(), step.Id)
+	}
+}
+
+// after reports whether a step can only begin when another has ended.
+func after(build *cloudbuildpb.Build, step, other string) bool {
+	for _, s := range build.Steps {
+		if s.Id == step {
+			return slices.ContainsFunc(s.WaitFor, func(w string) bool { return w == other || after(build, w, other) })
+		}
+	}
+	return false
+}
+
+func TestBuild_DeploysWhatWasTestedScannedAndPlannedAndByDigest(t *testing.T) {
+	build, _ := read(t)
+	for _, order := range [][2]string{{"scan", "build-front"}, {"scan", "build-pool"}, {"plan", "test"}, {"plan", "scan"}, {"deploy", "plan"}, {"smoke", "deploy"}} {
+		require.True(t, after(build, order[0], order[1]), order)
+	}
+	plan, deploy := script(build, "plan"), script(build, "deploy")
+	require.Contains(t, plan, "-out=/workspace/plan")
+	require.Contains(t, deploy, "terraform apply -input=false /workspace/plan")
+	for _, image := range []string{"front", "pool"} {
+		require.Contains(t, plan, fmt.Sprintf(`-var="%s_image=$REPOSITORY/%[1]s@$(cat /workspace/%[1]s.digest)"`, image))
+		require.Contains(t, script(build, "build-"+image), "> /workspace/"+image+".digest")
+		require.FileExists(t, "../docker/"+image+".Dockerfile")
+		require.Contains(t, script(build, "build-"+image), "--file=infra/docker/"+image+".Dockerfile")
+	}
+	for _, step := range []string{"deploy", "smoke"} {
+		require.Contains(t, script(build, step), `if [ "${_DEPLOY}" != true ]`, "%s: pull requests only plan", step)
+	}
+}
+
+func TestBuild_RunsAsItsOwnAccountAndLeavesItsProvenance(t *testing.T) {
+	build, _ := read(t)
+	require.Equal(t, "projects/$PROJECT_ID/serviceAccounts/${_NAME}-build@$PROJECT_ID.iam.gserviceaccount.com", build.ServiceAccount)
+	require.Equal(t, cloudbuildpb.BuildOptions_CLOUD_LOGGING_ONLY, build.Options.Logging, "an account of one's own needs it")
+	require.Equal(t, cloudbuildpb.BuildOptions_VERIFIED, build.Options.RequestedVerifyOption)
+	require.Len(t, build.Images, 2)
+	terraform, err := os.ReadFile("../../terraform/build.tf")
+	require.NoError(t, err)
+	require.Contains(t, string(terraform), `account_id   = "${var.name}-build"`)
+	for name := range build.Substitutions {
+		require.Contains(t, string(terraform), name, "the triggers say it")
+	}
+}
+
+// script is a step's script as its shell gets it.
+func script(build *cloudbuildpb.Build, id string) string {
+	for _, step := range build.Steps {
+		if step.Id == id {
+			return strings.ReplaceAll(step.Args[len(step.Args)-1], "$$", "$")
+		}
+	}
+	return ""
+}
+
+// What the steps run is checked with the shells and programs that run it; `.ci/run`, which the test step calls, is what
+// runs this test.
+func TestBuild_ItsScriptsAreSound(t *testing.T) {
+	build, _ := read(t)
+	for _, step := range build.Steps {
+		text := script(build, step.Id)
+		cmd := exec.Command(step.Entrypoint, "-n")
+		cmd.Stdin = strings.NewReader(text)
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s: %s", step.Id, out)
+		for _, command := range []string{"terraform", "gcloud"} {
+			checkFlags(t, command, text)
+		}
+	}
+	require.Contains(t, script(build, "test"), "\n.ci/run\n")
+	info, err := os.Stat("../../.ci/run")
+	require.NoError(t, err)
+	require.NotZero(t, info.Mode()&0o111)
+}
+
+func TestBuild_FetchesTheGoThatGoModNames(t *testing.T) {
+	build, _ := read(t)
+	expression := regexp.MustCompile(`sed -n '[^']+' go\.mod`).FindString(script(build, "test"))
+	cmd := exec.Command("sh", "-c", expression)
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	require.Regexp(t, `^go1\.\d+(\.\d+)?\n$`, string(out))
+}
+
+var (
+	joined  = regexp.MustCompile(`\\\n\s*`)
+	flagged = regexp.MustCompile(`\s(--?[a-z][a-z-]+)`)
+)
+
+// checkFlags looks every flag that a script gives to a command up in the command's own help.
+func checkFlags(t *testing.T, command, text string) {
+	t.Helper()
+	if _, err := exec.LookPath(command); err != nil {
+		t.Logf("%s is not on this machine: its flags are not checked", command)
+		return
+	}
+	calls := regexp.MustCompile(`\b` + command + `((?: [a-z][a-z-]*)+)([^\n|;)]*)`)
+	for _, call := range calls.FindAllStringSubmatch(joined.ReplaceAllString(text, " "), -1) {
+		help := helpOf(t, command, strings.Fields(call[1]))
+		for _, flag := range flagged.FindAllStringSubmatch(call[2], -1) {
+			require.Contains(t, help, strings.TrimLeft(flag[1], "-"), "%s%s has no %s", command, call[1], flag[1])
+		}
+	}
+}
+
+// helpOf is what a command says of itself; the first words that are its sub-commands are known by having a help.
+func helpOf(t *testing.T, command string, words []string) string {
+	t.Helper()
+	for n := len(words); n > 0; n-- {
+		out, err := exec.Command(command, append(slices.Clone(words[:n]), "--help")...).CombinedOutput()
+		if err == nil || command == "terraform" && strings.Contains(string(out), "Usage:") {
+			return regexp.MustCompile(`.\x08`).ReplaceAllString(string(out), "")
+		}
+	}
+	require.Fail(t, "no such command", "%s %v", command, words)
+	return ""
+}
