@@ -162,7 +162,7 @@ func checkFlags(t *testing.T, command, text string) {
 		t.Logf("%s is not on this machine: its flags are not checked", command)
 		return
 	}
-	calls := regexp.MustCompile(`\b` + command + `((?: [a-z][a-z-]*)+)([^\n|;)]*)`)
+	calls := regexp.MustCompile(`\b` + command + `((?: [a-z][a-z-]*)+)([^\n|;]*)`)
 	for _, call := range calls.FindAllStringSubmatch(joined.ReplaceAllString(text, " "), -1) {
 		help := helpOf(t, command, strings.Fields(call[1]))
 		for _, flag := range flagged.FindAllStringSubmatch(call[2], -1) {
