@@ -8,7 +8,7 @@ STATICCHECK    := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 help: ## Show this text
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-setup: ## Fetch the pinned CLI and redis-server, tell how to get the Firestore emulator
+setup: ## Fetch the pinned CLI, redis-server and debootstrap, tell how to get the Firestore emulator
 	@./infra/setup.sh
 
 run: setup ## Serve on 127.0.0.1:8080; ARGS=-offline for a stand-in API

@@ -3,8 +3,10 @@ package docker_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,8 +14,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/patternmatcher"
 	"github.com/moby/patternmatcher/ignorefile"
@@ -45,7 +49,10 @@ func read(t *testing.T, dockerfile string) *image {
 	tree, err := parser.Parse(bytes.NewReader(text))
 	require.NoError(t, err)
 	require.Empty(t, tree.Warnings)
-	stages, args, err := instructions.Parse(tree.AST, nil)
+	lint := linter.New(&linter.Config{Warn: func(rule, _, _, message string, at []parser.Range) {
+		require.Fail(t, message, "%s: %s %v", dockerfile, rule, at)
+	}})
+	stages, args, err := instructions.Parse(tree.AST, lint)
 	require.NoError(t, err)
 	i := &image{t: t, args: map[string]string{}, stages: stages, built: map[string]string{}, labels: map[string]string{}}
 	for _, arg := range args {
@@ -101,8 +108,8 @@ func (i *image) install(root string) {
 		require.True(i.t, ok, "stages work in /src")
 		to := filepath.Join(root, c.DestPath)
 		require.NoError(i.t, os.MkdirAll(filepath.Dir(to), 0o755))
-		i.run("/", nil, "cp", "-L", filepath.Join(i.stage(c.From), from), to)
-		i.run("/", nil, "chmod", c.Chmod, to)
+		i.run("/", environment(), "cp", "-L", filepath.Join(i.stage(c.From), from), to)
+		i.run("/", environment(), "chmod", c.Chmod, to)
 	}
 }
 
@@ -121,7 +128,7 @@ func (i *image) stage(name string) string {
 		require.NoError(i.t, os.Mkdir(filepath.Join(dir, "out"), 0o755))
 		require.NoError(i.t, os.Symlink(realCLI(i.t), filepath.Join(dir, "out", "claude")))
 	}
-	env := os.Environ()
+	env := environment()
 	for _, command := range i.stages[at].Commands {
 		switch c := command.(type) {
 		case *instructions.EnvCommand:
@@ -155,7 +162,7 @@ func (i *image) copyContext(c *instructions.CopyCommand, dir string) {
 			}
 			to := filepath.Join(dir, c.DestPath, inside)
 			require.NoError(i.t, os.MkdirAll(filepath.Dir(to), 0o755))
-			i.run("", nil, "cp", filepath.Join(repository, file), to)
+			i.run("", environment(), "cp", filepath.Join(repository, file), to)
 			found = true
 		}
 		require.True(i.t, found, "%s isn't sent to the builder", source)
@@ -213,25 +220,42 @@ func (i *image) root() string {
 		i.bootstrap(base[1], commands, kept)
 	}
 	root := filepath.Join(i.t.TempDir(), "root")
-	i.run("/", nil, "cp", "-a", "--reflink=auto", kept, root)
+	i.run("/", environment(), "cp", "-a", "--reflink=auto", kept, root)
 	i.install(root)
 	return root
 }
 
 func (i *image) bootstrap(suite string, commands []string, kept string) {
 	i.t.Helper()
+	server, err := net.DialTimeout("tcp", "deb.debian.org:80", 10*time.Second)
+	need(i.t, "", err)
+	_ = server.Close()
+	require.NoError(i.t, os.MkdirAll(filepath.Dir(kept), 0o755))
 	part, err := os.MkdirTemp(filepath.Dir(kept), "rootfs-part-")
 	require.NoError(i.t, err)
 	defer os.RemoveAll(part)
 	require.NoError(i.t, os.Chmod(part, 0o755))
-	i.run("/", os.Environ(), "debootstrap", "--variant=minbase", suite, part)
+	i.run("/", environment(), "debootstrap", "--variant=minbase", suite, part)
 	for _, command := range commands {
 		run := enter(part, "sh", "-c", command)
 		run.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 		out, err := run.CombinedOutput()
 		require.NoError(i.t, err, "%s\n%s", command, out)
 	}
-	require.NoError(i.t, os.Rename(part, kept))
+	if err := os.Rename(part, kept); !errors.Is(err, fs.ErrExist) { // another test run was first
+		require.NoError(i.t, err)
+	}
+}
+
+// environment is what commands outside the roots get of this process' own.
+func environment() []string {
+	var env []string
+	for _, name := range []string{"PATH", "HOME", "GOPROXY", "GOFLAGS", "GOCACHE", "GOMODCACHE", "http_proxy", "https_proxy", "no_proxy"} {
+		if value, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
 }
 
 func (i *image) run(dir string, env []string, name string, args ...string) {

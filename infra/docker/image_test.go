@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -56,8 +57,28 @@ func TestImages_SayWhatTheyAre(t *testing.T) {
 		require.Equal(t, user, i.user, file)
 		require.Equal(t, []string{"8080"}, i.exposed, file)
 		require.Contains(t, i.env, "PORT=8080", file)
+		require.Equal(t, "golang:"+goVersion(t)+"-bookworm", i.args["GOLANG"], file)
 		require.Equal(t, i.base(), i.labels["org.opencontainers.image.base.name"], file)
 		require.Equal(t, "${REVISION}", i.labels["org.opencontainers.image.revision"], file)
+	}
+}
+
+// goVersion is the one go.mod asks for, without its last part.
+func goVersion(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(repository, "go.mod"))
+	require.NoError(t, err)
+	version := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindSubmatch(text)
+	require.NotNil(t, version)
+	return string(version[1])
+}
+
+func TestContext_HoldsWhatIsBuiltAndNothingElse(t *testing.T) {
+	files := contextFiles(t)
+	require.Contains(t, files, "go.sum")
+	require.Contains(t, files, "infra/claude.env")
+	for _, file := range files {
+		require.NotRegexp(t, `^\.|_test\.go$|\.md$|^terraform|^infra/docker/`, file)
 	}
 }
 
@@ -225,7 +246,7 @@ func testOrphans(t *testing.T, d *deployment) {
 	require.Eventually(t, func() bool {
 		_, ok := d.names()["sleep"]
 		return !ok
-	}, 10*time.Second, 50*time.Millisecond, "%v", d.names())
+	}, 10*time.Second, 50*time.Millisecond, "a zombie is left")
 }
 
 // names counts the processes beside poold by name, zombies as well.
