@@ -1,15 +1,15 @@
-# Everything that is needed is fetched into .tools/, which git ignores; see infra/setup.sh for what and why.
-CLAUDE_VERSION := $(shell sed -n 's/^version=//p' infra/fetch-claude.sh)
+# Everything that is needed is fetched into .tools/, which git ignores; see setup.sh for what and why.
+include infra/claude.env
 CLAUDE_BIN     := $(CURDIR)/.tools/claude-$(CLAUDE_VERSION)/claude
 STATICCHECK    := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .PHONY: help setup run demo build check test fuzz clean
 
 help: ## Show this text
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-setup: ## Fetch the pinned CLI and redis-server, tell how to get the Firestore emulator
-	@CLAUDE_VERSION=$(CLAUDE_VERSION) ./infra/setup.sh
+setup: ## Fetch the pinned CLI, redis-server and debootstrap, tell how to get the Firestore emulator
+	@./infra/setup.sh
 
 run: setup ## Serve on 127.0.0.1:8080; ARGS=-offline for a stand-in API
 	@go build -o .tools/bin/local ./infra/local

@@ -3,17 +3,20 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-./infra/fetch-claude.sh ".tools/claude-${CLAUDE_VERSION:?}"
+. infra/claude.env
+infra/claude.sh ".tools/claude-$CLAUDE_VERSION"
 
-if ! command -v redis-server >/dev/null; then
-  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    echo "setup: installing redis-server"
+for package in redis-server debootstrap; do
+  if PATH=$PATH:/usr/sbin command -v "$package" >/dev/null; then
+    continue
+  elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "setup: installing $package"
     apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-server >/dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >/dev/null
   else
-    echo "setup: redis-server is missing and this is not root: apt-get install redis-server (tests need it, the local service doesn't)" >&2
+    echo "setup: $package is missing and this is not root: apt-get install $package (tests need it, the local service doesn't)" >&2
   fi
-fi
+done
 
 sdk=$(dirname "$(dirname "$(readlink -f "$(command -v gcloud || echo /usr/lib/google-cloud-sdk/bin/gcloud)")")")
 if [ ! -f "$sdk/platform/cloud-firestore-emulator/cloud-firestore-emulator.jar" ]; then

@@ -1,0 +1,277 @@
+// Package docker_test builds the images' root file systems without a container engine and runs from them what the
+// images would run.
+package docker_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/procfs"
+	"github.com/stretchr/testify/require"
+
+	"claudepool/pool/api"
+	"claudepool/pool/claude"
+	"claudepool/pool/pooltest"
+	"claudepool/router"
+)
+
+// need returns the path of a part the tests can't do without; where it is missing they are skipped, but never in CI.
+func need(t *testing.T, path string, err error) string {
+	t.Helper()
+	if err != nil && os.Getenv("CI") != "true" {
+		t.Skip(err)
+	}
+	require.NoError(t, err)
+	return path
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Getuid() != 0 && os.Getenv("CI") != "true" {
+		t.Skip("only root can change its root folder")
+	}
+	require.Zero(t, os.Getuid())
+}
+
+func realCLI(t *testing.T) string {
+	t.Helper()
+	cli, err := pooltest.RealCLI()
+	return need(t, cli, err)
+}
+
+func TestImages_SayWhatTheyAre(t *testing.T) {
+	for file, user := range map[string]string{"front.Dockerfile": "65532:65532", "pool.Dockerfile": "0:0"} {
+		i := read(t, file)
+		require.Equal(t, user, i.user, file)
+		require.Equal(t, []string{"8080"}, i.exposed, file)
+		require.Contains(t, i.env, "PORT=8080", file)
+		require.Equal(t, "golang:"+goVersion(t)+"-bookworm", i.args["GOLANG"], file)
+		require.Equal(t, i.base(), i.labels["org.opencontainers.image.base.name"], file)
+		require.Equal(t, "${REVISION}", i.labels["org.opencontainers.image.revision"], file)
+	}
+}
+
+// goVersion is the one go.mod asks for, without its last part.
+func goVersion(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(repository, "go.mod"))
+	require.NoError(t, err)
+	version := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindSubmatch(text)
+	require.NotNil(t, version)
+	return string(version[1])
+}
+
+func TestContext_HoldsWhatIsBuiltAndNothingElse(t *testing.T) {
+	files := contextFiles(t)
+	require.Contains(t, files, "go.sum")
+	require.Contains(t, files, "infra/claude.env")
+	for _, file := range files {
+		require.NotRegexp(t, `^\.|_test\.go$|\.md$|^terraform|^infra/docker/`, file)
+	}
+}
+
+// TestImages_AnswerATurn runs both images: the front's in a folder that holds nothing else.
+func TestImages_AnswerATurn(t *testing.T) {
+	needRoot(t)
+	realCLI(t)
+	d := deploy(t)
+
+	answer := d.ask("hello")
+	require.Contains(t, answer, `"result":"reply to: hello"`)
+	require.True(t, strings.HasSuffix(answer, api.Done), answer)
+	require.Contains(t, answer, `"claude_code_version":"`+claude.Version+`"`)
+
+	t.Run("tools", func(t *testing.T) { testTools(t, d) })
+	t.Run("orphans", func(t *testing.T) { testOrphans(t, d) })
+	t.Run("end", func(t *testing.T) { testEnd(t, d) })
+}
+
+// deployment is a front and an instance in roots of their own, on the machine's network.
+type deployment struct {
+	t        *testing.T
+	url      string
+	poolRoot string
+	pool     *exec.Cmd
+	front    *exec.Cmd
+}
+
+func deploy(t *testing.T) *deployment {
+	t.Helper()
+	for _, program := range []string{"debootstrap", "redis-server"} {
+		path, err := exec.LookPath(program)
+		need(t, path, err)
+	}
+	upstream, err := pooltest.NewAPI(nil)
+	require.NoError(t, err)
+	t.Cleanup(upstream.Close)
+	redisPort, poolPort, frontPort := freePort(t), freePort(t), freePort(t)
+	redis := exec.Command("redis-server", "--port", redisPort, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
+	start(t, redis, "redis")
+	client, err := router.NewClient("redis://127.0.0.1:" + redisPort)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = client.Close() })
+	require.Eventually(t, func() bool { return router.Settle(t.Context(), client) == nil }, 10*time.Second, 20*time.Millisecond)
+
+	settings := []string{"REDIS_URL=redis://127.0.0.1:" + redisPort, "HOP_KEYS=" + strings.Repeat("k", 32), "LOG_FORMAT=text"}
+	d := &deployment{t: t, url: "http://127.0.0.1:" + frontPort}
+	pool := read(t, "pool.Dockerfile")
+	d.poolRoot = pool.root()
+	requireClean(t, d.poolRoot)
+	d.pool = enter(d.poolRoot, pool.entrypoint...)
+	d.pool.Env = append(append(pool.env, settings...), "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"PORT="+poolPort, "ADVERTISE_ADDR=127.0.0.1:"+poolPort, "ANTHROPIC_BASE_URL="+upstream.URL(), "STANDBY=1")
+	start(t, d.pool, "poold")
+
+	front := read(t, "front.Dockerfile")
+	root := filepath.Join(t.TempDir(), "root")
+	front.install(root)
+	d.front = exec.Command(front.entrypoint[0], front.entrypoint[1:]...)
+	d.front.Dir = "/"
+	d.front.Env = append(append(front.env, settings...), "PORT="+frontPort)
+	uid, gid, _ := strings.Cut(front.user, ":")
+	d.front.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Credential: &syscall.Credential{Uid: number(t, uid), Gid: number(t, gid)}}
+	start(t, d.front, "front")
+	require.Eventually(t, func() bool { return healthy(d.url) }, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return len(client.Keys(t.Context(), "{claudepool}:instance:*").Val()) == 1
+	}, 20*time.Second, 50*time.Millisecond)
+	return d
+}
+
+// requireClean checks what the image has before anything has run from it.
+func requireClean(t *testing.T, root string) {
+	t.Helper()
+	lists, err := os.ReadDir(filepath.Join(root, "var/lib/apt/lists"))
+	require.NoError(t, err)
+	require.Empty(t, lists)
+	workspaces, err := os.Stat(filepath.Join(root, "workspaces"))
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o711), workspaces.Mode().Perm())
+	certificates, err := os.ReadFile(filepath.Join(root, "etc/ssl/certs/ca-certificates.crt"))
+	require.NoError(t, err)
+	require.Contains(t, string(certificates), "BEGIN CERTIFICATE")
+}
+
+func number(t *testing.T, text string) uint32 {
+	t.Helper()
+	n, err := strconv.ParseUint(text, 10, 32)
+	require.NoError(t, err)
+	return uint32(n)
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+// start starts a process that ends with the test, or before when asked to.
+func start(t *testing.T, cmd *exec.Cmd, name string) {
+	t.Helper()
+	log, err := os.Create(filepath.Join(t.TempDir(), name+".log"))
+	require.NoError(t, err)
+	cmd.Stdout, cmd.Stderr = log, log
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+		if text, _ := os.ReadFile(log.Name()); t.Failed() {
+			t.Logf("%s:\n%s", name, text)
+		}
+		_ = log.Close()
+	})
+}
+
+func healthy(url string) bool {
+	response, err := http.Get(url + "/health")
+	if err != nil {
+		return false
+	}
+	_ = response.Body.Close()
+	return response.StatusCode == http.StatusOK
+}
+
+func (d *deployment) ask(text string) string {
+	d.t.Helper()
+	body, _ := json.Marshal(map[string]any{
+		"oauth_credentials": map[string]string{"access_token": "sk-ant-oat01-ada"},
+		"messages":          []map[string]string{{"role": "user", "content": text}}, "model": "haiku",
+	})
+	response, err := http.Post(d.url+"/v1/messages/pooled", "application/json", bytes.NewReader(body))
+	require.NoError(d.t, err)
+	defer response.Body.Close()
+	all, err := io.ReadAll(response.Body)
+	require.NoError(d.t, err)
+	require.Equal(d.t, http.StatusOK, response.StatusCode, string(all))
+	return string(all)
+}
+
+// testTools runs what an image without its packages would lack, and lets the CLI's own shell run.
+func testTools(t *testing.T, d *deployment) {
+	for command, says := range map[string]string{"git --version": "git version", "rg --version": "ripgrep", "ps -o comm= -p 1": "poold"} {
+		require.Contains(t, d.inside(command), says)
+	}
+	require.Contains(t, d.ask(`[[tool=Bash {"command":"echo from the shell","description":"greet"}]]`), "tool said: from the shell")
+}
+
+// inside runs a command beside poold, as somebody who looks into a container does.
+func (d *deployment) inside(command string) string {
+	d.t.Helper()
+	cmd := exec.Command("nsenter", "--target", strconv.Itoa(d.pool.Process.Pid), "--pid", "--mount", "--root", "--", "sh", "-c", command)
+	out, err := cmd.CombinedOutput()
+	require.NoError(d.t, err, string(out))
+	return string(out)
+}
+
+// testOrphans: a first process is the parent of whatever has lost its own, and has to reap it.
+func testOrphans(t *testing.T, d *deployment) {
+	for range 5 {
+		d.inside("setsid sleep 0.1 &")
+	}
+	require.Eventually(t, func() bool {
+		_, ok := d.names()["sleep"]
+		return !ok
+	}, 10*time.Second, 50*time.Millisecond, "a zombie is left")
+}
+
+// names counts the processes beside poold by name, zombies as well.
+func (d *deployment) names() map[string]int {
+	d.t.Helper()
+	proc, err := procfs.NewFS(filepath.Join("/proc", strconv.Itoa(d.pool.Process.Pid), "root/proc"))
+	require.NoError(d.t, err)
+	all, err := proc.AllProcs()
+	require.NoError(d.t, err)
+	names := map[string]int{}
+	for _, p := range all {
+		if name, err := p.Comm(); err == nil && p.PID != 1 {
+			names[name]++
+		}
+	}
+	return names
+}
+
+func testEnd(t *testing.T, d *deployment) {
+	require.NotZero(t, d.names()["claude"])
+	for name, cmd := range map[string]*exec.Cmd{"poold": d.pool, "front": d.front} {
+		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+		require.NoError(t, cmd.Wait(), name)
+	}
+	left, err := filepath.Glob(filepath.Join(d.poolRoot, "workspaces/instance-*"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
