@@ -119,7 +119,7 @@ func deploy(t *testing.T) *deployment {
 	redisPort, poolPort, frontPort := freePort(t), freePort(t), freePort(t)
 	redis := exec.Command("redis-server", "--port", redisPort, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
 	start(t, redis, "redis")
-	client, err := router.NewClient("redis://127.0.0.1:" + redisPort)
+	client, err := router.NewClient("redis://127.0.0.1:"+redisPort, "")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = client.Close() })
 	require.Eventually(t, func() bool { return router.Settle(t.Context(), client) == nil }, 10*time.Second, 20*time.Millisecond)
