@@ -2,8 +2,6 @@ package pool
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -164,27 +162,46 @@ func (p *Pool) fits(c *conversation, req *api.Request) bool {
 	return c.digest == api.HistoryDigest(history)
 }
 
-// workspace is a conversation's own place in the file system.
+// workspace is a conversation's own place in the file system. Its processes can do there what they like, so whatever is
+// looked for in it is looked for from its root on, never by a whole path: see files.
 type workspace struct {
 	root, home, temp, cwd string
 }
 
+// The folders of a workspace.
+const (
+	homeFolder = "home"
+	tempFolder = "tmp"
+	workFolder = "work"
+)
+
+// files opens the workspace for the service's own use: no link in it leads out.
+func (w *workspace) files() (*os.Root, error) { return os.OpenRoot(w.root) }
+
 // newWorkspace makes a workspace under an opaque name and enters it in the user's index.
 func (p *Pool) newWorkspace(c *conversation) (*workspace, error) {
-	name := make([]byte, 16)
-	rand.Read(name)
-	root := filepath.Join(p.opts.Workspaces, hex.EncodeToString(name))
-	w := &workspace{root: root, home: filepath.Join(root, "home"), temp: filepath.Join(root, "tmp"), cwd: filepath.Join(root, "work")}
-	index := filepath.Join(p.opts.Workspaces, c.user.id)
-	for _, dir := range []string{w.home, w.temp, w.cwd, index} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("pool: workspace: %w", err)
-		}
+	root, err := p.opts.Launcher.NewWorkspace(homeFolder, tempFolder, workFolder)
+	if err != nil {
+		return nil, err
 	}
-	if err := os.Symlink(filepath.Join("..", filepath.Base(root)), filepath.Join(index, c.id)); err != nil {
-		return nil, errors.Join(fmt.Errorf("pool: workspace: %w", err), os.RemoveAll(root))
+	w := &workspace{root: root, home: filepath.Join(root, homeFolder), temp: filepath.Join(root, tempFolder), cwd: filepath.Join(root, workFolder)}
+	index := filepath.Join(p.opts.Workspaces, c.user.id)
+	err = os.MkdirAll(index, 0o700)
+	if err == nil {
+		err = os.Symlink(filepath.Join("..", filepath.Base(root)), filepath.Join(index, c.id))
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("pool: workspace: %w", err), p.opts.Launcher.RemoveWorkspace(root))
 	}
 	return w, nil
+}
+
+// removeWorkspace removes a conversation's files and their entry in the user's index.
+func (p *Pool) removeWorkspace(c *conversation) error {
+	if c.dir == nil {
+		return nil
+	}
+	return errors.Join(p.opts.Launcher.RemoveWorkspace(c.dir.root), os.Remove(filepath.Join(p.opts.Workspaces, c.user.id, c.id)))
 }
 
 // prepare makes the conversation's files ready for a process and says what it has to resume, if anything.
@@ -197,19 +214,24 @@ func (p *Pool) prepare(c *conversation) (claude.Options, error) {
 			return opts, err
 		}
 	}
+	files, err := c.dir.files()
+	if err != nil {
+		return opts, err
+	}
+	defer files.Close()
+	transcript := claude.Transcript{Files: files, Home: homeFolder, Cwd: c.dir.cwd, SessionID: c.id, Owner: p.opts.Launcher.Owner(c.dir.root)}
 	if c.dirty && c.goodTurn == "" {
-		if err := claude.RemoveTranscript(c.dir.home, c.dir.cwd, c.id); err != nil {
+		if err := transcript.Remove(); err != nil {
 			return opts, err
 		}
 		c.dirty = false
 	}
-	exists, err := claude.TranscriptExists(c.dir.home, c.dir.cwd, c.id)
+	exists, err := transcript.Exists()
 	if err != nil {
 		return opts, err
 	}
 	if !exists && len(c.seed) > 0 {
-		c.goodTurn, err = claude.WriteTranscript(c.dir.home, c.dir.cwd, c.id, historyOf(c.seed), time.Now())
-		if err != nil {
+		if c.goodTurn, err = transcript.Write(historyOf(c.seed), time.Now()); err != nil {
 			return opts, err
 		}
 		exists = true

@@ -84,6 +84,12 @@ func (l *logBuffer) String() string {
 // newService starts a service; change may alter its options. All of it is gone when the test ends.
 func newService(t *testing.T, change func(*pool.Options)) *service {
 	t.Helper()
+	return newServiceWith(t, nil, change)
+}
+
+// newServiceWith starts a service whose processes are confined, unless confinement is nil, and may connect to the broker.
+func newServiceWith(t *testing.T, confinement *confine.Confinement, change func(*pool.Options)) *service {
+	t.Helper()
 	cli, err := pooltest.RealCLI()
 	if err != nil && os.Getenv("CI") != "true" {
 		t.Skip(err)
@@ -99,10 +105,15 @@ func newService(t *testing.T, change func(*pool.Options)) *service {
 	b, err := broker.New(broker.Options{Upstream: upstream, Logger: log})
 	require.NoError(t, err)
 	t.Cleanup(b.Close)
-	folder, err := confine.LockFolder(filepath.Join(t.TempDir(), "workspaces"), log)
+	parent := t.TempDir()
+	require.NoError(t, os.Chmod(filepath.Dir(parent), 0o711)) // made for this uid alone
+	folder, err := confine.LockFolder(filepath.Join(parent, "workspaces"), log)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, folder.Close()) })
-	launcher, err := confine.New(confine.Options{Root: folder.Path(), Logger: log})
+	if confinement != nil {
+		confinement.Connect = append(confinement.Connect, b.Port())
+	}
+	launcher, err := confine.New(confine.Options{Root: folder.Path(), Logger: log, Confinement: confinement})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, launcher.Close()) })
 	s.root = folder.Path()

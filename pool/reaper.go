@@ -1,8 +1,6 @@
 package pool
 
 import (
-	"os"
-	"path/filepath"
 	"time"
 
 	"claudepool/pool/api"
@@ -28,8 +26,7 @@ func (p *Pool) reap() {
 // cleanUp ends what is due at now and returns how long it takes until something else may be.
 func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
 	next = p.opts.CleanupInterval
-	var due []*conversation
-	var stale []string
+	var due, stale []*conversation
 	p.mu.Lock()
 	for _, u := range p.users {
 		for id, c := range u.conversations {
@@ -41,7 +38,8 @@ func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
 			case c.idleLocked():
 				next = min(next, p.opts.IdleTimeout-idle)
 			case c.process == nil && !c.held && u.requests == 0 && idle >= p.opts.WorkspaceTTL:
-				stale = append(stale, u.dropLocked(id)...)
+				u.dropLocked(id)
+				stale = append(stale, c)
 				p.forgetLocked(u)
 			}
 		}
@@ -50,8 +48,8 @@ func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
 	for _, c := range due {
 		p.goes(func() { p.cleanUpOne(c, now) })
 	}
-	for _, path := range stale {
-		if err := os.RemoveAll(path); err != nil {
+	for _, c := range stale {
+		if err := p.removeWorkspace(c); err != nil {
 			p.opts.Logger.Warn("a workspace could not be removed", "error", err)
 		}
 	}
@@ -72,15 +70,10 @@ func (p *Pool) cleanUpOne(c *conversation, now time.Time) {
 	p.settleUser(c.user.id)
 }
 
-// dropLocked forgets a conversation and returns the paths of its files.
-func (u *user) dropLocked(id string) []string {
-	c := u.conversations[id]
-	delete(u.conversations, id)
-	if u.standard == c {
+// dropLocked forgets a conversation. Its files are still to be removed.
+func (u *user) dropLocked(id string) {
+	if u.standard == u.conversations[id] {
 		u.standard = nil
 	}
-	if c.dir == nil {
-		return nil
-	}
-	return []string{c.dir.root, filepath.Join(filepath.Dir(c.dir.root), u.id, id)}
+	delete(u.conversations, id)
 }

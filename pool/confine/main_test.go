@@ -124,11 +124,15 @@ type bench struct {
 	logs *logs
 }
 
-func newBench(t testing.TB) *bench {
+func newBench(t testing.TB) *bench { return newBenchWith(t, nil) }
+
+func newBenchWith(t testing.TB, confinement *Confinement) *bench {
 	root, err := filepath.EvalSymlinks(t.TempDir())
 	require.NoError(t, err)
+	require.NoError(t, os.Chmod(filepath.Dir(root), passable)) // made for the service's uid alone
+	require.NoError(t, os.Chmod(root, passable))
 	log := &logs{}
-	l, err := New(Options{Root: root, Logger: slog.New(slog.NewTextHandler(log, nil))})
+	l, err := New(Options{Root: root, Logger: slog.New(slog.NewTextHandler(log, nil)), Confinement: confinement})
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		require.NoError(t, l.Close())

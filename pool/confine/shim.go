@@ -104,19 +104,14 @@ func (p plan) become() error {
 	if p.UID == 0 {
 		return nil
 	}
+	id := uintptr(p.UID)
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); errno != 0 {
 		return errno
 	}
-	return becomeThread(p.UID)
-}
-
-// becomeThread makes uid and gid of the calling thread alone another one.
-func becomeThread(id int) error {
-	n := uintptr(id)
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, n, n, n); errno != 0 {
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, id, id, id); errno != 0 {
 		return errno
 	}
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, n, n, n); errno != 0 {
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, id, id, id); errno != 0 {
 		return errno
 	}
 	return nil

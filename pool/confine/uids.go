@@ -6,10 +6,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -77,7 +77,7 @@ func (u *UIDs) clear(logger *slog.Logger) error {
 	err := killAll(nil, func(all []process) ([]process, bool) {
 		var left []process
 		for _, p := range all {
-			if id, err := p.uid(); err == nil && p.state != 'Z' && u.has(id) {
+			if id, err := p.uid(); err == nil && u.has(id) && p.state != 'Z' && p.session != ownSession() {
 				left = append(left, p)
 			}
 		}
@@ -90,14 +90,15 @@ func (u *UIDs) clear(logger *slog.Logger) error {
 	return err
 }
 
-// trySwitch tries whether a thread can take the uid. The thread ends with it.
+// trySwitch tries whether a process can be started under the uid, by a program that isn't there: the switch comes first.
 func trySwitch(id int) error {
-	tried := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked
-		tried <- becomeThread(id)
-	}()
-	return <-tried
+	_, err := os.StartProcess("/nonexistent/program", []string{"program"}, &os.ProcAttr{
+		Sys: &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(id), Gid: uint32(id)}},
+	})
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // Close gives the block up. Whatever runs under it has to be dead before.
