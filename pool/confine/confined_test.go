@@ -46,3 +46,10 @@ func TestX(t *testing.T) {
 	t.Log(time.Since(start) / 20)
 	_ = bytes.NewBuffer
 }
+
+func TestP(t *testing.T) {
+	b := newConfined(t)
+	start := time.Now()
+	r, err := b.Probe(t.Context(), "/bin/sh")
+	t.Log(time.Since(start), r, err, r.Missing())
+}

@@ -4,7 +4,6 @@ package poold
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -43,7 +42,9 @@ type Instance struct {
 	settings settings.Pool
 	log      *slog.Logger
 	folder   *confine.Folder
+	uids     *confine.UIDs // nil while children run under the service's uid
 	launcher *confine.Launcher
+	report   confine.Report
 	broker   *broker.Broker
 	pool     *pool.Pool
 	lease    *router.Lease
@@ -57,9 +58,6 @@ type Instance struct {
 
 // Start brings an instance up. It serves when Start returns, and has to be shut down.
 func Start(s settings.Pool, parts Parts) (*Instance, error) {
-	if s.Isolation == "require" {
-		return nil, errors.New("poold: ISOLATION=require: this build has no uid, file and network protection yet")
-	}
 	keys, err := hop.ParseKeys(s.HopKeys.Reveal())
 	if err != nil {
 		return nil, err
@@ -104,25 +102,28 @@ func (i *Instance) prepare() error {
 	if i.folder, err = confine.LockFolder(i.settings.WorkspacesRoot, i.log); err != nil {
 		return err
 	}
-	if i.launcher, err = confine.New(confine.Options{Root: i.folder.Path(), Logger: i.log}); err != nil {
+	if i.broker, err = broker.New(broker.Options{Upstream: &i.settings.AnthropicBaseURL, Logger: i.log}); err != nil {
 		return err
 	}
-	i.broker, err = broker.New(broker.Options{Upstream: &i.settings.AnthropicBaseURL, Logger: i.log})
-	return err
+	return i.isolate()
 }
 
 func (i *Instance) poolOptions(capacity int) pool.Options {
 	s := i.settings
+	confined := i.report.InForce(confine.ProtectionUID, confine.ProtectionFiles, confine.ProtectionNetwork)
 	mode := s.PermissionMode
 	if mode == "" {
-		mode = "default" // bypassPermissions only where isolation holds
+		mode = "default"
+		if confined {
+			mode = "bypassPermissions"
+		}
 	}
 	return pool.Options{
 		Logger: i.log, Launcher: i.launcher, Broker: i.broker, ClaudeBin: s.ClaudeBin, Workspaces: i.folder.Path(),
 		MaxProcesses: capacity, MaxProcessesPerUser: s.MaxProcessesPerUser, QueueLimit: s.QueueLimit, MaxProcessRSS: int64(s.MaxProcessRSS),
 		IdleTimeout: s.IdleTimeout, CleanupInterval: s.CleanupInterval, WorkspaceTTL: s.WorkspaceTTL,
 		TurnTimeout: s.TurnTimeout, QueueTimeout: s.QueueTimeout, SilenceTimeout: s.SilenceTimeout, SpawnTimeout: s.SpawnTimeout,
-		PermissionMode: mode,
+		PermissionMode: mode, Confined: confined,
 	}
 }
 
@@ -148,7 +149,7 @@ func (i *Instance) run(parts Parts) {
 		snapshot.Publish(publishing, parts.Store, i.pool.Changed(), func() snapshot.Instance {
 			s := i.pool.Snapshot()
 			s.ID = i.lease.ID()
-			s.Protections = map[string]bool{"uid": false, "files": false, "network": false}
+			s.Protections = i.report.Table()
 			return s
 		}, i.log)
 	})
@@ -194,6 +195,11 @@ func (i *Instance) abandon() {
 	if i.launcher != nil {
 		if err := i.launcher.Close(); err != nil {
 			i.log.Error("children are left", "error", err)
+		}
+	}
+	if i.uids != nil {
+		if err := i.uids.Close(); err != nil {
+			i.log.Warn("the instance's uids are still locked", "error", err)
 		}
 	}
 	if i.folder != nil {
