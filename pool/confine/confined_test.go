@@ -1,55 +1,251 @@
 package confine
 
 import (
-	"bytes"
+	"context"
 	"io"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
-// newConfined is a bench whose children are confined, under uids if the tests run as root.
-func newConfined(t testing.TB, connect ...uint16) *bench {
-	logger := slog.New(slog.NewTextHandler(io.Discard, nil))
-	c := &Confinement{Connect: connect}
-	if os.Geteuid() == 0 {
-		var err error
-		c.UIDs, err = LockUIDs(2_000_000_000, 100, logger)
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, c.UIDs.Close()) })
+const testUIDs = 2_000_000_000
+
+func needRoot(t testing.TB) {
+	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
+		t.Skip("only root can switch uids")
 	}
-	return newBenchWith(t, c)
 }
 
-func (b *bench) confined(text string) string {
-	w, err := b.NewWorkspace("work")
+func lockUIDs(t testing.TB, count int) *UIDs {
+	u, err := LockUIDs(testUIDs, count, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	t.Cleanup(func() { u.Close() })
+	return u
+}
+
+// newConfined is a bench whose children are confined and have uids.
+func newConfined(t testing.TB) *bench {
+	needRoot(t)
+	uids := lockUIDs(t, 100)
+	return newBenchWith(t, &Confinement{UIDs: uids})
+}
+
+func (b *bench) newWorkspace(folders ...string) string {
+	w, err := b.NewWorkspace(folders...)
 	require.NoError(b.t, err)
-	c := b.start(Spec{Path: "/bin/sh", Args: []string{"-c", text}, Env: []string{"PATH=/usr/bin:/bin"}, Workspace: w, Dir: filepath.Join(w, "work")})
+	return w
+}
+
+// shell is a shell in a workspace that runs text, whose $1 is a file to write pids to.
+func shell(workspace, text string) Spec {
+	return Spec{Path: "/bin/sh", Args: []string{"-c", text, "sh", filepath.Join(workspace, "pids")},
+		Env: []string{"PATH=/usr/bin:/bin"}, Workspace: workspace}
+}
+
+// says runs text to its end and returns what it wrote.
+func (b *bench) says(workspace, text string) string {
+	c := b.start(shell(workspace, text))
 	out, err := io.ReadAll(c.Stdout)
 	require.NoError(b.t, err)
 	requireDone(b.t, c)
+	require.NoError(b.t, c.Stop(context.Background(), Ladder{}))
 	return strings.TrimSpace(string(out) + c.StderrTail())
 }
 
-func TestX(t *testing.T) {
+func TestConfined_ChildHasNothingButItsOwnUID(t *testing.T) {
 	b := newConfined(t)
-	t.Log(b.confined("id; pwd; grep -E 'Cap|Seccomp|NoNew|Groups' /proc/$$/status; ulimit -a; ls /tmp; cat /proc/1/cmdline; ls /proc; echo hi > f; ls -lan .; cat /dev/null; env"))
-	start := time.Now()
-	for range 20 {
-		b.confined("true")
-	}
-	t.Log(time.Since(start) / 20)
-	_ = bytes.NewBuffer
+	w := b.newWorkspace("work")
+	status := b.says(w, `id -u; id -g; id -G; grep -E '^(Cap|NoNewPrivs|Seccomp:|Groups)' /proc/$$/status | tr -s ' \t' ' '`)
+	require.Equal(t, strings.TrimSpace(strings.ReplaceAll(`UID
+UID
+UID
+Groups: 
+NoNewPrivs: 1
+Seccomp: 2`, "UID", "2000000000")), strings.TrimSpace(withoutCaps(t, status)))
+	require.Equal(t, "hello", b.says(w, "cd work && echo hello > f && cat f"))
 }
 
-func TestP(t *testing.T) {
+func withoutCaps(t *testing.T, status string) string {
+	var rest []string
+	for _, line := range strings.Split(status, "\n") {
+		if !strings.HasPrefix(line, "Cap") {
+			rest = append(rest, line)
+			continue
+		}
+		require.Regexp(t, `^Cap(Inh|Prm|Eff|Bnd|Amb): 0+$`, line)
+	}
+	require.Len(t, rest, 6)
+	return strings.Join(rest, "\n")
+}
+
+func TestConfined_AUIDIsAWorkspacesForAsLongAsThereIsOne(t *testing.T) {
 	b := newConfined(t)
-	start := time.Now()
-	r, err := b.Probe(t.Context(), "/bin/sh")
-	t.Log(time.Since(start), r, err, r.Missing())
+	one, two := b.newWorkspace(), b.newWorkspace()
+	first := b.says(one, "id -u")
+	require.Equal(t, first, b.says(one, "id -u"), "kept from one child to the next")
+	require.NotEqual(t, first, b.says(two, "id -u"))
+	for _, w := range []string{one, two} {
+		info, err := os.Stat(w)
+		require.NoError(t, err)
+		require.EqualValues(t, b.Owner(w), info.Sys().(*syscall.Stat_t).Uid)
+		require.Equal(t, os.ModeDir|0o700, info.Mode())
+	}
+
+	c := b.start(shell(one, "exec sleep 1000"))
+	require.ErrorIs(t, b.RemoveWorkspace(one), ErrWorkspaceBusy)
+	require.NoError(t, c.Stop(context.Background(), Ladder{}))
+	require.NoError(t, b.RemoveWorkspace(one))
+	require.NoDirExists(t, one)
+	require.Error(t, b.RemoveWorkspace(b.root))
+	require.Error(t, b.RemoveWorkspace(filepath.Join(two, "inner")))
+}
+
+func TestConfined_NoChildStartsWithoutAUID(t *testing.T) {
+	b := newConfined(t)
+	_, err := b.Start(context.Background(), shell(b.workspace("foreign"), "true"))
+	require.ErrorContains(t, err, "NewWorkspace")
+}
+
+func TestUIDs_AreNotReusedWhileAnythingRunsUnderThem(t *testing.T) {
+	needRoot(t)
+	u := lockUIDs(t, 3)
+	one, err := u.take()
+	require.NoError(t, err)
+	stray := startAs(t, one)
+	u.giveBack(one)
+	for range 2 {
+		other, err := u.take()
+		require.NoError(t, err)
+		require.NotEqual(t, one, other)
+	}
+	_, err = u.take()
+	require.ErrorIs(t, err, ErrNoUID)
+	require.NoError(t, stray.Process.Kill())
+	_ = stray.Wait()
+	again, err := u.take()
+	require.NoError(t, err)
+	require.Equal(t, one, again)
+}
+
+func startAs(t *testing.T, id int) *exec.Cmd {
+	cmd := exec.Command("/bin/sleep", "1000")
+	// Not in the tests' own session, which is spared.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: uint32(id), Gid: uint32(id)}}
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cmd
+}
+
+func TestLockUIDs_BlocksOfLivingInstancesDontOverlapAndThoseOfDeadOnesAreCleared(t *testing.T) {
+	needRoot(t)
+	one, two := lockUIDs(t, 50), lockUIDs(t, 50)
+	require.False(t, two.has(one.first) || two.has(one.first+one.count-1) || one.has(two.first))
+	ofTheDead, ofTheLiving := startAs(t, one.first+7), startAs(t, two.first+7)
+	require.NoError(t, one.Close())
+
+	again := lockUIDs(t, 50)
+	require.Equal(t, one.first, again.first)
+	requireEnds(t, ofTheDead.Process.Pid)
+	_, err := look(ofTheLiving.Process.Pid)
+	require.NoError(t, err)
+
+	_, err = LockUIDs(1<<32-1, 3, slog.New(slog.DiscardHandler))
+	require.ErrorIs(t, err, ErrCannotSwitch)
+}
+
+func TestConfined_NothingOfAUIDOutlivesItsChild(t *testing.T) {
+	for name, escape := range escapes {
+		t.Run(name, func(t *testing.T) {
+			b := newConfined(t)
+			w := b.newWorkspace()
+			c := b.start(shell(w, "exec 2>/dev/null\n"+escape.text+"\nexec cat"))
+			left := pids(t, w, escape.pids)
+			require.NoError(t, c.Stop(context.Background(), Ladder{CloseGrace: patience}))
+			requireGone(t, append(left, c.PID())...)
+		})
+	}
+}
+
+// Without its environment and in a session of its own, the uid alone tells whose it is.
+func TestConfined_AnOrphanIsKnownByItsUID(t *testing.T) {
+	b := newConfined(t)
+	w := b.newWorkspace()
+	c := b.start(shell(w, `env -i setsid -f sh -c 'echo $$ >> $0; exec /bin/sleep 1000' $1; exec cat`))
+	orphan := pids(t, w, 1)
+	require.Eventually(t, func() bool {
+		p, err := look(orphan[0])
+		require.NoError(t, err)
+		return p.ppid == os.Getpid()
+	}, patience, time.Millisecond)
+	wards.endStrays(b.logger, nil)
+	_, err := look(orphan[0])
+	require.NoError(t, err)
+	require.NotContains(t, b.logs.String(), "hides")
+	u, err := c.Usage()
+	require.NoError(t, err)
+	require.Equal(t, 2, u.Processes)
+	require.NoError(t, c.Stop(context.Background(), Ladder{}))
+	requireGone(t, orphan...)
+}
+
+// The change of the uid takes the parent's-death signal back, so it has to be asked for again.
+func TestConfined_ChildDiesWithTheInstance(t *testing.T) {
+	needRoot(t)
+	root, err := filepath.EvalSymlinks(t.TempDir())
+	require.NoError(t, err)
+	require.NoError(t, os.Chmod(filepath.Dir(root), passable))
+	service, out := startOutside(t, "confined-instance", root)
+	pid := 0
+	for line := ""; line != "started"; line = readLine(t, out) {
+		if line != "" {
+			pid = number(t, line)
+		}
+	}
+	require.NoError(t, service.Process.Signal(unix.SIGKILL))
+	require.Error(t, service.Wait())
+	requireEnds(t, pid)
+	require.NoError(t, lockFolder(t, root).Close())
+}
+
+func TestConfined_TheMachinesOtherSystemCallsAreDeniedAsWell(t *testing.T) {
+	b := newConfined(t)
+	w := b.newWorkspace()
+	file := filepath.Join(w, "exit42")
+	require.NoError(t, os.WriteFile(file, exit42(), 0o755))
+	out, err := exec.Command(file).CombinedOutput()
+	var exit *exec.ExitError
+	require.ErrorAs(t, err, &exit, "%s", out)
+	require.Equal(t, 42, exit.ExitCode(), "the test shows nothing where the kernel has no calls for 32 bits")
+	require.NotContains(t, b.says(w, w+"/exit42; echo $?"), "42")
+}
+
+// exit42 is a program for 32 bits that exits with 42, and crashes if it can't.
+func exit42() []byte {
+	const base, start = 0x08048000, 84
+	code := []byte{0xb8, 1, 0, 0, 0, 0xbb, 42, 0, 0, 0, 0xcd, 0x80, 0xf4} // mov eax, 1; mov ebx, 42; int 0x80; hlt
+	u16 := func(n int) []byte { return []byte{byte(n), byte(n >> 8)} }
+	u32 := func(n int) []byte { return []byte{byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)} }
+	var elf []byte
+	add := func(parts ...[]byte) {
+		for _, p := range parts {
+			elf = append(elf, p...)
+		}
+	}
+	add([]byte{0x7f, 'E', 'L', 'F', 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, u16(2), u16(3), u32(1), u32(base+start), u32(52), u32(0), u32(0),
+		u16(52), u16(32), u16(1), u16(0), u16(0), u16(0))
+	size := start + len(code)
+	add(u32(1), u32(0), u32(base), u32(base), u32(size), u32(size), u32(5), u32(4096))
+	add(code)
+	return elf
 }

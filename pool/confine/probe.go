@@ -93,6 +93,9 @@ func (l *Launcher) probe(ctx context.Context, program string) (report Report, er
 		Service: os.Getpid(), Victim: victim.pid, ServiceUID: os.Getuid(), VictimUID: victim.uid,
 		Program: program, Folder: l.root, Secret: filepath.Join(victim.workspace, "secret"),
 	}
+	if victim.uid == 0 {
+		target.VictimUID = target.ServiceUID
+	}
 	if err := os.WriteFile(target.Secret, []byte("secret"), 0o600); err != nil {
 		return nil, err
 	}
