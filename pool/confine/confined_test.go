@@ -62,6 +62,10 @@ func (b *bench) says(workspace, text string) string {
 
 func TestConfined_ChildHasNothingButItsOwnUID(t *testing.T) {
 	b := newConfined(t)
+	groups, err := syscall.Getgroups()
+	require.NoError(t, err)
+	require.NoError(t, syscall.Setgroups([]int{4242}))
+	defer func() { require.NoError(t, syscall.Setgroups(groups)) }()
 	w := b.newWorkspace("work")
 	status := b.says(w, `id -u; id -g; id -G; grep -E '^(Cap|NoNewPrivs|Seccomp:|Groups)' /proc/$$/status | tr -s ' \t' ' '`)
 	require.Equal(t, strings.TrimSpace(strings.ReplaceAll(`UID
