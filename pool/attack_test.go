@@ -200,6 +200,7 @@ func (s *scene) attack() map[string]string {
 	for name, value := range s.environment {
 		fmt.Fprintf(&script, "export %s='%s'\n", name, value)
 	}
+	script.WriteString("export GORACE=atexit_sleep_ms=0\n")
 	script.WriteString(`try() { if timeout -k 1 5 bash -c "$2" >/dev/null 2>&1 </dev/null; then echo "@@$1=through"; else echo "@@$1=held"; fi; }` + "\n")
 	for _, a := range append(attempts(), abilities...) {
 		fmt.Fprintf(&script, "try %s %s\n", quoted(a.name), quoted(a.command))

@@ -13,6 +13,7 @@ import (
 
 	"claudepool/pool/api"
 	"claudepool/pool/claude"
+	"claudepool/pool/confine"
 )
 
 // conversation is one of a user's conversations. It outlives its process: a conversation whose process was reaped is
@@ -181,6 +182,10 @@ func (w *workspace) files() (*os.Root, error) { return os.OpenRoot(w.root) }
 // newWorkspace makes a workspace under an opaque name and enters it in the user's index.
 func (p *Pool) newWorkspace(c *conversation) (*workspace, error) {
 	root, err := p.opts.Launcher.NewWorkspace(homeFolder, tempFolder, workFolder)
+	if errors.Is(err, confine.ErrNoUID) {
+		p.opts.Logger.Error("no conversation can begin until files of old ones are removed", "error", err)
+		return nil, api.Overloaded(time.Minute, "this instance keeps as many conversations as it can")
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -1,8 +1,12 @@
 package poold
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
 
 	"claudepool/pool/confine"
 )
@@ -18,6 +22,9 @@ func (i *Instance) isolate() error {
 	if i.settings.Isolation == "off" {
 		i.log.Warn("processes are not isolated from each other nor from the service (ISOLATION=off)")
 		return i.launch(nil)
+	}
+	if err := i.checkPorts(); err != nil {
+		return err
 	}
 	confinement := confine.Confinement{
 		Connect:    append([]uint16{i.broker.Port()}, i.settings.ConnectPorts...),
@@ -41,6 +48,20 @@ func (i *Instance) isolate() error {
 		return fmt.Errorf("poold: ISOLATION=require: not in force: %s", missing)
 	}
 	i.log.Warn("processes are not fully isolated", "protections", i.report.Table(), "missing", missing)
+	return nil
+}
+
+// checkPorts keeps processes from the service itself, on this machine or another.
+func (i *Instance) checkPorts() error {
+	forbidden := []string{strconv.Itoa(i.settings.Port)}
+	if redis, err := url.Parse(i.settings.RedisURL.Reveal()); err == nil {
+		forbidden = append(forbidden, cmp.Or(redis.Port(), "6379"))
+	}
+	for _, port := range i.settings.ConnectPorts {
+		if slices.Contains(forbidden, strconv.Itoa(int(port))) {
+			return fmt.Errorf("poold: CONNECT_PORTS has %d, which is the service's own or Redis's", port)
+		}
+	}
 	return nil
 }
 
