@@ -2,8 +2,10 @@ package pool_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -18,6 +20,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
 
 	"claudepool/pool"
@@ -48,7 +51,7 @@ func TestAttacks(t *testing.T) {
 			require.Equal(t, "held", results[a.name])
 		})
 	}
-	for _, a := range abilities {
+	for _, a := range abilities() {
 		t.Run("still can "+a.name, func(t *testing.T) { require.Equal(t, "through", results[a.name]) })
 	}
 	t.Logf("%d attempts", len(attempts()))
@@ -69,15 +72,30 @@ func runInNamespace(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// upLoopback brings the new namespace's loopback up and gives it the metadata server's address as well.
+// nameserver is the machine's, or empty if it has none that an IPv4 address leads to.
+func nameserver() string {
+	config, _ := os.ReadFile("/etc/resolv.conf")
+	for line := range strings.Lines(string(config)) {
+		if fields := strings.Fields(line); len(fields) == 2 && fields[0] == "nameserver" && net.ParseIP(fields[1]).To4() != nil {
+			return fields[1]
+		}
+	}
+	return ""
+}
+
+// upLoopback brings the new namespace's loopback up and gives it the addresses of what is to be found there as well.
 func upLoopback(t *testing.T) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 	require.NoError(t, err)
 	defer unix.Close(fd)
-	alias, err := unix.NewIfreq("lo:0")
-	require.NoError(t, err)
-	require.NoError(t, alias.SetInet4Addr(net.ParseIP(metadataServer).To4()))
-	require.NoError(t, unix.IoctlIfreq(fd, unix.SIOCSIFADDR, alias))
+	for i, address := range []string{metadataServer, nameserver()} {
+		if ip := net.ParseIP(address).To4(); ip != nil && ip[0] != 127 {
+			alias, err := unix.NewIfreq(fmt.Sprintf("lo:%d", i))
+			require.NoError(t, err)
+			require.NoError(t, alias.SetInet4Addr(ip))
+			require.NoError(t, unix.IoctlIfreq(fd, unix.SIOCSIFADDR, alias))
+		}
+	}
 	lo, err := unix.NewIfreq("lo")
 	require.NoError(t, err)
 	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
@@ -88,7 +106,7 @@ func confinement(t *testing.T) *confine.Confinement {
 	uids, err := confine.LockUIDs(2_000_000_000, 100, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, uids.Close()) })
-	return &confine.Confinement{UIDs: uids, Connect: []uint16{443}}
+	return &confine.Confinement{UIDs: uids, Connect: []uint16{53, 443}}
 }
 
 // tenant is a user with a process.
@@ -105,6 +123,10 @@ const victimSecret = "what ada wrote down"
 
 // surroundings are what a tenant could reach beside the service, by the names that attempts have for them.
 func surroundings(t *testing.T) map[string]string {
+	listen(t, "127.0.0.1:443")
+	if server := nameserver(); server != "" {
+		resolve(t, server)
+	}
 	return map[string]string{
 		"META": metadataServer, "META_PORT": listen(t, metadataServer+":80"), "REDIS_PORT": listen(t, "127.0.0.1:6379"),
 		"EMULATOR_PORT": listen(t, "127.0.0.1:8085"), "OTHER_PORT": listen(t, "127.0.0.1:0"),
@@ -194,6 +216,49 @@ func listen(t *testing.T, addr string) string {
 	return port
 }
 
+// resolve answers questions for names, by TCP alone, as if all of them were loopback's.
+func resolve(t *testing.T, address string) {
+	listener, err := net.Listen("tcp", address+":53")
+	require.NoError(t, err)
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go answerNames(conn)
+		}
+	}()
+}
+
+func answerNames(conn net.Conn) {
+	defer conn.Close()
+	for {
+		var size uint16
+		if binary.Read(conn, binary.BigEndian, &size) != nil {
+			return
+		}
+		raw := make([]byte, size)
+		var m dnsmessage.Message
+		if _, err := io.ReadFull(conn, raw); err != nil || m.Unpack(raw) != nil {
+			return
+		}
+		m.Response, m.Additionals = true, nil
+		for _, q := range m.Questions {
+			if q.Type == dnsmessage.TypeA {
+				header := dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 1}
+				m.Answers = append(m.Answers, dnsmessage.Resource{Header: header, Body: &dnsmessage.AResource{A: [4]byte{127, 0, 0, 1}}})
+			}
+		}
+		answer, err := m.Pack()
+		if err != nil {
+			return
+		}
+		_, _ = conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(answer))), answer...))
+	}
+}
+
 // attack makes all attempts and tells of each whether it got through or was held.
 func (s *scene) attack() map[string]string {
 	var script bytes.Buffer
@@ -202,7 +267,7 @@ func (s *scene) attack() map[string]string {
 	}
 	script.WriteString("export GORACE=atexit_sleep_ms=0\n")
 	script.WriteString(`try() { if timeout -k 1 5 bash -c "$2" >/dev/null 2>&1 </dev/null; then echo "@@$1=through"; else echo "@@$1=held"; fi; }` + "\n")
-	for _, a := range append(attempts(), abilities...) {
+	for _, a := range append(attempts(), abilities()...) {
 		fmt.Fprintf(&script, "try %s %s\n", quoted(a.name), quoted(a.command))
 	}
 	s.place(s.attacker, "attack.sh", script.Bytes(), 0o644)

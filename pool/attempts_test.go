@@ -109,7 +109,15 @@ var direct = []attempt{
 }
 
 // abilities are what a tenant has to be able to do, in the same way.
-var abilities = []attempt{
+func abilities() []attempt {
+	if nameserver() == "" {
+		return ownAbilities
+	}
+	return append([]attempt{{"resolve names", `getent ahostsv4 somebody.example | grep 127.0.0.1`}}, ownAbilities...)
+}
+
+var ownAbilities = []attempt{
+	{"connect to where it may", `$TOOL -attack tcp 127.0.0.1 443`},
 	{"use its own files", `echo hi > own && grep hi own && mkdir -p d && mv own d/ && rm -r d`},
 	{"use its home and its temp folder", `touch ~/x $TMPDIR/x && rm ~/x $TMPDIR/x`},
 	{"signal its own", `sleep 10 & kill -9 $!`},
