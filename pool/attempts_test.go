@@ -74,6 +74,9 @@ var direct = []attempt{
 	{"list the service's files", `ls /proc/$SERVICE/fd`},
 	{"write A's oom_score_adj", `cat /proc/$A_PID/oom_score_adj > s && cat s > /proc/$A_PID/oom_score_adj`},
 	{"take A's secret to the broker", `s=$(tr "\0" "\n" < /proc/$A_PID/environ | grep ^CLAUDE_CODE_OAUTH_TOKEN= | cut -d= -f2) && $TOOL -attack broker $ANTHROPIC_BASE_URL "$s"`},
+	{"take its own process's secret", `tr "\0" "\n" < /proc/$CLAUDE_PID/environ | grep ^CLAUDE_CODE_OAUTH_TOKEN=`},
+	{"read everybody's connections", `cat /proc/$CLAUDE_PID/net/tcp`},
+	{"read its own view of connections", `cat /proc/self/net/unix`},
 	{"signal A", `kill -CONT $A_PID`},
 	{"signal A's group", `kill -CONT -- -$A_PID`},
 	{"signal the service", `kill -CONT $SERVICE`},
@@ -104,6 +107,7 @@ var direct = []attempt{
 	{"open a vsock", `$TOOL -attack socket 40 1 0`},
 	{"list everybody's connections", `$TOOL -attack socket 16 3 4`},
 	{"listen for neighbours", `$TOOL -attack listen`},
+	{"listen without a port", `$TOOL -attack autolisten`},
 	{"set the clock", `date -s "$(date)"`},
 	{"name the machine", `hostname "$(hostname)"`},
 }
@@ -122,7 +126,7 @@ var ownAbilities = []attempt{
 	{"use its home and its temp folder", `touch ~/x $TMPDIR/x && rm ~/x $TMPDIR/x`},
 	{"signal its own", `sleep 10 & kill -9 $!`},
 	{"use pipes of bash", `cat <(echo hi) | grep hi`},
-	{"reach the broker", `$TOOL -attack broker $ANTHROPIC_BASE_URL "$(tr "\0" "\n" < /proc/$CLAUDE_PID/environ | grep ^CLAUDE_CODE_OAUTH_TOKEN= | cut -d= -f2)"`},
+	{"reach the broker", `$TOOL -attack tcp 127.0.0.1 ${ANTHROPIC_BASE_URL##*:}`},
 	{"run git", `git init -q repository && cd repository && git add . && git -c user.name=b -c user.email=b@b commit -qm x --allow-empty`},
 }
 
@@ -237,6 +241,13 @@ var tools = map[string]func(args []string) error{
 	"listen": func([]string) error {
 		_, err := net.Listen("tcp4", "0.0.0.0:0")
 		return err
+	},
+	"autolisten": func([]string) error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+		if err != nil {
+			return err
+		}
+		return unix.Listen(fd, 1)
 	},
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -220,6 +221,28 @@ func TestConfined_ChildDiesWithTheInstance(t *testing.T) {
 	require.Error(t, service.Wait())
 	requireEnds(t, pid)
 	require.NoError(t, lockFolder(t, root).Close())
+}
+
+func TestConfined_ChildHasNoFilesButItsPipes(t *testing.T) {
+	b := newConfined(t)
+	require.Equal(t, "0 1 2", b.says(b.newWorkspace(), `for i in 0 1 2 3 4 5 6 7 8 9; do if [ -e /proc/$$/fd/$i ]; then echo -n "$i "; fi; done`))
+}
+
+func TestConfined_PortsThatAreGivenBackCanBeUsed(t *testing.T) {
+	needRoot(t)
+	const port = 47123
+	uids := lockUIDs(t, 100)
+	b := newBenchWith(t, &Confinement{UIDs: uids, Connect: []uint16{port}, Bind: []uint16{port}})
+	script := `use Socket; socket(my $s, AF_INET, SOCK_STREAM, 0) or die "socket $!";
+setsockopt($s, SOL_SOCKET, SO_REUSEADDR, 1); bind($s, sockaddr_in(%d, INADDR_LOOPBACK)) or die "bind $!"; listen($s, 1) or die "listen $!";
+socket(my $c, AF_INET, SOCK_STREAM, 0); connect($c, sockaddr_in(%d, INADDR_LOOPBACK)) or die "connect $!"; print "served"`
+	perl := func(port int) string { return "perl -e '" + strings.ReplaceAll(script, "%d", strconv.Itoa(port)) + "'" }
+	w := b.newWorkspace()
+	require.Equal(t, "served", b.says(w, perl(port)))
+	require.Contains(t, b.says(w, perl(port+1)), "bind Permission denied")
+	report, err := b.Probe(t.Context(), "/bin/sh")
+	require.NoError(t, err)
+	require.Empty(t, report.Missing())
 }
 
 func TestConfined_TheMachinesOtherSystemCallsAreDeniedAsWell(t *testing.T) {

@@ -21,7 +21,10 @@ var (
 		"/proc/cpuinfo", "/proc/filesystems", "/proc/loadavg", "/proc/meminfo", "/proc/stat", "/proc/uptime",
 		"/proc/version", "/proc/sys/kernel/osrelease", "/proc/sys/kernel/pid_max", "/proc/sys/vm/overcommit_memory",
 	}
-	devices = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/tty"}
+	// ownFiles are the process's own, also after its exec, but not those of what it starts. Its whole folder would have
+	// all connections of the machine in it.
+	ownFiles = []string{"/proc/self/maps", "/proc/self/stat", "/proc/self/statm", "/proc/self/status"}
+	devices  = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/tty"}
 )
 
 // restrict confines the process to its workspace, the system and the TCP ports it may use. The newest rules this
@@ -32,8 +35,8 @@ func (p plan) restrict() error {
 		landlock.RODirs(systemFolders...).IgnoreIfMissing(),
 		landlock.ROFiles(systemFiles...).IgnoreIfMissing(),
 		landlock.RWFiles(devices...).IgnoreIfMissing(),
+		landlock.ROFiles(ownFiles...),
 		landlock.ROFiles(p.Program),
-		landlock.RODirs("/proc/self"), // this process's own, also after its exec; not its children's
 	}
 	for _, port := range p.Connect {
 		rules = append(rules, landlock.ConnectTCP(port))

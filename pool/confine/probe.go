@@ -92,6 +92,7 @@ func (l *Launcher) probe(ctx context.Context, program string) (report Report, er
 	target := targets{
 		Service: os.Getpid(), Victim: victim.pid, ServiceUID: os.Getuid(), VictimUID: victim.uid,
 		Program: program, Folder: l.root, Secret: filepath.Join(victim.workspace, "secret"),
+		Listens: l.confinement != nil && len(l.confinement.Bind) > 0,
 	}
 	if victim.uid == 0 {
 		target.VictimUID = target.ServiceUID

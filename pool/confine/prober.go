@@ -26,6 +26,7 @@ type targets struct {
 	Secret                string // a file of the victim's
 	Port                  int    // nobody may connect to, on loopback
 	Abstract              string // a socket of the service's
+	Listens               bool   // children may
 }
 
 func init() {
@@ -148,6 +149,7 @@ func (t targets) fileAttempts() []attempt {
 		{"reads another's environment", open(proc+"environ", os.O_RDONLY)},
 		{"reads another's memory", open(proc+"mem", os.O_RDONLY)},
 		{"reads the service's environment", open(fmt.Sprintf("/proc/%d/environ", t.Service), os.O_RDONLY)},
+		{"lists the machine's connections", open("/proc/self/net/tcp", os.O_RDONLY)},
 		{"reads the passwords", open("/etc/shadow", os.O_RDONLY)},
 	}
 }
@@ -233,9 +235,14 @@ func (t targets) networkAttempts() []attempt {
 		{"TCP fast open by option", with(unix.AF_INET, unix.SOCK_STREAM, 0, func(fd int) error {
 			return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 1)
 		})},
-		{"listening", with(unix.AF_INET, unix.SOCK_STREAM, 0, func(fd int) error {
+		{"taking a port", with(unix.AF_INET, unix.SOCK_STREAM, 0, func(fd int) error {
 			return unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
 		})},
+	}
+	if !t.Listens {
+		attempts = append(attempts, attempt{"listening on any port", with(unix.AF_INET, unix.SOCK_STREAM, 0, func(fd int) error {
+			return unix.Listen(fd, 1)
+		})})
 	}
 	opened := func(int) error { return nil }
 	for _, s := range []struct {

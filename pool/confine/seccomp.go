@@ -96,8 +96,9 @@ var architectures = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": 
 
 const x32Bit = 0x40000000
 
-// syscallFilter returns the filter as the kernel takes it.
-func syscallFilter() ([]unix.SockFilter, error) {
+// syscallFilter returns the filter as the kernel takes it. Without listen no socket can be listened on, none in the file
+// system either: to listen without having bound takes any free TCP port, and Landlock doesn't see it.
+func syscallFilter(listen bool) ([]unix.SockFilter, error) {
 	arch, ok := architectures[runtime.GOARCH]
 	if !ok {
 		return nil, fmt.Errorf("no filter for %s", runtime.GOARCH)
@@ -114,6 +115,9 @@ func syscallFilter() ([]unix.SockFilter, error) {
 	}
 	for _, call := range forbidden {
 		program = append(program, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: call, SkipTrue: 1}, denied)
+	}
+	if !listen {
+		program = append(program, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_LISTEN, SkipTrue: 1}, denied)
 	}
 	for _, r := range restricted {
 		program = append(program, r.instructions()...)

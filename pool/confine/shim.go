@@ -61,7 +61,7 @@ func (p plan) confine() error {
 		{"folder", func() error { return unix.Chdir(p.Dir) }, false},
 		{"no_new_privs", func() error { return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, false},
 		{"landlock", p.restrict, false},
-		{"seccomp", filterSyscalls, p.BestEffort},
+		{"seccomp", p.filterSyscalls, p.BestEffort},
 	} {
 		if err := step.do(); err != nil && !step.optional {
 			return fmt.Errorf("%s: %w", step.name, err)
@@ -154,8 +154,8 @@ func (p plan) dieWithParent() error {
 }
 
 // filterSyscalls puts the calling thread under the filter.
-func filterSyscalls() error {
-	program, err := syscallFilter()
+func (p plan) filterSyscalls() error {
+	program, err := syscallFilter(len(p.Bind) > 0)
 	if err != nil {
 		return err
 	}
