@@ -162,8 +162,8 @@ var tools = map[string]func(args []string) error{
 	"broker": func(a []string) error { return askBroker(a[0], a[1]) },
 	"ptrace": func(a []string) error { return raw(unix.SYS_PTRACE, unix.PTRACE_SEIZE, number(a[0])) },
 	"vmread": func(a []string) error {
-		var local, remote unix.Iovec
-		err := raw(unix.SYS_PROCESS_VM_READV, number(a[0]), uintptr(unsafe.Pointer(&local)), 1, uintptr(unsafe.Pointer(&remote)), 1)
+		vector := unix.Iovec{Base: new(byte), Len: 1}
+		err := raw(unix.SYS_PROCESS_VM_READV, number(a[0]), uintptr(unsafe.Pointer(&vector)), 1, uintptr(unsafe.Pointer(&vector)), 1)
 		if err == unix.EFAULT {
 			return nil // looked at, but nothing is there
 		}

@@ -182,6 +182,30 @@ func TestConfined_NothingOfAUIDOutlivesItsChild(t *testing.T) {
 	}
 }
 
+// Whatever runs under the uid goes with the child, also what no kinship leads to.
+func TestConfined_AllOfTheUIDEndsWithItsChild(t *testing.T) {
+	b := newConfined(t)
+	w := b.newWorkspace()
+	c := b.start(shell(w, "exec cat"))
+	as := strconv.Itoa(b.Owner(w))
+	stranger := exec.Command("/bin/sh", "-c", "setsid setpriv --reuid "+as+" --regid "+as+" --clear-groups sleep 1000; :")
+	require.NoError(t, stranger.Start())
+	defer func() { _ = stranger.Wait() }()
+	var found []int
+	require.Eventually(t, func() bool {
+		all, err := scan(nil)
+		require.NoError(t, err)
+		for _, p := range all {
+			if p.ppid == stranger.Process.Pid && c.runs(p) {
+				found = append(found, p.pid)
+			}
+		}
+		return len(found) > 0
+	}, patience, time.Millisecond)
+	require.NoError(t, c.Stop(context.Background(), Ladder{CloseGrace: patience}))
+	requireEnds(t, found...)
+}
+
 // Without its environment and in a session of its own, the uid alone tells whose it is.
 func TestConfined_AnOrphanIsKnownByItsUID(t *testing.T) {
 	b := newConfined(t)
