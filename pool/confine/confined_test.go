@@ -190,8 +190,13 @@ func TestConfined_AllOfTheUIDEndsWithItsChild(t *testing.T) {
 	as := strconv.Itoa(b.Owner(w))
 	stranger := exec.Command("/bin/sh", "-c", "setsid setpriv --reuid "+as+" --regid "+as+" --clear-groups sleep 1000; :")
 	require.NoError(t, stranger.Start())
-	defer func() { _ = stranger.Wait() }()
 	var found []int
+	defer func() {
+		for _, pid := range found {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		_ = stranger.Wait()
+	}()
 	require.Eventually(t, func() bool {
 		all, err := scan(nil)
 		require.NoError(t, err)
