@@ -201,7 +201,7 @@ func TestConfined_AllOfTheUIDEndsWithItsChild(t *testing.T) {
 		all, err := scan(nil)
 		require.NoError(t, err)
 		for _, p := range all {
-			if p.ppid == stranger.Process.Pid && c.runs(p) {
+			if id, err := p.uid(); err == nil && p.ppid == stranger.Process.Pid && id == b.Owner(w) {
 				found = append(found, p.pid)
 			}
 		}

@@ -77,7 +77,7 @@ func (u *UIDs) clear(logger *slog.Logger) error {
 	err := killAll(nil, func(all []process) ([]process, bool) {
 		var left []process
 		for _, p := range all {
-			if id, err := p.uid(); err == nil && u.has(id) && p.state != 'Z' && p.session != ownSession() {
+			if u.runs(p) && p.session != ownSession() {
 				left = append(left, p)
 			}
 		}
@@ -133,7 +133,7 @@ func (u *UIDs) busy() (map[int]bool, error) {
 	}
 	busy := make(map[int]bool)
 	for _, p := range all {
-		if id, err := p.uid(); err == nil && u.has(id) {
+		if id, err := p.uid(); err == nil && u.runs(p) {
 			busy[id] = true
 		}
 	}
@@ -146,21 +146,40 @@ func (u *UIDs) giveBack(id int) {
 	delete(u.taken, id)
 }
 
+// runs says whether the process runs under one of the uids. What is a mere zombie doesn't; if its first thread alone has
+// ended, a process looks like one.
+func (u *UIDs) runs(p process) bool {
+	id, err := p.uid()
+	if err != nil || !u.has(id) {
+		return false
+	}
+	if p.state != 'Z' {
+		return true
+	}
+	threads, err := p.status("Threads:")
+	return err == nil && threads > 1
+}
+
 // uid is the process's real uid, which a child can't change: it is not the owner of its folder in /proc, which is root
 // for a process that has made itself unreadable.
 func (p process) uid() (int, error) {
 	if p.session == 0 {
 		return 0, nil // a thread of the kernel, or nothing of this process' namespace: spare the look
 	}
-	buf := make([]byte, 1<<10)
+	return p.status("Uid:")
+}
+
+// status reads the first number that stands after the key in the process's status.
+func (p process) status(key string) (int, error) {
+	buf := make([]byte, 2<<10)
 	n, err := readProc(p.pid, "status", buf)
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(buf[:n])) {
-		if ids, ok := strings.CutPrefix(line, "Uid:"); ok {
-			return strconv.Atoi(strings.Fields(ids)[0])
+		if numbers, ok := strings.CutPrefix(line, key); ok {
+			return strconv.Atoi(strings.Fields(numbers)[0])
 		}
 	}
-	return 0, fmt.Errorf("confine: no uid in the status of %v", p)
+	return 0, fmt.Errorf("confine: no %s in the status of %v", key, p)
 }
