@@ -49,9 +49,11 @@ func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
 		p.goes(func() { p.cleanUpOne(c, now) })
 	}
 	for _, c := range stale {
-		if err := p.removeWorkspace(c); err != nil {
-			p.opts.Logger.Warn("a workspace could not be removed", "error", err)
-		}
+		p.goes(func() {
+			if err := p.removeWorkspace(c); err != nil {
+				p.opts.Logger.Warn("a workspace could not be removed", "error", err)
+			}
+		})
 	}
 	return next
 }

@@ -182,6 +182,35 @@ func TestConfined_NothingOfAUIDOutlivesItsChild(t *testing.T) {
 	}
 }
 
+func TestRemoveWorkspace_TakesWhateverATenantLeft(t *testing.T) {
+	outside := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(outside, "precious"), nil, 0o666))
+	for name, text := range map[string]string{
+		"deep folders":       `perl -e 'for (1..1200) { mkdir "d"; chdir "d" }'`,
+		"deep closed folder": `mkdir c && cd c && perl -e 'for (1..1200) { mkdir "d"; chdir "d" }'; chmod 0 ../c`,
+		"links":              `ln -s ` + outside + ` l; ln -s / root; mkfifo p`,
+		"many files":         `perl -e 'for (1..5000) { open F, ">f$_" }'`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newConfined(t)
+			w := b.newWorkspace()
+			require.Empty(t, b.says(w, text))
+			fewFiles(t, 500)
+			require.NoError(t, b.RemoveWorkspace(w))
+			require.NoDirExists(t, w)
+			require.FileExists(t, filepath.Join(outside, "precious"))
+		})
+	}
+}
+
+// fewFiles lets the test open no more files than that.
+func fewFiles(t *testing.T, n uint64) {
+	var before syscall.Rlimit
+	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before))
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: n, Max: before.Max}))
+	t.Cleanup(func() { require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before)) })
+}
+
 // Whatever runs under the uid goes with the child, also what no kinship leads to.
 func TestConfined_AllOfTheUIDEndsWithItsChild(t *testing.T) {
 	b := newConfined(t)
