@@ -111,9 +111,14 @@ func deploy(t *testing.T, cli string) *deployment {
 	require.Eventually(t, func() bool { return router.Settle(t.Context(), d.redis) == nil }, 10*time.Second, 20*time.Millisecond)
 	require.Eventually(t, func() bool { return reachable("http://" + emulator) }, 30*time.Second, 100*time.Millisecond)
 
+	parent, isolation := t.TempDir(), "best-effort"
+	require.NoError(t, os.Chmod(filepath.Dir(parent), 0o711)) // made for this uid alone
+	if os.Geteuid() == 0 {
+		isolation = "require"
+	}
 	d.env = append(plain, "REDIS_URL=redis://"+redisAddr, "FIRESTORE_EMULATOR_HOST="+emulator, "FIRESTORE_PROJECT=claudepool-test",
 		"HOP_KEYS="+strings.Repeat("k", 32), "CLAUDE_BIN="+cli, "ANTHROPIC_BASE_URL="+d.api.URL(), "QUEUE_LIMIT=300", "DRAIN_TIMEOUT=8s",
-		"WORKSPACES_ROOT="+filepath.Join(t.TempDir(), "workspaces"), "LOG_FORMAT=text")
+		"WORKSPACES_ROOT="+filepath.Join(parent, "workspaces"), "LOG_FORMAT=text", "ISOLATION="+isolation)
 	for range 3 {
 		d.instance()
 	}
