@@ -74,7 +74,7 @@ UID
 UID
 Groups: 
 NoNewPrivs: 1
-Seccomp: 2`, "UID", "2000000000")), strings.TrimSpace(withoutCaps(t, status)))
+Seccomp: 2`, "UID", strconv.Itoa(b.Owner(w)))), strings.TrimSpace(withoutCaps(t, status)))
 	require.Equal(t, "hello", b.says(w, "cd work && echo hello > f && cat f"))
 }
 
