@@ -48,7 +48,7 @@ func (d *demand) atOnce(now time.Time) int {
 	return int(math.Round(d.peak))
 }
 
-// wantsBlank reports whether the next of total standbys should be a blank one, when there are that many already.
+// wantsBlank reports whether of total standbys more should be blank ones than are.
 func (d *demand) wantsBlank(blanks, total int) bool {
 	return blanks < int(math.Round(d.blanks*float64(total)))
 }

@@ -14,6 +14,13 @@ func (p *Pool) Stalled() int {
 	return stalled
 }
 
+// Blanks is the number of standbys that can be given a system prompt.
+func (p *Pool) Blanks() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.blanksLocked()
+}
+
 // CheckSpace measures the workspaces now.
 func (p *Pool) CheckSpace() { p.checkSpace() }
 

@@ -58,7 +58,7 @@ func (p *Pool) keepStandbys() {
 		p.freezeStandbys()
 		next := standbyInterval
 		for p.short(want) {
-			if err := p.addStandby(); err != nil {
+			if err := p.addStandby(want); err != nil {
 				p.opts.Logger.Warn("a standby could not be started", "error", err, "retry_seconds", retry.Seconds())
 				next, retry = retry, min(2*retry, lastRetry)
 				break
@@ -89,7 +89,7 @@ func (p *Pool) short(want int) bool {
 	return len(p.standbys) < want && p.life.Err() == nil
 }
 
-// shed ends standbys that are too many, too old or dead.
+// shed ends standbys that are too many, too old, dead, or in the way of the blank ones that are wanted.
 func (p *Pool) shed(want int) {
 	var victims []*standby
 	p.mu.Lock()
@@ -104,11 +104,32 @@ func (p *Pool) shed(want int) {
 		victims = append(victims, p.standbys[:n]...)
 		p.standbys = slices.Clone(p.standbys[n:])
 	}
+	if i := p.inTheWayLocked(want); i >= 0 {
+		victims = append(victims, p.standbys[i])
+		p.standbys = slices.Delete(p.standbys, i, i+1)
+	}
 	p.waking += len(victims)
 	p.mu.Unlock()
 	for _, s := range victims {
 		p.discard(s)
 	}
+}
+
+// inTheWayLocked is the index of a standby that has to go so that there can be a blank one, or -1.
+func (p *Pool) inTheWayLocked(want int) int {
+	if len(p.standbys) < want || !p.demand.wantsBlank(p.blanksLocked(), want) {
+		return -1
+	}
+	return slices.IndexFunc(p.standbys, func(s *standby) bool { return !s.blank })
+}
+
+func (p *Pool) blanksLocked() (blanks int) {
+	for _, s := range p.standbys {
+		if s.blank {
+			blanks++
+		}
+	}
+	return blanks
 }
 
 // discard ends a standby that waking counts.
@@ -123,17 +144,11 @@ func (p *Pool) discard(s *standby) {
 	signal(p.changed)
 }
 
-// addStandby starts one more.
-func (p *Pool) addStandby() error {
+// addStandby starts one more, of want that there should be.
+func (p *Pool) addStandby(want int) error {
 	p.mu.Lock()
 	p.waking++
-	blanks := 0
-	for _, s := range p.standbys {
-		if s.blank {
-			blanks++
-		}
-	}
-	blank := p.demand.wantsBlank(blanks, len(p.standbys)+1)
+	blank := p.demand.wantsBlank(p.blanksLocked(), want)
 	p.mu.Unlock()
 	s, err := p.newStandby(blank)
 	p.mu.Lock()

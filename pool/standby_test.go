@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"claudepool/pool"
@@ -81,17 +80,19 @@ func TestStandby_OneWithoutATurnTakesASystemPrompt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newService(t, withStandby(2))
 			s.awaitStandbys(2)
-			first := s.ask("ada", "one", fields{"system": "You are a zebra."})
+			zebra := fields{"system": "You are a zebra."}
+			first := s.ask("ada", "one", zebra)
+			require.Equal(t, "reply to: one", first.text(t))
 			require.Equal(t, pool.ProcessCold, first.process, "nobody could know")
-			require.Equal(t, "reply to: two", s.ask("bob", "two", nil).text(t))
-			require.Eventually(t, func() bool {
-				user := uuid.NewString()
-				r := s.ask(user, "three", fields{"system": "You are a zebra."})
-				require.Equal(t, "reply to: three", r.text(t))
-				require.Contains(t, string(s.lastCall().Body), "You are a zebra.")
-				require.Equal(t, []string{"user: three"}, s.lastCall().Messages())
-				return r.process == pool.ProcessStandby
-			}, 20*time.Second, 10*time.Millisecond)
+			require.Equal(t, "reply to: one", s.ask("bob", "one", zebra).text(t))
+			require.Eventually(t, func() bool { return s.pool.Blanks() > 0 }, 30*time.Second, 5*time.Millisecond)
+			r := s.ask("cleo", "two", zebra)
+			require.Equal(t, "reply to: two", r.text(t))
+			require.Equal(t, pool.ProcessStandby, r.process)
+			require.Contains(t, string(s.lastCall().Body), "You are a zebra.")
+			require.Equal(t, []string{"user: two"}, s.lastCall().Messages())
+			require.Equal(t, pool.ProcessReused, s.ask("cleo", "three", nil).process)
+			require.Contains(t, string(s.lastCall().Body), "You are a zebra.")
 		})
 	}
 }
