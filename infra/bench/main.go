@@ -39,7 +39,7 @@ type plan struct {
 }
 
 var full = plan{
-	Standby: 2, models: []time.Duration{0, 500 * time.Millisecond}, NewUsers: 20, LaterRequests: 50, Tens: 3,
+	Standby: 2, models: []time.Duration{0, 500 * time.Millisecond}, NewUsers: 20, LaterRequests: 50, Tens: 4,
 	BurstStandby: 4, BurstUsers: 20, bursts: 3, Settle: 6 * time.Second,
 	idleUsers: 20, idleOver: time.Minute,
 	shortRequests: 500, longStreams: 9, longEvents: 20_000,
@@ -156,9 +156,13 @@ func (l *lab) requests(ctx context.Context, r *report, model time.Duration) erro
 		return err
 	}
 	defer s.stop()
-	news, err := l.newUsers(ctx, s, model, l.plan.NewUsers, 3, pooled, standby, piped)
-	later, laterErr := l.alternate(ctx, s, model, l.plan.LaterRequests)
-	tens, tensErr := l.newUsers(ctx, s, model, l.plan.Tens, 10, spawned, pooled, standby, piped)
+	few := 1
+	if model > 0 {
+		few = 2 // half as many: they take longer and scatter less
+	}
+	news, err := l.newUsers(ctx, s, model, l.plan.NewUsers/few, 3, pooled, standby, piped)
+	later, laterErr := l.alternate(ctx, s, model, l.plan.LaterRequests/few)
+	tens, tensErr := l.newUsers(ctx, s, model, l.plan.Tens/few, 10, spawned, pooled, standby, piped)
 	r.New, r.Later, r.Tens = append(r.New, news), append(r.Later, later), append(r.Tens, tens)
 	return errors.Join(err, laterErr, tensErr)
 }

@@ -47,7 +47,7 @@ func (l *lab) profiled(ctx context.Context, c *crowd) ([]share, error) {
 
 // spots are the functions whose share of the CPU time is told, and what they do.
 var spots = []struct{ function, does string }{
-	{"claudepool/pool.(*process).read", "the pool reads and reads over the CLIs' lines; of that:"},
+	{"claudepool/pool.(*process).read", "the pool reads the CLIs' lines; of that:"},
 	{"claudepool/pool/claude.(*Reader).Next", "— reading from pipes, and splitting"},
 	{"claudepool/pool/claude.ParseLine", "— what kind of line it is"},
 	{"claudepool/pool.(*turn).take", "— whose line it is, and waking its request"},
