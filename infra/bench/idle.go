@@ -35,34 +35,40 @@ func (l *lab) idle(ctx context.Context) (idleCost, error) {
 		}
 		pids[i] = got.pid
 	}
-	if err := l.thaws(ctx, &cost, users, pids); err != nil {
-		return cost, err
-	}
 	if err := awaitStopped(ctx, pids); err != nil {
 		return cost, err
 	}
 	if cost.FrozenCPU, err = cpuOver(pids, cost.Over); err != nil {
 		return cost, err
 	}
-	for _, pid := range pids {
-		if err := syscall.Kill(-pid, syscall.SIGCONT); err != nil {
-			return cost, err
-		}
+	if err := signalAll(pids, syscall.SIGCONT); err != nil {
+		return cost, err
 	}
 	time.Sleep(l.plan.Settle) // what was put off while they were stopped is no idling
 	if cost.RunningCPU, err = cpuOver(pids, cost.Over); err != nil {
 		return cost, err
 	}
-	cost.PSS, err = memory(pids)
+	if cost.PSS, err = memory(pids); err != nil {
+		return cost, err
+	}
 	l.say("idle: %.2f s of CPU stopped, %.2f s running", cost.FrozenCPU, cost.RunningCPU)
-	return cost, err
+	if err := signalAll(pids, syscall.SIGSTOP); err != nil { // as the pool believes they are
+		return cost, err
+	}
+	return cost, thaws(ctx, &cost, users)
+}
+
+func signalAll(pids []int, sig syscall.Signal) error {
+	for _, pid := range pids {
+		if err := syscall.Kill(-pid, sig); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // thaws measures what the first request after a rest costs against the one that follows it.
-func (l *lab) thaws(ctx context.Context, cost *idleCost, users []*user, pids []int) error {
-	if err := awaitStopped(ctx, pids); err != nil {
-		return err
-	}
+func thaws(ctx context.Context, cost *idleCost, users []*user) error {
 	for _, u := range users {
 		for _, into := range []*latencies{&cost.AfterRest, &cost.RightAfter} {
 			got, err := u.ask(ctx, "again")
