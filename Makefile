@@ -3,7 +3,7 @@ include infra/claude.env
 CLAUDE_BIN     := $(CURDIR)/.tools/claude-$(CLAUDE_VERSION)/claude
 STATICCHECK    := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help setup run demo build check test fuzz clean
+.PHONY: help setup run demo build check test bench fuzz clean
 
 help: ## Show this text
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ check: ## gofmt, vet, staticcheck
 
 test: setup check ## check, then all tests with the real CLI, redis-server and the Firestore emulator
 	CLAUDE_BIN=$(CLAUDE_BIN) go test -race -shuffle=on -timeout 20m ./...
+
+bench: setup ## Measure everything with the real CLI and write BENCH.md; takes a quarter of an hour
+	CLAUDE_BIN=$(CLAUDE_BIN) go run ./infra/bench
 
 fuzz: ## Run each fuzz target for a minute
 	@for p in $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -n1 dirname | sort -u); do \

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/time/rate"
 
 	"claudepool/pool/api"
 	"claudepool/pool/claude"
@@ -15,6 +16,10 @@ import (
 const (
 	// interruptGrace is how long an interrupted turn may take to end before its process is killed.
 	interruptGrace = time.Second
+	// flushInterval and flushBurst bound how often a turn's lines are handed over: lines that come in quick succession go
+	// together, at the cost of a millisecond. A turn's first lines, and a model's usual pace, never wait.
+	flushInterval = time.Millisecond
+	flushBurst    = 16
 	// watchInterval is how often a running turn is looked at for silence.
 	watchInterval = 100 * time.Millisecond
 )
@@ -97,6 +102,7 @@ func (h *Handle) begin() {
 
 // forward empties the turn until its end.
 func (h *Handle) forward(ctx context.Context, t *turn, emit func(context.Context, [][]byte) error, cut context.CancelCauseFunc) error {
+	pace := rate.NewLimiter(rate.Every(flushInterval), flushBurst)
 	for {
 		select {
 		case <-t.more:
@@ -104,6 +110,7 @@ func (h *Handle) forward(ctx context.Context, t *turn, emit func(context.Context
 			<-t.ended // the watcher sees to it
 			return context.Cause(ctx)
 		}
+		t.gather(ctx, pace.Reserve().Delay())
 		lines, last := t.pop()
 		result, err := t.outcome()
 		if last && err == nil {

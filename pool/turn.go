@@ -1,7 +1,9 @@
 package pool
 
 import (
+	"context"
 	"sync"
+	"time"
 
 	"claudepool/pool/claude"
 )
@@ -108,9 +110,27 @@ func (t *turn) stalled() bool {
 func (t *turn) pop() (lines [][]byte, last bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	select {
+	case <-t.more: // it tells of what is taken now
+	default:
+	}
 	lines, t.lines, t.size = t.lines, nil, 0
 	t.room.Broadcast()
 	return lines, t.result != nil || t.err != nil
+}
+
+// gather lets lines come together for d, or until the turn's end.
+func (t *turn) gather(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-t.ended:
+	case <-ctx.Done():
+	}
 }
 
 // drop lets the turn run on without anybody reading it.

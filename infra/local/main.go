@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -26,6 +27,7 @@ type flags struct {
 	instances int
 	offline   bool
 	demo      bool
+	pprof     bool
 }
 
 func main() {
@@ -36,6 +38,7 @@ func main() {
 	flag.IntVar(&f.instances, "instances", 2, "pool instances")
 	flag.BoolVar(&f.offline, "offline", false, "answer from a stand-in for the Messages API instead of the real one")
 	flag.BoolVar(&f.demo, "demo", false, "play three users with three requests each, offline, and end")
+	flag.BoolVar(&f.pprof, "pprof", false, "serve profiles at /debug/pprof/ to whoever reaches the address")
 	flag.Parse()
 	if err := realMain(ctx, f); err != nil {
 		fmt.Fprintln(os.Stderr, "local:", err)
@@ -71,7 +74,7 @@ func realMain(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: service.front, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
+	server := &http.Server{Handler: handler(service.front, f), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 	defer server.Close()
@@ -90,6 +93,18 @@ func realMain(ctx context.Context, f flags) error {
 		}
 		return err
 	}
+}
+
+// handler is the front, with profiles beside it where they are asked for.
+func handler(front http.Handler, f flags) http.Handler {
+	if !f.pprof {
+		return front
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.Handle("/", front)
+	return mux
 }
 
 // withDefaults puts before the environment what a developer need not set: keys for the hop, a folder for the

@@ -27,6 +27,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/google/uuid"
 	"github.com/tidwall/gjson"
 
 	"claudepool/pool/claude"
@@ -40,6 +41,7 @@ func main() {
 }
 
 func realMain() error {
+	uuid.EnableRandPool() // or every event would cost a system call
 	flags := flag.NewFlagSet("scripted", flag.ContinueOnError)
 	sessionID := flags.String("session-id", "", "")
 	resume := flags.String("resume", "", "")

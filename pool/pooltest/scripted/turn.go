@@ -100,12 +100,31 @@ func (t *turn) events() (string, error) {
 	return all.String(), nil
 }
 
+// What is written for each word is of structs, as maps are slow to write.
+type (
+	streamEvent struct {
+		Type      string `json:"type"`
+		Event     any    `json:"event"`
+		SessionID string `json:"session_id"`
+		UUID      string `json:"uuid"`
+	}
+	contentDelta struct {
+		Type  string    `json:"type"`
+		Index int       `json:"index"`
+		Delta textDelta `json:"delta"`
+	}
+	textDelta struct {
+		Type string `json:"type"`
+		Text string `json:"text"`
+	}
+)
+
 func (t *turn) delta(text string) {
-	t.event(object{"type": "content_block_delta", "index": 0, "delta": object{"type": "text_delta", "text": text}})
+	t.event(contentDelta{"content_block_delta", 0, textDelta{"text_delta", text}})
 }
 
 func (t *turn) event(event any) {
-	t.cli.say(object{"type": "stream_event", "event": event, "session_id": t.cli.session.id, "uuid": uuid.NewString()})
+	t.cli.say(streamEvent{"stream_event", event, t.cli.session.id, uuid.NewString()})
 }
 
 // conclude writes the turn's last lines.

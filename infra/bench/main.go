@@ -1,0 +1,168 @@
+// Command bench measures what the pool is for, on the machine it runs on, and writes BENCH.md: the time to the first
+// token and to the end, with the real CLI on a stand-in for the Messages API, of a CLI per request, of the pool without and
+// with standbys, and of a CLI over its own pipes; what idle processes cost; and what the service itself adds, with
+// the scripted CLI. All that is compared takes turns within one run, so that what else the machine does hits all alike.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"claudepool/pool/pooltest"
+)
+
+// plan is how much is measured.
+type plan struct {
+	Standby       int
+	models        []time.Duration // latencies of the model
+	NewUsers      int             // of each way, for first requests
+	LaterRequests int
+	Tens          int // users with ten requests each
+
+	BurstStandby, BurstUsers, bursts int
+	Settle                           time.Duration
+
+	idleUsers int
+	idleOver  time.Duration
+
+	shortRequests, longStreams, longEvents int
+	streams, streamEvents, streamRuns      int
+	profileSeconds                         int
+}
+
+var full = plan{
+	Standby: 2, models: []time.Duration{0, 500 * time.Millisecond}, NewUsers: 20, LaterRequests: 50, Tens: 4,
+	BurstStandby: 4, BurstUsers: 20, bursts: 3, Settle: 6 * time.Second,
+	idleUsers: 20, idleOver: time.Minute,
+	shortRequests: 500, longStreams: 9, longEvents: 20_000,
+	streams: 200, streamEvents: 5_000, streamRuns: 3, profileSeconds: 10,
+}
+
+// quick tries that everything works. Its numbers mean nothing.
+var quick = plan{
+	Standby: 1, models: []time.Duration{0}, NewUsers: 1, LaterRequests: 2, Tens: 1,
+	BurstStandby: 1, BurstUsers: 10, bursts: 1,
+	idleUsers: 2, idleOver: 100 * time.Millisecond,
+	shortRequests: 3, longStreams: 1, longEvents: 100,
+	streams: 3, streamEvents: 100, streamRuns: 1, profileSeconds: 1,
+}
+
+// lab is what the measurements work with.
+type lab struct {
+	plan      plan
+	scratch   string // folder, removed at the end
+	bin       string // the CLI
+	scripted  string // the stand-in for it
+	local     string // the service
+	api       *pooltest.API
+	redis     string // host:port of a redis-server; empty where there is none
+	databases int    // used of it so far
+	say       func(format string, args ...any)
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	isQuick := flag.Bool("quick", false, "try with the scripted CLI that everything works; the numbers mean nothing")
+	out := flag.String("out", ".", "folder to write BENCH.md and infra/bench/first-token.svg into")
+	flag.Parse()
+	say := func(format string, args ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...) }
+	if err := realMain(ctx, *isQuick, *out, say); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func realMain(ctx context.Context, isQuick bool, out string, say func(string, ...any)) (err error) {
+	scratch, err := os.MkdirTemp("", "bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(scratch)
+	l := &lab{plan: full, scratch: scratch, local: filepath.Join(scratch, "local"), say: say}
+	if isQuick {
+		l.plan = quick
+	}
+	if err := l.build(ctx, isQuick); err != nil {
+		return err
+	}
+	if l.api, err = pooltest.NewAPI(nil); err != nil {
+		return err
+	}
+	defer l.api.Close()
+	stopRedis, err := l.startRedis()
+	if err != nil {
+		return err
+	}
+	defer stopRedis()
+	r := newReport(ctx, l, isQuick)
+	if err := l.measure(ctx, r); err != nil {
+		return err
+	}
+	r.end()
+	return r.write(out)
+}
+
+// build makes the programs, and finds the real CLI.
+func (l *lab) build(ctx context.Context, isQuick bool) error {
+	if text, err := exec.CommandContext(ctx, "go", "build", "-o", l.local, "claudepool/infra/local").CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, text)
+	}
+	var err error
+	if l.scripted, err = pooltest.ScriptedCLI(l.scratch); err != nil {
+		return err
+	}
+	if l.bin = l.scripted; !isQuick {
+		l.bin, err = pooltest.RealCLI()
+	}
+	return err
+}
+
+// measure does it all, one after the other.
+func (l *lab) measure(ctx context.Context, r *report) error {
+	var err error
+	for _, model := range l.plan.models {
+		if err := l.requests(ctx, r, model); err != nil {
+			return err
+		}
+	}
+	if r.Bursts, err = l.bursts(ctx); err != nil {
+		return fmt.Errorf("bursts: %w", err)
+	}
+	if r.Idle, err = l.idle(ctx); err != nil {
+		return fmt.Errorf("idle: %w", err)
+	}
+	if r.Added, err = l.added(ctx); err != nil {
+		return fmt.Errorf("added: %w", err)
+	}
+	if r.Throughput, err = l.throughput(ctx); err != nil {
+		return fmt.Errorf("throughput: %w", err)
+	}
+	return nil
+}
+
+// requests measures what one latency of the model is needed for.
+func (l *lab) requests(ctx context.Context, r *report, model time.Duration) error {
+	s, err := l.startServices(ctx, l.bin)
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	few := 1
+	if model > 0 {
+		few = 2 // half as many: they take longer and scatter less
+	}
+	news, err := l.newUsers(ctx, s, model, l.plan.NewUsers/few, 3, pooled, standby, piped)
+	later, laterErr := l.alternate(ctx, s, model, l.plan.LaterRequests/few)
+	tens, tensErr := l.newUsers(ctx, s, model, l.plan.Tens/few, 10, spawned, pooled, standby, piped)
+	r.New, r.Later, r.Tens = append(r.New, news), append(r.Later, later), append(r.Tens, tens)
+	return errors.Join(err, laterErr, tensErr)
+}
