@@ -105,7 +105,7 @@ func (f *Front) exchange(ctx context.Context, c call, owner router.Owner) (*http
 	if err != nil {
 		return nil, err
 	}
-	claims := hop.Claims{Instance: owner.Instance, User: c.user, RequestID: c.once, Outage: owner.Outage}
+	claims := hop.Claims{Instance: owner.Instance, User: c.user, RequestID: c.once, Outage: owner.Outage, Version: hop.Common(owner.Wire)}
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set(api.HeaderRequestID, c.id)
 	r.Header.Set(api.HeaderHop, f.opts.Keys.Sign(claims, time.Now()))

@@ -20,6 +20,8 @@ const (
 	// seenMost is how many request ids are remembered, so that none is run twice: more than can come while a hop token
 	// is valid.
 	seenMost = 100_000
+	// updateTime is after how long a client of a front whose release is too far from this one's may find another.
+	updateTime = 10 * time.Second
 )
 
 // ServerOptions are the settings of an instance's HTTP server.
@@ -54,7 +56,11 @@ func (s *Server) messages(w http.ResponseWriter, r *http.Request) {
 	claims, err := s.opts.Keys.Verify(r.Header.Get(api.HeaderHop), time.Now())
 	if err != nil {
 		s.opts.Logger.Warn("hop refused", "error", err)
-		api.WriteError(w, "", api.Authentication("this address is for fronts only"))
+		refused := api.Authentication("this address is for fronts only")
+		if errors.Is(err, hop.ErrVersion) {
+			refused = api.Unavailable(updateTime, "the service is being updated, try again")
+		}
+		api.WriteError(w, "", refused)
 		return
 	}
 	id := logging.RequestID(r.Header)

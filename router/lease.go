@@ -28,6 +28,7 @@ type LeaseOptions struct {
 	Addr     string        // host:port where fronts reach this instance
 	Capacity int           // processes
 	HomeTTL  time.Duration // how long the files of a user's conversations are kept
+	Wire     int           // version of the wire that the instance speaks, for fronts of another release
 
 	Load  func() (reserved, idle int)
 	Evict func(user string)    // give the user up when its turns have ended
@@ -213,7 +214,7 @@ func (l *Lease) send(ctx context.Context, era string) (state, now string, users 
 	l.mu.Unlock()
 	keys := []string{eraKey, instanceKey(l.id), candidatesKey, evictableKey, pendingKey, evictKey(l.id)}
 	answer, err := beatScript.Run(ctx, l.redis, keys, LeaseTime.Milliseconds(), l.id, l.opts.Addr, l.opts.Capacity,
-		reserved, idle, draining, era).Slice()
+		reserved, idle, draining, era, l.opts.Wire).Slice()
 	if err != nil {
 		return "", "", nil, err
 	}

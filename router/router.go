@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +39,7 @@ type Owner struct {
 	Instance string
 	Addr     string // host:port
 	Outage   bool   // known from before, as Redis can't be reached now
+	Wire     int    // version of the wire that the instance speaks
 }
 
 // Options are a front's settings.
@@ -173,7 +175,14 @@ func (r *Router) ask(ctx context.Context, user string) (state string, owner Owne
 	if owner.Instance, err = text(answer, 1); err != nil {
 		return "", Owner{}, err
 	}
-	owner.Addr, err = text(answer, 2)
+	if owner.Addr, err = text(answer, 2); err != nil || state != "owner" {
+		return state, owner, err
+	}
+	wire, err := text(answer, 4)
+	if err != nil {
+		return "", Owner{}, err
+	}
+	owner.Wire, err = strconv.Atoi(wire)
 	return state, owner, err
 }
 

@@ -325,3 +325,21 @@ func BenchmarkRoute_Known(b *testing.B) {
 		}
 	}
 }
+
+func TestRouter_SaysWhichWireTheOwnerSpeaks(t *testing.T) {
+	both(t, func(t *testing.T, client *redis.Client) {
+		n := newNode(t, client, 1)
+		n.opts.Wire = 7
+		require.NoError(t, n.beat(t.Context()))
+		for _, when := range []string{"placed", "owned"} {
+			owner, err := newRouter(client).Route(t.Context(), "ada")
+			require.NoError(t, err)
+			require.Equal(t, 7, owner.Wire, when)
+		}
+		// As an instance of the first release is registered, which didn't say.
+		require.NoError(t, client.HDel(t.Context(), instanceKey(n.ID()), "wire").Err())
+		owner, err := newRouter(client).Route(t.Context(), "ada")
+		require.NoError(t, err)
+		require.Equal(t, 1, owner.Wire)
+	})
+}

@@ -94,6 +94,10 @@ func NewClient(url, ca string) (*redis.Client, error) {
 }
 
 // All keys share one hash slot, as the scripts touch several at a time.
+//
+// Under this prefix releases share what is in Redis: later ones may add keys, fields, and arguments and results at the
+// end, and take what isn't there for what the first release meant. What an older script would misread needs another
+// prefix, and then the old release has to be gone before the new one begins: each would place users without the other.
 const prefix = "{claudepool}:"
 
 const (

@@ -1,8 +1,9 @@
 // Package hop signs and verifies what a front tells a pool instance about a request: which instance it means, which
 // user it speaks for and which request it is. It proves who asks, and nothing about who owns the user.
 //
-// A token is `v1.<payload>.<mac>`, both parts in unpadded URL-safe base64. The payload is JSON; the MAC is
-// HMAC-SHA-256 over everything before the last dot, so a later version can't be taken for this one.
+// A token is `v1.<payload>.<mac>`, both parts in unpadded URL-safe base64. The number is the version of the wire, see
+// Version. The payload is JSON; the MAC is HMAC-SHA-256 over everything before the last dot, so one version can't be
+// taken for another.
 package hop
 
 import (
@@ -20,12 +21,14 @@ import (
 
 // What can be wrong with a token. None of them carries any part of it.
 var (
-	// ErrMalformed says that it isn't a token of this version.
+	// ErrMalformed says that it isn't a token.
 	ErrMalformed = errors.New("hop: malformed token")
 	// ErrSignature says that none of the keys has signed it.
 	ErrSignature = errors.New("hop: wrong signature")
 	// ErrExpired says that it was signed more than Window ago, or by a clock more than Window ahead.
 	ErrExpired = errors.New("hop: token out of its time window")
+	// ErrVersion says that a front has signed it whose release is too far from this one.
+	ErrVersion = errors.New("hop: version not spoken here")
 )
 
 const (
@@ -34,7 +37,6 @@ const (
 	// MinKeyLength is the least length of a key, in bytes.
 	MinKeyLength = 32
 
-	version = "v1"
 	// maxToken bounds what is looked at at all; a real token has about 250 bytes.
 	maxToken = 2048
 	redacted = "[redacted]"
@@ -51,6 +53,8 @@ type Claims struct {
 	RequestID string
 	// Outage says that the front has this owner cached and can't reach Redis either.
 	Outage bool
+	// Version is that of the wire which the request is in. Sign takes 0 for this release's own.
+	Version int
 }
 
 // Keys are the secrets fronts and instances share. The first signs, all verify. They are immutable and may be used
@@ -99,13 +103,21 @@ func (k Keys) Sign(claims Claims, now time.Time) string {
 	if err != nil {
 		panic(err) // four strings and numbers can't fail
 	}
-	signed := version + "." + encoding.EncodeToString(body)
+	version := claims.Version
+	if version == 0 {
+		version = Version()
+	}
+	signed := prefix(version) + "." + encoding.EncodeToString(body)
 	return signed + "." + encoding.EncodeToString(sum(k.ring()[0], signed))
 }
 
-// Verify returns what a token claims. Its errors are ErrMalformed, ErrSignature and ErrExpired; nothing of the payload
-// is looked at before the signature has been found good.
+// Verify returns what a token claims. Its errors are ErrMalformed, ErrSignature, ErrVersion and ErrExpired; nothing of
+// the payload is looked at before the signature has been found good.
 func (k Keys) Verify(token string, now time.Time) (Claims, error) {
+	version, err := versionOf(token)
+	if err != nil {
+		return Claims{}, err
+	}
 	signed, mac, err := split(token)
 	if err != nil {
 		return Claims{}, err
@@ -113,8 +125,12 @@ func (k Keys) Verify(token string, now time.Time) (Claims, error) {
 	if !k.signedBy(signed, mac) {
 		return Claims{}, ErrSignature
 	}
+	if err := taken(version); err != nil {
+		return Claims{}, err
+	}
 	var p payload
-	body, err := encoding.DecodeString(strings.TrimPrefix(signed, version+"."))
+	_, payloadPart, _ := strings.Cut(signed, ".")
+	body, err := encoding.DecodeString(payloadPart)
 	if err != nil {
 		return Claims{}, ErrMalformed
 	}
@@ -124,7 +140,7 @@ func (k Keys) Verify(token string, now time.Time) (Claims, error) {
 	if age := now.Sub(time.UnixMilli(p.At)); age > Window || age < -Window {
 		return Claims{}, ErrExpired
 	}
-	return Claims{Instance: p.Instance, User: p.User, RequestID: p.RequestID, Outage: p.Outage}, nil
+	return Claims{Instance: p.Instance, User: p.User, RequestID: p.RequestID, Outage: p.Outage, Version: version}, nil
 }
 
 // String says nothing about the keys.
@@ -158,11 +174,8 @@ func (k Keys) signedBy(signed string, mac []byte) bool {
 
 // split cuts a token into what is signed and its MAC.
 func split(token string) (signed string, mac []byte, err error) {
-	if len(token) > maxToken || !strings.HasPrefix(token, version+".") {
-		return "", nil, ErrMalformed
-	}
 	dot := strings.LastIndexByte(token, '.')
-	if dot < len(version)+1 || strings.ContainsAny(token, "\r\n") {
+	if len(token) > maxToken || dot <= strings.IndexByte(token, '.') || strings.ContainsAny(token, "\r\n") {
 		return "", nil, ErrMalformed
 	}
 	mac, err = encoding.DecodeString(token[dot+1:])

@@ -18,7 +18,7 @@ const (
 
 var (
 	noon   = time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)
-	claims = Claims{Instance: "i-1", User: "abc1234500000000", RequestID: "req_0123", Outage: true}
+	claims = Claims{Instance: "i-1", User: "abc1234500000000", RequestID: "req_0123", Outage: true, Version: 1}
 )
 
 func keysOf(t testing.TB, list string) Keys {
@@ -30,7 +30,7 @@ func keysOf(t testing.TB, list string) Keys {
 
 func TestKeys_VerifyReturnsWhatWasSigned(t *testing.T) {
 	keys := keysOf(t, newKey)
-	for _, want := range []Claims{claims, {}, {User: `quote " dot . newline` + "\n"}} {
+	for _, want := range []Claims{claims, {Version: 1}, {User: `quote " dot . newline` + "\n", Version: 1}} {
 		got, err := keys.Verify(keys.Sign(want, noon), noon)
 		require.NoError(t, err)
 		require.Equal(t, want, got)
@@ -104,13 +104,13 @@ func TestKeys_OddTokensAreMalformed(t *testing.T) {
 	keys := keysOf(t, newKey)
 	good := keys.Sign(claims, noon)
 	for _, token := range []string{
-		"", ".", "..", "v1", "v1.", "v1..", "v1.x", "v2" + good[2:], " " + good, good + " ", good + "=", good + ".", good + "\n",
+		"", ".", "..", "v1", "v1.", "v1..", "v1.x", "v" + good[2:], "v0" + good[2:], "v01" + good[2:], "v+1" + good[2:], "w1" + good[2:], " " + good, good + " ", good + "=", good + ".", good + "\n",
 		strings.Replace(good, ".", ".\n", 1), strings.Repeat("v1.", maxToken), "v1." + good[strings.LastIndexByte(good, '.')+1:],
 	} {
 		_, err := keys.Verify(token, noon)
 		require.ErrorIs(t, err, ErrMalformed, "%q", token)
 	}
-	signed := version + "." + encoding.EncodeToString([]byte("no json"))
+	signed := "v1." + encoding.EncodeToString([]byte("no json"))
 	_, err := keys.Verify(signed+"."+encoding.EncodeToString(sum([]byte(newKey), signed)), noon)
 	require.ErrorIs(t, err, ErrMalformed)
 }

@@ -80,16 +80,39 @@ func (d *deployment) run(env []string, name string, args ...string) *exec.Cmd {
 
 func deploy(t *testing.T, cli string) *deployment {
 	t.Helper()
+	d := prepare(t, cli)
+	d.bin = build(t, ".")
+	for range 3 {
+		d.instance()
+	}
+	for range 2 {
+		d.front()
+	}
+	return d
+}
+
+// build makes front and poold of the sources in a folder, and returns where they are.
+func build(t *testing.T, folder string, flags ...string) string {
+	t.Helper()
+	bin := t.TempDir()
+	command := append([]string{"build", "-o", bin + "/"}, flags...)
+	cmd := exec.Command("go", append(command, "claudepool/function/cmd/front", "claudepool/pool/cmd/poold")...)
+	cmd.Dir = folder
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, string(out))
+	return bin
+}
+
+// prepare is a deployment without fronts and instances yet.
+func prepare(t *testing.T, cli string) *deployment {
+	t.Helper()
 	redisBin, err := exec.LookPath("redis-server")
 	redisBin = part(t, redisBin, err)
 	jar := "/usr/lib/google-cloud-sdk/platform/cloud-firestore-emulator/cloud-firestore-emulator.jar"
 	_, err = os.Stat(jar)
 	part(t, jar, err)
 
-	d := &deployment{t: t, bin: t.TempDir(), instances: make(map[string]*exec.Cmd)}
-	build := exec.Command("go", "build", "-o", d.bin+"/", "claudepool/function/cmd/front", "claudepool/pool/cmd/poold")
-	out, err := build.CombinedOutput()
-	require.NoError(t, err, string(out))
+	d := &deployment{t: t, instances: make(map[string]*exec.Cmd)}
 	d.api, err = pooltest.NewAPI(nil)
 	require.NoError(t, err)
 	t.Cleanup(d.api.Close)
@@ -119,22 +142,22 @@ func deploy(t *testing.T, cli string) *deployment {
 	d.env = append(plain, "REDIS_URL=redis://"+redisAddr, "FIRESTORE_EMULATOR_HOST="+emulator, "FIRESTORE_PROJECT=claudepool-test",
 		"HOP_KEYS="+strings.Repeat("k", 32), "CLAUDE_BIN="+cli, "ANTHROPIC_BASE_URL="+d.api.URL(), "QUEUE_LIMIT=300", "DRAIN_TIMEOUT=8s",
 		"WORKSPACES_ROOT="+filepath.Join(parent, "workspaces"), "LOG_FORMAT=text", "ISOLATION="+isolation)
-	for range 3 {
-		d.instance()
-	}
-	for range 2 {
-		addr := freeAddr(t)
-		_, port, _ := net.SplitHostPort(addr)
-		d.run(append(d.env[:len(d.env):len(d.env)], "PORT="+port), d.bin+"/front")
-		url := "http://" + addr
-		require.Eventually(t, func() bool { return reachable(url + "/health") }, 10*time.Second, 20*time.Millisecond)
-		d.fronts = append(d.fronts, url)
-	}
 	return d
 }
 
-// instance starts a pool instance and finds out its id.
-func (d *deployment) instance() {
+// front starts a front.
+func (d *deployment) front() {
+	d.t.Helper()
+	addr := freeAddr(d.t)
+	_, port, _ := net.SplitHostPort(addr)
+	d.run(append(d.env[:len(d.env):len(d.env)], "PORT="+port), d.bin+"/front")
+	url := "http://" + addr
+	require.Eventually(d.t, func() bool { return reachable(url + "/health") }, 10*time.Second, 20*time.Millisecond)
+	d.fronts = append(d.fronts, url)
+}
+
+// instance starts a pool instance and returns its id.
+func (d *deployment) instance() (id string) {
 	d.t.Helper()
 	addr := freeAddr(d.t)
 	_, port, _ := net.SplitHostPort(addr)
@@ -142,12 +165,14 @@ func (d *deployment) instance() {
 	require.Eventually(d.t, func() bool {
 		for _, key := range d.redis.Keys(d.t.Context(), "{claudepool}:instance:*").Val() {
 			if d.redis.HGet(d.t.Context(), key, "addr").Val() == addr {
-				d.instances[strings.TrimPrefix(key, "{claudepool}:instance:")] = cmd
+				id = strings.TrimPrefix(key, "{claudepool}:instance:")
+				d.instances[id] = cmd
 				return true
 			}
 		}
 		return false
 	}, 10*time.Second, 20*time.Millisecond)
+	return id
 }
 
 func reachable(url string) bool {

@@ -69,7 +69,7 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 		capacity = processesForMemory()
 	}
 	i.lease = router.NewLease(parts.Redis, router.LeaseOptions{
-		Logger: parts.Logger, Addr: parts.Addr, Capacity: capacity, HomeTTL: s.WorkspaceTTL,
+		Logger: parts.Logger, Addr: parts.Addr, Capacity: capacity, HomeTTL: s.WorkspaceTTL, Wire: hop.Version(),
 		Load: func() (int, int) { return i.pool.Load() }, Evict: func(user string) { i.pool.Evict(user) },
 	})
 	i.pool = pool.New(i.poolOptions(capacity), i.lease)

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"claudepool/pool/api"
+	"claudepool/pool/pooltest"
+)
+
+// previous is the commit of the release before this one. Whoever makes a release puts the last one's here.
+const previous = "4f146c3e6dccd07c051b24a56221b8fded6b8cc0"
+
+// A deployment is replaced process by process, so for a while two releases share one Redis and talk to each other. What
+// runs here are both releases' own binaries. There are two ways to get another release's, each for what the other can't:
+//
+//   - The one before is built from its commit: it holds whatever really was different, as the scripts it sends to Redis.
+//     Clones without history and archives don't have that commit. There this release stands in for it.
+//   - Those to come don't exist. They are built from these sources with a later version of the wire linked in, and so
+//     show that this release's fronts and instances cope with one. That needs no history.
+
+// releaseBefore builds the release before this one.
+func releaseBefore(t *testing.T) string {
+	t.Helper()
+	folder := t.TempDir()
+	unpack := `git archive --format=tar "$1" | tar -x -C "$2" && test -f "$2/go.mod"`
+	out, err := exec.Command("sh", "-c", "cd ../.. && "+unpack, "sh", previous, folder).CombinedOutput()
+	if err != nil {
+		t.Logf("this clone doesn't have %s, so this release stands in for the one before: %s", previous, out)
+		return release(t, 1)
+	}
+	return build(t, folder)
+}
+
+// release builds these sources as a release that speaks a version of the wire.
+func release(t *testing.T, wire int) string {
+	t.Helper()
+	return build(t, ".", "-ldflags", fmt.Sprintf("-X claudepool/infra/hop.current=%d", wire))
+}
+
+func scripted(t *testing.T) string {
+	t.Helper()
+	cli, err := pooltest.ScriptedCLI(t.TempDir())
+	require.NoError(t, err)
+	return cli
+}
+
+func TestSkew_NeighbouringReleasesServeTheSameUsersTogether(t *testing.T) {
+	cli := scripted(t)
+	this := build(t, ".")
+	for name, pair := range map[string][2]string{
+		"the one before": {releaseBefore(t), this},
+		"the next":       {this, release(t, 2)},
+	} {
+		t.Run(name, func(t *testing.T) { testTogether(t, cli, pair[0], pair[1]) })
+	}
+}
+
+// testTogether runs a front and an instance of each of two releases, then takes the old instance away as an update does.
+func testTogether(t *testing.T, cli, older, newer string) {
+	d := prepare(t, cli)
+	d.bin = older
+	d.front()
+	oldOne := d.instance()
+	d.bin = newer
+	d.front()
+	newOne := d.instance()
+	d.placeable(2)
+
+	owned := map[string][]string{} // users, by instance
+	for i := range 12 {
+		user := fmt.Sprint("user", i)
+		first := d.ask(i%2, user, "hello")
+		requireAnswer(t, first, "hello")
+		second := d.ask(1-i%2, user, "again")
+		requireAnswer(t, second, "again")
+		require.Equal(t, first.pid, second.pid, "both fronts find the same process")
+		owned[first.instance] = append(owned[first.instance], user)
+	}
+	require.NotEmpty(t, owned[oldOne], "both fronts have asked an instance of each release")
+	require.NotEmpty(t, owned[newOne])
+	for _, front := range d.fronts {
+		eventuallyStats(t, front, func(s api.Stats) bool { return len(s.Instances) == 2 && len(s.ActiveUsers) == 12 })
+	}
+
+	require.NoError(t, d.instances[oldOne].Process.Signal(syscall.SIGTERM))
+	for i, user := range owned[oldOne] {
+		g := d.ask(i%2, user, "moved")
+		requireAnswer(t, g, "moved")
+		require.Equal(t, newOne, g.instance)
+	}
+	for i, user := range owned[newOne] {
+		requireAnswer(t, d.ask(i%2, user, "stayed"), "stayed")
+	}
+}
+
+// placeable waits until fronts place users on n instances.
+func (d *deployment) placeable(n int64) {
+	d.t.Helper()
+	require.Eventually(d.t, func() bool {
+		return d.redis.ZCard(d.t.Context(), "{claudepool}:candidates").Val() == n
+	}, 10*time.Second, 20*time.Millisecond)
+}
+
+// TestSkew_ReleasesTooFarApartSaySoAndRunNothing: where a release was left out, users are refused, not served wrongly.
+func TestSkew_ReleasesTooFarApartSaySoAndRunNothing(t *testing.T) {
+	d := prepare(t, scripted(t))
+	first, third := release(t, 1), release(t, 3)
+	for _, bin := range []string{first, third} {
+		d.bin = bin
+		d.front()
+	}
+	const firstFront, thirdFront = 0, 1
+	d.bin = third
+	thirdOne := d.instance()
+	d.placeable(1)
+	d.requireRefused(firstFront, "ada", "hop: version not spoken here: 1, this release takes 2 to 3")
+	requireAnswer(t, d.ask(thirdFront, "ada", "hello"), "hello")
+
+	require.NoError(t, d.instances[thirdOne].Process.Signal(syscall.SIGTERM))
+	require.NoError(t, d.instances[thirdOne].Wait())
+	d.bin = first
+	d.instance()
+	d.placeable(1)
+	d.requireRefused(thirdFront, "bob", "hop: version not spoken here: 2, this release takes 1 to 1")
+	requireAnswer(t, d.ask(firstFront, "bob", "hello"), "hello")
+}
+
+func (d *deployment) requireRefused(front int, user, reason string) {
+	d.t.Helper()
+	calls := len(d.api.Calls())
+	g := d.ask(front, user, "hello")
+	require.Equal(d.t, http.StatusServiceUnavailable, g.status, g.body)
+	require.Contains(d.t, g.body, "the service is being updated, try again")
+	require.Equal(d.t, 1, d.said(reason), "the operator is told, and trying again at once can't help")
+	require.Len(d.t, d.api.Calls(), calls, "nothing was run")
+}
