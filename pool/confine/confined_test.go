@@ -165,8 +165,14 @@ func TestLockUIDs_BlocksOfLivingInstancesDontOverlapAndThoseOfDeadOnesAreCleared
 	_, err := look(ofTheLiving.Process.Pid)
 	require.NoError(t, err)
 
-	_, err = LockUIDs(1<<32-1, 3, slog.New(slog.DiscardHandler))
-	require.ErrorIs(t, err, ErrCannotSwitch)
+	for _, count := range []int{1, 70, 1000} {
+		other := lockUIDs(t, count)
+		for _, u := range []*UIDs{again, two} {
+			require.True(t, other.first+other.count <= u.first || other.first >= u.first+u.count, "%d of %d", other.first, count)
+		}
+	}
+	_, err = LockUIDs(uidEnd-10, 100, slog.New(slog.DiscardHandler))
+	require.ErrorIs(t, err, ErrNoUID)
 }
 
 func TestConfined_NothingOfAUIDOutlivesItsChild(t *testing.T) {
