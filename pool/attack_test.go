@@ -103,7 +103,7 @@ func upLoopback(t *testing.T) {
 }
 
 func confinement(t *testing.T) *confine.Confinement {
-	uids, err := confine.LockUIDs(2_000_000_000, 100, slog.New(slog.DiscardHandler))
+	uids, err := confine.LockUIDs(2_100_000_000, 100, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, uids.Close()) })
 	return &confine.Confinement{UIDs: uids, Connect: []uint16{53, 443}}

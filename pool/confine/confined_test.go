@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const testUIDs = 2_000_000_000
+const testUIDs = 2_100_000_000
 
 func needRoot(t testing.TB) {
 	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
@@ -74,7 +74,7 @@ UID
 UID
 Groups: 
 NoNewPrivs: 1
-Seccomp: 2`, "UID", "2000000000")), strings.TrimSpace(withoutCaps(t, status)))
+Seccomp: 2`, "UID", "2100000000")), strings.TrimSpace(withoutCaps(t, status)))
 	require.Equal(t, "hello", b.says(w, "cd work && echo hello > f && cat f"))
 }
 
@@ -160,7 +160,6 @@ func TestLockUIDs_BlocksOfLivingInstancesDontOverlapAndThoseOfDeadOnesAreCleared
 	require.NoError(t, one.Close())
 
 	again := lockUIDs(t, 50)
-	require.Equal(t, one.first, again.first)
 	requireEnds(t, ofTheDead.Process.Pid)
 	_, err := look(ofTheLiving.Process.Pid)
 	require.NoError(t, err)
