@@ -103,7 +103,7 @@ func upLoopback(t *testing.T) {
 }
 
 func confinement(t *testing.T) *confine.Confinement {
-	uids, err := confine.LockUIDs(2_000_000_000, 100, slog.New(slog.DiscardHandler))
+	uids, err := confine.LockUIDs(2_100_000_000, 100, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, uids.Close()) })
 	return &confine.Confinement{UIDs: uids, Connect: []uint16{53, 443}}
@@ -115,6 +115,7 @@ type tenant struct{ pid, workspace, index string }
 // scene is a service with two tenants, ada and bob, and what is around it.
 type scene struct {
 	*service
+	free             bool // without isolation
 	victim, attacker tenant
 	environment      map[string]string
 }
@@ -138,7 +139,7 @@ func newScene(t *testing.T, confinement *confine.Confinement, around map[string]
 }
 
 func newSceneWith(t *testing.T, confinement *confine.Confinement, around map[string]string, change func(*pool.Options)) *scene {
-	s := &scene{service: newServiceWith(t, confinement, func(o *pool.Options) {
+	s := &scene{free: confinement == nil, service: newServiceWith(t, confinement, func(o *pool.Options) {
 		o.PermissionMode, o.Confined = "bypassPermissions", true
 		change(o)
 		if confinement == nil {
@@ -268,7 +269,11 @@ func (s *scene) attack() map[string]string {
 	script.WriteString("export GORACE=atexit_sleep_ms=0\n")
 	script.WriteString(`try() { if timeout -k 1 5 bash -c "$2" >/dev/null 2>&1 </dev/null; then echo "@@$1=through"; else echo "@@$1=held"; fi; }` + "\n")
 	for _, a := range append(attempts(), abilities()...) {
-		fmt.Fprintf(&script, "try %s %s\n", quoted(a.name), quoted(a.command))
+		command := a.command
+		if s.free && a.control != "" {
+			command = a.control
+		}
+		fmt.Fprintf(&script, "try %s %s\n", quoted(a.name), quoted(command))
 	}
 	s.place(s.attacker, "attack.sh", script.Bytes(), 0o644)
 	output := s.bash("bob", "bash attack.sh")

@@ -15,16 +15,19 @@ import (
 )
 
 // attempt is a command for bash that succeeds if it got through.
-type attempt struct{ name, command string }
+type attempt struct {
+	name, command string
+	control       string // what is run without isolation, where it isn't the same
+}
 
 // attempts are what a tenant must not be able to do.
 func attempts() []attempt {
 	all := append([]attempt(nil), direct...)
 	for _, file := range []string{"environ", "maps", "cmdline", "status", "stack", "auxv", "io"} {
-		all = append(all, attempt{"read /proc/A/" + file, "cat /proc/$A_PID/" + file})
+		all = append(all, attempt{name: "read /proc/A/" + file, command: "cat /proc/$A_PID/" + file})
 	}
 	for _, folder := range []string{"cwd", "root", "fd", "task"} {
-		all = append(all, attempt{"list /proc/A/" + folder, "ls /proc/$A_PID/" + folder + "/"})
+		all = append(all, attempt{name: "list /proc/A/" + folder, command: "ls /proc/$A_PID/" + folder + "/"})
 	}
 	for _, target := range []struct{ name, host, port string }{
 		{"the instance", "127.0.0.1", "$SERVICE_PORT"}, {"Redis", "127.0.0.1", "$REDIS_PORT"},
@@ -35,7 +38,7 @@ func attempts() []attempt {
 			if how == "udp" && target.name == "the instance" {
 				continue // it has no UDP, so there would be no control
 			}
-			all = append(all, attempt{"reach " + target.name + " by " + how, "$TOOL -attack " + how + " " + target.host + " " + target.port})
+			all = append(all, attempt{name: "reach " + target.name + " by " + how, command: "$TOOL -attack " + how + " " + target.host + " " + target.port})
 		}
 	}
 	return all
@@ -43,91 +46,97 @@ func attempts() []attempt {
 
 // direct are attempts without variations. What would do harm as root is put back by the command itself.
 var direct = []attempt{
-	{"read A's file by its path", `cat $A/work/secret`},
-	{"list A's workspace", `ls $A/work`},
-	{"read A's transcripts", `find $A/home/.claude/projects -name "*.jsonl" -print0 | xargs -0 cat | grep hello`},
-	{"write into A's workspace", `touch $A/work/planted && rm $A/work/planted`},
-	{"append to A's file", `printf "" >> $A/work/secret`},
-	{"rename A's file", `mv $A/work/secret $A/work/s2 && mv $A/work/s2 $A/work/secret`},
-	{"read A's file by the index", `cat $A_INDEX/work/secret`},
-	{"read A's file by a link", `ln -sf $A/work/secret link && cat link`},
-	{"link A's file", `rm -f hard; ln $A/work/secret hard`},
-	{"watch A's folder", `$TOOL -attack inotify $A/work`},
-	{"list the instance's folder", `ls $INSTANCE`},
-	{"list the root of workspaces", `ls $INSTANCE/..`},
-	{"write to the instance's folder", `touch $INSTANCE/x && rm $INSTANCE/x`},
-	{"enter A in the index", `mkdir $A_INDEX-x && rmdir $A_INDEX-x`},
-	{"plant settings for A", `mkdir -p $A/home/.claude && touch $A/home/.claude/settings.local.json && rm $A/home/.claude/settings.local.json`},
-	{"plant settings for everybody", `mkdir /etc/claude-code-attack && rmdir /etc/claude-code-attack`},
-	{"plant a program in the path", `touch /usr/local/bin/claudepool-attack && rm /usr/local/bin/claudepool-attack`},
-	{"fill /tmp", `f=$(mktemp -p /tmp) && rm $f`},
-	{"fill /dev/shm", `f=$(mktemp -p /dev/shm) && rm $f`},
-	{"fill /var/tmp", `f=$(mktemp -p /var/tmp) && rm $f`},
-	{"read the passwords", `cat /etc/shadow`},
-	{"read root's home", `ls /root`},
-	{"write a huge file", `truncate -s 3G huge; r=$?; rm -f huge; exit $r`},
-	{"make a device", `rm -f dev; mknod dev c 1 3 && rm dev`},
-	{"give a file away", `touch given && chown 0:4242 given; r=$?; rm -f given; exit $r`},
-	{"list processes", `ls /proc`},
-	{"read A's memory", `head -c 1 /proc/$A_PID/mem 2>&1 | grep "Input/output"`}, // address 0: looked at, but nothing is there
-	{"read the service's environment", `cat /proc/$SERVICE/environ`},
-	{"list the service's files", `ls /proc/$SERVICE/fd`},
-	{"write A's oom_score_adj", `cat /proc/$A_PID/oom_score_adj > s && cat s > /proc/$A_PID/oom_score_adj`},
-	{"take A's secret to the broker", `s=$(tr "\0" "\n" < /proc/$A_PID/environ | grep ^CLAUDE_CODE_OAUTH_TOKEN= | cut -d= -f2) && $TOOL -attack broker $ANTHROPIC_BASE_URL "$s"`},
-	{"take its own process's secret", `tr "\0" "\n" < /proc/$CLAUDE_PID/environ | grep ^CLAUDE_CODE_OAUTH_TOKEN=`},
-	{"read everybody's connections", `cat /proc/$CLAUDE_PID/net/tcp`},
-	{"read its own view of connections", `cat /proc/self/net/unix`},
-	{"signal A", `kill -CONT $A_PID`},
-	{"signal A's group", `kill -CONT -- -$A_PID`},
-	{"signal the service", `kill -CONT $SERVICE`},
-	{"trace A", `$TOOL -attack ptrace $A_PID`},
-	{"trace the service", `$TOOL -attack ptrace $SERVICE`},
-	{"read A's memory by call", `$TOOL -attack vmread $A_PID`},
-	{"take A's files", `$TOOL -attack getfd $A_PID`},
-	{"change A's limits", `$TOOL -attack prlimit $A_PID`},
-	{"slow A down", `$TOOL -attack renice $A_PID`},
-	{"pin A to a processor", `$TOOL -attack affinity $A_PID`},
-	{"become root by a setuid file", `./setuid -attack uid0`},
-	{"become root by su", `su root -c true`},
-	{"become another user", `setpriv --reuid 12345 --clear-groups true`},
-	{"raise its own limits", `ulimit -n 20000`},
-	{"mount", `mkdir -p m && mount -t tmpfs none m && umount m`},
-	{"unshare a user namespace", `unshare -U true`},
-	{"unshare a mount namespace", `unshare -m true`},
-	{"unshare a network namespace", `unshare -n true`},
-	{"enter the service's namespaces", `nsenter -t $SERVICE -n true`},
-	{"change its root", `chroot / /bin/true`},
-	{"load a bpf program", `$TOOL -attack bpf`},
-	{"use io_uring", `$TOOL -attack io_uring`},
-	{"use keyrings", `$TOOL -attack keyctl`},
-	{"measure others", `$TOOL -attack perf`},
-	{"leave shared memory behind", `$TOOL -attack shm`},
-	{"open a raw socket", `$TOOL -attack socket 2 3 1`},
-	{"open a packet socket", `$TOOL -attack socket 17 3 768`},
-	{"open a vsock", `$TOOL -attack socket 40 1 0`},
-	{"list everybody's connections", `$TOOL -attack socket 16 3 4`},
-	{"listen for neighbours", `$TOOL -attack listen`},
-	{"listen without a port", `$TOOL -attack autolisten`},
-	{"set the clock", `date -s "$(date)"`},
-	{"name the machine", `hostname "$(hostname)"`},
+	{name: "read A's file by its path", command: `cat $A/work/secret`},
+	{name: "list A's workspace", command: `ls $A/work`},
+	{name: "read A's transcripts", command: `find $A/home/.claude/projects -name "*.jsonl" -print0 | xargs -0 cat | grep hello`},
+	{name: "write into A's workspace", command: `touch $A/work/planted && rm $A/work/planted`},
+	{name: "append to A's file", command: `printf "" >> $A/work/secret`},
+	{name: "rename A's file", command: `mv $A/work/secret $A/work/s2 && mv $A/work/s2 $A/work/secret`},
+	{name: "read A's file by the index", command: `cat $A_INDEX/work/secret`},
+	{name: "read A's file by a link", command: `ln -sf $A/work/secret link && cat link`},
+	{name: "link A's file", command: `rm -f hard; ln $A/work/secret hard`},
+	{name: "watch A's folder", command: `$TOOL -attack inotify $A/work`},
+	{name: "list the instance's folder", command: `ls $INSTANCE`},
+	{name: "list the root of workspaces", command: `ls $INSTANCE/..`},
+	{name: "write to the instance's folder", command: `touch $INSTANCE/x && rm $INSTANCE/x`},
+	{name: "enter A in the index", command: `mkdir $A_INDEX-x && rmdir $A_INDEX-x`},
+	{name: "plant settings for A", command: `mkdir -p $A/home/.claude && touch $A/home/.claude/settings.local.json && rm $A/home/.claude/settings.local.json`},
+	{name: "plant settings for everybody", command: `mkdir /etc/claude-code-attack && rmdir /etc/claude-code-attack`},
+	{name: "plant a program in the path", command: `touch /usr/local/bin/claudepool-attack && rm /usr/local/bin/claudepool-attack`},
+	{name: "fill /tmp", command: `f=$(mktemp -p /tmp) && rm $f`},
+	{name: "fill /dev/shm", command: `f=$(mktemp -p /dev/shm) && rm $f`},
+	{name: "fill /var/tmp", command: `f=$(mktemp -p /var/tmp) && rm $f`},
+	{name: "read the passwords", command: `cat /etc/shadow`},
+	{name: "read root's home", command: `ls /root`},
+	{name: "write a huge file", command: `truncate -s 3G huge; r=$?; rm -f huge; exit $r`},
+	{name: "make a device", command: `rm -f dev; mknod dev c 1 3 && rm dev`},
+	{name: "give a file away", command: `touch given && chown 0:4242 given; r=$?; rm -f given; exit $r`},
+	{name: "list processes", command: `ls /proc`},
+	{name: "read A's memory", command: `head -c 1 /proc/$A_PID/mem 2>&1 | grep "Input/output"`}, // address 0: looked at, but nothing is there
+	{name: "read the service's environment", command: `cat /proc/$SERVICE/environ`},
+	{name: "list the service's files", command: `ls /proc/$SERVICE/fd`},
+	{name: "write A's oom_score_adj", command: `cat /proc/$A_PID/oom_score_adj > s && cat s > /proc/$A_PID/oom_score_adj`},
+	{name: "take A's secret to the broker", command: `s=$(tr "\0" "\n" < /proc/$A_PID/environ | grep ^CLAUDE_CODE_OAUTH_TOKEN= | cut -d= -f2) && $TOOL -attack broker $ANTHROPIC_BASE_URL "$s"`},
+	{name: "call the API with a guessed secret", command: `$TOOL -attack broker $ANTHROPIC_BASE_URL cp-00`, control: ownCall},
+	{name: "call the API with no secret", command: `$TOOL -attack broker $ANTHROPIC_BASE_URL ""`, control: ownCall},
+	{name: "call what the broker doesn't pass on", command: `$TOOL -attack get $ANTHROPIC_BASE_URL/v1/models`, control: `$TOOL -attack get http://$META:$META_PORT/`},
+	{name: "take its own process's secret", command: `tr "\0" "\n" < /proc/$CLAUDE_PID/environ | grep ^CLAUDE_CODE_OAUTH_TOKEN=`},
+	{name: "read everybody's connections", command: `cat /proc/$CLAUDE_PID/net/tcp`},
+	{name: "read its own view of connections", command: `cat /proc/self/net/unix`},
+	{name: "signal A", command: `kill -CONT $A_PID`},
+	{name: "signal A's group", command: `kill -CONT -- -$A_PID`},
+	{name: "signal the service", command: `kill -CONT $SERVICE`},
+	{name: "trace A", command: `$TOOL -attack ptrace $A_PID`},
+	{name: "trace the service", command: `$TOOL -attack ptrace $SERVICE`},
+	{name: "read A's memory by call", command: `$TOOL -attack vmread $A_PID`},
+	{name: "take A's files", command: `$TOOL -attack getfd $A_PID`},
+	{name: "change A's limits", command: `$TOOL -attack prlimit $A_PID`},
+	{name: "slow A down", command: `$TOOL -attack renice $A_PID`},
+	{name: "pin A to a processor", command: `$TOOL -attack affinity $A_PID`},
+	{name: "become root by a setuid file", command: `./setuid -attack uid0`},
+	{name: "become root by su", command: `su root -c true`},
+	{name: "become another user", command: `setpriv --reuid 12345 --clear-groups true`},
+	{name: "raise its own limits", command: `ulimit -n 20000`},
+	{name: "mount", command: `mkdir -p m && mount -t tmpfs none m && umount m`},
+	{name: "unshare a user namespace", command: `unshare -U true`},
+	{name: "unshare a mount namespace", command: `unshare -m true`},
+	{name: "unshare a network namespace", command: `unshare -n true`},
+	{name: "enter the service's namespaces", command: `nsenter -t $SERVICE -n true`},
+	{name: "change its root", command: `chroot / /bin/true`},
+	{name: "load a bpf program", command: `$TOOL -attack bpf`},
+	{name: "use io_uring", command: `$TOOL -attack io_uring`},
+	{name: "use keyrings", command: `$TOOL -attack keyctl`},
+	{name: "measure others", command: `$TOOL -attack perf`},
+	{name: "leave shared memory behind", command: `$TOOL -attack shm`},
+	{name: "open a raw socket", command: `$TOOL -attack socket 2 3 1`},
+	{name: "open a packet socket", command: `$TOOL -attack socket 17 3 768`},
+	{name: "open a vsock", command: `$TOOL -attack socket 40 1 0`},
+	{name: "list everybody's connections", command: `$TOOL -attack socket 16 3 4`},
+	{name: "listen for neighbours", command: `$TOOL -attack listen`},
+	{name: "listen without a port", command: `$TOOL -attack autolisten`},
+	{name: "set the clock", command: `date -s "$(date)"`},
+	{name: "name the machine", command: `hostname "$(hostname)"`},
 }
+
+// ownCall is an API call with the secret of the caller's own process, which without isolation can be read.
+const ownCall = `$TOOL -attack broker $ANTHROPIC_BASE_URL "$(tr "\0" "\n" < /proc/$CLAUDE_PID/environ | grep ^CLAUDE_CODE_OAUTH_TOKEN= | cut -d= -f2)"`
 
 // abilities are what a tenant has to be able to do, in the same way.
 func abilities() []attempt {
 	if nameserver() == "" {
 		return ownAbilities
 	}
-	return append([]attempt{{"resolve names", `getent ahostsv4 somebody.example | grep 127.0.0.1`}}, ownAbilities...)
+	return append([]attempt{{name: "resolve names", command: `getent ahostsv4 somebody.example | grep 127.0.0.1`}}, ownAbilities...)
 }
 
 var ownAbilities = []attempt{
-	{"connect to where it may", `$TOOL -attack tcp 127.0.0.1 443`},
-	{"use its own files", `echo hi > own && grep hi own && mkdir -p d && mv own d/ && rm -r d`},
-	{"use its home and its temp folder", `touch ~/x $TMPDIR/x && rm ~/x $TMPDIR/x`},
-	{"signal its own", `sleep 10 & kill -9 $!`},
-	{"use pipes of bash", `cat <(echo hi) | grep hi`},
-	{"reach the broker", `$TOOL -attack tcp 127.0.0.1 ${ANTHROPIC_BASE_URL##*:}`},
-	{"run git", `git init -q repository && cd repository && git add . && git -c user.name=b -c user.email=b@b commit -qm x --allow-empty`},
+	{name: "connect to where it may", command: `$TOOL -attack tcp 127.0.0.1 443`},
+	{name: "use its own files", command: `echo hi > own && grep hi own && mkdir -p d && mv own d/ && rm -r d`},
+	{name: "use its home and its temp folder", command: `touch ~/x $TMPDIR/x && rm ~/x $TMPDIR/x`},
+	{name: "signal its own", command: `sleep 10 & kill -9 $!`},
+	{name: "use pipes of bash", command: `cat <(echo hi) | grep hi`},
+	{name: "reach the broker", command: `$TOOL -attack tcp 127.0.0.1 ${ANTHROPIC_BASE_URL##*:}`},
+	{name: "run git", command: `git init -q repository && cd repository && git add . && git -c user.name=b -c user.email=b@b commit -qm x --allow-empty`},
 }
 
 // init makes the test binary the tool with which a tenant makes the attempts a shell can't.
@@ -158,6 +167,13 @@ var tools = map[string]func(args []string) error{
 			}
 			return unix.Connect(fd, to)
 		})
+	},
+	"get": func(a []string) error {
+		response, err := http.Get(a[0])
+		if err == nil && response.StatusCode != http.StatusOK {
+			err = errors.New(response.Status)
+		}
+		return err
 	},
 	"broker": func(a []string) error { return askBroker(a[0], a[1]) },
 	"ptrace": func(a []string) error { return raw(unix.SYS_PTRACE, unix.PTRACE_SEIZE, number(a[0])) },

@@ -101,7 +101,7 @@ func TestAttacks_BombsHurtNobodyElse(t *testing.T) {
 	s.latencies("during the memory bomb")
 	r := <-done
 	require.Empty(t, r.of("result"))
-	require.Contains(t, r.body, "more memory than a process may")
+	require.Contains(t, r.body, "more memory than a process may", "%s", s.logs)
 	require.Equal(t, s.victim.pid, s.ask("ada", "still here", nil).pid)
 	s.latencies("after")
 }

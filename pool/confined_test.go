@@ -53,7 +53,7 @@ func TestConfined_WhatATenantPlantsIsNotFollowed(t *testing.T) {
 
 func TestConfined_WithoutAUIDLeftTheInstanceIsFull(t *testing.T) {
 	needRoot(t)
-	uids, err := confine.LockUIDs(2_000_000_000, 1, slog.New(slog.DiscardHandler))
+	uids, err := confine.LockUIDs(2_100_000_000, 1, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, uids.Close()) })
 	s := newServiceWith(t, &confine.Confinement{UIDs: uids}, nil)

@@ -113,7 +113,7 @@ func TestTranscript_BelongsToItsOwnerWithAllThatLeadsToIt(t *testing.T) {
 		t.Skip("only root can give files away")
 	}
 	transcript, workspace := newTranscript(t)
-	transcript.Owner = 2_000_000_001
+	transcript.Owner = 2_100_000_001
 	_, err := transcript.Write(nil, time.Unix(0, 0))
 	require.NoError(t, err)
 	for path := transcript.path(); path != "."; path = filepath.Dir(path) {

@@ -20,8 +20,8 @@ const (
 	stderrKept = 16 << 10
 	// stderrGrace is how long an ended child's stderr may be held open by something it started before its end is told.
 	stderrGrace = 200 * time.Millisecond
-	// killTimeout bounds how long something may take to disappear after SIGKILL.
-	killTimeout = 5 * time.Second
+	// killTimeout bounds how long something may take to disappear after SIGKILL: a machine full of fork bombs is slow.
+	killTimeout = 20 * time.Second
 )
 
 // Ladder says how patiently a child is stopped. A grace of zero skips its rung.

@@ -142,13 +142,14 @@ func (c *Child) family(all []process, orphans []orphan, strays bool) []process {
 	return closure(all, func(p process) bool { return p.session == c.pid || roots[p.pid] || c.runs(p) })
 }
 
-// runs says whether the process has the child's uid, which all that a child starts has for good.
+// runs says whether the process has the child's uid, which all that a child starts has for good. Zombies that are
+// somebody else's to reap don't count: nobody here can make them go.
 func (c *Child) runs(p process) bool {
 	if c.uid == 0 {
 		return false
 	}
 	id, err := p.uid()
-	return err == nil && id == c.uid
+	return err == nil && id == c.uid && (p.ppid == os.Getpid() || !p.isZombie())
 }
 
 // closure finds the processes that root says, their descendants, and whoever shares a session with one of them. A

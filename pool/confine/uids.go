@@ -22,10 +22,11 @@ var (
 )
 
 const (
-	// uidLocks is where the machine's instances lock their blocks, whatever folders they have.
-	uidLocks = "/run/claudepool"
-	// maxBlocks bounds the search for a block that is free.
-	maxBlocks = 1000
+	// uidLocks is the file in which the machine's instances lock their blocks, whatever folders they have. The byte at each
+	// uid's number stands for that uid, so that blocks of different sizes don't overlap either.
+	uidLocks = "/run/claudepool/uids"
+	// uidEnd is beyond the last uid.
+	uidEnd = 1<<32 - 1
 )
 
 // UIDs is a block of user ids, and of group ids of the same numbers, that this instance alone starts children under. Its
@@ -45,25 +46,44 @@ func LockUIDs(base, count int, logger *slog.Logger) (*UIDs, error) {
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("%w: not root", ErrCannotSwitch)
 	}
-	if err := os.MkdirAll(uidLocks, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(uidLocks), 0o700); err != nil {
 		return nil, fmt.Errorf("confine: uids: %w", err)
 	}
-	for block := range maxBlocks {
-		first := base + block*count
-		held, err := lockFile(filepath.Join(uidLocks, fmt.Sprintf("uids-%d-%d", first, count)), unix.LOCK_EX|unix.LOCK_NB)
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("confine: uids: %w", err)
-		}
-		u := &UIDs{first: first, count: count, lock: held, taken: make(map[int]bool)}
-		if err := u.clear(logger); err != nil {
-			return nil, errors.Join(err, u.Close())
-		}
-		return u, nil
+	file, err := os.OpenFile(uidLocks, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("confine: uids: %w", err)
 	}
-	return nil, fmt.Errorf("%w: %d blocks of %d are locked", ErrNoUID, maxBlocks, count)
+	u := &UIDs{count: count, lock: file, taken: make(map[int]bool)}
+	u.first, err = lockBlock(file, base, count)
+	if err == nil {
+		err = u.clear(logger)
+	}
+	if err != nil {
+		return nil, errors.Join(err, u.Close())
+	}
+	return u, nil
+}
+
+// lockBlock locks the first block that is free and returns where it begins. The kernel takes the lock away when the file
+// is closed or the process ends, however it ends.
+func lockBlock(file *os.File, base, count int) (int, error) {
+	for first := base; first+count <= uidEnd; {
+		block := unix.Flock_t{Type: unix.F_WRLCK, Start: int64(first), Len: int64(count)}
+		err := unix.FcntlFlock(file.Fd(), unix.F_OFD_SETLK, &block)
+		if err == nil {
+			return first, nil
+		}
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) {
+			return 0, fmt.Errorf("confine: lock uids: %w", err)
+		}
+		if err := unix.FcntlFlock(file.Fd(), unix.F_OFD_GETLK, &block); err != nil {
+			return 0, fmt.Errorf("confine: lock uids: %w", err)
+		}
+		if block.Type != unix.F_UNLCK { // else it has been given up since, or is about to be by a process that ends
+			first = int(block.Start + block.Len)
+		}
+	}
+	return 0, fmt.Errorf("%w: no block of %d is free", ErrNoUID, count)
 }
 
 // clear makes sure that the block can be used and that nothing runs under it.
@@ -146,18 +166,19 @@ func (u *UIDs) giveBack(id int) {
 	delete(u.taken, id)
 }
 
-// runs says whether the process runs under one of the uids. What is a mere zombie doesn't; if its first thread alone has
-// ended, a process looks like one.
+// runs says whether the process runs under one of the uids.
 func (u *UIDs) runs(p process) bool {
 	id, err := p.uid()
-	if err != nil || !u.has(id) {
+	return err == nil && u.has(id) && !p.isZombie()
+}
+
+// isZombie says whether nothing of the process runs any more. If its first thread alone has ended, it looks like one.
+func (p process) isZombie() bool {
+	if p.state != 'Z' {
 		return false
 	}
-	if p.state != 'Z' {
-		return true
-	}
 	threads, err := p.status("Threads:")
-	return err == nil && threads > 1
+	return err != nil || threads <= 1
 }
 
 // uid is the process's real uid, which a child can't change: it is not the owner of its folder in /proc, which is root

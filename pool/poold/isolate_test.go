@@ -2,6 +2,7 @@ package poold
 
 import (
 	"bytes"
+	"cmp"
 	"log/slog"
 	"net"
 	"os"
@@ -16,7 +17,7 @@ import (
 	"claudepool/router"
 )
 
-// unusable is the base of uids that nobody can switch to.
+// unusable is the base of a block that would reach beyond the last uid.
 const unusable = 1<<32 - 1
 
 // begin starts an instance with the settings given and returns it, or why it didn't start, with what it logged.
@@ -26,9 +27,7 @@ func begin(t *testing.T, base int, environ ...string) (*Instance, string, error)
 	s, err := settings.LoadPool(append(environ, "HOP_KEYS=0123456789abcdef0123456789abcdef", "CLAUDE_BIN=/bin/true",
 		"WORKSPACES_ROOT="+filepath.Join(parent, "workspaces"), "UID_COUNT=10"))
 	require.NoError(t, err)
-	if base != 0 {
-		s.UIDBase = base
-	}
+	s.UIDBase = cmp.Or(base, 2_100_000_000)
 	redis, err := router.NewClient("redis://"+miniredis.RunT(t).Addr(), "")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = redis.Close() })
@@ -65,7 +64,7 @@ func TestIsolation_RequireStartsWhereAllHolds(t *testing.T) {
 func TestIsolation_RequireRefusesToStartAndNamesWhatIsMissing(t *testing.T) {
 	_, _, err := begin(t, unusable, "ISOLATION=require")
 	require.ErrorContains(t, err, "ISOLATION=require")
-	require.ErrorContains(t, err, "can't switch uids")
+	require.ErrorContains(t, err, "no uid is left")
 }
 
 func TestIsolation_BestEffortStartsWithWhatThereIs(t *testing.T) {
