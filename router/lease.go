@@ -24,10 +24,11 @@ const (
 
 // LeaseOptions are an instance's settings.
 type LeaseOptions struct {
-	Logger   *slog.Logger
-	Addr     string        // host:port where fronts reach this instance
-	Capacity int           // processes
-	HomeTTL  time.Duration // how long the files of a user's conversations are kept
+	Logger      *slog.Logger
+	Addr        string        // host:port where fronts reach this instance
+	Fingerprint string        // of the certificate by which they know it
+	Capacity    int           // processes
+	HomeTTL     time.Duration // how long the files of a user's conversations are kept
 
 	Load  func() (reserved, idle int)
 	Evict func(user string)    // give the user up when its turns have ended
@@ -213,7 +214,7 @@ func (l *Lease) send(ctx context.Context, era string) (state, now string, users 
 	l.mu.Unlock()
 	keys := []string{eraKey, instanceKey(l.id), candidatesKey, evictableKey, pendingKey, evictKey(l.id)}
 	answer, err := beatScript.Run(ctx, l.redis, keys, LeaseTime.Milliseconds(), l.id, l.opts.Addr, l.opts.Capacity,
-		reserved, idle, draining, era).Slice()
+		reserved, idle, draining, era, l.opts.Fingerprint).Slice()
 	if err != nil {
 		return "", "", nil, err
 	}
