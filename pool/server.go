@@ -7,20 +7,13 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/expirable"
-
 	"claudepool/infra/hop"
 	"claudepool/infra/logging"
 	"claudepool/pool/api"
 )
 
-const (
-	// queueGrace is how long a request may wait before its stream is opened with nothing but pings in it.
-	queueGrace = 10 * time.Second
-	// seenFor is how long request ids are remembered: longer than a hop token is valid, so that none is run twice.
-	seenFor  = 5 * time.Minute
-	seenMost = 100_000
-)
+// queueGrace is how long a request may wait before its stream is opened with nothing but pings in it.
+const queueGrace = 10 * time.Second
 
 // ServerOptions are the settings of an instance's HTTP server.
 type ServerOptions struct {
@@ -36,12 +29,12 @@ type ServerOptions struct {
 type Server struct {
 	opts ServerOptions
 	pool *Pool
-	seen *expirable.LRU[string, struct{}]
+	once *once
 }
 
 // NewServer returns the instance's handler.
 func NewServer(pool *Pool, opts ServerOptions) http.Handler {
-	s := &Server{opts: opts, pool: pool, seen: expirable.NewLRU[string, struct{}](seenMost, nil, seenFor)}
+	s := &Server{opts: opts, pool: pool, once: newOnce()}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/messages/pooled", s.messages)
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
@@ -79,16 +72,17 @@ func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, 
 	if req.UserID() != claims.User {
 		return api.Authentication("the hop is not for this user")
 	}
-	if s.seen.Contains(claims.RequestID) {
-		return &api.Error{Status: http.StatusConflict, Type: "api_error", Message: "this request has been accepted before"}
+	if err := s.once.claim(claims.RequestID); err != nil {
+		return err
 	}
 	out.openAfter(queueGrace)
 	h, err := s.pool.Acquire(ctx, req, claims.Outage)
 	if err != nil {
+		s.once.giveBack(claims.RequestID)
 		return err
 	}
 	defer h.Release()
-	s.seen.Add(claims.RequestID, struct{}{})
+	s.once.begin(claims.RequestID)
 	out.open(h)
 	return h.Turn(ctx, out.lines)
 }
@@ -97,6 +91,8 @@ func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, 
 func (s *Server) public(ctx context.Context, err error) error {
 	var known *api.Error
 	switch {
+	case errors.As(err, new(notStarted)):
+		return err
 	case errors.As(err, &known):
 		return known
 	case errors.Is(err, s.opts.NotOwner):
