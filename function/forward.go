@@ -1,12 +1,10 @@
 package function
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"time"
 
@@ -65,7 +63,7 @@ func (f *Front) attempt(ctx context.Context, c call) (*http.Response, error) {
 		}
 		answer, err := f.send(ctx, c, owner)
 		switch {
-		case isDial(err) && ctx.Err() == nil:
+		case errors.Is(err, hop.ErrUnreached) && ctx.Err() == nil:
 			// The router answers with another owner if this one is gone, and not at all while its lease lives.
 			f.opts.Router.Unreachable(ctx, c.user, owner)
 		case err != nil:
@@ -83,25 +81,18 @@ func (f *Front) attempt(ctx context.Context, c call) (*http.Response, error) {
 	return nil, errNotNow
 }
 
-// isDial reports whether nobody was reached at all.
-func isDial(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "dial"
-}
-
 // send makes the hop. A connection that broke before any answer is tried once more under the same request id, which the
 // instance accepts once.
 func (f *Front) send(ctx context.Context, c call, owner router.Owner) (*http.Response, error) {
 	answer, err := f.exchange(ctx, c, owner)
-	if err == nil || ctx.Err() != nil || isDial(err) {
+	if err == nil || ctx.Err() != nil || errors.Is(err, hop.ErrUnreached) {
 		return answer, err
 	}
 	return f.exchange(ctx, c, owner)
 }
 
 func (f *Front) exchange(ctx context.Context, c call, owner router.Owner) (*http.Response, error) {
-	url := "http://" + owner.Addr + "/v1/messages/pooled"
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(c.body))
+	r, err := newHop(ctx, owner, c.body)
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,6 @@ import (
 	"io"
 	"log/slog"
 	"mime"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -25,7 +24,6 @@ import (
 )
 
 const (
-	dialTimeout = time.Second
 	// bodyTimeout bounds how long a client may take to send its body.
 	bodyTimeout = time.Minute
 )
@@ -66,13 +64,7 @@ func New(opts Options) *Front {
 	f := &Front{opts: opts, mux: http.NewServeMux()}
 	f.idle = sync.NewCond(&f.mu)
 	f.ending, f.end = context.WithCancel(context.Background())
-	f.client = &http.Client{
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{
-			DialContext:        (&net.Dialer{Timeout: dialTimeout}).DialContext,
-			DisableCompression: true, ResponseHeaderTimeout: hopSilence, MaxIdleConnsPerHost: 256, IdleConnTimeout: 5 * time.Minute,
-		},
-	}
+	f.client = newClient()
 	f.mux.HandleFunc("/v1/messages/pooled", f.only(f.messages, http.MethodPost))
 	f.mux.HandleFunc("/v1/pool/stats", f.only(f.stats, http.MethodGet, http.MethodHead))
 	f.mux.HandleFunc("/health", f.only(f.health, http.MethodGet, http.MethodHead))

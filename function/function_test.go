@@ -24,7 +24,7 @@ import (
 // route is a Router that sends everybody to the instance at the front of its list.
 type route struct {
 	mu          sync.Mutex
-	addrs       []string
+	owners      []router.Owner
 	err         error
 	misdirected int
 	unreachable int
@@ -36,12 +36,12 @@ func (r *route) Route(context.Context, string) (router.Owner, error) {
 	if r.err != nil {
 		return router.Owner{}, r.err
 	}
-	return router.Owner{Instance: "i1", Addr: r.addrs[0]}, nil
+	return r.owners[0], nil
 }
 
 func (r *route) next() {
-	if len(r.addrs) > 1 {
-		r.addrs = r.addrs[1:]
+	if len(r.owners) > 1 {
+		r.owners = r.owners[1:]
 	}
 }
 
@@ -56,7 +56,7 @@ func (r *route) Unreachable(context.Context, string, router.Owner) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unreachable++
-	if len(r.addrs) < 2 {
+	if len(r.owners) < 2 {
 		r.err = router.ErrUnavailable
 	}
 	r.next()
@@ -64,14 +64,24 @@ func (r *route) Unreachable(context.Context, string, router.Owner) {
 
 const question = `{"oauth_credentials":{"access_token":"sk-ant-oat01-secret"},"messages":[{"role":"user","content":"hi"}]}`
 
+// newInstance serves the handler as an instance does.
+func newInstance(t *testing.T, h http.Handler) router.Owner {
+	t.Helper()
+	certificate, err := hop.NewCertificate()
+	require.NoError(t, err)
+	s := httptest.NewUnstartedServer(h)
+	s.TLS = hop.ServerTLS(certificate)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return router.Owner{Instance: "i1", Addr: s.Listener.Addr().String(), Fingerprint: hop.Fingerprint(certificate)}
+}
+
 // newFront returns a served Front whose instances are the handlers, asked in this order.
 func newFront(t *testing.T, instances ...http.HandlerFunc) (*Front, string, *route) {
 	t.Helper()
 	r := &route{}
 	for _, h := range instances {
-		s := httptest.NewServer(h)
-		t.Cleanup(s.Close)
-		r.addrs = append(r.addrs, s.Listener.Addr().String())
+		r.owners = append(r.owners, newInstance(t, h))
 	}
 	keys, err := hop.ParseKeys("0123456789abcdef0123456789abcdef")
 	require.NoError(t, err)
@@ -173,7 +183,7 @@ func TestFront_AnInstanceThatCantBeDialledIsReported(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	_, url, r := newFront(t)
-	r.addrs = []string{listener.Addr().String()}
+	r.owners = []router.Owner{{Instance: "i1", Addr: listener.Addr().String()}}
 	require.NoError(t, listener.Close())
 	status, header, _ := post(t, url, question)
 	require.Equal(t, 503, status)

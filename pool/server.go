@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"claudepool/infra/hop"
 	"claudepool/infra/logging"
 	"claudepool/pool/api"
@@ -17,9 +15,6 @@ import (
 const (
 	// queueGrace is how long a request may wait before its stream is opened with nothing but pings in it.
 	queueGrace = 10 * time.Second
-	// seenMost is how many request ids are remembered, so that none is run twice: more than can come while a hop token
-	// is valid.
-	seenMost = 100_000
 	// updateTime is after how long a client of a front whose release is too far from this one's may find another.
 	updateTime = 10 * time.Second
 )
@@ -38,13 +33,12 @@ type ServerOptions struct {
 type Server struct {
 	opts ServerOptions
 	pool *Pool
-	seen *lru.Cache[string, struct{}]
+	once *once
 }
 
 // NewServer returns the instance's handler.
 func NewServer(pool *Pool, opts ServerOptions) http.Handler {
-	seen, _ := lru.New[string, struct{}](seenMost) // fails on a size of 0 only
-	s := &Server{opts: opts, pool: pool, seen: seen}
+	s := &Server{opts: opts, pool: pool, once: newOnce()}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/messages/pooled", s.messages)
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
@@ -74,8 +68,6 @@ func (s *Server) messages(w http.ResponseWriter, r *http.Request) {
 	out.done()
 }
 
-var errSeen = &api.Error{Status: http.StatusConflict, Type: "api_error", Message: "this request has been accepted before"}
-
 // serve runs one request's turn. What it returns goes to the client.
 func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
 	if claims.Instance != s.opts.Instance {
@@ -88,18 +80,17 @@ func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, 
 	if req.UserID() != claims.User {
 		return api.Authentication("the hop is not for this user")
 	}
-	if s.seen.Contains(claims.RequestID) {
-		return errSeen
+	if err := s.once.claim(claims.RequestID); err != nil {
+		return err
 	}
 	out.openAfter(queueGrace)
 	h, err := s.pool.Acquire(ctx, req, claims.Outage)
 	if err != nil {
+		s.once.giveBack(claims.RequestID)
 		return err
 	}
 	defer h.Release()
-	if seen, _ := s.seen.ContainsOrAdd(claims.RequestID, struct{}{}); seen {
-		return errSeen
-	}
+	s.once.begin(claims.RequestID)
 	out.open(h)
 	return h.Turn(ctx, out.lines)
 }
@@ -108,6 +99,8 @@ func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, 
 func (s *Server) public(ctx context.Context, err error) error {
 	var known *api.Error
 	switch {
+	case errors.As(err, new(notStarted)):
+		return err
 	case errors.As(err, &known):
 		return known
 	case errors.Is(err, s.opts.NotOwner):

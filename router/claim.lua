@@ -2,22 +2,22 @@
 -- KEYS[2] owner entry "<instance> <claim> <era>", KEYS[3] candidates (zset, score load), KEYS[4] evictable (zset, score
 -- idle processes), KEYS[5] the user's home, the instance that has its files
 -- ARGV[2] prefix of instance hashes, ARGV[3] claim number to use, ARGV[4] owner TTL in ms, ARGV[5..] instances to avoid
--- Returns {state, instance, address, ms, version of the wire}: owner | draining | settling | full | none
+-- Returns {state, instance, address, fingerprint, version of the wire}: owner | draining | settling | full | none
 local avoid = {}
 for i = 5, #ARGV do avoid[ARGV[i]] = true end
 local function instance(id)
-  local f = redis.call('HMGET', ARGV[2] .. id, 'addr', 'capacity', 'reserved', 'idle', 'draining', 'wire')
+  local f = redis.call('HMGET', ARGV[2] .. id, 'addr', 'capacity', 'reserved', 'idle', 'draining', 'fingerprint', 'wire')
   if not f[1] then return nil end
   return {id = id, addr = f[1], capacity = tonumber(f[2]), reserved = tonumber(f[3]), idle = tonumber(f[4]), draining = f[5] == '1',
-    wire = f[6] or '1'} -- the first release doesn't say
+    fingerprint = f[6] or '', wire = f[7] or '1'} -- the first release says neither
 end
 local entry = redis.call('GET', KEYS[2])
 if entry then
   local id, _, era = string.match(entry, '^(%S+) (%S+) (%S+)$')
   local it = era == run and instance(id)
-  if it then return {it.draining and 'draining' or 'owner', id, it.addr, 0, it.wire} end
+  if it then return {it.draining and 'draining' or 'owner', id, it.addr, it.fingerprint, it.wire} end
 end
-if settling > 0 then return {'settling', '', '', settling, ''} end
+if settling > 0 then return {'settling', '', '', '', ''} end
 
 -- A member whose hash has expired is a dead instance: it is removed when met.
 local seen = false
@@ -57,9 +57,9 @@ end
 chosen = chosen or first(redis.call('ZRANGE', KEYS[3], 0, 15), room)
 chosen = chosen or first(redis.call('ZREVRANGE', KEYS[4], 0, 15), function(it) return it.idle > 0 end)
 if not chosen then
-  return {seen and 'full' or 'none', '', '', 0, ''}
+  return {seen and 'full' or 'none', '', '', '', ''}
 end
 redis.call('SET', KEYS[2], chosen.id .. ' ' .. ARGV[3] .. ' ' .. run, 'PX', ARGV[4])
 redis.call('HINCRBY', ARGV[2] .. chosen.id, 'reserved', 1)
 redis.call('ZADD', KEYS[3], (chosen.reserved + 1) / chosen.capacity, chosen.id)
-return {'owner', chosen.id, chosen.addr, 0, chosen.wire}
+return {'owner', chosen.id, chosen.addr, chosen.fingerprint, chosen.wire}

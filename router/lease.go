@@ -24,11 +24,12 @@ const (
 
 // LeaseOptions are an instance's settings.
 type LeaseOptions struct {
-	Logger   *slog.Logger
-	Addr     string        // host:port where fronts reach this instance
-	Capacity int           // processes
-	HomeTTL  time.Duration // how long the files of a user's conversations are kept
-	Wire     int           // version of the wire that the instance speaks, for fronts of another release
+	Logger      *slog.Logger
+	Addr        string        // host:port where fronts reach this instance
+	Fingerprint string        // of the certificate by which they know it
+	Wire        int           // version of the wire that the instance speaks, for fronts of another release
+	Capacity    int           // processes
+	HomeTTL     time.Duration // how long the files of a user's conversations are kept
 
 	Load  func() (reserved, idle int)
 	Evict func(user string)    // give the user up when its turns have ended
@@ -214,7 +215,7 @@ func (l *Lease) send(ctx context.Context, era string) (state, now string, users 
 	l.mu.Unlock()
 	keys := []string{eraKey, instanceKey(l.id), candidatesKey, evictableKey, pendingKey, evictKey(l.id)}
 	answer, err := beatScript.Run(ctx, l.redis, keys, LeaseTime.Milliseconds(), l.id, l.opts.Addr, l.opts.Capacity,
-		reserved, idle, draining, era, l.opts.Wire).Slice()
+		reserved, idle, draining, era, l.opts.Wire, l.opts.Fingerprint).Slice()
 	if err != nil {
 		return "", "", nil, err
 	}

@@ -27,7 +27,6 @@ var (
 const (
 	cacheSize    = 1 << 20
 	pingInterval = time.Second
-	dialTimeout  = time.Second
 	avoidFor     = 10 * time.Second
 	claimTimeout = 2 * time.Second
 	// firstInstance is how long a claim waits for an instance that is there but not yet dialled.
@@ -36,15 +35,18 @@ const (
 
 // Owner is the instance a user's requests go to.
 type Owner struct {
-	Instance string
-	Addr     string // host:port
-	Outage   bool   // known from before, as Redis can't be reached now
-	Wire     int    // version of the wire that the instance speaks
+	Instance    string
+	Addr        string // host:port
+	Fingerprint string // of the instance's certificate; empty for a version that had none
+	Wire        int    // version of the wire that the instance speaks
+	Outage      bool   // known from before, as Redis can't be reached now
 }
 
 // Options are a front's settings.
 type Options struct {
 	Logger *slog.Logger
+	// Dial reaches an instance as requests will.
+	Dial func(ctx context.Context, addr, fingerprint string) (net.Conn, error)
 }
 
 // Router is the front's side. Its methods may be called concurrently.
@@ -178,6 +180,9 @@ func (r *Router) ask(ctx context.Context, user string) (state string, owner Owne
 	if owner.Addr, err = text(answer, 2); err != nil || state != "owner" {
 		return state, owner, err
 	}
+	if owner.Fingerprint, err = text(answer, 3); err != nil {
+		return "", Owner{}, err
+	}
 	wire, err := text(answer, 4)
 	if err != nil {
 		return "", Owner{}, err
@@ -262,13 +267,17 @@ func (r *Router) discover(ctx context.Context) {
 }
 
 func (r *Router) dial(ctx context.Context, id string) {
-	addr, err := r.redis.HGet(ctx, instanceKey(id), "addr").Result()
+	known, err := r.redis.HMGet(ctx, instanceKey(id), "addr", "fingerprint").Result()
 	if err != nil {
+		return
+	}
+	addr, found := known[0].(string)
+	if !found {
 		r.redis.SRem(ctx, pendingKey, id) // gone; it registers again if it isn't
 		return
 	}
-	dialer := net.Dialer{Timeout: dialTimeout}
-	conn, err := dialer.DialContext(ctx, "tcp", addr)
+	fingerprint, _ := known[1].(string)
+	conn, err := r.opts.Dial(ctx, addr, fingerprint)
 	if err != nil {
 		return
 	}

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -72,6 +73,9 @@ type node struct {
 	evicted []string
 }
 
+// fingerprint is one that nobody else has.
+func (n *node) fingerprint() string { return fmt.Sprintf("%p", n) }
+
 func (n *node) evictions() []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -91,7 +95,7 @@ func newNode(t *testing.T, client Redis, capacity int) *node {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = listener.Close() })
 	n := &node{now: time.Hour}
-	n.Lease = NewLease(client, LeaseOptions{Logger: quiet, Addr: listener.Addr().String(), Capacity: capacity, HomeTTL: time.Hour,
+	n.Lease = NewLease(client, LeaseOptions{Logger: quiet, Addr: listener.Addr().String(), Fingerprint: n.fingerprint(), Capacity: capacity, HomeTTL: time.Hour,
 		Load: func() (int, int) { n.mu.Lock(); defer n.mu.Unlock(); return n.load[0], n.load[1] },
 		Evict: func(user string) {
 			n.mu.Lock()
@@ -104,7 +108,9 @@ func newNode(t *testing.T, client Redis, capacity int) *node {
 	return n
 }
 
-func newRouter(client Redis) *Router { return New(client, Options{Logger: quiet}) }
+func newRouter(client Redis) *Router { return New(client, Options{Logger: quiet, Dial: dialPlain}) }
+
+func dialPlain(_ context.Context, addr, _ string) (net.Conn, error) { return net.Dial("tcp", addr) }
 
 func TestRouter_AllFrontsFindTheSameOwner(t *testing.T) {
 	both(t, func(t *testing.T, client *redis.Client) {
@@ -145,6 +151,42 @@ func TestRouter_PlacesOnTheLessLoadedUntilAllAreFullThenOnWhoCanEvict(t *testing
 		o, err := front.Route(t.Context(), "evicts")
 		require.NoError(t, err)
 		require.Equal(t, b.ID(), o.Instance)
+	})
+}
+
+func TestRouter_AnOwnerIsKnownByItsFingerprint(t *testing.T) {
+	both(t, func(t *testing.T, client *redis.Client) {
+		a := newNode(t, client, 8)
+		want := Owner{Instance: a.ID(), Addr: a.opts.Addr, Fingerprint: a.fingerprint()}
+		for _, first := range []string{"chosen", "found"} {
+			o, err := newRouter(client).Route(t.Context(), "ada")
+			require.NoError(t, err)
+			require.Equal(t, want, o, first)
+		}
+	})
+}
+
+// An instance of a version without encryption has no fingerprint: it keeps whom it has until it gives them up.
+func TestRouter_AnInstanceThatIsNotReachedAsRequestsWillBeIsNotPlaceable(t *testing.T) {
+	both(t, func(t *testing.T, client *redis.Client) {
+		old, current := newNode(t, client, 8), newNode(t, client, 8)
+		require.NoError(t, client.HDel(t.Context(), instanceKey(old.ID()), "fingerprint").Err())
+		front := newRouter(client)
+		front.opts.Dial = func(_ context.Context, addr, fingerprint string) (net.Conn, error) {
+			if fingerprint != current.fingerprint() {
+				return nil, errors.New("not who it should be")
+			}
+			return net.Dial("tcp", addr)
+		}
+		for i := range 8 {
+			o, err := front.Route(t.Context(), fmt.Sprint("user", i))
+			require.NoError(t, err)
+			require.Equal(t, current.ID(), o.Instance)
+		}
+		require.NoError(t, client.Set(t.Context(), ownerKey("ada"), old.ID()+" claim "+client.HGet(t.Context(), eraKey, "run").Val(), 0).Err())
+		o, err := front.Route(t.Context(), "ada")
+		require.NoError(t, err)
+		require.Equal(t, Owner{Instance: old.ID(), Addr: old.opts.Addr}, o)
 	})
 }
 

@@ -1,5 +1,6 @@
 // Package hop signs and verifies what a front tells a pool instance about a request: which instance it means, which
-// user it speaks for and which request it is. It proves who asks, and nothing about who owns the user.
+// user it speaks for and which request it is. It proves who asks, and nothing about who owns the user. The connection
+// it travels on is encrypted, to an instance that is known by the fingerprint of its certificate.
 //
 // A token is `v1.<payload>.<mac>`, both parts in unpadded URL-safe base64. The number is the version of the wire, see
 // Version. The payload is JSON; the MAC is HMAC-SHA-256 over everything before the last dot, so one version can't be

@@ -93,7 +93,7 @@ func (all *service) startFront(log *slog.Logger, client *redis.Client, store sna
 	if err != nil {
 		return err
 	}
-	route := router.New(client, router.Options{Logger: log})
+	route := router.New(client, router.Options{Logger: log, Dial: hop.Dial})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

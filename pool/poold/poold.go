@@ -68,8 +68,13 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 	if capacity == 0 {
 		capacity = processesForMemory()
 	}
+	certificate, err := hop.NewCertificate()
+	if err != nil {
+		i.abandon()
+		return nil, err
+	}
 	i.lease = router.NewLease(parts.Redis, router.LeaseOptions{
-		Logger: parts.Logger, Addr: parts.Addr, Capacity: capacity, HomeTTL: s.WorkspaceTTL, Wire: hop.Version(),
+		Logger: parts.Logger, Addr: parts.Addr, Fingerprint: hop.Fingerprint(certificate), Wire: hop.Version(), Capacity: capacity, HomeTTL: s.WorkspaceTTL,
 		Load: func() (int, int) { return i.pool.Load() }, Evict: func(user string) { i.pool.Evict(user) },
 	})
 	i.pool = pool.New(i.poolOptions(capacity), i.lease)
@@ -78,9 +83,11 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 			Logger: parts.Logger, Instance: i.lease.ID(), Keys: keys, MaxBodyBytes: int64(s.MaxBodyBytes),
 			NotOwner: router.ErrNotOwner, NotNow: router.ErrNotNow,
 		}),
+		TLSConfig: hop.ServerTLS(certificate), Protocols: new(http.Protocols),
 		ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(parts.Logger.Handler(), slog.LevelDebug),
 	}
+	i.server.Protocols.SetHTTP1(true) // alone: see ServerTLS
 	i.run(parts)
 	parts.Logger.Info("pool instance serves", "instance", i.lease.ID(), "addr", parts.Addr, "capacity", capacity)
 	return i, nil
@@ -130,7 +137,7 @@ func (i *Instance) run(parts Parts) {
 	beats, stopBeats := context.WithCancel(context.Background())
 	i.beating = stopBeats
 	i.work.Go(func() { i.lease.Run(beats) })
-	i.work.Go(func() { i.serveErr <- i.server.Serve(parts.Listener) })
+	i.work.Go(func() { i.serveErr <- i.server.ServeTLS(parts.Listener, "", "") })
 	publishing, stop := context.WithCancel(context.Background())
 	i.published = stop
 	i.work.Go(func() {

@@ -57,7 +57,7 @@ func realMain(ctx context.Context) error {
 	if s.FirestoreProject == "" {
 		log.Warn("FIRESTORE_PROJECT is not set: the stats will list no instance")
 	}
-	route := router.New(redis, router.Options{Logger: log})
+	route := router.New(redis, router.Options{Logger: log, Dial: hop.Dial})
 	front := function.New(function.Options{Logger: log, Router: route, View: snapshot.NewView(store, log), Keys: keys,
 		MaxBodyBytes: int64(s.MaxBodyBytes), StatsToken: s.StatsToken.Reveal()})
 	functions.HTTP("Front", front.ServeHTTP)

@@ -1,0 +1,64 @@
+package function
+
+import (
+	"net/http"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"claudepool/pool/api"
+)
+
+// asked counts its requests.
+func asked(n *int) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		*n++
+		events(api.Done)(w, r)
+	}
+}
+
+func TestFront_AnInstanceWithAnotherCertificateGetsNothing(t *testing.T) {
+	impostor, real := 0, 0
+	_, url, r := newFront(t, asked(&impostor), asked(&real))
+	published := r.owners[0].Fingerprint
+	for _, fingerprint := range []string{r.owners[1].Fingerprint, "", published[:63], "0" + published[1:]} {
+		r.owners[0].Fingerprint = fingerprint
+		owners := r.owners
+		status, _, body := post(t, url, question)
+		require.Equal(t, 200, status, body)
+		r.owners = owners
+	}
+	require.Zero(t, impostor)
+	require.Equal(t, 4, real)
+	require.Equal(t, 4, r.unreachable)
+}
+
+// An address can be another instance's from one request to the next.
+func TestFront_AConnectionIsNotUsedForAnotherInstanceAtTheSameAddress(t *testing.T) {
+	former := 0
+	_, url, r := newFront(t, asked(&former))
+	for range 2 {
+		status, _, body := post(t, url, question)
+		require.Equal(t, 200, status, body)
+	}
+	successor := r.owners[0]
+	successor.Fingerprint = newInstance(t, asked(&former)).Fingerprint
+	r.owners = append(r.owners[:0], successor)
+	status, _, _ := post(t, url, question)
+	require.Equal(t, 503, status, "the former's connection, which is still open, must not serve the successor's requests")
+	require.Equal(t, 2, former)
+}
+
+func TestFront_StreamsHaveAConnectionEachAndAreKeptForTheNext(t *testing.T) {
+	seen := map[string]int{}
+	_, url, _ := newFront(t, func(w http.ResponseWriter, r *http.Request) {
+		require.Equal(t, 1, r.ProtoMajor)
+		seen[r.RemoteAddr]++
+		events(api.Done)(w, r)
+	})
+	for range 5 {
+		status, _, _ := post(t, url, question)
+		require.Equal(t, 200, status)
+	}
+	require.Len(t, seen, 1, "one handshake for five requests")
+}

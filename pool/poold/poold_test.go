@@ -1,0 +1,59 @@
+package poold
+
+import (
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/stretchr/testify/require"
+
+	"claudepool/infra/hop"
+	"claudepool/infra/settings"
+	"claudepool/infra/snapshot"
+	"claudepool/pool/pooltest"
+	"claudepool/router"
+)
+
+func TestInstance_ServesUnderThePublishedFingerprintOnly(t *testing.T) {
+	cli, err := pooltest.ScriptedCLI(t.TempDir())
+	require.NoError(t, err)
+	client, err := router.NewClient("redis://"+miniredis.RunT(t).Addr(), "")
+	require.NoError(t, err)
+	defer client.Close()
+	require.NoError(t, router.Settle(t.Context(), client))
+	s, err := settings.LoadPool([]string{"HOP_KEYS=" + strings.Repeat("k", 32), "CLAUDE_BIN=" + cli, "STANDBY=0",
+		"WORKSPACES_ROOT=" + filepath.Join(t.TempDir(), "workspaces")})
+	require.NoError(t, err)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	addr := listener.Addr().String()
+	log := slog.New(slog.DiscardHandler)
+	i, err := Start(s, Parts{Logger: log, Redis: client, Store: snapshot.NewMemory(), Listener: listener, Addr: addr})
+	require.NoError(t, err)
+	defer i.Shutdown()
+
+	front := router.New(client, router.Options{Logger: log, Dial: hop.Dial})
+	var owner router.Owner
+	require.Eventually(t, func() bool {
+		owner, err = front.Route(t.Context(), "ada")
+		return err == nil
+	}, 5*time.Second, 10*time.Millisecond, "the front has dialled it, so the fingerprint is the server's")
+	require.Equal(t, addr, owner.Addr)
+	conn, err := hop.Dial(t.Context(), addr, owner.Fingerprint)
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
+	other, err := hop.NewCertificate()
+	require.NoError(t, err)
+	_, err = hop.Dial(t.Context(), addr, hop.Fingerprint(other))
+	require.ErrorIs(t, err, hop.ErrCertificate)
+
+	plain, err := http.Get("http://" + addr + "/health")
+	require.NoError(t, err)
+	defer plain.Body.Close()
+	require.Equal(t, http.StatusBadRequest, plain.StatusCode, "nothing is served without encryption")
+}
