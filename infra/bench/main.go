@@ -51,7 +51,7 @@ var quick = plan{
 	Standby: 1, models: []time.Duration{0}, NewUsers: 1, LaterRequests: 2, Tens: 1,
 	BurstStandby: 1, BurstUsers: 10, bursts: 1,
 	idleUsers: 2, idleOver: 100 * time.Millisecond,
-	shortRequests: 3, longStreams: 1, longEvents: 100,
+	shortRequests: 3, longStreams: 1, longEvents: 15_000, // whose result is a long line
 	streams: 3, streamEvents: 100, streamRuns: 1, profileSeconds: 1,
 }
 

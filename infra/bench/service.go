@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"claudepool/pool/api"
+	"claudepool/pool/claude"
 	"claudepool/router"
 )
 
@@ -173,8 +174,8 @@ func (u *user) ask(ctx context.Context, text string) (sample, error) {
 	s := sample{process: answer.Header.Get(api.HeaderProcess)}
 	s.pid, _ = strconv.Atoi(answer.Header.Get(api.HeaderPID))
 	answered := false
-	for lines := bufio.NewReaderSize(answer.Body, 64<<10); ; {
-		line, err := lines.ReadSlice('\n')
+	for lines := claude.NewReader(answer.Body); ; {
+		line, err := lines.Next()
 		switch {
 		case err != nil:
 			return s, fmt.Errorf("the stream broke: %w", err)
@@ -182,7 +183,7 @@ func (u *user) ask(ctx context.Context, text string) (sample, error) {
 			s.first = time.Since(began)
 		case bytes.Contains(line, resultLine) && !bytes.Contains(line, failedLine):
 			answered = true
-		case string(line) == api.Done[:len(api.Done)-1]:
+		case string(line) == strings.TrimSpace(api.Done):
 			s.total = time.Since(began)
 			if !answered {
 				err = errors.New("the turn failed")
