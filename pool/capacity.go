@@ -6,6 +6,10 @@ import (
 	"claudepool/pool/api"
 )
 
+// stopAttempts is how often it is tried to end a process with all it started, each for several seconds: fork bombs can
+// make a machine slow.
+const stopAttempts = 3
+
 // reserve takes room for one more process of the held conversation's user. Where there is none, the process that has
 // been idle for longest gives way: the user's own if the user has too many, else anybody's.
 func (p *Pool) reserve(c *conversation) error {
@@ -61,7 +65,11 @@ func (p *Pool) longestIdleLocked(eligible func(*conversation) bool) *conversatio
 // its room is free.
 func (p *Pool) retire(c *conversation) {
 	proc := c.process
-	if err := proc.stop(); err != nil {
+	for range stopAttempts {
+		err := proc.stop()
+		if err == nil {
+			break
+		}
 		p.opts.Logger.Error("a process could not be ended", "user", api.ShortUser(c.user.id), "pid", proc.child.PID(), "error", err)
 	}
 	p.mu.Lock()

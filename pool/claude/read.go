@@ -66,7 +66,8 @@ func (l *Line) Answers(uuid string) bool {
 	return false
 }
 
-// ParseLine reads what the service needs from raw, which it keeps. The error is ErrGarbage.
+// ParseLine reads what the service needs from raw, which it keeps: of a stream_event only that it is one. The error is
+// ErrGarbage.
 func ParseLine(raw []byte) (Line, error) {
 	l := Line{Raw: raw}
 	if len(raw) == 0 || raw[0] != '{' || !gjson.ValidBytes(raw) {
@@ -74,7 +75,7 @@ func ParseLine(raw []byte) (Line, error) {
 	}
 	gjson.ParseBytes(raw).ForEach(func(key, value gjson.Result) bool {
 		l.set(key.Str, value)
-		return true
+		return l.Type != "stream_event" // of which nothing else is needed, and there are many
 	})
 	return l, nil
 }
