@@ -2,8 +2,6 @@ package pool
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -15,6 +13,7 @@ import (
 
 	"claudepool/pool/api"
 	"claudepool/pool/claude"
+	"claudepool/pool/confine"
 )
 
 // conversation is one of a user's conversations. It outlives its process: a conversation whose process was reaped is
@@ -167,23 +166,33 @@ func (p *Pool) fits(c *conversation, req *api.Request) bool {
 	return c.digest == api.HistoryDigest(history)
 }
 
-// workspace is a conversation's own place in the file system.
+// workspace is a conversation's own place in the file system. Its processes can do there what they like, so whatever is
+// looked for in it is looked for from its root on, never by a whole path: see files.
 type workspace struct {
 	root, home, temp, cwd string
 }
 
+// The folders of a workspace.
+const (
+	homeFolder = "home"
+	tempFolder = "tmp"
+	workFolder = "work"
+)
+
+// files opens the workspace for the service's own use: no link in it leads out.
+func (w *workspace) files() (*os.Root, error) { return os.OpenRoot(w.root) }
+
 // newWorkspace makes a workspace under an opaque name.
 func (p *Pool) newWorkspace() (*workspace, error) {
-	name := make([]byte, 16)
-	rand.Read(name)
-	root := filepath.Join(p.opts.Workspaces, hex.EncodeToString(name))
-	w := &workspace{root: root, home: filepath.Join(root, "home"), temp: filepath.Join(root, "tmp"), cwd: filepath.Join(root, "work")}
-	for _, dir := range []string{w.home, w.temp, w.cwd} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, errors.Join(fmt.Errorf("pool: workspace: %w", err), os.RemoveAll(root))
-		}
+	root, err := p.opts.Launcher.NewWorkspace(homeFolder, tempFolder, workFolder)
+	if errors.Is(err, confine.ErrNoUID) {
+		p.opts.Logger.Error("no conversation can begin until files of old ones are removed", "error", err)
+		return nil, api.Overloaded(time.Minute, "this instance keeps as many conversations as it can")
 	}
-	return w, nil
+	if err != nil {
+		return nil, err
+	}
+	return &workspace{root: root, home: filepath.Join(root, homeFolder), temp: filepath.Join(root, tempFolder), cwd: filepath.Join(root, workFolder)}, nil
 }
 
 // settle gives the workspace to the held conversation and enters it in the user's index.
@@ -199,6 +208,19 @@ func (p *Pool) settle(c *conversation, w *workspace) error {
 	return nil
 }
 
+// removeWorkspace removes a conversation's files and their entry in the user's index.
+func (p *Pool) removeWorkspace(c *conversation) error {
+	if c.dir == nil {
+		return nil
+	}
+	return errors.Join(p.opts.Launcher.RemoveWorkspace(c.dir.root), os.Remove(filepath.Join(p.opts.Workspaces, c.user.id, c.id)))
+}
+
+// transcript is that of a session in the workspace whose files are given.
+func (p *Pool) transcript(files *os.Root, w *workspace, session string) claude.Transcript {
+	return claude.Transcript{Files: files, Home: homeFolder, Cwd: w.cwd, SessionID: session, Owner: p.opts.Launcher.Owner(w.root)}
+}
+
 // prepare makes the conversation's files ready for a process and says what it has to resume, if anything.
 func (p *Pool) prepare(c *conversation) (claude.Options, error) {
 	var err error
@@ -210,22 +232,27 @@ func (p *Pool) prepare(c *conversation) (claude.Options, error) {
 			return opts, err
 		}
 		if err := p.settle(c, w); err != nil {
-			return opts, errors.Join(err, os.RemoveAll(w.root))
+			return opts, errors.Join(err, p.opts.Launcher.RemoveWorkspace(w.root))
 		}
 	}
+	files, err := c.dir.files()
+	if err != nil {
+		return opts, err
+	}
+	defer files.Close()
+	transcript := p.transcript(files, c.dir, c.id)
 	if c.dirty && c.goodTurn == "" {
-		if err := claude.RemoveTranscript(c.dir.home, c.dir.cwd, c.id); err != nil {
+		if err := transcript.Remove(); err != nil {
 			return opts, err
 		}
 		c.dirty = false
 	}
-	exists, err := claude.TranscriptExists(c.dir.home, c.dir.cwd, c.id)
+	exists, err := transcript.Exists()
 	if err != nil {
 		return opts, err
 	}
 	if !exists && len(c.seed) > 0 {
-		c.goodTurn, err = claude.WriteTranscript(c.dir.home, c.dir.cwd, c.id, historyOf(c.seed), time.Now())
-		if err != nil {
+		if c.goodTurn, err = transcript.Write(historyOf(c.seed), time.Now()); err != nil {
 			return opts, err
 		}
 		exists = true

@@ -86,12 +86,18 @@ func (l *logBuffer) String() string {
 // newService starts a service with the real CLI; change may alter its options. All of it is gone when the test ends.
 func newService(t *testing.T, change func(*pool.Options)) *service {
 	t.Helper()
+	return newServiceWith(t, nil, change)
+}
+
+// newServiceWith starts a service whose processes are confined, unless confinement is nil, and may connect to the broker.
+func newServiceWith(t *testing.T, confinement *confine.Confinement, change func(*pool.Options)) *service {
+	t.Helper()
 	cli, err := pooltest.RealCLI()
 	if err != nil && os.Getenv("CI") != "true" {
 		t.Skip(err)
 	}
 	require.NoError(t, err)
-	return newServiceWith(t, cli, change)
+	return startService(t, cli, confinement, change)
 }
 
 // newScriptedService starts a service with the scripted CLI.
@@ -99,10 +105,10 @@ func newScriptedService(t *testing.T, change func(*pool.Options)) *service {
 	t.Helper()
 	cli, err := pooltest.ScriptedCLI(t.TempDir())
 	require.NoError(t, err)
-	return newServiceWith(t, cli, change)
+	return startService(t, cli, nil, change)
 }
 
-func newServiceWith(t *testing.T, cli string, change func(*pool.Options)) *service {
+func startService(t *testing.T, cli string, confinement *confine.Confinement, change func(*pool.Options)) *service {
 	t.Helper()
 	var err error
 	s := &service{t: t, owner: &owner{}, logs: &logBuffer{}}
@@ -115,10 +121,15 @@ func newServiceWith(t *testing.T, cli string, change func(*pool.Options)) *servi
 	b, err := broker.New(broker.Options{Upstream: upstream, Logger: log})
 	require.NoError(t, err)
 	t.Cleanup(b.Close)
-	folder, err := confine.LockFolder(filepath.Join(t.TempDir(), "workspaces"), log)
+	parent := t.TempDir()
+	require.NoError(t, os.Chmod(filepath.Dir(parent), 0o711)) // made for this uid alone
+	folder, err := confine.LockFolder(filepath.Join(parent, "workspaces"), log)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, folder.Close()) })
-	launcher, err := confine.New(confine.Options{Root: folder.Path(), Logger: log})
+	if confinement != nil {
+		confinement.Connect = append(confinement.Connect, b.Port())
+	}
+	launcher, err := confine.New(confine.Options{Root: folder.Path(), Logger: log, Confinement: confinement})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, launcher.Close()) })
 	s.root = folder.Path()

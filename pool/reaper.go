@@ -1,8 +1,6 @@
 package pool
 
 import (
-	"os"
-	"path/filepath"
 	"time"
 
 	"claudepool/pool/api"
@@ -29,8 +27,7 @@ func (p *Pool) reap() {
 // may be due.
 func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
 	next = p.opts.CleanupInterval
-	var due, restless []*conversation
-	var stale []string
+	var due, restless, stale []*conversation
 	p.mu.Lock()
 	for _, u := range p.users {
 		for id, c := range u.conversations {
@@ -47,7 +44,8 @@ func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
 			case c.idleLocked():
 				next = min(next, p.opts.IdleTimeout-idle)
 			case c.process == nil && !c.held && u.requests == 0 && idle >= p.opts.WorkspaceTTL:
-				stale = append(stale, u.dropLocked(id)...)
+				u.dropLocked(id)
+				stale = append(stale, c)
 				p.forgetLocked(u)
 			}
 		}
@@ -59,10 +57,12 @@ func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
 	for _, c := range restless {
 		p.goes(func() { p.freezeIdle(c) })
 	}
-	for _, path := range stale {
-		if err := os.RemoveAll(path); err != nil {
-			p.opts.Logger.Warn("a workspace could not be removed", "error", err)
-		}
+	for _, c := range stale {
+		p.goes(func() {
+			if err := p.removeWorkspace(c); err != nil {
+				p.opts.Logger.Warn("a workspace could not be removed", "error", err)
+			}
+		})
 	}
 	return next
 }
@@ -81,15 +81,10 @@ func (p *Pool) cleanUpOne(c *conversation, now time.Time) {
 	p.settleUser(c.user.id)
 }
 
-// dropLocked forgets a conversation and returns the paths of its files.
-func (u *user) dropLocked(id string) []string {
-	c := u.conversations[id]
-	delete(u.conversations, id)
-	if u.standard == c {
+// dropLocked forgets a conversation. Its files are still to be removed.
+func (u *user) dropLocked(id string) {
+	if u.standard == u.conversations[id] {
 		u.standard = nil
 	}
-	if c.dir == nil {
-		return nil
-	}
-	return []string{c.dir.root, filepath.Join(filepath.Dir(c.dir.root), u.id, id)}
+	delete(u.conversations, id)
 }

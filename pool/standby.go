@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
@@ -114,7 +113,7 @@ func (p *Pool) shed(want int) {
 
 // discard ends a standby that waking counts.
 func (p *Pool) discard(s *standby) {
-	if err := errors.Join(s.proc.stop(), os.RemoveAll(s.dir.root)); err != nil {
+	if err := errors.Join(s.proc.stop(), p.opts.Launcher.RemoveWorkspace(s.dir.root)); err != nil {
 		p.opts.Logger.Error("a standby could not be cleared away", "pid", s.proc.child.PID(), "error", err)
 	}
 	p.mu.Lock()
@@ -167,19 +166,23 @@ func (p *Pool) newStandby(blank bool) (*standby, error) {
 	s.proc, err = p.launch(ctx, dir, claude.Options{SessionID: s.session, PermissionMode: p.opts.PermissionMode,
 		AllowBypass: p.opts.PermissionMode == "bypassPermissions"})
 	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir.root))
+		return nil, errors.Join(err, p.opts.Launcher.RemoveWorkspace(dir.root))
 	}
 	_ = s.proc.child.SetNice(standbyNice) // running turns come first
 	defer func() { _ = s.proc.child.SetNice(0) }()
-	if err := s.warmUp(ctx, p.opts.Broker.Scrub); err != nil {
+	err = s.warmUp(ctx, p.opts.Broker.Scrub)
+	if err == nil {
+		err = p.sweep(ctx, s)
+	}
+	if err != nil {
 		err = fmt.Errorf("%w (stderr: %q)", err, s.proc.child.StderrTail())
-		return nil, errors.Join(err, s.proc.stop(), os.RemoveAll(dir.root))
+		return nil, errors.Join(err, s.proc.stop(), p.opts.Launcher.RemoveWorkspace(dir.root))
 	}
 	s.since = time.Now()
 	return s, nil
 }
 
-// warmUp makes the process do all that only a first turn does, and removes every trace of it.
+// warmUp makes the process do all that only a first turn does, and forget it.
 func (s *standby) warmUp(ctx context.Context, scrub func([]byte) []byte) error {
 	if s.blank {
 		_, err := s.proc.control(ctx, claude.SideQuestion{Question: "warm-up"})
@@ -206,13 +209,24 @@ func (s *standby) warmUp(ctx context.Context, scrub func([]byte) []byte) error {
 	if result.IsError || !s.proc.forget(t) {
 		return errors.New("pool: the warm-up turn failed")
 	}
+	return nil
+}
+
+// sweep removes the transcript of the warm-up, once the CLI has written the last of it.
+func (p *Pool) sweep(ctx context.Context, s *standby) error {
+	files, err := s.dir.files()
+	if err != nil {
+		return err
+	}
+	defer files.Close()
+	transcript := p.transcript(files, s.dir, s.session)
 	for ctx.Err() == nil {
-		recorded, err := claude.RewindRecorded(s.dir.home, s.dir.cwd, s.session)
+		rewound, err := transcript.Rewound()
 		if err != nil {
 			return err
 		}
-		if recorded {
-			return claude.RemoveTranscript(s.dir.home, s.dir.cwd, s.session)
+		if rewound || s.blank {
+			return transcript.Remove()
 		}
 		sleep(ctx, 20*time.Millisecond)
 	}

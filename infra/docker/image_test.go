@@ -130,7 +130,7 @@ func deploy(t *testing.T) *deployment {
 	d.poolRoot = pool.root()
 	requireClean(t, d.poolRoot)
 	d.pool = enter(d.poolRoot, pool.entrypoint...)
-	d.pool.Env = append(append(pool.env, settings...), "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+	d.pool.Env = append(append(pool.env, settings...), "ISOLATION=require", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"PORT="+poolPort, "ADVERTISE_ADDR=127.0.0.1:"+poolPort, "ANTHROPIC_BASE_URL="+upstream.URL(), "STANDBY=1")
 	start(t, d.pool, "poold")
 
@@ -143,10 +143,10 @@ func deploy(t *testing.T) *deployment {
 	uid, gid, _ := strings.Cut(front.user, ":")
 	d.front.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Credential: &syscall.Credential{Uid: number(t, uid), Gid: number(t, gid)}}
 	start(t, d.front, "front")
-	require.Eventually(t, func() bool { return healthy(d.url) }, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return healthy(d.url) }, 30*time.Second, 20*time.Millisecond)
 	require.Eventually(t, func() bool {
 		return len(client.Keys(t.Context(), "{claudepool}:instance:*").Val()) == 1
-	}, 20*time.Second, 50*time.Millisecond)
+	}, 30*time.Second, 50*time.Millisecond)
 	return d
 }
 

@@ -1,4 +1,5 @@
-# The pool's image: poold and the CLI it starts. Built from the root of the repository, with BuildKit:
+# The pool's image: poold and the CLI it starts. Built from the root of the repository, with BuildKit
+# (rewrite-timestamp needs a builder of its own: docker buildx create --use):
 #
 #   docker buildx build -f infra/docker/pool.Dockerfile --build-arg REVISION=$(git rev-parse HEAD) \
 #     --build-arg SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) --output type=image,name=NAME,push=true,rewrite-timestamp=true .

@@ -49,6 +49,9 @@ func realMain(ctx context.Context, f flags) error {
 		return err
 	}
 	defer os.RemoveAll(scratch)
+	if err := os.Chmod(scratch, 0o711); err != nil { // processes with uids of their own have to get to their workspaces
+		return err
+	}
 	environ := withDefaults(os.Environ(), scratch, f)
 	s, err := settings.LoadPool(environ)
 	if err != nil {

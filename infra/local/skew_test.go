@@ -15,7 +15,7 @@ import (
 )
 
 // previous is the commit of the release before this one. Whoever makes a release puts the last one's here.
-const previous = "4f146c3e6dccd07c051b24a56221b8fded6b8cc0"
+const previous = "26a23c03e5b74b1e1685832eb3ba0932f5632c08"
 
 // A deployment is replaced process by process, so for a while two releases share one Redis and talk to each other. What
 // runs here are both releases' own binaries. There are two ways to get another release's, each for what the other can't:
@@ -28,14 +28,14 @@ const previous = "4f146c3e6dccd07c051b24a56221b8fded6b8cc0"
 // releaseBefore builds the release before this one.
 func releaseBefore(t *testing.T) string {
 	t.Helper()
-	folder := t.TempDir()
+	sources := t.TempDir()
 	unpack := `git archive --format=tar "$1" | tar -x -C "$2" && test -f "$2/go.mod"`
-	out, err := exec.Command("sh", "-c", "cd ../.. && "+unpack, "sh", previous, folder).CombinedOutput()
+	out, err := exec.Command("sh", "-c", "cd ../.. && "+unpack, "sh", previous, sources).CombinedOutput()
 	if err != nil {
 		t.Logf("this clone doesn't have %s, so this release stands in for the one before: %s", previous, out)
 		return build(t, ".")
 	}
-	return build(t, folder)
+	return build(t, sources)
 }
 
 // release builds these sources as a release that speaks a version of the wire.
@@ -45,7 +45,7 @@ func release(t *testing.T, wire int) string {
 }
 
 func TestSkew_ReleasesServeSideBySide(t *testing.T) {
-	cli, err := pooltest.ScriptedCLI(t.TempDir())
+	cli, err := pooltest.ScriptedCLI(folder(t))
 	require.NoError(t, err)
 	before, this, next, third := releaseBefore(t), build(t, "."), release(t, 2), release(t, 3)
 	t.Run("with the one before", func(t *testing.T) { testTogether(t, cli, before, this) })

@@ -116,6 +116,10 @@ func (p *Pool) sound() map[string]bool {
 	ok["WORKSPACE_MAX_FILES"] = p.WorkspaceFiles >= 100 && p.WorkspaceFiles <= 100_000_000
 	ok["MAX_PROCESS_RSS"] = p.MaxProcessRSS >= 16<<20 && p.MaxProcessRSS <= 1<<40
 	ok["ISOLATION"] = slices.Contains(isolations, p.Isolation)
+	ok["UID_BASE"] = p.UIDBase >= 1000 && p.UIDBase <= 4_000_000_000
+	ok["UID_COUNT"] = p.UIDCount >= 8 && p.UIDCount <= 1_000_000
+	ok["CONNECT_PORTS"] = !slices.Contains(p.ConnectPorts, 0)
+	ok["BIND_PORTS"] = !slices.Contains(p.BindPorts, 0)
 	ok["PERMISSION_MODE"] = slices.Contains(permissionModes, p.PermissionMode)
 	for name, d := range map[string]time.Duration{
 		"IDLE_TIMEOUT": p.IdleTimeout, "CLEANUP_INTERVAL": p.CleanupInterval, "WORKSPACE_TTL": p.WorkspaceTTL,

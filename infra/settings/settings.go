@@ -59,7 +59,12 @@ type Pool struct {
 
 	MaxProcessRSS Size `env:"MAX_PROCESS_RSS" envDefault:"2GiB" must:"be a size from 16MiB to 1TiB, in bytes or as 512MiB, 2GiB" about:"memory of a process and all it started, over which it is replaced between turns"`
 
-	Isolation      string `env:"ISOLATION" envDefault:"best-effort" must:"be require, best-effort or off" about:"whether to start where a protection is missing"`
+	Isolation    string   `env:"ISOLATION" envDefault:"best-effort" must:"be require, best-effort or off" about:"whether to start where a protection is missing; off is none at all"`
+	UIDBase      int      `env:"UID_BASE" envDefault:"2000000000" must:"be a whole number from 1000 to 4000000000" about:"first of the user ids that processes run under, when the service is root"`
+	UIDCount     int      `env:"UID_COUNT" envDefault:"10000" must:"be a whole number from 8 to 1000000" about:"user ids of this instance, one for each conversation whose files are kept; instances of one machine take adjoining blocks"`
+	ConnectPorts []uint16 `env:"CONNECT_PORTS" envDefault:"53,443" must:"be comma-separated TCP ports from 1 to 65535" about:"TCP ports that confined processes may connect to, on any host"`
+	BindPorts    []uint16 `env:"BIND_PORTS" unset:"none" must:"be comma-separated TCP ports from 1 to 65535" about:"TCP ports that confined processes may listen on"`
+
 	PermissionMode string `env:"PERMISSION_MODE" unset:"bypassPermissions where isolation holds, else default" must:"be default, acceptEdits, plan, dontAsk or bypassPermissions" about:"highest permission mode a request may ask for, and that of requests which don't ask"`
 }
 

@@ -45,6 +45,10 @@ var design = []struct{ name, value, unset, of string }{
 	{"WORKSPACE_MAX_FILES", "200000", "", OfPool},
 	{"MAX_PROCESS_RSS", "2GiB", "", OfPool},
 	{"ISOLATION", "best-effort", "", OfPool},
+	{"UID_BASE", "2000000000", "", OfPool},
+	{"UID_COUNT", "10000", "", OfPool},
+	{"CONNECT_PORTS", "53,443", "", OfPool},
+	{"BIND_PORTS", "", "none", OfPool},
 	{"PERMISSION_MODE", "", "bypassPermissions where isolation holds, else default", OfPool},
 }
 
@@ -159,6 +163,10 @@ func TestLoad_NamesTheSettingThatIsWrongAndKeepsItsValueToItself(t *testing.T) {
 		"WORKSPACE_MAX_FILES":    {"0", "99", "-1", "hunter2", "1e6"},
 		"MAX_PROCESS_RSS":        {"0", "1MiB", "2TiB", "16777217TiB", "hunter2", "2GB", "-2GiB", "+2GiB"},
 		"ISOLATION":              {"hunter2", "Require", "on"},
+		"UID_BASE":               {"hunter2", "0", "999", "4000000001"},
+		"UID_COUNT":              {"hunter2", "0", "1000001"},
+		"CONNECT_PORTS":          {"hunter2", "0", "443;80", "65536", "443,-1"},
+		"BIND_PORTS":             {"hunter2", "0", "65536"},
 		"PERMISSION_MODE":        {"hunter2", "bypass", "Default"},
 	} {
 		for _, value := range values {

@@ -45,6 +45,7 @@ type Broker struct {
 	upstream *url.URL
 	log      *slog.Logger
 	address  string
+	port     uint16
 	server   *http.Server
 	proxy    *httputil.ReverseProxy
 	serving  chan struct{}
@@ -60,7 +61,8 @@ func New(opts Options) (*Broker, error) {
 		return nil, fmt.Errorf("broker: %w", err)
 	}
 	b := &Broker{
-		upstream: opts.Upstream, log: opts.Logger, address: listener.Addr().String(),
+		upstream: opts.Upstream, log: opts.Logger,
+		address: listener.Addr().String(), port: uint16(listener.Addr().(*net.TCPAddr).Port),
 		serving: make(chan struct{}), grants: make(map[[32]byte]*Grant),
 	}
 	b.proxy = &httputil.ReverseProxy{
@@ -83,6 +85,9 @@ func New(opts Options) (*Broker, error) {
 
 // URL is what a process gets as the API's base URL.
 func (b *Broker) URL() string { return "http://" + b.address }
+
+// Port is the TCP port that processes have to be able to connect to.
+func (b *Broker) Port() uint16 { return b.port }
 
 // Close ends all calls and returns when nothing serves any more.
 func (b *Broker) Close() {

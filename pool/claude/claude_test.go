@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -77,27 +78,90 @@ func TestReader_RefusesALineWithoutEnd(t *testing.T) {
 	require.ErrorIs(t, err, ErrLineTooLong)
 }
 
-func TestWriteTranscript_ChainsItsEntriesAndCanBeRemoved(t *testing.T) {
-	home := t.TempDir()
-	cwd := filepath.Join(home, "work")
-	last, err := WriteTranscript(home, cwd, "s1", []HistoryMessage{
+func newTranscript(t *testing.T) (Transcript, string) {
+	workspace := t.TempDir()
+	files, err := os.OpenRoot(workspace)
+	require.NoError(t, err)
+	t.Cleanup(func() { files.Close() })
+	return Transcript{Files: files, Home: "home", Cwd: filepath.Join(workspace, "work"), SessionID: "s1", Owner: -1}, workspace
+}
+
+func TestTranscript_ChainsItsEntriesAndCanBeRemoved(t *testing.T) {
+	transcript, workspace := newTranscript(t)
+	last, err := transcript.Write([]HistoryMessage{
 		{Role: "user", Content: json.RawMessage(`"hello"`)}, {Role: "assistant", Content: json.RawMessage(`"hi"`)},
 	}, time.Unix(0, 0))
 	require.NoError(t, err)
-	raw, err := os.ReadFile(TranscriptPath(home, cwd, "s1"))
+	raw, err := os.ReadFile(filepath.Join(workspace, transcript.path()))
 	require.NoError(t, err)
 	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
 	require.Len(t, lines, 2)
 	require.Contains(t, lines[1], `"uuid":"`+last+`"`)
 	require.Contains(t, lines[1], `"content":[{"type":"text","text":"hi"}]`)
 
-	_, err = WriteTranscript(home, cwd, "s1", nil, time.Unix(0, 0))
+	_, err = transcript.Write(nil, time.Unix(0, 0))
 	require.ErrorIs(t, err, os.ErrExist)
-	require.NoError(t, RemoveTranscript(home, cwd, "s1"))
-	exists, err := TranscriptExists(home, cwd, "s1")
+	require.NoError(t, transcript.Remove())
+	exists, err := transcript.Exists()
 	require.NoError(t, err)
 	require.False(t, exists)
-	require.NoError(t, RemoveTranscript(home, cwd, "s1"), "removing what is gone is no error")
+	require.NoError(t, transcript.Remove(), "removing what is gone is no error")
+}
+
+func TestTranscript_BelongsToItsOwnerWithAllThatLeadsToIt(t *testing.T) {
+	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
+		t.Skip("only root can give files away")
+	}
+	transcript, workspace := newTranscript(t)
+	transcript.Owner = 2_000_000_001
+	_, err := transcript.Write(nil, time.Unix(0, 0))
+	require.NoError(t, err)
+	for path := transcript.path(); path != "."; path = filepath.Dir(path) {
+		info, err := os.Stat(filepath.Join(workspace, path))
+		require.NoError(t, err)
+		require.EqualValues(t, transcript.Owner, info.Sys().(*syscall.Stat_t).Uid, path)
+		require.Zero(t, info.Mode()&0o077, path)
+	}
+}
+
+// What a tenant may have left for the service to fall for, by where it points.
+func TestTranscript_FollowsNothingThatATenantPlanted(t *testing.T) {
+	outside := t.TempDir()
+	victim := filepath.Join(outside, "s1.jsonl")
+	plant := map[string]func(path string) error{
+		"link at the file":          func(path string) error { return os.Symlink(victim, path) },
+		"link at the folder":        func(path string) error { return replace(filepath.Dir(path), outside) },
+		"link at .claude":           func(path string) error { return replace(filepath.Dir(filepath.Dir(filepath.Dir(path))), outside) },
+		"pipe at the file":          func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"dangling link at the file": func(path string) error { return os.Symlink(filepath.Join(outside, "new"), path) },
+	}
+	for name, plant := range plant {
+		t.Run(name, func(t *testing.T) {
+			require.NoError(t, os.WriteFile(victim, []byte("precious"), 0o600))
+			transcript, workspace := newTranscript(t)
+			path := filepath.Join(workspace, transcript.path())
+			require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
+			require.NoError(t, plant(path))
+
+			exists, _ := transcript.Exists()
+			require.False(t, exists)
+			_, err := transcript.Write([]HistoryMessage{{Role: "user", Content: json.RawMessage(`"x"`)}}, time.Unix(0, 0))
+			require.Error(t, err)
+			_ = transcript.Remove()
+			content, err := os.ReadFile(victim)
+			require.NoError(t, err)
+			require.Equal(t, "precious", string(content))
+			require.NoFileExists(t, filepath.Join(outside, "new"))
+		})
+	}
+}
+
+// replace puts a link in the place of a folder.
+func replace(path, target string) error {
+	if err := os.RemoveAll(path); err != nil {
+		return err
+	}
+	return os.Symlink(target, path)
 }
 
 func FuzzReader(f *testing.F) {

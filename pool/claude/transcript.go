@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,15 +22,28 @@ type HistoryMessage struct {
 	Content json.RawMessage // a JSON string or an array of content blocks
 }
 
-// TranscriptPath is where a CLI with this home and working directory keeps the transcript of a session. cwd must be
-// free of symbolic links, as the CLI resolves them.
+// Transcript is the file in which a CLI keeps a session, and from which it resumes it. Whoever runs in the workspace may
+// have put links and special files in its place or on the way to it: none of them is followed out of the workspace,
+// opened or written to.
+type Transcript struct {
+	Files     *os.Root // the workspace
+	Home      string   // the CLI's home, relative to the workspace
+	Cwd       string   // its working directory, absolute and free of symbolic links, as the CLI resolves them
+	SessionID string
+	Owner     int // uid and gid of what is written; -1 for the writer's own
+}
+
+// TranscriptPath is where a CLI with this home and working directory keeps the transcript of a session.
 func TranscriptPath(home, cwd, sessionID string) string {
 	return filepath.Join(home, ".claude", "projects", projectSlug(cwd), sessionID+".jsonl")
 }
 
-// TranscriptExists reports whether there is something to resume.
-func TranscriptExists(home, cwd, sessionID string) (bool, error) {
-	info, err := os.Lstat(TranscriptPath(home, cwd, sessionID))
+// path is relative to the workspace.
+func (t Transcript) path() string { return TranscriptPath(t.Home, t.Cwd, t.SessionID) }
+
+// Exists reports whether there is something to resume.
+func (t Transcript) Exists() (bool, error) {
+	info, err := t.Files.Lstat(t.path())
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -39,20 +53,27 @@ func TranscriptExists(home, cwd, sessionID string) (bool, error) {
 	return info.Mode().IsRegular() && info.Size() > 0, nil
 }
 
-// WriteTranscript writes a transcript that makes a CLI started with Options.Resume go on from the history given: the
-// API then sees these messages before the first turn's. It fails if the session has a transcript already.
+// Write makes a CLI started with Options.Resume go on from the history given: the API then sees these messages before
+// the first turn's. It fails if the session has a transcript already.
 //
 // Of all ways to hand a history to the CLI this is the only one that costs no turn and no API call; what stands in a
 // line is the least that the CLI asks for.
 //
 // It returns the uuid of the last assistant entry, empty if there is none.
-func WriteTranscript(home, cwd, sessionID string, history []HistoryMessage, now time.Time) (string, error) {
-	path := TranscriptPath(home, cwd, sessionID)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+func (t Transcript) Write(history []HistoryMessage, now time.Time) (string, error) {
+	if err := t.makeFolder(); err != nil {
 		return "", err
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := t.Files.OpenFile(t.path(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
+		return "", err
+	}
+	last, err := t.writeTo(f, history, now)
+	return last, errors.Join(err, f.Close())
+}
+
+func (t Transcript) writeTo(f *os.File, history []HistoryMessage, now time.Time) (string, error) {
+	if err := f.Chown(t.Owner, t.Owner); err != nil {
 		return "", err
 	}
 	last := ""
@@ -62,24 +83,43 @@ func WriteTranscript(home, cwd, sessionID string, history []HistoryMessage, now 
 		id := uuid.NewString()
 		entry, err := transcriptEntry(m)
 		if err != nil {
-			return "", errors.Join(err, f.Close())
+			return "", err
 		}
 		if m.Role == "assistant" {
 			last = id
 		}
-		entry.UUID, entry.ParentUUID, entry.SessionID, entry.Cwd = id, parent, sessionID, cwd
+		entry.UUID, entry.ParentUUID, entry.SessionID, entry.Cwd = id, parent, t.SessionID, t.Cwd
 		entry.Timestamp = now.UTC().Format("2006-01-02T15:04:05.000Z")
 		w.Write(line(entry))
 		parent = &id
 	}
-	return last, errors.Join(w.Flush(), f.Close())
+	return last, w.Flush()
 }
 
-// RewindRecorded reports whether the last thing in the transcript is a rewind. The CLI writes to it with a delay, of about
+// makeFolder makes what is missing of the folder, one by one as each has to be given to its owner.
+func (t Transcript) makeFolder() error {
+	path := ""
+	for name := range strings.SplitSeq(filepath.Dir(t.path()), string(filepath.Separator)) {
+		path = filepath.Join(path, name)
+		err := t.Files.Mkdir(path, 0o700)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err == nil {
+			err = t.Files.Lchown(path, t.Owner, t.Owner)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Rewound reports whether the last thing in the transcript is a rewind. The CLI writes to it with a delay, of about
 // 100 ms, so only after this is it safe to remove the transcript of a conversation that was rewound to nothing: nothing
 // more will be written before the next turn.
-func RewindRecorded(home, cwd, sessionID string) (bool, error) {
-	text, err := os.ReadFile(TranscriptPath(home, cwd, sessionID))
+func (t Transcript) Rewound() (bool, error) {
+	text, err := t.Files.ReadFile(t.path())
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -88,18 +128,9 @@ func RewindRecorded(home, cwd, sessionID string) (bool, error) {
 	return gjson.GetBytes(last, "rewound").Bool(), err
 }
 
-// RemoveTranscript makes the CLI forget a session. It stays within home whatever links the session's tools made there.
-func RemoveTranscript(home, cwd, sessionID string) error {
-	root, err := os.OpenRoot(home)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	name, err := filepath.Rel(home, TranscriptPath(home, cwd, sessionID))
-	if err != nil {
-		return err
-	}
-	if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+// Remove makes the CLI forget the session.
+func (t Transcript) Remove() error {
+	if err := t.Files.Remove(t.path()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

@@ -46,6 +46,24 @@ func BenchmarkStartAndStop(b *testing.B) {
 	}
 }
 
+func BenchmarkStartAndStopConfined(b *testing.B) {
+	bench := newConfined(b)
+	w := bench.newWorkspace()
+	for b.Loop() {
+		c := bench.start(Spec{Path: "/bin/cat", Workspace: w})
+		require.NoError(b, c.Stop(b.Context(), Ladder{CloseGrace: patience}))
+		c.Stdout.Close()
+	}
+}
+
+func BenchmarkProbe(b *testing.B) {
+	bench := newConfined(b)
+	for b.Loop() {
+		_, err := bench.Probe(b.Context(), "/bin/cat")
+		require.NoError(b, err)
+	}
+}
+
 // BenchmarkMemory compares ways to tell a process' memory, on the process of the environment's BENCH_PID.
 func BenchmarkMemory(b *testing.B) {
 	pid := os.Getpid()

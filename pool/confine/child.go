@@ -62,6 +62,7 @@ type Child struct {
 	workspace string
 	dir       string
 	pid       int
+	uid       int // of its own; 0 if it runs under the service's
 
 	stdout, stderr *os.File
 	tail           tail

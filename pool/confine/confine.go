@@ -16,7 +16,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 )
 
 var (
@@ -31,10 +30,20 @@ var (
 // Marker is the environment variable every child gets, and by it everything it starts. Its value is the workspace.
 const Marker = "CLAUDEPOOL_PROCESS"
 
-// Options are a Launcher's settings. Both are required.
+// Options are a Launcher's settings.
 type Options struct {
-	Root   string // this instance's own folder, absolute and free of symbolic links; see LockFolder
-	Logger *slog.Logger
+	Root        string // this instance's own folder, absolute and free of symbolic links; see LockFolder
+	Logger      *slog.Logger
+	Confinement *Confinement // nil: children may do whatever the service may
+}
+
+// Confinement says what children may do. All of them get limits, no capabilities, a filter of system calls, and of the
+// files and the network no more than Landlock's rules for them allow.
+type Confinement struct {
+	UIDs       *UIDs    // nil: children run under the service's uid
+	Connect    []uint16 // TCP ports they may connect to, on whatever host
+	Bind       []uint16 // TCP ports they may listen on
+	BestEffort bool     // start them also where the kernel lacks a protection; Probe tells which
 }
 
 // Spec says what to start.
@@ -43,7 +52,7 @@ type Spec struct {
 	Args      []string // without the program's own name
 	Env       []string // all of it: nothing is inherited from the service
 	Dir       string   // the workspace if empty
-	Workspace string   // below Options.Root; one child at a time
+	Workspace string   // below Options.Root, with uids one of NewWorkspace's; one child at a time
 }
 
 // Launcher starts children. Its methods may be called concurrently, and a process may have several Launchers.
@@ -52,8 +61,9 @@ type Spec struct {
 // own, so a direct child of this process in another session than its own is either a Launcher's or such an orphan. Code
 // beside a Launcher may start processes of its own, but not with Setsid: those would be taken for orphans and killed.
 type Launcher struct {
-	root   string
-	logger *slog.Logger
+	root        string
+	logger      *slog.Logger
+	confinement *Confinement
 
 	starts  chan start    // to the forking thread
 	closing chan struct{} // closed when no more children are taken
@@ -62,6 +72,9 @@ type Launcher struct {
 
 	close    sync.Once
 	closeErr error
+
+	mu     sync.Mutex     // guards owners
+	owners map[string]int // of the workspaces: their uids, or -1
 }
 
 type start struct {
@@ -83,11 +96,13 @@ func New(opts Options) (*Launcher, error) {
 		return nil, err
 	}
 	l := &Launcher{
-		root:    opts.Root,
-		logger:  opts.Logger,
-		starts:  make(chan start),
-		closing: make(chan struct{}),
-		forker:  make(chan struct{}),
+		root:        opts.Root,
+		logger:      opts.Logger,
+		confinement: opts.Confinement,
+		starts:      make(chan start),
+		closing:     make(chan struct{}),
+		forker:      make(chan struct{}),
+		owners:      make(map[string]int),
 	}
 	go l.fork()
 	return l, nil
@@ -171,14 +186,10 @@ func (l *Launcher) spawn(spec Spec) (*Child, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = wards.fork(c, func() (*os.Process, error) {
-		return os.StartProcess(spec.Path, append([]string{spec.Path}, spec.Args...), &os.ProcAttr{
-			Dir:   c.dir,
-			Env:   markedEnv(spec.Env, spec.Workspace),
-			Files: theirs[:],
-			Sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
-		})
-	})
+	cmd, err := l.command(spec, c)
+	if err == nil {
+		err = wards.fork(c, func() (*os.Process, error) { return os.StartProcess(cmd.path, cmd.argv, cmd.attr(theirs[:])) })
+	}
 	for _, f := range theirs {
 		f.Close()
 	}
@@ -191,15 +202,4 @@ func (l *Launcher) spawn(spec Spec) (*Child, error) {
 	}
 	c.begin()
 	return c, nil
-}
-
-// markedEnv never returns nil, for which the child would inherit the service's whole environment.
-func markedEnv(env []string, workspace string) []string {
-	marked := []string{Marker + "=" + workspace}
-	for _, e := range env {
-		if !strings.HasPrefix(e, Marker+"=") {
-			marked = append(marked, e)
-		}
-	}
-	return marked
 }

@@ -130,9 +130,17 @@ func newFolder(root string) (*Folder, error) {
 
 // lock takes the lock of a folder. It lasts until the file is closed or the process ends.
 func lock(folder string, how int) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(folder, lockName), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	f, err := lockFile(filepath.Join(folder, lockName), how)
 	if err != nil {
 		return nil, fmt.Errorf("confine: workspaces: %w", err)
+	}
+	return f, nil
+}
+
+func lockFile(path string, how int) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
 	}
 	for {
 		err = unix.Flock(int(f.Fd()), how)
@@ -141,7 +149,7 @@ func lock(folder string, how int) (*os.File, error) {
 		}
 		if err != unix.EINTR {
 			f.Close()
-			return nil, fmt.Errorf("confine: workspaces: lock %s: %w", folder, err)
+			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
 	}
 }

@@ -106,7 +106,13 @@ func (c *Child) plainlyLeft(p process) bool {
 	if p.pid == c.pid || p.session == c.pid {
 		return p.pid != c.pid
 	}
-	if p.ppid != os.Getpid() || p.session == ownSession() {
+	if p.session == ownSession() {
+		return false
+	}
+	if c.runs(p) {
+		return true
+	}
+	if p.ppid != os.Getpid() {
 		return false
 	}
 	workspace, err := marker(p.pid)
@@ -133,7 +139,16 @@ func (c *Child) family(all []process, orphans []orphan, strays bool) []process {
 	for _, o := range orphans {
 		roots[o.pid] = !o.ended && (o.owner == c || strays && o.owner == nil)
 	}
-	return closure(all, func(p process) bool { return p.session == c.pid || roots[p.pid] })
+	return closure(all, func(p process) bool { return p.session == c.pid || roots[p.pid] || c.runs(p) })
+}
+
+// runs says whether the process has the child's uid, which all that a child starts has for good.
+func (c *Child) runs(p process) bool {
+	if c.uid == 0 {
+		return false
+	}
+	id, err := p.uid()
+	return err == nil && id == c.uid
 }
 
 // closure finds the processes that root says, their descendants, and whoever shares a session with one of them. A

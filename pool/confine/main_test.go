@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -33,6 +34,9 @@ var helpers = map[string]func(args []string){
 	"deaf":     deaf,
 	"polite":   polite,
 	"instance": instance,
+	"probe":    probeInFolder,
+
+	"confined-instance": confinedInstance,
 }
 
 func TestMain(m *testing.M) {
@@ -72,6 +76,39 @@ func instance(args []string) {
 	fmt.Println(c.PID())
 	_, _ = io.Copy(os.Stdout, c.Stdout)
 	select {}
+}
+
+// confinedInstance is a service with one child under a uid of its own, which never ends. It prints the child's pid.
+func confinedInstance(args []string) {
+	folder, err := LockFolder(args[0], slog.New(slog.DiscardHandler))
+	check(err)
+	uids, err := LockUIDs(testUIDs, 100, slog.New(slog.DiscardHandler))
+	check(err)
+	l, err := New(Options{Root: folder.Path(), Logger: slog.New(slog.DiscardHandler), Confinement: &Confinement{UIDs: uids}})
+	check(err)
+	workspace, err := l.NewWorkspace()
+	check(err)
+	c, err := l.Start(context.Background(), shell(workspace, "echo started; while :; do sleep 1; done"))
+	check(err)
+	fmt.Println(c.PID())
+	_, _ = io.Copy(os.Stdout, c.Stdout)
+	select {}
+}
+
+// probeInFolder prints what a probe without uids reports.
+func probeInFolder(args []string) {
+	l, err := New(Options{Root: args[0], Logger: slog.New(slog.DiscardHandler), Confinement: &Confinement{BestEffort: true}})
+	check(err)
+	report, err := l.Probe(context.Background(), "/bin/sh")
+	check(err)
+	check(json.NewEncoder(os.Stdout).Encode(report))
+	check(l.Close())
+}
+
+func number(t testing.TB, text string) int {
+	n, err := strconv.Atoi(text)
+	require.NoError(t, err)
+	return n
 }
 
 func check(err error) {
@@ -124,11 +161,15 @@ type bench struct {
 	logs *logs
 }
 
-func newBench(t testing.TB) *bench {
+func newBench(t testing.TB) *bench { return newBenchWith(t, nil) }
+
+func newBenchWith(t testing.TB, confinement *Confinement) *bench {
 	root, err := filepath.EvalSymlinks(t.TempDir())
 	require.NoError(t, err)
+	require.NoError(t, os.Chmod(filepath.Dir(root), passable)) // made for the service's uid alone
+	require.NoError(t, os.Chmod(root, passable))
 	log := &logs{}
-	l, err := New(Options{Root: root, Logger: slog.New(slog.NewTextHandler(log, nil))})
+	l, err := New(Options{Root: root, Logger: slog.New(slog.NewTextHandler(log, nil)), Confinement: confinement})
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		require.NoError(t, l.Close())

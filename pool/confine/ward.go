@@ -90,6 +90,18 @@ func (w *ward) fork(c *Child, do func() (*os.Process, error)) error {
 	return nil
 }
 
+// inUse says whether there is a child in the workspace, or something is left of one.
+func (w *ward) inUse(workspace string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for c := range w.children {
+		if c.workspace == workspace {
+			return true
+		}
+	}
+	return false
+}
+
 func (w *ward) forget(c *Child) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -200,22 +212,28 @@ func (w *ward) forgetGone(all []process) {
 	maps.DeleteFunc(w.origins, func(p identity, _ *Child) bool { return !there[p] })
 }
 
-// reap finds the orphans, each with its owner if its session tells that, and the children by their workspaces.
+// reap finds the orphans, each with its owner if its session or its uid tells that, and the children by their workspaces.
 func (w *ward) reap(all []process) ([]orphan, map[string]*Child) {
 	self, session := os.Getpid(), ownSession()
-	sessions, workspaces := make(map[int]*Child), make(map[string]*Child)
+	sessions, uids, workspaces := make(map[int]*Child), make(map[int]*Child), make(map[string]*Child)
 	var orphans []orphan
 
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for c := range w.children {
 		sessions[c.pid], workspaces[c.workspace] = c, c
+		if c.uid != 0 {
+			uids[c.uid] = c
+		}
 	}
 	for _, p := range all {
 		if p.ppid != self || p.session == session || sessions[p.pid] != nil {
 			continue
 		}
 		o := orphan{process: p, owner: sessions[p.session], ended: !p.still()}
+		if id, err := p.uid(); err == nil && o.owner == nil {
+			o.owner = uids[id]
+		}
 		if p.state == 'Z' && !o.ended {
 			// It isn't reaped if only its first thread has ended.
 			pid, err := unix.Wait4(p.pid, nil, unix.WNOHANG, nil)

@@ -4,7 +4,6 @@ package poold
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -40,7 +39,9 @@ type Instance struct {
 	settings settings.Pool
 	log      *slog.Logger
 	folder   *confine.Folder
+	uids     *confine.UIDs // nil while children run under the service's uid
 	launcher *confine.Launcher
+	report   confine.Report
 	broker   *broker.Broker
 	pool     *pool.Pool
 	lease    *router.Lease
@@ -54,9 +55,6 @@ type Instance struct {
 
 // Start brings an instance up. It serves when Start returns, and has to be shut down.
 func Start(s settings.Pool, parts Parts) (*Instance, error) {
-	if s.Isolation == "require" {
-		return nil, errors.New("poold: ISOLATION=require: this build has no uid, file and network protection yet")
-	}
 	keys, err := hop.ParseKeys(s.HopKeys.Reveal())
 	if err != nil {
 		return nil, err
@@ -101,18 +99,21 @@ func (i *Instance) prepare() error {
 	if i.folder, err = confine.LockFolder(i.settings.WorkspacesRoot, i.log); err != nil {
 		return err
 	}
-	if i.launcher, err = confine.New(confine.Options{Root: i.folder.Path(), Logger: i.log}); err != nil {
+	if i.broker, err = broker.New(broker.Options{Upstream: &i.settings.AnthropicBaseURL, Logger: i.log}); err != nil {
 		return err
 	}
-	i.broker, err = broker.New(broker.Options{Upstream: &i.settings.AnthropicBaseURL, Logger: i.log})
-	return err
+	return i.isolate()
 }
 
 func (i *Instance) poolOptions(capacity int) pool.Options {
 	s := i.settings
+	confined := i.report.InForce(confine.ProtectionUID, confine.ProtectionFiles, confine.ProtectionNetwork)
 	mode := s.PermissionMode
 	if mode == "" {
-		mode = "default" // bypassPermissions only where isolation holds
+		mode = "default"
+		if confined {
+			mode = "bypassPermissions"
+		}
 	}
 	return pool.Options{
 		Logger: i.log, Launcher: i.launcher, Broker: i.broker, ClaudeBin: s.ClaudeBin, Workspaces: i.folder.Path(),
@@ -120,7 +121,7 @@ func (i *Instance) poolOptions(capacity int) pool.Options {
 		Quota:       pool.Space{Bytes: int64(s.WorkspaceBytes), Files: int64(s.WorkspaceFiles)},
 		IdleTimeout: s.IdleTimeout, CleanupInterval: s.CleanupInterval, FreezeAfter: freezeAfter, WorkspaceTTL: s.WorkspaceTTL,
 		TurnTimeout: s.TurnTimeout, QueueTimeout: s.QueueTimeout, SilenceTimeout: s.SilenceTimeout, SpawnTimeout: s.SpawnTimeout,
-		PermissionMode: mode, MemoryShort: memoryShort,
+		PermissionMode: mode, Confined: confined, MemoryShort: memoryShort,
 	}
 }
 
@@ -136,7 +137,7 @@ func (i *Instance) run(parts Parts) {
 		snapshot.Publish(publishing, parts.Store, i.pool.Changed(), func() snapshot.Instance {
 			s := i.pool.Snapshot()
 			s.ID = i.lease.ID()
-			s.Protections = map[string]bool{"uid": false, "files": false, "network": false}
+			s.Protections = i.report.Table()
 			return s
 		}, i.log)
 	})
@@ -182,6 +183,11 @@ func (i *Instance) abandon() {
 	if i.launcher != nil {
 		if err := i.launcher.Close(); err != nil {
 			i.log.Error("children are left", "error", err)
+		}
+	}
+	if i.uids != nil {
+		if err := i.uids.Close(); err != nil {
+			i.log.Warn("the instance's uids are still locked", "error", err)
 		}
 	}
 	if i.folder != nil {

@@ -1,0 +1,294 @@
+package pool_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/sys/unix"
+
+	"claudepool/pool"
+	"claudepool/pool/confine"
+)
+
+// inNamespace is set where the tests of attacks run: in a network namespace of their own, which has a metadata server.
+const inNamespace = "CLAUDEPOOL_TEST_NAMESPACE"
+
+const metadataServer = "169.254.169.254"
+
+// TestAttacks has the agent of tenant B, through the Bash tool of the real CLI, try what it must not be able to do to
+// tenant A, to the service and to what is around it. Every attempt is made twice: without isolation, where it has to get
+// through so that the test shows something, and with it.
+func TestAttacks(t *testing.T) {
+	if os.Getenv(inNamespace) == "" {
+		runInNamespace(t)
+		return
+	}
+	upLoopback(t)
+	around := surroundings(t)
+	through := newScene(t, nil, around).attack()
+	held := newScene(t, confinement(t), around)
+	results := held.attack()
+	for _, a := range attempts() {
+		t.Run(a.name, func(t *testing.T) {
+			require.Equal(t, "through", through[a.name], "the control: without isolation")
+			require.Equal(t, "held", results[a.name])
+		})
+	}
+	for _, a := range abilities() {
+		t.Run("still can "+a.name, func(t *testing.T) { require.Equal(t, "through", results[a.name]) })
+	}
+	t.Logf("%d attempts", len(attempts()))
+	require.Equal(t, "reply to: still here", held.ask("ada", "still here", nil).text(t))
+	require.Equal(t, held.victim.pid, held.ask("ada", "the same", nil).pid, "A's process lives")
+	secret, err := os.ReadFile(filepath.Join(held.victim.workspace, "work", "secret"))
+	require.NoError(t, err)
+	require.Equal(t, victimSecret, string(secret))
+}
+
+func runInNamespace(t *testing.T) {
+	needRoot(t)
+	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), inNamespace+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	require.NoError(t, err)
+}
+
+// nameserver is the machine's, or empty if it has none that an IPv4 address leads to.
+func nameserver() string {
+	config, _ := os.ReadFile("/etc/resolv.conf")
+	for line := range strings.Lines(string(config)) {
+		if fields := strings.Fields(line); len(fields) == 2 && fields[0] == "nameserver" && net.ParseIP(fields[1]).To4() != nil {
+			return fields[1]
+		}
+	}
+	return ""
+}
+
+// upLoopback brings the new namespace's loopback up and gives it the addresses of what is to be found there as well.
+func upLoopback(t *testing.T) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	for i, address := range []string{metadataServer, nameserver()} {
+		if ip := net.ParseIP(address).To4(); ip != nil && ip[0] != 127 {
+			alias, err := unix.NewIfreq(fmt.Sprintf("lo:%d", i))
+			require.NoError(t, err)
+			require.NoError(t, alias.SetInet4Addr(ip))
+			require.NoError(t, unix.IoctlIfreq(fd, unix.SIOCSIFADDR, alias))
+		}
+	}
+	lo, err := unix.NewIfreq("lo")
+	require.NoError(t, err)
+	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	require.NoError(t, unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo))
+}
+
+func confinement(t *testing.T) *confine.Confinement {
+	uids, err := confine.LockUIDs(2_000_000_000, 100, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, uids.Close()) })
+	return &confine.Confinement{UIDs: uids, Connect: []uint16{53, 443}}
+}
+
+// tenant is a user with a process.
+type tenant struct{ pid, workspace, index string }
+
+// scene is a service with two tenants, ada and bob, and what is around it.
+type scene struct {
+	*service
+	victim, attacker tenant
+	environment      map[string]string
+}
+
+const victimSecret = "what ada wrote down"
+
+// surroundings are what a tenant could reach beside the service, by the names that attempts have for them.
+func surroundings(t *testing.T) map[string]string {
+	listen(t, "127.0.0.1:443")
+	if server := nameserver(); server != "" {
+		resolve(t, server)
+	}
+	return map[string]string{
+		"META": metadataServer, "META_PORT": listen(t, metadataServer+":80"), "REDIS_PORT": listen(t, "127.0.0.1:6379"),
+		"EMULATOR_PORT": listen(t, "127.0.0.1:8085"), "OTHER_PORT": listen(t, "127.0.0.1:0"),
+	}
+}
+
+func newScene(t *testing.T, confinement *confine.Confinement, around map[string]string) *scene {
+	return newSceneWith(t, confinement, around, func(*pool.Options) {})
+}
+
+func newSceneWith(t *testing.T, confinement *confine.Confinement, around map[string]string, change func(*pool.Options)) *scene {
+	s := &scene{service: newServiceWith(t, confinement, func(o *pool.Options) {
+		o.PermissionMode, o.Confined = "bypassPermissions", true
+		change(o)
+		if confinement == nil {
+			o.ClaudeBin = asRoot(t, o.ClaudeBin)
+		}
+	})}
+	s.victim, s.attacker = s.newTenant("ada"), s.newTenant("bob")
+	s.place(s.victim, "secret", []byte(victimSecret), 0o600)
+	self, err := os.ReadFile("/proc/self/exe")
+	require.NoError(t, err)
+	s.place(s.attacker, "tool", self, 0o755)
+	s.place(s.attacker, "setuid", self, 0o755)
+	setuid := filepath.Join(s.attacker.workspace, "work", "setuid")
+	require.NoError(t, os.Chown(setuid, 0, 0))
+	require.NoError(t, os.Chmod(setuid, 0o755|os.ModeSetuid))
+	s.environment = map[string]string{
+		"A": s.victim.workspace, "A_PID": s.victim.pid, "A_INDEX": s.victim.index, "INSTANCE": s.root,
+		"SERVICE": strconv.Itoa(os.Getpid()), "TOOL": filepath.Join(s.attacker.workspace, "work", "tool"),
+		"SERVICE_PORT": s.url[strings.LastIndex(s.url, ":")+1:],
+	}
+	maps.Copy(s.environment, around)
+	return s
+}
+
+// asRoot is the CLI for a service without isolation: as root it otherwise runs no tools unasked.
+func asRoot(t *testing.T, cli string) string {
+	path := filepath.Join(t.TempDir(), "claude")
+	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\nIS_SANDBOX=1 exec "+cli+" \"$@\"\n"), 0o755))
+	return path
+}
+
+func (s *scene) newTenant(user string) tenant {
+	r := s.ask(user, "hello", nil)
+	r.text(s.t)
+	links, err := filepath.Glob(filepath.Join(s.root, userID(user), "*"))
+	require.NoError(s.t, err)
+	require.Len(s.t, links, 1)
+	workspace, err := filepath.EvalSymlinks(links[0])
+	require.NoError(s.t, err)
+	return tenant{pid: r.pid, workspace: workspace, index: links[0]}
+}
+
+// place puts a file in a tenant's working directory that is the tenant's own.
+func (s *scene) place(of tenant, name string, content []byte, mode os.FileMode) {
+	path := filepath.Join(of.workspace, "work", name)
+	require.NoError(s.t, os.WriteFile(path, content, mode))
+	info, err := os.Stat(of.workspace)
+	require.NoError(s.t, err)
+	owner := int(info.Sys().(*syscall.Stat_t).Uid)
+	require.NoError(s.t, os.Chown(path, owner, owner))
+}
+
+// listen answers whoever comes, by TCP with HTTP and by UDP, and returns the port.
+func listen(t *testing.T, addr string) string {
+	tcp, err := net.Listen("tcp", addr)
+	require.NoError(t, err)
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "token") })}
+	go func() { _ = server.Serve(tcp) }()
+	t.Cleanup(func() { server.Close() })
+	udp, err := net.ListenPacket("udp", tcp.Addr().String())
+	require.NoError(t, err)
+	go func() {
+		buf := make([]byte, 100)
+		for {
+			n, from, err := udp.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = udp.WriteTo(buf[:n], from)
+		}
+	}()
+	t.Cleanup(func() { udp.Close() })
+	_, port, err := net.SplitHostPort(tcp.Addr().String())
+	require.NoError(t, err)
+	return port
+}
+
+// resolve answers questions for names, by TCP alone, as if all of them were loopback's.
+func resolve(t *testing.T, address string) {
+	listener, err := net.Listen("tcp", address+":53")
+	require.NoError(t, err)
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go answerNames(conn)
+		}
+	}()
+}
+
+func answerNames(conn net.Conn) {
+	defer conn.Close()
+	for {
+		var size uint16
+		if binary.Read(conn, binary.BigEndian, &size) != nil {
+			return
+		}
+		raw := make([]byte, size)
+		var m dnsmessage.Message
+		if _, err := io.ReadFull(conn, raw); err != nil || m.Unpack(raw) != nil {
+			return
+		}
+		m.Response, m.Additionals = true, nil
+		for _, q := range m.Questions {
+			if q.Type == dnsmessage.TypeA {
+				header := dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 1}
+				m.Answers = append(m.Answers, dnsmessage.Resource{Header: header, Body: &dnsmessage.AResource{A: [4]byte{127, 0, 0, 1}}})
+			}
+		}
+		answer, err := m.Pack()
+		if err != nil {
+			return
+		}
+		_, _ = conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(answer))), answer...))
+	}
+}
+
+// attack makes all attempts and tells of each whether it got through or was held.
+func (s *scene) attack() map[string]string {
+	var script bytes.Buffer
+	for name, value := range s.environment {
+		fmt.Fprintf(&script, "export %s='%s'\n", name, value)
+	}
+	script.WriteString("export GORACE=atexit_sleep_ms=0\n")
+	script.WriteString(`try() { if timeout -k 1 5 bash -c "$2" >/dev/null 2>&1 </dev/null; then echo "@@$1=through"; else echo "@@$1=held"; fi; }` + "\n")
+	for _, a := range append(attempts(), abilities()...) {
+		fmt.Fprintf(&script, "try %s %s\n", quoted(a.name), quoted(a.command))
+	}
+	s.place(s.attacker, "attack.sh", script.Bytes(), 0o644)
+	output := s.bash("bob", "bash attack.sh")
+	results := make(map[string]string)
+	for line := range strings.Lines(output) {
+		_, line, _ = strings.Cut(line, "@@")
+		if name, result, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
+			results[name] = result
+		}
+	}
+	return results
+}
+
+// quoted is a text as one word of a shell's.
+func quoted(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
+
+// bash has the agent of the user run a command and returns what it said.
+func (s *service) bash(user, command string) string {
+	s.t.Helper()
+	input, err := json.Marshal(map[string]any{"command": command, "timeout": (5 * time.Minute).Milliseconds()})
+	require.NoError(s.t, err)
+	return s.ask(user, "[[tool=Bash "+string(input)+"]]", nil).text(s.t)
+}

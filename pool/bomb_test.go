@@ -1,0 +1,127 @@
+package pool_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"claudepool/pool"
+)
+
+// ofUID returns the processes that run under a tenant's uid, by what they say they are.
+func (s *scene) ofUID(uid int) map[int]string {
+	found := make(map[int]string)
+	folders, err := filepath.Glob("/proc/[0-9]*")
+	require.NoError(s.t, err)
+	for _, folder := range folders {
+		status, err := os.ReadFile(filepath.Join(folder, "status"))
+		if err != nil || !bytes.Contains(status, fmt.Appendf(nil, "\nUid:\t%d\t", uid)) || bytes.Contains(status, []byte("State:\tZ")) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(folder))
+		require.NoError(s.t, err)
+		command, _ := os.ReadFile(filepath.Join(folder, "cmdline"))
+		found[pid] = strings.ReplaceAll(string(command), "\x00", " ")
+	}
+	return found
+}
+
+func (s *scene) uidOf(of tenant) int {
+	status, err := os.ReadFile(filepath.Join("/proc", of.pid, "status"))
+	require.NoError(s.t, err)
+	_, ids, _ := strings.Cut(string(status), "Uid:")
+	uid, err := strconv.Atoi(strings.Fields(ids)[0])
+	require.NoError(s.t, err)
+	return uid
+}
+
+// outliving are ways to leave something running, each as a sleep of its own length.
+var outliving = map[string]string{
+	"7001": `setsid sleep 7001 >/dev/null 2>&1 &`,
+	"7002": `nohup sleep 7002 >/dev/null 2>&1 &`,
+	"7003": `(setsid bash -c "(setsid sleep 7003 &) &" >/dev/null 2>&1 &)`,
+	"7004": `env -i setsid -f /bin/sleep 7004 >/dev/null 2>&1`,
+	"7005": `setsid -f bash -c "trap \"\" TERM HUP INT; sleep 7005" >/dev/null 2>&1`,
+	"7006": `sleep 7006 >/dev/null 2>&1 & disown`,
+}
+
+func TestAttacks_NothingOutlivesItsProcess(t *testing.T) {
+	needRoot(t)
+	s := newScene(t, confinement(t), nil)
+	uid := s.uidOf(s.attacker)
+	var script strings.Builder
+	for _, command := range outliving {
+		script.WriteString(command + "\n")
+	}
+	script.WriteString("echo \"sleep 7007\" | at now; echo \"* * * * * sleep 7008\" | crontab -; true\n")
+	s.place(s.attacker, "outlive.sh", []byte(script.String()), 0o644)
+	s.bash("bob", "bash outlive.sh")
+	sleeping := func(seconds string) bool {
+		for _, command := range s.ofUID(uid) {
+			if strings.Contains(command, "sleep "+seconds) {
+				return true
+			}
+		}
+		return false
+	}
+	for seconds := range outliving {
+		require.Eventually(t, func() bool { return sleeping(seconds) }, 10*time.Second, 10*time.Millisecond, "the control: %s runs", seconds)
+	}
+	s.pool.Evict(userID("bob"))
+	require.Eventually(t, func() bool { return len(s.owner.releasedUsers()) == 1 }, 30*time.Second, 10*time.Millisecond)
+	require.Empty(t, s.ofUID(uid))
+	require.Equal(t, s.victim.pid, s.ask("ada", "still here", nil).pid)
+}
+
+func TestAttacks_BombsHurtNobodyElse(t *testing.T) {
+	needRoot(t)
+	const tooMuch = 512 << 20
+	s := newSceneWith(t, confinement(t), nil, func(o *pool.Options) { o.MaxProcessRSS = tooMuch })
+	uid := s.uidOf(s.attacker)
+	s.latencies("before")
+
+	s.bash("bob", "bomb() { bomb | bomb & }; bomb >/dev/null 2>&1; true")
+	require.Eventually(t, func() bool { return len(s.ofUID(uid)) > 100 }, 20*time.Second, 10*time.Millisecond, "the control: it goes off")
+	s.latencies("during the fork bomb")
+	require.LessOrEqual(t, len(s.ofUID(uid)), 512)
+	s.pool.Evict(userID("bob"))
+	require.Eventually(t, func() bool { return len(s.owner.releasedUsers()) == 1 }, 30*time.Second, 10*time.Millisecond)
+	require.Empty(t, s.ofUID(uid))
+
+	done := make(chan reply)
+	go func() { done <- s.ask("bob", `[[tool=Bash {"command":"./tool -attack eat"}]]`, nil) }()
+	s.latencies("during the memory bomb")
+	r := <-done
+	require.Empty(t, r.of("result"))
+	require.Contains(t, r.body, "more memory than a process may")
+	require.Equal(t, s.victim.pid, s.ask("ada", "still here", nil).pid)
+	s.latencies("after")
+}
+
+// latencies has A take some turns and reports how long they took.
+func (s *scene) latencies(when string) {
+	var took []time.Duration
+	for range 10 {
+		began := time.Now()
+		r := s.ask("ada", "one more", nil)
+		took = append(took, time.Since(began))
+		require.Equal(s.t, "reply to: one more", r.text(s.t))
+		require.Equal(s.t, s.victim.pid, r.pid)
+	}
+	slices.Sort(took)
+	s.t.Logf("A's turns %s: median %s, longest %s", when, took[len(took)/2].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
+}
+
+func needRoot(t *testing.T) {
+	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
+		t.Skip("only root can switch uids")
+	}
+}

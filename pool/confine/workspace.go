@@ -1,0 +1,124 @@
+package confine
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// clearTimeout bounds how long a workspace's own child may take to empty it.
+const clearTimeout = 10 * time.Minute
+
+// NewWorkspace makes a folder of an opaque name with the given folders in it and returns its path. With uids, all of it
+// belongs to one that no other workspace has, and every child in it runs under that one until RemoveWorkspace; nobody
+// else can look into it.
+func (l *Launcher) NewWorkspace(folders ...string) (string, error) {
+	owner := -1
+	if l.confinement != nil && l.confinement.UIDs != nil {
+		var err error
+		if owner, err = l.confinement.UIDs.take(); err != nil {
+			return "", err
+		}
+	}
+	name := make([]byte, 16)
+	rand.Read(name)
+	path := filepath.Join(l.root, hex.EncodeToString(name))
+	if err := makeWorkspace(path, owner, folders); err != nil {
+		l.giveBack(owner)
+		return "", errors.Join(fmt.Errorf("confine: workspace: %w", err), os.RemoveAll(path))
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.owners[path] = owner
+	return path, nil
+}
+
+// makeWorkspace gives the folder itself away last: until then nobody else can get into it.
+func makeWorkspace(path string, owner int, folders []string) error {
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return err
+	}
+	for _, folder := range append(folders, ".") {
+		inner := filepath.Join(path, folder)
+		if err := os.MkdirAll(inner, 0o700); err != nil {
+			return err
+		}
+		if err := os.Lchown(inner, owner, owner); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RemoveWorkspace removes a workspace with all that is in it, following no links, and gives its uid back, which may take
+// as long as there are files. It fails with ErrWorkspaceBusy while a child is in it. Where removing fails, the uid stays
+// taken and it can be called again.
+func (l *Launcher) RemoveWorkspace(path string) error {
+	if filepath.Clean(path) != path || filepath.Dir(path) != l.root {
+		return fmt.Errorf("confine: %q is no workspace of %q", path, l.root)
+	}
+	if wards.inUse(path) {
+		return ErrWorkspaceBusy
+	}
+	if l.Owner(path) > 0 {
+		if err := l.clearOut(path); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(path); err != nil {
+		return fmt.Errorf("confine: workspace: %w", err)
+	}
+	l.mu.Lock()
+	owner, known := l.owners[path]
+	delete(l.owners, path)
+	l.mu.Unlock()
+	if known {
+		l.giveBack(owner)
+	}
+	return nil
+}
+
+// clearOut has a child of the workspace remove what is in it. os.RemoveAll holds a file open for each level it is down,
+// so that a tenant's folders could take the service all the files it may open.
+func (l *Launcher) clearOut(path string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), clearTimeout)
+	defer cancel()
+	c, err := l.Start(ctx, Spec{
+		Path: "/bin/sh", Args: []string{"-c", `chmod -R u+rwx . ; exec rm -rf -- "$PWD"`},
+		Env: []string{"PATH=/usr/bin:/bin"}, Workspace: path,
+	})
+	if errors.Is(err, ErrClosed) {
+		return nil // the end: whatever os.RemoveAll takes, it takes from nobody any more
+	}
+	if err != nil {
+		return err
+	}
+	defer c.Stdout.Close()
+	select {
+	case <-c.Done():
+	case <-ctx.Done():
+	}
+	return c.Stop(context.Background(), Ladder{})
+}
+
+func (l *Launcher) giveBack(owner int) {
+	if owner > 0 {
+		l.confinement.UIDs.giveBack(owner)
+	}
+}
+
+// Owner is the uid and gid that files in a workspace have to have for its children to be theirs, and -1 if that is the
+// service's own: chown takes it as it is.
+func (l *Launcher) Owner(workspace string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if owner, ok := l.owners[workspace]; ok {
+		return owner
+	}
+	return -1
+}

@@ -1,0 +1,97 @@
+package poold
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+
+	"claudepool/pool/confine"
+)
+
+// required are the protections without which ISOLATION=require doesn't start. That signals and abstract sockets can't
+// reach others' processes is not among them: of the former the uid takes care, the latter few kernels can confine yet.
+var required = []string{
+	confine.ProtectionUID, confine.ProtectionFiles, confine.ProtectionNetwork, confine.ProtectionSyscalls, confine.ProtectionLimits,
+}
+
+// isolate makes the launcher and has it prove what holds.
+func (i *Instance) isolate() error {
+	if i.settings.Isolation == "off" {
+		i.log.Warn("processes are not isolated from each other nor from the service (ISOLATION=off)")
+		return i.launch(nil)
+	}
+	if err := i.checkPorts(); err != nil {
+		return err
+	}
+	confinement := confine.Confinement{
+		Connect:    append([]uint16{i.broker.Port()}, i.settings.ConnectPorts...),
+		Bind:       i.settings.BindPorts,
+		BestEffort: i.settings.Isolation == "best-effort",
+	}
+	err := i.launchWithUIDs(confinement)
+	if err != nil && confinement.BestEffort {
+		i.log.Warn("processes run under the service's own uid", "error", err)
+		err = i.launch(&confinement)
+	}
+	if err != nil {
+		return fmt.Errorf("poold: ISOLATION=%s: %w", i.settings.Isolation, err)
+	}
+	missing := i.report.Missing()
+	if missing == "" {
+		i.log.Info("processes are isolated", "protections", i.report.Table())
+		return nil
+	}
+	if i.settings.Isolation == "require" && !i.report.InForce(required...) {
+		return fmt.Errorf("poold: ISOLATION=require: not in force: %s", missing)
+	}
+	i.log.Warn("processes are not fully isolated", "protections", i.report.Table(), "missing", missing)
+	return nil
+}
+
+// checkPorts keeps processes from the service itself, on this machine or another.
+func (i *Instance) checkPorts() error {
+	forbidden := []string{strconv.Itoa(i.settings.Port)}
+	if redis, err := url.Parse(i.settings.RedisURL.Reveal()); err == nil {
+		forbidden = append(forbidden, cmp.Or(redis.Port(), "6379"))
+	}
+	for _, port := range i.settings.ConnectPorts {
+		if slices.Contains(forbidden, strconv.Itoa(int(port))) {
+			return fmt.Errorf("poold: CONNECT_PORTS has %d, which is the service's own or Redis's", port)
+		}
+	}
+	return nil
+}
+
+func (i *Instance) launchWithUIDs(confinement confine.Confinement) error {
+	uids, err := confine.LockUIDs(i.settings.UIDBase, i.settings.UIDCount, i.log)
+	if err != nil {
+		return err
+	}
+	confinement.UIDs = uids
+	if err := i.launch(&confinement); err != nil {
+		_ = uids.Close() // only gives up a lock
+		return err
+	}
+	i.uids = uids
+	return nil
+}
+
+// launch makes a launcher whose children can run.
+func (i *Instance) launch(confinement *confine.Confinement) error {
+	launcher, err := confine.New(confine.Options{Root: i.folder.Path(), Logger: i.log, Confinement: confinement})
+	if err != nil {
+		return err
+	}
+	report, err := launcher.Probe(context.Background(), i.settings.ClaudeBin)
+	if err != nil {
+		if closeErr := launcher.Close(); closeErr != nil {
+			i.log.Error("children are left", "error", closeErr)
+		}
+		return err
+	}
+	i.launcher, i.report = launcher, report
+	return nil
+}
