@@ -91,13 +91,21 @@ func deploy(t *testing.T, cli string) *deployment {
 	return d
 }
 
-// build makes front and poold of the sources in a folder, and returns where they are.
-func build(t *testing.T, folder string, flags ...string) string {
+// folder returns a temporary folder that children under other uids can get to.
+func folder(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	require.NoError(t, os.Chmod(filepath.Dir(dir), 0o711)) // made for this uid alone
+	return dir
+}
+
+// build makes front and poold of these sources, and returns where they are.
+func build(t *testing.T, sources string, flags ...string) string {
 	t.Helper()
 	bin := t.TempDir()
 	command := append([]string{"build", "-o", bin + "/"}, flags...)
 	cmd := exec.Command("go", append(command, "claudepool/function/cmd/front", "claudepool/pool/cmd/poold")...)
-	cmd.Dir = folder
+	cmd.Dir = sources
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))
 	return bin
@@ -134,14 +142,13 @@ func prepare(t *testing.T, cli string) *deployment {
 	require.Eventually(t, func() bool { return router.Settle(t.Context(), d.redis) == nil }, 10*time.Second, 20*time.Millisecond)
 	require.Eventually(t, func() bool { return reachable("http://" + emulator) }, 30*time.Second, 100*time.Millisecond)
 
-	parent, isolation := t.TempDir(), "best-effort"
-	require.NoError(t, os.Chmod(filepath.Dir(parent), 0o711)) // made for this uid alone
+	isolation := "best-effort"
 	if os.Geteuid() == 0 {
 		isolation = "require"
 	}
 	d.env = append(plain, "REDIS_URL=redis://"+redisAddr, "FIRESTORE_EMULATOR_HOST="+emulator, "FIRESTORE_PROJECT=claudepool-test",
 		"HOP_KEYS="+strings.Repeat("k", 32), "CLAUDE_BIN="+cli, "ANTHROPIC_BASE_URL="+d.api.URL(), "QUEUE_LIMIT=300", "DRAIN_TIMEOUT=8s",
-		"WORKSPACES_ROOT="+filepath.Join(parent, "workspaces"), "LOG_FORMAT=text", "ISOLATION="+isolation)
+		"WORKSPACES_ROOT="+filepath.Join(folder(t), "workspaces"), "LOG_FORMAT=text", "ISOLATION="+isolation)
 	return d
 }
 
