@@ -23,7 +23,7 @@ build: ## Build front and pool into .tools/bin
 	go build -trimpath -o .tools/bin/ ./function/cmd/front ./pool/cmd/poold
 
 check: ## gofmt, vet, staticcheck
-	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
+	@unformatted=$$(gofmt -l $$(go list -f '{{.Dir}}' ./...)); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
 	go vet ./...
 	go run $(STATICCHECK) ./...
 

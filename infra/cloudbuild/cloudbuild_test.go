@@ -110,6 +110,12 @@ func TestBuild_RunsAsItsOwnAccountAndLeavesItsProvenance(t *testing.T) {
 	}
 }
 
+// shell is the command that a step's script is given to, in the step's container or in one that it starts.
+func shell(step *cloudbuildpb.BuildStep) []string {
+	command := append([]string{step.Entrypoint}, step.Args[:len(step.Args)-1]...)
+	return command[max(slices.Index(command, "bash"), slices.Index(command, "sh")):]
+}
+
 // script is a step's script as its shell gets it.
 func script(build *cloudbuildpb.Build, id string) string {
 	for _, step := range build.Steps {
@@ -126,7 +132,7 @@ func TestBuild_ItsScriptsAreSound(t *testing.T) {
 	build, _ := read(t)
 	for _, step := range build.Steps {
 		text := script(build, step.Id)
-		cmd := exec.Command(step.Entrypoint, "-n")
+		cmd := exec.Command(shell(step)[0], "-n")
 		cmd.Stdin = strings.NewReader(text)
 		out, err := cmd.CombinedOutput()
 		require.NoError(t, err, "%s: %s", step.Id, out)

@@ -1,0 +1,211 @@
+package cloudbuild
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"cloud.google.com/go/cloudbuild/apiv1/v2/cloudbuildpb"
+	"github.com/stretchr/testify/require"
+
+	"claudepool/function"
+	"claudepool/infra/snapshot"
+)
+
+const digest = "sha256:5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
+
+// machine runs steps as the file states them. What reaches the cloud or a container engine is a stand-in that writes
+// down how it was called. Of the steps only `test` isn't run here: it runs this test.
+type machine struct {
+	t         *testing.T
+	workspace string
+	bin       string
+}
+
+func newMachine(t *testing.T) *machine {
+	t.Helper()
+	m := &machine{t: t, workspace: t.TempDir(), bin: t.TempDir()}
+	require.NoError(t, os.Mkdir(filepath.Join(m.workspace, "terraform"), 0o755))
+	for _, image := range []string{"front", "pool"} {
+		m.write(image+".digest", digest+"\n")
+	}
+	return m
+}
+
+// stand puts a stand-in in a program's place. The script has the call in $*.
+func (m *machine) stand(name, script string) {
+	m.t.Helper()
+	text := fmt.Sprintf("#!/bin/sh\necho \"%s $*\" >>%s/calls\n%s\n", name, m.bin, script)
+	require.NoError(m.t, os.WriteFile(filepath.Join(m.bin, name), []byte(text), 0o755))
+}
+
+// calls are what the stand-ins were called with, in order.
+func (m *machine) calls() []string {
+	m.t.Helper()
+	text, err := os.ReadFile(filepath.Join(m.bin, "calls"))
+	if os.IsNotExist(err) {
+		return nil
+	}
+	require.NoError(m.t, err)
+	return strings.Split(strings.TrimSpace(string(text)), "\n")
+}
+
+func (m *machine) write(name, text string) {
+	m.t.Helper()
+	require.NoError(m.t, os.WriteFile(filepath.Join(m.workspace, name), []byte(text), 0o644))
+}
+
+func (m *machine) read(name string) string {
+	m.t.Helper()
+	text, err := os.ReadFile(filepath.Join(m.workspace, name))
+	require.NoError(m.t, err)
+	return string(text)
+}
+
+// run runs a step with Cloud Build's substitutions carried out, of which some may be given as name, value.
+func (m *machine) run(id string, given ...string) (output string, err error) {
+	m.t.Helper()
+	build, _ := read(m.t)
+	values := map[string]string{"PROJECT_ID": "p", "BUILD_ID": "b", "COMMIT_SHA": "c"}
+	maps.Copy(values, build.Substitutions)
+	for i := 0; i < len(given); i += 2 {
+		values[given[i]] = given[i+1]
+	}
+	substituted := func(text string) string {
+		text = reference.ReplaceAllStringFunc(text, func(found string) string {
+			if found == "$$" {
+				return "$"
+			}
+			value, known := values[strings.Trim(found, "${}")]
+			require.True(m.t, known, found)
+			return value
+		})
+		return strings.ReplaceAll(text, "/workspace", m.workspace)
+	}
+	at := slices.IndexFunc(build.Steps, func(s *cloudbuildpb.BuildStep) bool { return s.Id == id })
+	require.NotEqual(m.t, -1, at, id)
+	step := build.Steps[at]
+	command := append(shell(step), substituted(step.Args[len(step.Args)-1]))
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Dir = filepath.Join(m.workspace, step.Dir)
+	cmd.Env = []string{"PATH=" + m.bin + ":/usr/bin:/bin"}
+	for _, setting := range build.Options.Env {
+		cmd.Env = append(cmd.Env, substituted(setting))
+	}
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func TestSteps_ABuildLeavesTheDigestOfWhatItPushed(t *testing.T) {
+	for _, image := range []string{"front", "pool"} {
+		m := newMachine(t)
+		m.stand("docker", `case "$*" in *imagetools*) echo `+digest+`;; esac`)
+		out, err := m.run("build-" + image)
+		require.NoError(t, err, out)
+		calls := m.calls()
+		require.Len(t, calls, 4)
+		tag := "us-central1-docker.pkg.dev/p/claudepool/" + image + ":b"
+		require.Contains(t, calls[1], "--file=infra/docker/"+image+".Dockerfile --build-arg=REVISION=c --tag="+tag)
+		require.Contains(t, calls[1], "--build-arg=SOURCE_DATE_EPOCH=0 --output=type=image,push=true,rewrite-timestamp=true")
+		require.Contains(t, calls[2], "imagetools inspect "+tag)
+		require.Equal(t, "docker pull "+tag, calls[3], "Cloud Build writes provenance for what is there")
+		require.Equal(t, digest+"\n", m.read(image+".digest"))
+
+		m = newMachine(t)
+		m.stand("docker", `case "$*" in "buildx build"*) exit 1;; esac`)
+		_, err = m.run("build-" + image)
+		require.Error(t, err)
+		require.Len(t, m.calls(), 2, "nothing goes on after a build that failed")
+	}
+}
+
+func TestSteps_TheScanStopsAtACriticalFlawThatHasAFix(t *testing.T) {
+	for found, stops := range map[string]bool{
+		"":                          false,
+		`HIGH\tTrue\nMEDIUM\tFalse`: false,
+		`CRITICAL\tFalse`:           false,
+		`CRITICAL\tTrue`:            true,
+		`LOW\tTrue\nCRITICAL\tTrue\nMINIMAL\tTrue`: true,
+	} {
+		m := newMachine(t)
+		m.stand("gcloud", `case "$*" in *" list-vulnerabilities "*) printf '`+found+`\n';; *) echo scans/1;; esac`)
+		out, err := m.run("scan")
+		require.Equal(t, stops, err != nil, "%s: %s", found, out)
+		require.Contains(t, m.calls()[0], "images scan us-central1-docker.pkg.dev/p/claudepool/front@"+digest)
+		if !stops {
+			require.Len(t, m.calls(), 4)
+			require.Contains(t, m.calls()[2], "/pool@"+digest)
+		}
+	}
+}
+
+func TestSteps_AScanThatCannotBeMadeStopsTheBuild(t *testing.T) {
+	for _, fails := range []string{"images scan", "list-vulnerabilities"} {
+		m := newMachine(t)
+		m.stand("gcloud", `case "$*" in *"`+fails+`"*) exit 1;; esac`)
+		_, err := m.run("scan")
+		require.Error(t, err, fails)
+	}
+}
+
+func TestSteps_WhatWasPlannedIsApplied(t *testing.T) {
+	m := newMachine(t)
+	m.stand("terraform", `case "$*" in "output -raw url") echo https://front.example;; esac`)
+	for _, step := range []string{"plan", "deploy"} {
+		out, err := m.run(step, "_STATE_BUCKET", "states")
+		require.NoError(t, err, out)
+	}
+	const repository = "us-central1-docker.pkg.dev/p/claudepool"
+	require.Equal(t, []string{
+		"terraform init -input=false -backend-config=bucket=states -backend-config=prefix=claudepool",
+		"terraform plan -input=false -out=" + m.workspace + "/plan -var=front_image=" + repository + "/front@" + digest +
+			" -var=pool_image=" + repository + "/pool@" + digest,
+		"terraform apply -input=false " + m.workspace + "/plan",
+		"terraform output -raw url",
+	}, m.calls())
+	require.Equal(t, "https://front.example\n", m.read("url"))
+}
+
+func TestSteps_APullRequestChangesNothing(t *testing.T) {
+	m := newMachine(t)
+	m.stand("terraform", "")
+	m.stand("gcloud", "")
+	m.stand("curl", "")
+	for _, step := range []string{"deploy", "smoke"} {
+		out, err := m.run(step, "_DEPLOY", "false")
+		require.NoError(t, err, out)
+	}
+	require.Empty(t, m.calls())
+}
+
+// TestSteps_SmokeAsksTheFront has the front itself behind what lets in only those with an identity, as Cloud Run does.
+func TestSteps_SmokeAsksTheFront(t *testing.T) {
+	quiet := slog.New(slog.DiscardHandler)
+	front := function.New(function.Options{Logger: quiet, View: snapshot.NewView(snapshot.NewMemory(), quiet)})
+	var asked []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer identity" {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		asked = append(asked, r.URL.Path)
+		front.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	m := newMachine(t)
+	m.write("url", server.URL)
+	m.stand("gcloud", "echo identity")
+	out, err := m.run("smoke")
+	require.NoError(t, err, out)
+	require.Equal(t, []string{"/health", "/"}, asked)
+	require.Contains(t, out, `"status": "ok"`)
+	require.Equal(t, []string{"gcloud auth print-identity-token --audiences=" + server.URL}, m.calls())
+}
