@@ -127,6 +127,17 @@ func TestSteps_ABuildLeavesTheDigestOfWhatItPushed(t *testing.T) {
 	}
 }
 
+func TestSteps_ARefusedPackageIsReplacedByTheNextBuild(t *testing.T) {
+	m := newMachine(t)
+	m.stand("docker", "")
+	out, err := m.run("build-pool")
+	require.NoError(t, err, out)
+	require.Contains(t, m.calls()[1], " --no-cache-filter=image ")
+	dockerfile, err := os.ReadFile("../docker/pool.Dockerfile")
+	require.NoError(t, err)
+	require.Regexp(t, `FROM \$\{BASE\} AS image\n(?:#.*\n)*RUN apt-get update`, string(dockerfile))
+}
+
 func TestSteps_TheScanStopsAtACriticalFlawThatHasAFix(t *testing.T) {
 	for found, stops := range map[string]bool{
 		"":                          false,

@@ -25,7 +25,7 @@ WORKDIR /src
 COPY infra/claude.env infra/claude.sh infra/
 RUN infra/claude.sh out
 
-FROM ${BASE}
+FROM ${BASE} AS image
 # The CLI itself needs nothing but libc. git, rg and ps are what its tools call, the certificates are for what they fetch.
 # What differs between two installations of the same packages is removed: logs, caches, lists.
 RUN apt-get update \

@@ -14,8 +14,10 @@ import (
 	"claudepool/pool/pooltest"
 )
 
-// previous is the commit of the release before this one. Whoever makes a release puts the last one's here.
-const previous = "26a23c03e5b74b1e1685832eb3ba0932f5632c08"
+// previous is the commit of the release before this one. Whoever makes a release puts the last one's here, and nobody
+// else: a change that needs another commit here can't be deployed without an outage. This one is the first whose hop is
+// encrypted; none before it was released, and to talk to those in plain text would let anybody ask for plain text.
+const previous = "42d1f29dc31fa83cb7754c28989fdf0c0ae3d248"
 
 // A deployment is replaced process by process, so for a while two releases share one Redis and talk to each other. What
 // runs here are both releases' own binaries. There are two ways to get another release's, each for what the other can't:
