@@ -80,6 +80,7 @@ func NewClient(url string) (*redis.Client, error) {
 		return nil, errors.New("router: not a Redis URL")
 	}
 	opts.DialTimeout, opts.ReadTimeout, opts.WriteTimeout = time.Second, time.Second, time.Second
+	opts.ContextTimeoutEnabled = true
 	opts.MaxRetries, opts.DialerRetries = 1, 1
 	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	return redis.NewClient(opts), nil

@@ -44,6 +44,10 @@ func realMain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	apiKeys, err := function.ParseAPIKeys(s.APIKeys.Reveal())
+	if err != nil {
+		return err
+	}
 	redis, err := router.NewClient(s.RedisURL.Reveal())
 	if err != nil {
 		return err
@@ -59,7 +63,8 @@ func realMain(ctx context.Context) error {
 	}
 	route := router.New(redis, router.Options{Logger: log, Dial: hop.Dial})
 	front := function.New(function.Options{Logger: log, Router: route, View: snapshot.NewView(store, log), Keys: keys,
-		MaxBodyBytes: int64(s.MaxBodyBytes), StatsToken: s.StatsToken.Reveal()})
+		MaxBodyBytes: int64(s.MaxBodyBytes), StatsToken: s.StatsToken.Reveal(), APIKeys: apiKeys,
+		Limits: function.NewLimits(redis, s.RateLimitUser, s.RateLimitAddr), TrustedProxies: s.TrustedProxies})
 	functions.HTTP("Front", front.ServeHTTP)
 	watch, stopWatch := context.WithCancel(context.Background())
 	defer stopWatch()
