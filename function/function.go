@@ -5,7 +5,6 @@ package function
 import (
 	"bytes"
 	"context"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"io"
@@ -23,10 +22,8 @@ import (
 	"claudepool/router"
 )
 
-const (
-	// bodyTimeout bounds how long a client may take to send its body.
-	bodyTimeout = time.Minute
-)
+// clientTimeout bounds what a client can hold open by being slow.
+const clientTimeout = time.Minute
 
 // Router says where a user's requests go; see the router package.
 type Router interface {
@@ -42,7 +39,11 @@ type Options struct {
 	View         *snapshot.View
 	Keys         hop.Keys
 	MaxBodyBytes int64
-	StatsToken   string // empty: stats are open to everybody
+	StatsToken   string // empty: stats are as open as the rest
+	APIKeys      APIKeys
+	Limits       *Limits
+	// TrustedProxies is how many proxies in front of this one append to X-Forwarded-For.
+	TrustedProxies int
 }
 
 // Front serves the public contract. It is an http.Handler.
@@ -50,8 +51,10 @@ type Front struct {
 	opts   Options
 	client *http.Client
 	mux    *http.ServeMux
-	ending context.Context // done when running streams are to be ended
-	end    context.CancelFunc
+	// clientTimeout is how long a client may take to send its body, and to read some of what is there for it.
+	clientTimeout time.Duration
+	ending        context.Context // done when running streams are to be ended
+	end           context.CancelFunc
 
 	mu       sync.Mutex // guards the following
 	running  int        // requests
@@ -61,7 +64,7 @@ type Front struct {
 
 // New returns a Front.
 func New(opts Options) *Front {
-	f := &Front{opts: opts, mux: http.NewServeMux()}
+	f := &Front{opts: opts, mux: http.NewServeMux(), clientTimeout: clientTimeout}
 	f.idle = sync.NewCond(&f.mu)
 	f.ending, f.end = context.WithCancel(context.Background())
 	f.client = newClient()
@@ -135,7 +138,14 @@ func (f *Front) messages(w http.ResponseWriter, r *http.Request) {
 	ctx, cut := context.WithCancelCause(logging.WithRequest(r.Context(), id, r.Header))
 	defer cut(nil)
 	defer f.stopper(ctx, cut)()
+	if err := f.admit(w, r); err != nil {
+		api.WriteError(w, id, err)
+		return
+	}
 	body, user, err := f.read(ctx, w, r)
+	if err == nil {
+		err = f.opts.Limits.user(ctx, w.Header(), user)
+	}
 	if err != nil {
 		api.WriteError(w, id, err)
 		return
@@ -165,7 +175,7 @@ func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request
 		return nil, "", api.TooLarge("the body is larger than %d bytes", f.opts.MaxBodyBytes)
 	}
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // not every ResponseWriter has one
+	_ = control.SetReadDeadline(time.Now().Add(f.clientTimeout)) // not every ResponseWriter has one
 	defer context.AfterFunc(ctx, func() { _ = control.SetReadDeadline(time.Unix(1, 0)) })()
 	var buffer bytes.Buffer
 	if r.ContentLength > 0 {
@@ -193,15 +203,6 @@ func (f *Front) describe(w http.ResponseWriter, _ *http.Request) {
 			"GET /health":              "liveness",
 		},
 	})
-}
-
-// authorized reports whether the request may see the stats.
-func (f *Front) authorized(r *http.Request) bool {
-	if f.opts.StatsToken == "" {
-		return true
-	}
-	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	return ok && subtle.ConstantTimeCompare([]byte(token), []byte(f.opts.StatsToken)) == 1
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

@@ -51,6 +51,9 @@ func (f *Front) stream(ctx context.Context, w http.ResponseWriter, id string, an
 		n, err := answer.Body.Read(buffer)
 		silence.Stop() // the client may take its time
 		if n > 0 {
+			if f.ending.Err() == nil {
+				_ = control.SetWriteDeadline(time.Now().Add(f.clientTimeout))
+			}
 			if _, err := w.Write(buffer[:n]); err != nil {
 				return
 			}

@@ -224,6 +224,9 @@ func read(response *http.Response) reply {
 	defer response.Body.Close()
 	raw, _ := io.ReadAll(response.Body)
 	r := reply{status: response.StatusCode, header: response.Header, pid: response.Header.Get(api.HeaderPID), process: response.Header.Get(api.HeaderProcess), body: string(raw)}
+	if _, receipt, ok := strings.Cut(r.body, ": receipt "); ok { // the headers may have gone before there was a process
+		r.pid, r.process = gjson.Get(receipt, "pid").Raw, gjson.Get(receipt, "process").Str
+	}
 	for _, line := range strings.Split(string(raw), "\n\n") {
 		data, ok := strings.CutPrefix(line, "data: ")
 		switch {

@@ -88,6 +88,7 @@ func NewClient(url, ca string) (*redis.Client, error) {
 		}
 	}
 	opts.DialTimeout, opts.ReadTimeout, opts.WriteTimeout = time.Second, time.Second, time.Second
+	opts.ContextTimeoutEnabled = true
 	opts.MaxRetries, opts.DialerRetries = 1, 1
 	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	return redis.NewClient(opts), nil

@@ -19,6 +19,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+	"github.com/tidwall/gjson"
 
 	"claudepool/pool/api"
 	"claudepool/pool/pooltest"
@@ -208,7 +209,8 @@ func (d *deployment) ask(front int, user, text string) got {
 	}
 	defer response.Body.Close()
 	all, _ := io.ReadAll(response.Body)
-	return got{response.StatusCode, response.Header.Get(api.HeaderPID), response.Header.Get(api.HeaderInstance), string(all)}
+	_, receipt, _ := strings.Cut(string(all), ": receipt ") // the headers may have gone before there was a process
+	return got{response.StatusCode, gjson.Get(receipt, "pid").Raw, response.Header.Get(api.HeaderInstance), string(all)}
 }
 
 // requireAnswer checks that g is the answer to text and nothing else.

@@ -93,6 +93,10 @@ func (all *service) startFront(log *slog.Logger, client *redis.Client, store sna
 	if err != nil {
 		return err
 	}
+	apiKeys, err := function.ParseAPIKeys(fs.APIKeys.Reveal())
+	if err != nil {
+		return err
+	}
 	route := router.New(client, router.Options{Logger: log, Dial: hop.Dial})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -105,7 +109,8 @@ func (all *service) startFront(log *slog.Logger, client *redis.Client, store sna
 		<-done
 	})
 	all.front = function.New(function.Options{Logger: log, Router: route, View: snapshot.NewView(store, log), Keys: keys,
-		MaxBodyBytes: int64(fs.MaxBodyBytes), StatsToken: fs.StatsToken.Reveal()})
+		MaxBodyBytes: int64(fs.MaxBodyBytes), StatsToken: fs.StatsToken.Reveal(), APIKeys: apiKeys,
+		Limits: function.NewLimits(client, fs.RateLimitUser, fs.RateLimitAddr), TrustedProxies: fs.TrustedProxies})
 	return nil
 }
 

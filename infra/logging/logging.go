@@ -1,5 +1,6 @@
 // Package logging makes loggers whose lines Cloud Logging understands, and carries a request's id and trace in its
-// context, so that every line of a request can be found again. It sends nothing anywhere: lines go to a writer.
+// context, so that every line of a request can be found again. It sends nothing anywhere: lines go to a writer, without
+// the secrets that may have got into them.
 package logging
 
 import (
@@ -20,17 +21,17 @@ const (
 
 // New returns a logger that writes lines of at least the level to w. The format "text" is for people: slog's own, with
 // the request id; any other is JSON in Cloud Logging's form. projectID is the one traces are looked up in; without it
-// a trace stands there by its bare id. The logger may be used concurrently.
+// a trace stands there by its bare id. Tokens, keys and passwords are taken out of every line. The logger may be used concurrently.
 func New(w io.Writer, level slog.Leveler, format, projectID string) *slog.Logger {
 	if format == "text" {
-		text := slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})
+		text := slog.NewTextHandler(redacting{w}, &slog.HandlerOptions{Level: level, ReplaceAttr: plainValues})
 		return slog.New(&handler{plain: text, inner: text, attrs: textAttrs})
 	}
 	prefix := ""
 	if projectID != "" {
 		prefix = "projects/" + projectID + "/traces/"
 	}
-	json := slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: cloudNames})
+	json := slog.NewJSONHandler(redacting{w}, &slog.HandlerOptions{Level: level, ReplaceAttr: cloudNames})
 	return slog.New(&handler{plain: json, inner: json, attrs: func(r request) []slog.Attr { return cloudAttrs(r, prefix) }})
 }
 
@@ -106,7 +107,7 @@ func (h *handler) with(step func(slog.Handler) slog.Handler) *handler {
 // cloudNames gives a line's own fields the names Cloud Logging knows.
 func cloudNames(groups []string, attr slog.Attr) slog.Attr {
 	if len(groups) > 0 {
-		return attr
+		return hideKeys(attr)
 	}
 	switch attr.Key {
 	case slog.MessageKey:
@@ -116,7 +117,7 @@ func cloudNames(groups []string, attr slog.Attr) slog.Attr {
 			return slog.String("severity", severity(level))
 		}
 	}
-	return attr
+	return hideKeys(attr)
 }
 
 func severity(level slog.Level) string {

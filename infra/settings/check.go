@@ -29,6 +29,7 @@ var (
 	// projectID takes those of old projects too, which have a domain in front.
 	projectID  = regexp.MustCompile(`^([a-z0-9.-]+:)?[a-z][a-z0-9-]{1,61}[a-z0-9]$`)
 	databaseID = regexp.MustCompile(`^(\(default\)|[a-z][a-z0-9-]{2,61}[a-z0-9])$`)
+	apiKeys    = regexp.MustCompile(`^$|^ *[0-9A-Fa-f]{64} *(, *[0-9A-Fa-f]{64} *)*$`)
 	levels     = []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError}
 	isolations = []string{"require", "best-effort", "off"}
 	// permissionModes has the empty one for a mode that the pool decides itself.
@@ -99,6 +100,9 @@ func (c *Common) sound() map[string]bool {
 func (f *Front) sound() map[string]bool {
 	ok := f.Common.sound()
 	ok["STATS_TOKEN"] = visible(f.StatsToken.Reveal())
+	ok["API_KEYS"] = apiKeys.MatchString(f.APIKeys.Reveal())
+	ok["RATE_LIMIT_USER"], ok["RATE_LIMIT_ADDR"] = true, true // all that can be read
+	ok["TRUSTED_PROXIES"] = f.TrustedProxies >= 0 && f.TrustedProxies <= 10
 	return ok
 }
 

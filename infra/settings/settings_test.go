@@ -25,6 +25,10 @@ var design = []struct{ name, value, unset, of string }{
 	{"LOG_FORMAT", "json", "", OfBoth},
 	{"MAX_BODY_BYTES", "33554432", "", OfBoth},
 	{"STATS_TOKEN", "", "none", OfFront},
+	{"API_KEYS", "", "none", OfFront},
+	{"RATE_LIMIT_USER", "", "off", OfFront},
+	{"RATE_LIMIT_ADDR", "", "off", OfFront},
+	{"TRUSTED_PROXIES", "0", "", OfFront},
 	{"ADVERTISE_ADDR", "", "own IP from the metadata server + PORT", OfPool},
 	{"CLAUDE_BIN", "claude", "", OfPool},
 	{"ANTHROPIC_BASE_URL", "https://api.anthropic.com", "", OfPool},
@@ -73,7 +77,7 @@ func TestList_MarksWhatIsSecret(t *testing.T) {
 			secret = append(secret, s.Name)
 		}
 	}
-	require.Equal(t, []string{"REDIS_URL", "HOP_KEYS", "STATS_TOKEN"}, secret)
+	require.Equal(t, []string{"REDIS_URL", "HOP_KEYS", "STATS_TOKEN", "API_KEYS"}, secret)
 }
 
 func TestLoad_HopKeysAreAllThatIsNeeded(t *testing.T) {
@@ -128,11 +132,22 @@ func TestLoad_TakesWhatTheRulesAllow(t *testing.T) {
 		_, err := LoadPool([]string{hopKey, setting})
 		require.NoError(t, err, setting)
 	}
-	_, err := LoadFront([]string{hopKey, "STATS_TOKEN=s3cret-token"})
+	for _, setting := range []string{"STATS_TOKEN=s3cret-token", "API_KEYS=" + strings.Repeat("0aF9", 16),
+		"API_KEYS= " + strings.Repeat("a", 64) + " , " + strings.Repeat("b", 64), "RATE_LIMIT_ADDR=1/h", "TRUSTED_PROXIES=2"} {
+		_, err := LoadFront([]string{hopKey, setting})
+		require.NoError(t, err, setting)
+	}
+	front, err := LoadFront([]string{hopKey, "RATE_LIMIT_USER= 60/m ", "RATE_LIMIT_ADDR="})
 	require.NoError(t, err)
+	require.Equal(t, Rate{60, time.Minute}, front.RateLimitUser)
+	require.Equal(t, Rate{}, front.RateLimitAddr)
 }
 
 func TestLoad_NamesTheSettingThatIsWrongAndKeepsItsValueToItself(t *testing.T) {
+	ofFront := map[string]bool{}
+	for _, s := range List() {
+		ofFront[s.Name] = s.Of == OfFront
+	}
 	for name, values := range map[string][]string{
 		"PORT":                   {"0", "-1", "65536", "hunter2", "80.5", "99999999999999999999"},
 		"REDIS_CA":               {"hunter2", "-----BEGIN CERTIFICATE-----"},
@@ -144,6 +159,10 @@ func TestLoad_NamesTheSettingThatIsWrongAndKeepsItsValueToItself(t *testing.T) {
 		"LOG_FORMAT":             {"hunter2", "JSON"},
 		"MAX_BODY_BYTES":         {"0", "-5", "hunter2", "1023", "2GiB", "1.5MiB", "9999999999TiB", "MiB"},
 		"STATS_TOKEN":            {"hunter2 hunter2", "hunter2\x01", "hünter2"},
+		"API_KEYS":               {"hunter2", strings.Repeat("a", 63), strings.Repeat("g", 64), strings.Repeat("a", 64) + ",", strings.Repeat("a", 64) + ",hunter2"},
+		"RATE_LIMIT_USER":        {"hunter2", "60", "0/m", "-1/m", "60/d", "60/", "/m", "1000001/s", "1.5/s", "60/m/m"},
+		"RATE_LIMIT_ADDR":        {"hunter2", "60/hunter2"},
+		"TRUSTED_PROXIES":        {"-1", "11", "hunter2"},
 		"ADVERTISE_ADDR":         {"hunter2", ":8080", "h:0", "h:65536", "h:http", "hun ter2:80", "::1:80:"},
 		"CLAUDE_BIN":             {"hunter2\x00"},
 		"ANTHROPIC_BASE_URL":     {"hunter2", "ftp://hunter2", "https://", "https://:443", "https://u:hunter2@h", "https://h?hunter2", "https://h?", "https://h#hunter2", "/v1", "http://%zzhunter2"},
@@ -172,7 +191,7 @@ func TestLoad_NamesTheSettingThatIsWrongAndKeepsItsValueToItself(t *testing.T) {
 		for _, value := range values {
 			environ := []string{hopKey, name + "=" + value}
 			_, err := LoadPool(environ)
-			if name == "STATS_TOKEN" {
+			if ofFront[name] {
 				_, err = LoadFront(environ)
 			}
 			require.Error(t, err, "%s=%q", name, value)

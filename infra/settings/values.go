@@ -7,6 +7,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 )
 
 const redacted = "[redacted]"
@@ -91,4 +92,26 @@ func (s Size) String() string {
 		}
 	}
 	return text
+}
+
+// Rate is how many requests there may be in a time. The zero Rate is no limit.
+type Rate struct {
+	Requests int
+	Per      time.Duration
+}
+
+var errRate = errors.New("settings: not a rate")
+
+var periods = map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour}
+
+// UnmarshalText reads a number of requests from 1 to 1,000,000 and s, m or h, with a slash in between.
+func (r *Rate) UnmarshalText(text []byte) error {
+	number, period, _ := strings.Cut(strings.TrimSpace(string(text)), "/")
+	n, err := strconv.Atoi(number)
+	per, known := periods[period]
+	if err != nil || !known || n < 1 || n > 1_000_000 {
+		return errRate
+	}
+	*r = Rate{Requests: n, Per: per}
+	return nil
 }

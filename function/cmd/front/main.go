@@ -5,14 +5,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"strconv"
 	"syscall"
-	"time"
-
-	"github.com/GoogleCloudPlatform/functions-framework-go/funcframework"
-	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
 
 	"claudepool/function"
 	"claudepool/infra/hop"
@@ -22,14 +19,11 @@ import (
 	"claudepool/router"
 )
 
-// endGrace is how long running streams may go on after SIGTERM: the platform kills after 10 s.
-const endGrace = 8 * time.Second
-
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := realMain(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "front:", err)
+		fmt.Fprintln(os.Stderr, "front:", logging.Redact(err.Error()))
 		os.Exit(1)
 	}
 }
@@ -40,7 +34,12 @@ func realMain(ctx context.Context) error {
 		return err
 	}
 	log := logging.New(os.Stdout, s.LogLevel, s.LogFormat, s.FirestoreProject)
+	slog.SetDefault(log) // libraries that log by themselves are redacted too
 	keys, err := hop.ParseKeys(s.HopKeys.Reveal())
+	if err != nil {
+		return err
+	}
+	apiKeys, err := function.ParseAPIKeys(s.APIKeys.Reveal())
 	if err != nil {
 		return err
 	}
@@ -59,28 +58,14 @@ func realMain(ctx context.Context) error {
 	}
 	route := router.New(redis, router.Options{Logger: log, Dial: hop.Dial})
 	front := function.New(function.Options{Logger: log, Router: route, View: snapshot.NewView(store, log), Keys: keys,
-		MaxBodyBytes: int64(s.MaxBodyBytes), StatsToken: s.StatsToken.Reveal()})
-	functions.HTTP("Front", front.ServeHTTP)
+		MaxBodyBytes: int64(s.MaxBodyBytes), StatsToken: s.StatsToken.Reveal(), APIKeys: apiKeys,
+		Limits: function.NewLimits(redis, s.RateLimitUser, s.RateLimitAddr), TrustedProxies: s.TrustedProxies})
 	watch, stopWatch := context.WithCancel(context.Background())
 	defer stopWatch()
 	go route.Run(watch)
-	return serve(ctx, log, front, s.Port)
-}
-
-// serve runs the framework's server, which never ends by itself, until ctx is done and the running streams have ended.
-func serve(ctx context.Context, log *slog.Logger, front *function.Front, port int) error {
-	if err := os.Setenv("FUNCTION_TARGET", "Front"); err != nil {
+	listener, err := net.Listen("tcp", ":"+strconv.Itoa(s.Port))
+	if err != nil {
 		return err
 	}
-	failed := make(chan error, 1)
-	go func() { failed <- funcframework.Start(strconv.Itoa(port)) }()
-	log.Info("front serves", "port", port)
-	select {
-	case err := <-failed:
-		return err
-	case <-ctx.Done():
-		log.Info("front ends")
-		front.Drain(endGrace)
-		return nil
-	}
+	return serve(ctx, log, front, newServer(log), listener)
 }

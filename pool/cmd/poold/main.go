@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -22,7 +23,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := realMain(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "poold:", err)
+		fmt.Fprintln(os.Stderr, "poold:", logging.Redact(err.Error()))
 		os.Exit(1)
 	}
 }
@@ -33,6 +34,7 @@ func realMain(ctx context.Context) error {
 		return err
 	}
 	log := logging.New(os.Stdout, s.LogLevel, s.LogFormat, s.FirestoreProject)
+	slog.SetDefault(log) // libraries that log by themselves are redacted too
 	redis, err := router.NewClient(s.RedisURL.Reveal(), s.RedisCA)
 	if err != nil {
 		return err

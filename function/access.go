@@ -1,0 +1,94 @@
+package function
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"claudepool/pool/api"
+)
+
+// APIKeys are the keys clients may use the front with, as their SHA-256 digests. Without any the front is open to
+// whoever reaches it.
+type APIKeys [][sha256.Size]byte
+
+// ParseAPIKeys reads a comma-separated list of digests in hex digits.
+func ParseAPIKeys(list string) (APIKeys, error) {
+	var keys APIKeys
+	for text := range strings.SplitSeq(list, ",") {
+		if text = strings.TrimSpace(text); text == "" {
+			continue
+		}
+		digest, err := hex.DecodeString(text)
+		if err != nil || len(digest) != sha256.Size {
+			return nil, errors.New("front: not a list of SHA-256 digests")
+		}
+		keys = append(keys, [sha256.Size]byte(digest))
+	}
+	return keys, nil
+}
+
+// know reports whether the request carries one of the keys. Every key is compared, also after one has fitted: how long
+// it takes tells nothing about which.
+func (k APIKeys) know(r *http.Request) bool {
+	key := r.Header.Get("X-Api-Key")
+	if key == "" {
+		key = bearer(r)
+	}
+	digest, good := sha256.Sum256([]byte(key)), 0
+	for i := range k {
+		good |= subtle.ConstantTimeCompare(k[i][:], digest[:])
+	}
+	return good == 1
+}
+
+// bearer is the token in the request's Authorization, or "".
+func bearer(r *http.Request) string {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimSpace(token)
+}
+
+// admit decides what can be decided before the body has been read.
+func (f *Front) admit(w http.ResponseWriter, r *http.Request) error {
+	if len(f.opts.APIKeys) > 0 && !f.opts.APIKeys.know(r) {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		return api.Authentication("a valid API key of this service is needed, as x-api-key or as a bearer token")
+	}
+	return f.opts.Limits.address(r.Context(), w.Header(), clientAddr(r, f.opts.TrustedProxies))
+}
+
+// authorized reports whether the request may see the stats.
+func (f *Front) authorized(r *http.Request) bool {
+	if f.opts.StatsToken == "" {
+		return len(f.opts.APIKeys) == 0 || f.opts.APIKeys.know(r)
+	}
+	return subtle.ConstantTimeCompare([]byte(bearer(r)), []byte(f.opts.StatsToken)) == 1
+}
+
+// clientAddr is the address the request came from, as the outermost of so many proxies of our own has seen it: each
+// appends who asked it. What stands before that in the header the client wrote itself. Of an IPv6 address it is the /64,
+// which one client can have all of.
+func clientAddr(r *http.Request, proxies int) string {
+	text, _, _ := net.SplitHostPort(r.RemoteAddr)
+	if proxies > 0 {
+		forwarded := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+		text = strings.TrimSpace(forwarded[max(0, len(forwarded)-proxies)])
+	}
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		return "unknown"
+	}
+	addr = addr.Unmap().WithZone("")
+	if addr.Is4() {
+		return addr.String()
+	}
+	return netip.PrefixFrom(addr, 64).Masked().String()
+}

@@ -1,0 +1,90 @@
+package function
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-redis/redis_rate/v10"
+
+	"claudepool/infra/settings"
+	"claudepool/pool/api"
+	"claudepool/router"
+)
+
+const (
+	// limitTimeout is how long a request may wait for its count.
+	limitTimeout = time.Second
+	// limitPause is how long Redis isn't asked for counts after it did not answer.
+	limitPause = time.Second
+)
+
+// Limits are how often users and addresses may ask. The counts are in Redis, so that all fronts share them. While Redis
+// is away nobody is limited: known users are served as before, and unknown ones can't be placed anyway. A nil *Limits
+// limits nobody.
+type Limits struct {
+	limiter    *redis_rate.Limiter
+	users      redis_rate.Limit
+	addrs      redis_rate.Limit
+	answered   atomic.Int64 // when Redis last did, in Unix nanoseconds
+	askedAgain atomic.Int64 // when, after it did not; 0 if it did
+}
+
+// NewLimits returns limits whose rates may be zero: that one is off then, and costs nothing.
+func NewLimits(redis router.Redis, users, addrs settings.Rate) *Limits {
+	return &Limits{limiter: redis_rate.NewLimiter(redis), users: limitOf(users), addrs: limitOf(addrs)}
+}
+
+func limitOf(r settings.Rate) redis_rate.Limit {
+	return redis_rate.Limit{Rate: r.Requests, Burst: r.Requests, Period: r.Per}
+}
+
+// user counts a request of the user. Its error is a 429.
+func (l *Limits) user(ctx context.Context, header http.Header, user string) error {
+	if l == nil || l.users.Rate == 0 {
+		return nil
+	}
+	return l.count(ctx, header, "claudepool:user:"+user, l.users)
+}
+
+// address is as user.
+func (l *Limits) address(ctx context.Context, header http.Header, addr string) error {
+	if l == nil || l.addrs.Rate == 0 {
+		return nil
+	}
+	return l.count(ctx, header, "claudepool:addr:"+addr, l.addrs)
+}
+
+// count tells the client in the Messages API's headers how many requests are left.
+func (l *Limits) count(ctx context.Context, header http.Header, key string, limit redis_rate.Limit) error {
+	now := time.Now()
+	again := l.askedAgain.Load()
+	if now.UnixNano() < again {
+		return nil
+	}
+	if again != 0 && !l.askedAgain.CompareAndSwap(again, now.Add(limitPause).UnixNano()) {
+		return nil // one request at a time finds out whether Redis is back
+	}
+	asking, cancel := context.WithTimeout(ctx, limitTimeout)
+	defer cancel()
+	result, err := l.limiter.Allow(asking, key, limit)
+	if err != nil {
+		// A burst that makes Redis slow must not lift the limits for everybody: it is away if it answers nobody. Of an
+		// outage the router tells the log.
+		if ctx.Err() == nil && l.answered.Load() < now.UnixNano() {
+			l.askedAgain.Store(time.Now().Add(limitPause).UnixNano())
+		}
+		return nil
+	}
+	l.answered.Store(time.Now().UnixNano())
+	l.askedAgain.Store(0)
+	header.Set("Anthropic-Ratelimit-Requests-Limit", strconv.Itoa(limit.Rate))
+	header.Set("Anthropic-Ratelimit-Requests-Remaining", strconv.Itoa(result.Remaining))
+	header.Set("Anthropic-Ratelimit-Requests-Reset", now.Add(result.ResetAfter).UTC().Format(time.RFC3339))
+	if result.Allowed == 0 {
+		return api.RateLimited(max(result.RetryAfter, time.Second), "more than %d requests per %s", limit.Rate, limit.Period)
+	}
+	return nil
+}
