@@ -20,8 +20,11 @@ func asked(n *int) http.HandlerFunc {
 func TestFront_AnInstanceWithAnotherCertificateGetsNothing(t *testing.T) {
 	impostor, real := 0, 0
 	_, url, r := newFront(t, asked(&impostor), asked(&real))
-	published := r.owners[0].Fingerprint
-	for _, fingerprint := range []string{r.owners[1].Fingerprint, "", published[:63], "0" + published[1:]} {
+	published, other := r.owners[0].Fingerprint, "0"
+	if published[0] == '0' {
+		other = "1"
+	}
+	for _, fingerprint := range []string{r.owners[1].Fingerprint, "", published[:63], other + published[1:]} {
 		r.owners[0].Fingerprint = fingerprint
 		owners := r.owners
 		status, _, body := post(t, url, question)
