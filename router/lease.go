@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +23,9 @@ const (
 	assertBatch  = 500
 	refreshEvery = time.Minute
 )
+
+// fence is for how long after a renewal turns are admitted. It is a variable for the test that shows what Margin is for.
+var fence = LeaseTime - Margin
 
 // LeaseOptions are an instance's settings.
 type LeaseOptions struct {
@@ -109,7 +114,7 @@ func (l *Lease) Admit(ctx context.Context, user string, outage bool) error {
 }
 
 func (l *Lease) freshLocked() bool {
-	return l.alive && l.era != "" && l.opts.Clock()-l.renewed < LeaseTime-Margin
+	return l.alive && l.era != "" && l.opts.Clock()-l.renewed < fence
 }
 
 // adopt asks Redis whether a user that isn't held here is this instance's.
@@ -309,16 +314,13 @@ func (l *Lease) assertSome(ctx context.Context, users []string) (gone []string, 
 // tellAll carries out the releases that Redis could not be told of.
 func (l *Lease) tellAll(ctx context.Context) {
 	l.mu.Lock()
-	open := make(map[string]string, len(l.released))
-	for user, claim := range l.released {
-		open[user] = claim
-	}
+	open := maps.Clone(l.released)
 	l.mu.Unlock()
-	for user, claim := range open {
+	for _, user := range slices.Sorted(maps.Keys(open)) {
 		l.mu.Lock()
 		keep := l.keepHome[user]
 		l.mu.Unlock()
-		if l.tell(ctx, user, claim, keep) != nil {
+		if l.tell(ctx, user, open[user], keep) != nil {
 			return
 		}
 	}
