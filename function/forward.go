@@ -75,6 +75,8 @@ func (f *Front) attempt(ctx context.Context, c call) (*http.Response, error) {
 			f.opts.Router.Misdirected(c.user, owner)
 		case answer.Header.Get(api.HeaderNotStarted) != "":
 			_ = answer.Body.Close()
+			// It may be draining and have given this user up already: the next try is not to wait for its end.
+			f.opts.Router.Misdirected(c.user, owner)
 			return nil, errNotNow
 		default:
 			return answer, nil

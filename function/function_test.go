@@ -136,7 +136,7 @@ func TestFront_AsksAgainWhereNothingWasRun(t *testing.T) {
 	require.Equal(t, 1, r.misdirected)
 
 	tries := 0
-	_, url, _ = newFront(t, func(w http.ResponseWriter, q *http.Request) {
+	_, url, r = newFront(t, func(w http.ResponseWriter, q *http.Request) {
 		if tries++; tries < 3 {
 			refuse(503, true)(w, q)
 			return
@@ -146,6 +146,7 @@ func TestFront_AsksAgainWhereNothingWasRun(t *testing.T) {
 	status, _, _ = post(t, url, question)
 	require.Equal(t, 200, status)
 	require.Equal(t, 3, tries)
+	require.Equal(t, 2, r.misdirected, "a draining instance may have given the user up meanwhile: only Redis knows")
 }
 
 func TestFront_AConnectionThatBrokeIsTriedOnceMoreUnderTheSameID(t *testing.T) {
