@@ -103,8 +103,11 @@ func newModel(t *rapid.T, c *cluster) *model {
 		m.addFront()
 		m.addInstance()
 	}
-	m.actions = weighted()
+	m.actions = weighted(t)
 	t.Cleanup(func() { m.finish(nil, errLost) })
+	if rapid.Bool().Draw(t, "warm") {
+		m.round()
+	}
 	return m
 }
 
@@ -264,6 +267,10 @@ func (m *model) round() bool {
 				m.release(n, user, false)
 				m.finish(nil, nil)
 			}
+		}
+		if n.leaving && len(n.holding) == 0 {
+			m.must(n.Close(ctx))
+			n.dead = true
 		}
 	}
 	served := true
