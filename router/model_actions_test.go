@@ -13,6 +13,7 @@ import (
 
 // act does one step.
 func (m *model) act(action string) {
+	m.t.Log(action)
 	switch action {
 	case "run a command":
 		m.runCommand()
@@ -51,15 +52,17 @@ func (m *model) fault(action string) {
 	switch action {
 	case "cut or heal an instance":
 		n := m.alive()
-		n.link.up = !n.link.up
+		n.link.up, m.changed = !n.link.up, true
 	case "cut or heal a front":
 		f := m.front()
 		f.link.up = !f.link.up
 	case "empty Redis":
+		m.changed = true
 		m.empties()
 	case "replicate":
 		m.replicates()
 	case "fail over":
+		m.changed = true
 		m.failsOver()
 	case "drain":
 		m.drains()
@@ -70,26 +73,35 @@ func (m *model) fault(action string) {
 	}
 }
 
-// weighted lists what a step may be, as often as it is to be likely. Each run has only some kinds of faults, and these the
-// more often: with all at once nothing lasts long enough for rare consequences.
-func weighted(t *rapid.T) (actions []string) {
+// faults are all that can go wrong.
+var faults = []string{"lose a command", "lose an answer", "execute a command twice", "give a command up", "assert",
+	"unreachable", "cut or heal an instance", "cut or heal a front", "empty Redis", "fail over", "drain", "kill", "outage"}
+
+// drawFaults draws some of them: with all at once nothing lasts long enough for rare consequences.
+func drawFaults(t *rapid.T) (some []string) {
+	for _, name := range faults {
+		if rapid.Bool().Draw(t, name) {
+			some = append(some, name)
+		}
+	}
+	return some
+}
+
+// weighted lists what a step may be, as often as it is to be likely.
+func weighted(faults []string) (actions []string) {
 	for _, a := range []struct {
 		weight int
 		name   string
 	}{{10, "run a command"}, {2, "execute a command"}, {7, "request"}, {5, "beat"}, {2, "release"}, {1, "dial"}, {4, "time passes"}} {
 		actions = append(actions, slices.Repeat([]string{a.name}, a.weight)...)
 	}
-	for _, name := range []string{"lose a command", "lose an answer", "execute a command twice", "give a command up", "assert",
-		"unreachable", "cut or heal an instance", "cut or heal a front", "empty Redis", "fail over", "drain", "kill", "outage"} {
-		if !rapid.Bool().Draw(t, name) {
-			continue
-		}
+	for _, name := range faults {
 		actions = append(actions, name, name)
 		switch name {
 		case "give a command up":
 			actions = append(actions, "execute a late command")
 		case "fail over":
-			actions = append(actions, "replicate")
+			actions = append(actions, "replicate", "replicate")
 		}
 	}
 	return actions

@@ -59,6 +59,8 @@ type network struct {
 	passed time.Time     // when the servers' clocks were last set right
 	ops    []*op         // under way, each waiting for a command
 	late   []lateCommand
+
+	changed bool // something has happened since the last check
 	// sent is called after each command that Redis executed.
 	sent func(redis.Cmder)
 }
@@ -141,6 +143,7 @@ func (n *network) resume(o *op, err error) {
 			cmd.SetErr(err)
 		}
 	}
+	n.changed = true
 	o.call.answer <- err
 	<-o.yield
 	if o.done {
@@ -157,6 +160,7 @@ func (n *network) execute(c *call) error {
 		return errLost
 	}
 	c.executed = true
+	n.changed = true
 	var failed error
 	for _, cmd := range c.cmds {
 		if name := cmd.Name(); name == "multi" || name == "exec" {
@@ -183,6 +187,7 @@ func (n *network) deliver(o *op) {
 
 // again executes a copy of a command, whose answer nobody reads.
 func (n *network) again(args []any) {
+	n.changed = true
 	cmd := redis.NewCmd(context.Background(), args...)
 	_ = n.servers[n.at].Process(context.Background(), cmd)
 	n.sent(cmd)
