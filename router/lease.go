@@ -218,7 +218,6 @@ func (l *Lease) beat(ctx context.Context) error {
 	state, now, users, err := l.send(ctx, era)
 	if err == nil && (state == "reconcile" || era == "") {
 		err = l.reconcile(ctx, now)
-		sent = l.opts.Clock() - beatTimeout // the hash was made anew within this beat
 	}
 	l.note(err, sent, now)
 	for _, user := range users {
