@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,8 +21,12 @@ var ErrNotNow = errors.New("router: reconciling")
 const (
 	beatTimeout  = 2 * time.Second
 	assertBatch  = 500
+	adoptTries   = 3
 	refreshEvery = time.Minute
 )
+
+// fence is for how long after a renewal turns are admitted. It is a variable for the test that shows what Margin is for.
+var fence = LeaseTime - Margin
 
 // LeaseOptions are an instance's settings.
 type LeaseOptions struct {
@@ -51,6 +57,7 @@ type Lease struct {
 	released map[string]string // users given up, while Redis couldn't be told
 	lost     bool              // Redis is away; logged once
 	keepHome map[string]bool   // of released
+	changes  int               // releases told and reconciliations begun: what Redis answered before one doesn't hold after it
 }
 
 // NewLease returns a lease under a random id, so that an address used again by another instance can't be mistaken for
@@ -111,22 +118,38 @@ func (l *Lease) Admit(ctx context.Context, user string, outage bool) error {
 }
 
 func (l *Lease) freshLocked() bool {
-	return l.alive && l.era != "" && l.opts.Clock()-l.renewed < LeaseTime-Margin
+	return l.alive && l.era != "" && l.opts.Clock()-l.renewed < fence
 }
 
-// adopt asks Redis whether a user that isn't held here is this instance's.
+// adopt asks Redis whether a user that isn't held here is this instance's. A claim that was released or taken while the
+// answer was on its way is not adopted: the answer has to be of one stretch without changes.
 func (l *Lease) adopt(ctx context.Context, user string) error {
-	claim, err := ownScript.Run(ctx, l.redis, []string{eraKey, ownerKey(user)}, LeaseTime.Milliseconds(), l.id).Text()
-	if err != nil {
-		return ErrNotNow
+	for range adoptTries {
+		l.mu.Lock()
+		before := l.changes
+		l.mu.Unlock()
+		claim, err := ownScript.Run(ctx, l.redis, []string{eraKey, ownerKey(user)}, LeaseTime.Milliseconds(), l.id).Text()
+		if err != nil {
+			return ErrNotNow
+		}
+		if changed, err := l.adopted(user, claim, before); !changed {
+			return err
+		}
 	}
+	return ErrNotNow
+}
+
+func (l *Lease) adopted(user, claim string, before int) (changed bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.changes != before {
+		return true, nil
+	}
 	if claim == "" || !l.freshLocked() || l.released[user] == claim {
-		return ErrNotOwner
+		return false, ErrNotOwner
 	}
 	l.claims[user] = claim
-	return nil
+	return false, nil
 }
 
 // Release gives the user up: nothing of it runs here any more. Where Redis can't be told now, later beats do. keepHome
@@ -157,6 +180,7 @@ func (l *Lease) tell(ctx context.Context, user, claim string, keepHome bool) err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.changes++
 	if l.released[user] == claim {
 		delete(l.released, user)
 		delete(l.keepHome, user)
@@ -196,7 +220,6 @@ func (l *Lease) beat(ctx context.Context) error {
 	state, now, users, err := l.send(ctx, era)
 	if err == nil && (state == "reconcile" || era == "") {
 		err = l.reconcile(ctx, now)
-		sent = l.opts.Clock() - beatTimeout // the hash was made anew within this beat
 	}
 	l.note(err, sent, now)
 	for _, user := range users {
@@ -238,6 +261,7 @@ func (l *Lease) send(ctx context.Context, era string) (state, now string, users 
 func (l *Lease) reconcile(ctx context.Context, era string) error {
 	l.mu.Lock()
 	l.era = "" // nobody new is admitted meanwhile
+	l.changes++
 	l.mu.Unlock()
 	if _, _, _, err := l.send(ctx, ""); err != nil {
 		return err
@@ -298,11 +322,15 @@ func (l *Lease) assertSome(ctx context.Context, users []string) (gone []string, 
 	}
 	// Who was given up while the script ran may have been made ours again by it.
 	for i, user := range asked {
+		claim := args[3+i].(string)
 		l.mu.Lock()
 		_, held := l.claims[user]
+		if _, open := l.released[user]; !held && !open {
+			l.released[user] = claim
+		}
 		l.mu.Unlock()
 		if !held {
-			_ = l.tell(ctx, user, args[3+i].(string), false)
+			_ = l.tell(ctx, user, claim, false)
 		}
 	}
 	return gone, nil
@@ -311,16 +339,13 @@ func (l *Lease) assertSome(ctx context.Context, users []string) (gone []string, 
 // tellAll carries out the releases that Redis could not be told of.
 func (l *Lease) tellAll(ctx context.Context) {
 	l.mu.Lock()
-	open := make(map[string]string, len(l.released))
-	for user, claim := range l.released {
-		open[user] = claim
-	}
+	open := maps.Clone(l.released)
 	l.mu.Unlock()
-	for user, claim := range open {
+	for _, user := range slices.Sorted(maps.Keys(open)) {
 		l.mu.Lock()
 		keep := l.keepHome[user]
 		l.mu.Unlock()
-		if l.tell(ctx, user, claim, keep) != nil {
+		if l.tell(ctx, user, open[user], keep) != nil {
 			return
 		}
 	}

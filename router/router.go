@@ -60,6 +60,8 @@ type Router struct {
 	away   atomic.Bool // Redis can't be reached
 	kick   chan struct{}
 
+	firstWait time.Duration // how long a claim waits for an instance that is there but not yet dialled
+
 	mu    sync.Mutex           // guards avoid
 	avoid map[string]time.Time // instances that could not be dialled, until when
 }
@@ -69,7 +71,7 @@ func New(redis Redis, opts Options) *Router {
 	owners, _ := lru.New[string, Owner](cacheSize) // fails on a size of 0 only
 	former, _ := lru.New[string, Owner](cacheSize)
 	return &Router{redis: redis, opts: opts, owners: owners, former: former,
-		kick: make(chan struct{}, 1), avoid: make(map[string]time.Time)}
+		kick: make(chan struct{}, 1), firstWait: firstInstance, avoid: make(map[string]time.Time)}
 }
 
 // Route says where the user's request goes, and makes somebody the owner if nobody is. The error is ErrFull,
@@ -128,7 +130,7 @@ func (r *Router) Unreachable(ctx context.Context, user string, owner Owner) {
 
 // claim asks Redis, waiting for a first instance if there is none yet.
 func (r *Router) claim(ctx context.Context, user string) (Owner, error) {
-	deadline := time.Now().Add(firstInstance)
+	deadline := time.Now().Add(r.firstWait)
 	for {
 		state, owner, err := r.ask(ctx, user)
 		if err != nil {

@@ -1,0 +1,65 @@
+package router
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+)
+
+// stage is the model's network without its dice: a test says which command comes when.
+func stage(t *testing.T) (net *network, lease func(id string) (*Lease, *link)) {
+	t.Helper()
+	net = &network{cluster: newCluster(t, 1), now: time.Hour, passed: time.Now(), sent: func(redis.Cmder) {}}
+	net.load(t)
+	return net, func(id string) (*Lease, *link) {
+		link, client := net.newLink()
+		l := NewLease(client, LeaseOptions{Logger: quiet, Addr: net.addr, Capacity: 4,
+			Load: func() (int, int) { return 0, 0 }, Evict: func(string) {}, Clock: func() time.Duration { return net.now }})
+		l.id = id
+		require.NoError(t, l.beat(t.Context()))
+		return l, link
+	}
+}
+
+func TestLease_AnAnswerFromBeforeAReleaseIsNotAdoptedAfterIt(t *testing.T) {
+	net, lease := stage(t)
+	a, link := lease("a")
+	_, err := newRouter(net.servers[0]).Route(t.Context(), "ada")
+	require.NoError(t, err)
+	require.NoError(t, a.Admit(t.Context(), "ada", false))
+	link.up = false
+	require.Error(t, a.Release(t.Context(), "ada", false))
+	link.up = true
+
+	admitted := make(chan error, 1)
+	net.start(func(ctx context.Context) { admitted <- a.Admit(ctx, "ada", false) })
+	require.NoError(t, net.execute(net.ops[0].call), "Redis has not been told yet, and says that the user is here")
+	require.NoError(t, a.beat(t.Context()), "this tells it")
+	require.Zero(t, net.servers[0].Exists(t.Context(), ownerKey("ada")).Val())
+	net.deliver(net.ops[0])
+	net.finish(nil, nil)
+	require.ErrorIs(t, <-admitted, ErrNotOwner)
+}
+
+func TestLease_AMachineThatSleptWhileItReconciledIsNotFresh(t *testing.T) {
+	net, lease := stage(t)
+	a, _ := lease("a")
+	_, err := newRouter(net.servers[0]).Route(t.Context(), "ada")
+	require.NoError(t, err)
+	require.NoError(t, a.Admit(t.Context(), "ada", false))
+	require.NoError(t, net.servers[0].Del(t.Context(), instanceKey("a")).Err(), "its lease has ended")
+
+	net.start(func(ctx context.Context) { _ = a.beat(ctx) })
+	for range 2 { // the beat, and the one that registers anew
+		require.NoError(t, net.execute(net.ops[0].call))
+		net.deliver(net.ops[0])
+	}
+	require.NoError(t, net.execute(net.ops[0].call), "the assertion")
+	require.NoError(t, net.pass(LeaseTime))
+	net.deliver(net.ops[0])
+	require.Empty(t, net.ops)
+	require.ErrorIs(t, a.Admit(t.Context(), "ada", false), ErrNotOwner, "anybody may have taken the user meanwhile")
+}

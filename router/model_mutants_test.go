@@ -1,0 +1,121 @@
+package router
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// replaced changes one script for the time of a test.
+func replaceIn(t *testing.T, name, old, changed string) {
+	t.Helper()
+	s := scriptsOf()[name]
+	source := s.source
+	if name == "claim" {
+		source = strings.Replace(source, twoRandom, firstTwo, 1)
+	}
+	require.Equal(t, 1, strings.Count(source, old), "what is to be changed stands there once")
+	before := *s.script
+	*s.script = redis.NewScript(strings.Replace(source, old, changed, 1))
+	t.Cleanup(func() { *s.script = before })
+}
+
+const (
+	twoRandom = "'ZRANDMEMBER', KEYS[3], 2"
+	firstTwo  = "'ZRANGE', KEYS[3], 0, 1"
+)
+
+func deterministic(t *testing.T) {
+	before := claimScript
+	source := eraSource + claimSource
+	require.Contains(t, source, twoRandom)
+	claimScript = redis.NewScript(strings.Replace(source, twoRandom, firstTwo, 1))
+	t.Cleanup(func() { claimScript = before })
+}
+
+// The model finds each of these mistakes, within tries that one seed makes the same on every run.
+func TestModel_FindsSeededMistakes(t *testing.T) {
+	longRuns(t)
+	setFlag(t, "rapid.checks", "3000")
+	setFlag(t, "rapid.seed", "1")
+	setFlag(t, "rapid.shrinktime", "0s")
+	setFlag(t, "rapid.nofailfile", "true")
+	c := newCluster(t, 3)
+	for _, mistake := range []struct {
+		name, script, old, changed string
+		faults                     []string // that bring it to light
+	}{
+		{"a claim doesn't look at the era", "claim", "era == run and instance(id)", "instance(id)", []string{"fail over"}},
+		{"a claim doesn't wait for a new era to settle", "claim", "if settling > 0 then", "if false then", []string{"empty Redis"}},
+		{"a claim takes users of the living", "claim", "if it then return {it.draining", "if it and it.draining then return {it.draining", nil},
+		{"a claim doesn't see that an owner is dead", "claim", "if not f[1] then return nil end", "if not f[1] then f = {'', 1, 0, 0, '0'} end", []string{"kill"}},
+		{"a release doesn't compare the claim number", "release", " or claim ~= ARGV[2]", "", []string{"lose an answer"}},
+		{"a release doesn't compare the instance", "release", "id ~= ARGV[1] or claim ~= ARGV[2]", "not id", []string{"cut or heal an instance"}},
+		{"a drain forgets to be unplaceable", "beat", "local known =", "ARGV[7] = '0'\nlocal known =", []string{"drain"}},
+		{"a beat brings an expired lease back", "beat", "(not known or ARGV[8] ~= run)", "ARGV[8] ~= run", []string{"cut or heal an instance"}},
+		{"a beat doesn't see a new era", "beat", "(not known or ARGV[8] ~= run)", "not known", []string{"fail over"}},
+		{"an assertion takes what is another's", "assert", "(id ~= ARGV[2] or number ~= claim)", "false", []string{"cut or heal an instance"}},
+		{"an instance owns by an earlier era's word", "own", " and era == run", "", []string{"fail over"}},
+		{"an instance doesn't compare itself with the owner", "own", "id == ARGV[2] and ", "", nil},
+	} {
+		t.Run(mistake.name, func(t *testing.T) {
+			deterministic(t)
+			replaceIn(t, mistake.script, mistake.old, mistake.changed)
+			c.load(t)
+			requireFound(t, c, mistake.faults)
+		})
+	}
+	t.Run("the fence has no margin", func(t *testing.T) {
+		deterministic(t)
+		c.load(t)
+		before := fence
+		fence = LeaseTime
+		t.Cleanup(func() { fence = before })
+		requireFound(t, c, nil)
+	})
+}
+
+func requireFound(t *testing.T, c *cluster, faults []string) {
+	t.Helper()
+	tries := 0
+	verdict := &verdict{TB: t}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		rapid.Check(verdict, func(t *rapid.T) {
+			tries++
+			newModel(t, c, faults).run()
+		})
+	}()
+	<-done
+	require.True(t, verdict.failed, "not found in %d runs", tries)
+	t.Logf("found within %d runs: %s", tries, verdict.text)
+}
+
+// verdict keeps what rapid says of a property, without failing the test.
+type verdict struct {
+	rapid.TB
+	failed bool
+	text   string
+}
+
+func (v *verdict) Errorf(format string, args ...any) {
+	if !v.failed {
+		v.text, _, _ = strings.Cut(fmt.Sprintf(format, args...), "\n")
+	}
+	v.failed = true
+}
+
+func (v *verdict) Fatalf(format string, args ...any) { v.FailNow() }
+func (v *verdict) Fatal(...any)                      { v.FailNow() }
+func (v *verdict) Error(...any)                      { v.failed = true }
+func (v *verdict) Fail()                             { v.failed = true }
+func (v *verdict) Failed() bool                      { return v.failed }
+func (v *verdict) Logf(string, ...any)               {}
+func (v *verdict) Log(...any)                        {}
+func (v *verdict) FailNow()                          { v.failed = true; runtime.Goexit() }
