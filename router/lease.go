@@ -50,6 +50,7 @@ type Lease struct {
 	renewed  time.Duration // when the last good renewal was sent
 	alive    bool          // there was one
 	era      string        // in which it was reconciled; empty before
+	number   string        // of the last registration
 	draining bool
 	claims   map[string]string // users held, with their claim number
 	released map[string]string // users given up, while Redis couldn't be told
@@ -233,10 +234,11 @@ func (l *Lease) send(ctx context.Context, era string) (state, now string, users 
 	if l.draining {
 		draining = 1
 	}
+	number := l.number
 	l.mu.Unlock()
 	keys := []string{eraKey, instanceKey(l.id), candidatesKey, evictableKey, pendingKey, evictKey(l.id)}
 	answer, err := beatScript.Run(ctx, l.redis, keys, LeaseTime.Milliseconds(), l.id, l.opts.Addr, l.opts.Capacity,
-		reserved, idle, draining, era).Slice()
+		reserved, idle, draining, era, number).Slice()
 	if err != nil {
 		return "", "", nil, err
 	}
@@ -259,6 +261,7 @@ func (l *Lease) send(ctx context.Context, era string) (state, now string, users 
 func (l *Lease) reconcile(ctx context.Context, era string) error {
 	l.mu.Lock()
 	l.era = "" // nobody new is admitted meanwhile
+	l.number = random(8)
 	l.changes++
 	l.mu.Unlock()
 	if _, _, _, err := l.send(ctx, ""); err != nil {
