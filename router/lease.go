@@ -22,7 +22,7 @@ const (
 	beatTimeout  = 2 * time.Second
 	assertBatch  = 500
 	adoptTries   = 3
-	refreshEvery = time.Minute
+	refreshEvery = ownerTTL / 3
 )
 
 // fence is for how long after a renewal turns are admitted. It is a variable for the test that shows what Margin is for.

@@ -59,7 +59,7 @@ func TestModel_FindsSeededMistakes(t *testing.T) {
 		{"a drain forgets to be unplaceable", "beat", "local known =", "ARGV[7] = '0'\nlocal known =", []string{"drain"}},
 		{"a beat brings an expired lease back", "beat", "(not known or ARGV[8] ~= run)", "ARGV[8] ~= run", []string{"cut or heal an instance"}},
 		{"a beat doesn't see a new era", "beat", "(not known or ARGV[8] ~= run)", "not known", []string{"fail over"}},
-		{"an assertion takes what is another's", "assert", "(id ~= ARGV[2] or number ~= claim)", "false", []string{"cut or heal an instance"}},
+		{"an assertion takes what is another's", "assert", "entry ~= own and", "false and", []string{"cut or heal an instance"}},
 		{"an instance owns by an earlier era's word", "own", " and era == run", "", []string{"fail over"}},
 		{"an instance doesn't compare itself with the owner", "own", "id == ARGV[2] and ", "", nil},
 	} {
