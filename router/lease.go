@@ -314,6 +314,9 @@ func (l *Lease) assertSome(ctx context.Context, users []string) (gone []string, 
 		}
 	}
 	l.mu.Unlock()
+	if len(asked) == 0 {
+		return nil, nil
+	}
 	moved, err := assertScript.Run(ctx, l.redis, keys, args...).Int64Slice()
 	if err != nil {
 		return nil, err

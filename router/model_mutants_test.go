@@ -94,7 +94,7 @@ func requireFound(t *testing.T, c *cluster, faults []string) {
 	}()
 	<-done
 	require.True(t, verdict.failed, "not found in %d runs", tries)
-	t.Logf("found within %d runs: %s", tries, verdict.text)
+	t.Logf("found within %d runs: %.300s", tries, verdict.text)
 }
 
 // verdict keeps what rapid says of a property, without failing the test.
@@ -106,7 +106,7 @@ type verdict struct {
 
 func (v *verdict) Errorf(format string, args ...any) {
 	if !v.failed {
-		v.text, _, _ = strings.Cut(fmt.Sprintf(format, args...), "\n")
+		v.text = fmt.Sprintf(format, args...)
 	}
 	v.failed = true
 }
