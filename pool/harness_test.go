@@ -271,12 +271,15 @@ func (s *service) lastCall() pooltest.Call {
 // walkFiles reads every file below root.
 func walkFiles(root string, look func(path string, content []byte)) error {
 	return filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // the CLI's files come and go
+		}
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
 		content, err := os.ReadFile(path)
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil // the CLI comes and goes
+			return nil
 		}
 		look(path, content)
 		return err

@@ -3,15 +3,16 @@
 -- users it is asked to give up
 -- ARGV[2] id, ARGV[3] address, ARGV[4] capacity, ARGV[5] reserved, ARGV[6] idle, ARGV[7] draining 0|1, ARGV[8] the era in
 -- which the instance last reconciled, empty if it never has: then the hash is made anew, ARGV[9] version of the wire,
--- ARGV[10] the fingerprint of its certificate
+-- ARGV[10] the fingerprint of its certificate, ARGV[11] the registration's number
 -- Returns {state, era, users to give up...}: ok | reconcile. An expired hash is not brought back by a beat that doesn't
--- know it: the instance may have lost its users, and has to reconcile first.
-local known = redis.call('EXISTS', KEYS[2]) == 1
+-- know it: the instance may have lost its users, and has to reconcile first. The same goes for a hash of another
+-- registration: one that was thought lost may come in late and bring an expired hash back.
+local known = redis.call('HGET', KEYS[2], 'registration') == ARGV[11]
 if ARGV[8] ~= '' and (not known or ARGV[8] ~= run) then
   return {'reconcile', run}
 end
 redis.call('HSET', KEYS[2], 'addr', ARGV[3], 'capacity', ARGV[4], 'reserved', ARGV[5], 'idle', ARGV[6], 'draining', ARGV[7],
-  'wire', ARGV[9], 'fingerprint', ARGV[10])
+  'wire', ARGV[9], 'fingerprint', ARGV[10], 'registration', ARGV[11])
 redis.call('PEXPIRE', KEYS[2], ARGV[1])
 if ARGV[7] == '1' then
   redis.call('ZREM', KEYS[3], ARGV[2])

@@ -22,7 +22,7 @@ const (
 	beatTimeout  = 2 * time.Second
 	assertBatch  = 500
 	adoptTries   = 3
-	refreshEvery = time.Minute
+	refreshEvery = ownerTTL / 3
 )
 
 // fence is for how long after a renewal turns are admitted. It is a variable for the test that shows what Margin is for.
@@ -52,6 +52,7 @@ type Lease struct {
 	renewed  time.Duration // when the last good renewal was sent
 	alive    bool          // there was one
 	era      string        // in which it was reconciled; empty before
+	number   string        // of the last registration
 	draining bool
 	claims   map[string]string // users held, with their claim number
 	released map[string]string // users given up, while Redis couldn't be told
@@ -235,10 +236,11 @@ func (l *Lease) send(ctx context.Context, era string) (state, now string, users 
 	if l.draining {
 		draining = 1
 	}
+	number := l.number
 	l.mu.Unlock()
 	keys := []string{eraKey, instanceKey(l.id), candidatesKey, evictableKey, pendingKey, evictKey(l.id)}
 	answer, err := beatScript.Run(ctx, l.redis, keys, LeaseTime.Milliseconds(), l.id, l.opts.Addr, l.opts.Capacity,
-		reserved, idle, draining, era, l.opts.Wire, l.opts.Fingerprint).Slice()
+		reserved, idle, draining, era, l.opts.Wire, l.opts.Fingerprint, number).Slice()
 	if err != nil {
 		return "", "", nil, err
 	}
@@ -261,6 +263,7 @@ func (l *Lease) send(ctx context.Context, era string) (state, now string, users 
 func (l *Lease) reconcile(ctx context.Context, era string) error {
 	l.mu.Lock()
 	l.era = "" // nobody new is admitted meanwhile
+	l.number = random(8)
 	l.changes++
 	l.mu.Unlock()
 	if _, _, _, err := l.send(ctx, ""); err != nil {
@@ -313,6 +316,9 @@ func (l *Lease) assertSome(ctx context.Context, users []string) (gone []string, 
 		}
 	}
 	l.mu.Unlock()
+	if len(asked) == 0 {
+		return nil, nil
+	}
 	moved, err := assertScript.Run(ctx, l.redis, keys, args...).Int64Slice()
 	if err != nil {
 		return nil, err

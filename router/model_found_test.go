@@ -63,3 +63,30 @@ func TestLease_AMachineThatSleptWhileItReconciledIsNotFresh(t *testing.T) {
 	require.Empty(t, net.ops)
 	require.ErrorIs(t, a.Admit(t.Context(), "ada", false), ErrNotOwner, "anybody may have taken the user meanwhile")
 }
+
+func TestLease_ALateRegistrationDoesntBringALeaseBack(t *testing.T) {
+	net, lease := stage(t)
+	a, _ := lease("a")
+	front := newRouter(net.servers[0])
+	_, err := front.Route(t.Context(), "ada")
+	require.NoError(t, err)
+	require.NoError(t, a.Admit(t.Context(), "ada", false))
+	require.NoError(t, net.servers[0].Del(t.Context(), instanceKey("a")).Err(), "its lease has ended")
+	net.start(func(ctx context.Context) { _ = a.beat(ctx) })
+	require.NoError(t, net.execute(net.ops[0].call))
+	net.deliver(net.ops[0])
+	late := net.ops[0].call.cmds[0].Args()
+	net.resume(net.ops[0], errLost)
+	require.NoError(t, a.beat(t.Context()), "it is registered by another try")
+	require.NoError(t, a.Admit(t.Context(), "ada", false))
+
+	require.NoError(t, net.pass(LeaseTime))
+	b, _ := lease("b")
+	owner, err := newRouter(net.servers[0]).Route(t.Context(), "ada")
+	require.NoError(t, err)
+	require.Equal(t, "b", owner.Instance)
+	require.NoError(t, b.Admit(t.Context(), "ada", false))
+	net.again(late)
+	require.NoError(t, a.beat(t.Context()))
+	require.ErrorIs(t, a.Admit(t.Context(), "ada", false), ErrNotOwner)
+}

@@ -352,6 +352,28 @@ func TestLease_AReleaseThatRedisMissedIsToldLater(t *testing.T) {
 	require.Zero(t, client.Exists(t.Context(), ownerKey("ada")).Val())
 }
 
+func TestLease_AssertsWhoIsMissingAndSeesWhoIsAnothers(t *testing.T) {
+	both(t, func(t *testing.T, client *redis.Client) {
+		a := newNode(t, client, 8)
+		for _, user := range []string{"ada", "bob"} {
+			_, err := newRouter(client).Route(t.Context(), user)
+			require.NoError(t, err)
+			require.NoError(t, a.Admit(t.Context(), user, false))
+		}
+		adas := client.Get(t.Context(), ownerKey("ada")).Val()
+		require.NoError(t, client.Del(t.Context(), ownerKey("ada")).Err())
+		others := "b claim " + client.HGet(t.Context(), eraKey, "run").Val()
+		require.NoError(t, client.Set(t.Context(), ownerKey("bob"), others, 0).Err())
+
+		kept, moved, err := a.assert(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []int{1, 1}, []int{kept, moved})
+		require.Equal(t, adas, client.Get(t.Context(), ownerKey("ada")).Val())
+		require.Equal(t, others, client.Get(t.Context(), ownerKey("bob")).Val())
+		require.Equal(t, ownerTTL, client.PTTL(t.Context(), ownerKey("ada")).Val().Round(time.Minute))
+	})
+}
+
 func TestNewClient_DoesntRepeatThePassword(t *testing.T) {
 	_, err := NewClient("redis://:hunter2@%zz", "")
 	require.Error(t, err)

@@ -51,7 +51,7 @@ func realMain(ctx context.Context, args []string) error {
 	set.Float64Var(&n.lost, "lost", 0.1, "share of the instances that vanish at once")
 	set.Float64Var(&n.deployed, "deployed", 1, "share of the instances that the rolling deploy replaces")
 	set.IntVar(&n.batch, "batch", 20, "instances that the rolling deploy replaces at a time")
-	set.DurationVar(&n.steady, "steady", time.Minute, "how long the cost of life signs is watched; Leases say whom they hold once a minute")
+	set.DurationVar(&n.steady, "steady", time.Minute, "how long the cost of life signs is watched")
 	report := set.String("report", "", "Markdown file whose text after the line `"+marker+"` is replaced by the results")
 	if err := set.Parse(args); err != nil {
 		return err
