@@ -63,8 +63,7 @@ type model struct {
 	t         *rapid.T
 	users     []string
 	fronts    []*frontModel
-	instances []*instanceModel // the dead too
-	failovers int
+	instances []*instanceModel    // the dead too
 	draining  map[string]bool     // by instance: its last beat that Redis executed said so
 	claims    map[string]struct{} // claim numbers seen
 	actions   []string
