@@ -56,10 +56,11 @@ func newHome(root string) (home, error) {
 	return h, errors.Join(os.Mkdir(h.home, 0o700), os.Mkdir(h.temp, 0o700), os.Mkdir(h.cwd, 0o700))
 }
 
-// startCLI starts a CLI with the arguments and the environment the pool gives it, but with the API in the broker's place.
-func (l *lab) startCLI(bin string, h home, opts claude.Options) (*cli, error) {
-	cmd := exec.Command(bin, claude.Args(opts)...)
-	cmd.Env = claude.Environment{Home: h.home, Temp: h.temp, BaseURL: l.api.URL(), Secret: "bench"}.Vars()
+// startCLI starts a CLI with the arguments and the environment the pool gives it and those of the variant, but with the
+// API in the broker's place.
+func (l *lab) startCLI(bin string, h home, opts claude.Options, v variant) (*cli, error) {
+	cmd := exec.Command(bin, append(claude.Args(opts), v.args...)...)
+	cmd.Env = append(claude.Environment{Home: h.home, Temp: h.temp, BaseURL: l.api.URL(), Secret: "bench"}.Vars(), v.env...)
 	cmd.Dir, cmd.Stderr = h.cwd, os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -131,7 +132,7 @@ func (l *lab) warmCLI(ctx context.Context, bin, text string) (*cli, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := l.startCLI(bin, h, claude.Options{SessionID: uuid.NewString(), Model: "haiku"})
+	c, err := l.startCLI(bin, h, claude.Options{SessionID: uuid.NewString(), Model: "haiku"}, variant{})
 	if err != nil {
 		return nil, err
 	}
@@ -157,7 +158,7 @@ func (l *lab) newSpawning() (*spawning, error) {
 
 func (s *spawning) ask(ctx context.Context, text string) (sample, error) {
 	began := time.Now()
-	c, err := s.lab.startCLI(s.lab.bin, s.home, claude.Options{SessionID: s.session, Resume: s.resume, Model: "haiku"})
+	c, err := s.lab.startCLI(s.lab.bin, s.home, claude.Options{SessionID: s.session, Resume: s.resume, Model: "haiku"}, variant{})
 	if err != nil {
 		return sample{}, err
 	}
@@ -181,7 +182,7 @@ func (d *direct) ask(ctx context.Context, text string) (sample, error) {
 		if err != nil {
 			return sample{}, err
 		}
-		if d.cli, err = d.lab.startCLI(d.lab.bin, h, claude.Options{SessionID: uuid.NewString(), Model: "haiku"}); err != nil {
+		if d.cli, err = d.lab.startCLI(d.lab.bin, h, claude.Options{SessionID: uuid.NewString(), Model: "haiku"}, variant{}); err != nil {
 			return sample{}, err
 		}
 	}

@@ -34,6 +34,7 @@ type report struct {
 	New, Later, Tens []requests
 	Bursts           []burst
 	Idle             idleCost
+	Starts           []started
 	Added            added
 	Throughput       throughput
 }

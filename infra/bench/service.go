@@ -39,7 +39,7 @@ func (l *lab) startService(ctx context.Context, bin string, standby int) (*servi
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp(l.scratch, "service-")
+	dir, err := openFolder(l.scratch, "service-")
 	if err != nil {
 		return nil, err
 	}

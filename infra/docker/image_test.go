@@ -130,7 +130,9 @@ func deploy(t *testing.T) *deployment {
 	d.poolRoot = pool.root()
 	requireClean(t, d.poolRoot)
 	d.pool = enter(d.poolRoot, pool.entrypoint...)
-	d.pool.Env = append(append(pool.env, settings...), "ISOLATION=require", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+	d.pool.Env = append(append(pool.env, settings...), "ISOLATION=require",
+		"UID_BASE=2050000000", // beyond those of other tests' instances, whose locks can't be seen from within
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"PORT="+poolPort, "ADVERTISE_ADDR=127.0.0.1:"+poolPort, "ANTHROPIC_BASE_URL="+upstream.URL(), "STANDBY=1")
 	start(t, d.pool, "poold")
 
