@@ -65,15 +65,18 @@ func (s services) stop() {
 	}
 }
 
-// begin makes a new user's conversation by the given way.
+// begin makes a new user's conversation by the given way, when no standby is being started that would disturb it.
 func (l *lab) begin(ctx context.Context, s services, way int) (conversation, error) {
+	if err := s[standby].awaitStandbys(ctx, l.plan.Standby); err != nil {
+		return nil, err
+	}
 	switch way {
 	case spawned:
 		return l.newSpawning()
 	case piped:
 		return &direct{lab: l}, nil
 	}
-	return s[way].newUser(), s[way].awaitStandbys(ctx, map[int]int{standby: l.plan.Standby}[way])
+	return s[way].newUser(), nil
 }
 
 // newUsers measures rounds new users of each way, taking turns, each with n requests.

@@ -34,16 +34,17 @@ type plan struct {
 	idleUsers int
 	idleOver  time.Duration
 
-	shortRequests, longStreams, longEvents int
-	streams, streamEvents, streamRuns      int
-	profileSeconds                         int
+	shortTalks, shortRequests         int // talks by each way, and requests of each
+	longStreams, longEvents           int
+	streams, streamEvents, streamRuns int
+	profileSeconds                    int
 }
 
 var full = plan{
 	Standby: 2, models: []time.Duration{0, 500 * time.Millisecond}, NewUsers: 20, LaterRequests: 50, Tens: 4, Starts: 10,
 	BurstStandby: 4, BurstUsers: 20, bursts: 3, Settle: 6 * time.Second,
 	idleUsers: 20, idleOver: time.Minute,
-	shortRequests: 500, longStreams: 9, longEvents: 20_000,
+	shortTalks: 20, shortRequests: 25, longStreams: 9, longEvents: 20_000,
 	streams: 200, streamEvents: 5_000, streamRuns: 3, profileSeconds: 10,
 }
 
@@ -52,7 +53,7 @@ var quick = plan{
 	Standby: 1, models: []time.Duration{0}, NewUsers: 1, LaterRequests: 2, Tens: 1, Starts: 1,
 	BurstStandby: 1, BurstUsers: 10, bursts: 1,
 	idleUsers: 2, idleOver: 100 * time.Millisecond,
-	shortRequests: 3, longStreams: 1, longEvents: 15_000, // whose result is a long line
+	shortTalks: 1, shortRequests: 3, longStreams: 1, longEvents: 15_000, // whose result is a long line
 	streams: 3, streamEvents: 100, streamRuns: 1, profileSeconds: 1,
 }
 

@@ -188,6 +188,7 @@ func (u *user) ask(ctx context.Context, text string) (sample, error) {
 			if !answered {
 				err = errors.New("the turn failed")
 			}
+			_, _ = io.Copy(io.Discard, answer.Body) // else the connection would not be used again
 			return s, err
 		}
 	}

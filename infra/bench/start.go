@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -44,14 +43,17 @@ type started struct {
 
 // starts measures the variants, taking turns.
 func (l *lab) starts(ctx context.Context) ([]started, error) {
-	all := make([]started, len(variants))
+	tried := variants
+	if l.bin == l.scripted {
+		tried = variants[:1] // it knows no other flags
+	}
+	all := make([]started, len(tried))
 	for round := range l.plan.Starts {
-		order := slices.Concat(variants[round%len(variants):], variants[:round%len(variants)])
-		for i, v := range order {
-			into := &all[(i+round)%len(variants)]
-			into.variant = v
-			if err := l.start(ctx, into); err != nil {
-				return nil, fmt.Errorf("%s: %w", v.Name, err)
+		for i := range tried {
+			into := (i + round) % len(tried)
+			all[into].variant = tried[into]
+			if err := l.start(ctx, &all[into]); err != nil {
+				return nil, fmt.Errorf("%s: %w", tried[into].Name, err)
 			}
 		}
 		l.say("starts: round %d of %d", round+1, l.plan.Starts)

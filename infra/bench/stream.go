@@ -32,7 +32,7 @@ type throughput struct {
 
 func events(n int) string { return fmt.Sprintf("[[events=%d]]", n) }
 
-// added compares one user of the service with the CLI over its pipes, taking turns.
+// added compares users of the service with CLIs over their pipes, taking turns.
 func (l *lab) added(ctx context.Context) (added, error) {
 	var a added
 	s, err := l.startService(ctx, l.scripted, 0)
@@ -40,42 +40,64 @@ func (l *lab) added(ctx context.Context) (added, error) {
 		return a, err
 	}
 	defer s.stop()
-	c, err := l.warmCLI(ctx, l.scripted, events(1))
+	for range l.plan.shortTalks {
+		if err := l.short(ctx, s, &a); err != nil {
+			return a, err
+		}
+	}
+	l.say("scripted CLI: first token after %s over its pipes, after %s through the service", median(a.Piped.First), median(a.Through.First))
+	return a, l.long(ctx, s, &a)
+}
+
+// short has a talk of short requests by both ways. It is short as well, since a CLI sends all of it to the API each time.
+func (l *lab) short(ctx context.Context, s *service, a *added) error {
+	c, u, err := l.pair(ctx, s)
 	if err != nil {
-		return a, err
+		return err
 	}
 	defer c.close()
-	u := s.newUser()
-	if _, err := u.ask(ctx, events(1)); err != nil {
-		return a, err
-	}
 	err = takeTurns(ctx, l.plan.shortRequests, events(1), c, u, func(piped, through sample) {
 		a.Piped.add(piped)
 		a.Through.add(through)
 	})
 	if err != nil {
-		return a, err
+		return err
 	}
 	before, _, err := s.allocations(ctx)
 	if err != nil {
-		return a, err
+		return err
 	}
 	for range l.plan.shortRequests {
 		if _, err := u.ask(ctx, events(1)); err != nil {
-			return a, err
+			return err
 		}
 	}
 	after, _, err := s.allocations(ctx)
-	if err != nil {
-		return a, err
-	}
 	a.RequestAllocs = (after - before) / float64(l.plan.shortRequests)
-	err = takeTurns(ctx, l.plan.longStreams, events(l.plan.longEvents), c, u, func(piped, through sample) {
+	return err
+}
+
+// long compares streams of many events.
+func (l *lab) long(ctx context.Context, s *service, a *added) error {
+	c, u, err := l.pair(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	return takeTurns(ctx, l.plan.longStreams, events(l.plan.longEvents), c, u, func(piped, through sample) {
 		a.PipedEvent = append(a.PipedEvent, piped.total/time.Duration(l.plan.longEvents))
 		a.ThroughEvent = append(a.ThroughEvent, through.total/time.Duration(l.plan.longEvents))
 	})
-	l.say("scripted CLI: first token after %s over its pipes, after %s through the service", median(a.Piped.First), median(a.Through.First))
-	return a, err
+}
+
+// pair is a CLI and a user, who have both had a turn.
+func (l *lab) pair(ctx context.Context, s *service) (*cli, *user, error) {
+	u := s.newUser()
+	if _, err := u.ask(ctx, events(1)); err != nil {
+		return nil, nil, err
+	}
+	c, err := l.warmCLI(ctx, l.scripted, events(1))
+	return c, u, err
 }
 
 // takeTurns asks both n times, each time the other one first.
