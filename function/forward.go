@@ -48,7 +48,7 @@ func (f *Front) forward(ctx context.Context, c call) (*http.Response, error) {
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		case <-time.After(wait/2 + rand.N(wait/2)):
+		case <-time.After(wait/2 + rand.N(wait/2)): // #nosec G404 -- jitter
 		}
 		wait = min(2*wait, longestWait)
 	}

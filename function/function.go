@@ -66,7 +66,7 @@ type Front struct {
 func New(opts Options) *Front {
 	f := &Front{opts: opts, mux: http.NewServeMux(), clientTimeout: clientTimeout}
 	f.idle = sync.NewCond(&f.mu)
-	f.ending, f.end = context.WithCancel(context.Background())
+	f.ending, f.end = context.WithCancel(context.Background()) // #nosec G118 -- Drain calls it
 	f.client = newClient()
 	f.mux.HandleFunc("/v1/messages/pooled", f.only(f.messages, http.MethodPost))
 	f.mux.HandleFunc("/v1/pool/stats", f.only(f.stats, http.MethodGet, http.MethodHead))

@@ -52,7 +52,7 @@ func realMain(ctx context.Context, f flags) error {
 		return err
 	}
 	defer os.RemoveAll(scratch)
-	if err := os.Chmod(scratch, 0o711); err != nil { // processes with uids of their own have to get to their workspaces
+	if err := os.Chmod(scratch, 0o711); err != nil { // #nosec G302 -- processes with uids of their own have to get to their workspaces
 		return err
 	}
 	environ := withDefaults(os.Environ(), scratch, f)

@@ -62,7 +62,7 @@ func New(opts Options) (*Broker, error) {
 	}
 	b := &Broker{
 		upstream: opts.Upstream, log: opts.Logger,
-		address: listener.Addr().String(), port: uint16(listener.Addr().(*net.TCPAddr).Port),
+		address: listener.Addr().String(), port: uint16(listener.Addr().(*net.TCPAddr).Port), // #nosec G115 -- a port
 		serving: make(chan struct{}), grants: make(map[[32]byte]*Grant),
 	}
 	b.proxy = &httputil.ReverseProxy{

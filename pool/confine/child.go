@@ -241,8 +241,8 @@ func awaitExit(pid int) Exit {
 		}
 	}
 	// The package unix doesn't name the fields of a union: on 64-bit machines si_status is at byte 24.
-	status := *(*int32)(unsafe.Add(unsafe.Pointer(&info), 24))
-	const exited = 1 // CLD_EXITED; the others are ends by a signal
+	status := *(*int32)(unsafe.Add(unsafe.Pointer(&info), 24)) // #nosec G103 -- see above
+	const exited = 1                                           // CLD_EXITED; the others are ends by a signal
 	if info.Code == exited {
 		return Exit{Code: int(status)}
 	}

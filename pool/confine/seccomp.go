@@ -137,7 +137,7 @@ func syscallFilter(listen bool) ([]unix.SockFilter, error) {
 
 // instructions stand on their own: they load what they look at, and where they don't deny they go on at their end.
 func (r restriction) instructions() []bpf.Instruction {
-	rest := uint8(2*len(r.when) + 1)
+	rest := uint8(2*len(r.when) + 1) // #nosec G115 -- a handful
 	block := []bpf.Instruction{
 		bpf.LoadAbsolute{Off: callOffset, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: r.call, SkipTrue: rest},

@@ -113,7 +113,7 @@ func (u *UIDs) clear(logger *slog.Logger) error {
 // trySwitch tries whether a process can be started under the uid, by a program that isn't there: the switch comes first.
 func trySwitch(id int) error {
 	_, err := os.StartProcess("/nonexistent/program", []string{"program"}, &os.ProcAttr{
-		Sys: &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(id), Gid: uint32(id)}},
+		Sys: &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(id), Gid: uint32(id)}}, // #nosec G115 -- settings bound it
 	})
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

@@ -20,7 +20,7 @@ func processesForMemory() int {
 			return 1
 		}
 	}
-	return max(1, int(bytes/4*3/processBytes))
+	return max(1, int(bytes/4*3/processBytes)) // #nosec G115 -- far below
 }
 
 // memoryShort reports that less than a tenth of the memory is free, of the machine's or of this service's share of it.
