@@ -30,6 +30,7 @@ type conversation struct {
 	digest   [32]byte        // of the messages so far, see api.HistoryDigest
 	settled  bool            // digest is right: no turn is changing it
 	lastUsed time.Time
+	mirror   mirror // see there
 
 	// Owned by whoever holds the slot.
 	settings settings
@@ -222,7 +223,7 @@ func (p *Pool) transcript(files *os.Root, w *workspace, session string) claude.T
 }
 
 // prepare makes the conversation's files ready for a process and says what it has to resume, if anything.
-func (p *Pool) prepare(c *conversation) (claude.Options, error) {
+func (p *Pool) prepare(ctx context.Context, c *conversation) (claude.Options, error) {
 	var err error
 	opts := claude.Options{SessionID: c.id, Model: c.settings.model, FallbackModel: c.settings.fallback,
 		PermissionMode: c.settings.permission, AllowBypass: p.opts.PermissionMode == "bypassPermissions"}
@@ -241,6 +242,11 @@ func (p *Pool) prepare(c *conversation) (claude.Options, error) {
 	}
 	defer files.Close()
 	transcript := p.transcript(files, c.dir, c.id)
+	if c.mirror.fetch {
+		if err := p.fetch(ctx, c, transcript); err != nil {
+			return opts, err
+		}
+	}
 	if c.dirty && c.goodTurn == "" {
 		if err := transcript.Remove(); err != nil {
 			return opts, err

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"claudepool/infra/archive"
 	"claudepool/pool/api"
 	"claudepool/pool/broker"
 	"claudepool/pool/confine"
@@ -61,6 +62,9 @@ type Options struct {
 	// Confined says that uid, file and network protections are all in force, so that requests may name programs to
 	// run before their credential has been checked.
 	Confined bool
+	// Archive keeps conversations for the next instance; nil is none. ArchiveMaxBytes is the largest transcript it gets.
+	Archive         archive.Store
+	ArchiveMaxBytes int64
 	// MemoryShort reports that the machine has little memory left; then there are no standbys. Nil is never.
 	MemoryShort func() bool
 }
@@ -87,6 +91,8 @@ type Pool struct {
 	draining bool
 	empty    *sync.Cond // signalled when a request has left or a process is gone
 	cleanup  cleanupStats
+
+	archiveFailed time.Time // when the archive could not tell what it has
 }
 
 type cleanupStats struct {
@@ -113,6 +119,9 @@ func New(opts Options, owner Ownership) *Pool {
 	p.goes(p.watchMemory)
 	p.goes(p.watchSpace)
 	p.goes(p.keepStandbys)
+	if p.opts.Archive != nil {
+		p.goes(p.greetArchive)
+	}
 	return p
 }
 

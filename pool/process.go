@@ -52,7 +52,7 @@ type process struct {
 
 // startProcess starts a CLI for the held conversation and returns when it has answered its first control request.
 func (p *Pool) startProcess(ctx context.Context, c *conversation, credential broker.Credential) (*process, error) {
-	opts, err := p.prepare(c)
+	opts, err := p.prepare(ctx, c)
 	if err != nil {
 		return nil, err
 	}

@@ -87,4 +87,5 @@ func (u *user) dropLocked(id string) {
 		u.standard = nil
 	}
 	delete(u.conversations, id)
+	u.recall = nil // the archive may still have it
 }

@@ -210,6 +210,9 @@ func (h *Handle) explain(err error) error {
 // doesn't keep the caller waiting.
 func (h *Handle) Release() {
 	if h.failed == nil || h.c.process == nil {
+		if h.failed == nil {
+			h.pool.mirror(h.c)
+		}
 		h.proc.detach()
 		h.pool.finish(h.c)
 		return

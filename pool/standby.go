@@ -250,7 +250,7 @@ func (p *Pool) sweep(ctx context.Context, s *standby) error {
 
 // claim makes a standby the held conversation's, which has a slot reserved for it. It returns nil if none fits.
 func (p *Pool) claim(ctx context.Context, c *conversation, credential broker.Credential) (*process, error) {
-	if c.dir != nil || c.named || len(c.seed) > 0 || c.settings.fallback != "" {
+	if c.dir != nil || c.mirror.fetch || c.named || len(c.seed) > 0 || c.settings.fallback != "" {
 		return nil, nil
 	}
 	blank := c.settings.system != ""

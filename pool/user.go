@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"claudepool/pool/api"
+	"claudepool/pool/seal"
 )
 
 // releaseTimeout bounds one attempt to give a user up. The Ownership remembers what it could not carry out.
@@ -28,6 +29,11 @@ type user struct {
 	owned     bool          // admitted and not yet released
 	leaving   bool          // to be released as soon as nothing of it is under way
 	releasing chan struct{} // not nil while the user is being given up; closed when that is done
+
+	keys      *seal.Keys    // for the archive; nil before the first recall
+	recall    *recall       // nil before the first request since the user became this instance's
+	mirroring int           // conversations that are being saved
+	mirrored  chan struct{} // closed when none is any more
 }
 
 // enter lets a request in, so that from here on its user can't be given up, and makes sure that the user is this
@@ -44,6 +50,10 @@ func (p *Pool) enter(ctx context.Context, req *api.Request, outage bool) (*user,
 	p.mu.Lock()
 	u.owned = true
 	p.mu.Unlock()
+	if err := p.recall(ctx, u, req); err != nil {
+		p.leave(u)
+		return nil, err
+	}
 	return u, nil
 }
 
@@ -115,6 +125,7 @@ func (p *Pool) settleUser(id string) {
 	keepHome := !p.draining && !u.leaving
 	p.mu.Unlock()
 
+	p.awaitMirrored(u)
 	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
 	defer cancel()
 	if err := p.owner.Release(ctx, id, keepHome); err != nil {
@@ -123,7 +134,7 @@ func (p *Pool) settleUser(id string) {
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	u.releasing, u.owned, u.leaving = nil, false, false
+	u.releasing, u.owned, u.leaving, u.recall = nil, false, false, nil
 	close(done)
 	p.forgetLocked(u)
 	signal(p.changed)

@@ -14,7 +14,9 @@ resource "google_service_account" "this" {
 resource "google_project_iam_custom_role" "snapshots" {
   for_each = {
     front = { title = "reads snapshots", permissions = ["datastore.entities.get", "datastore.entities.list"] }
-    pool  = { title = "writes snapshots", permissions = ["datastore.entities.create", "datastore.entities.update", "datastore.entities.delete"] }
+    pool = { title = "writes snapshots and conversations", permissions = [
+      "datastore.databases.get", "datastore.entities.get", "datastore.entities.list", # in transactions, by owner
+    "datastore.entities.create", "datastore.entities.update", "datastore.entities.delete"] }
   }
 
   role_id     = "${replace(var.name, "-", "_")}_${each.key}_snapshots"

@@ -213,6 +213,19 @@ func (d *deployment) ask(front int, user, text string) got {
 	return got{response.StatusCode, gjson.Get(receipt, "pid").Raw, response.Header.Get(api.HeaderInstance), string(all)}
 }
 
+// context is what the API was told with the message that says text, the last time.
+func (d *deployment) context(text string) []string {
+	d.t.Helper()
+	calls := d.api.Calls()
+	for i := len(calls) - 1; i >= 0; i-- {
+		if said := calls[i].Messages(); len(said) > 0 && said[len(said)-1] == "user: "+text {
+			return said
+		}
+	}
+	require.Fail(d.t, "the API was never asked", text)
+	return nil
+}
+
 // requireAnswer checks that g is the answer to text and nothing else.
 func requireAnswer(t *testing.T, g got, text string) {
 	t.Helper()
@@ -291,6 +304,7 @@ func testTerm(t *testing.T, d *deployment) {
 	g = <-next
 	requireAnswer(t, g, "next")
 	require.NotEqual(t, owner, g.instance)
+	require.Contains(t, d.context("next"), "user: long [[words=40]][[delay=50ms]]", "the conversation goes on elsewhere")
 	require.Eventually(t, func() bool {
 		for _, key := range d.redis.Keys(context.Background(), "{claudepool}:*").Val() {
 			value, _ := d.redis.Get(context.Background(), key).Result()
@@ -313,6 +327,7 @@ func testKill(t *testing.T, d *deployment) {
 		}
 	}
 	require.NotEmpty(t, other)
+	time.Sleep(time.Second) // what was said is being kept
 	killed := time.Now()
 	require.NoError(t, d.instances[owner].Process.Kill())
 	require.Eventually(t, func() bool {
@@ -321,6 +336,7 @@ func testKill(t *testing.T, d *deployment) {
 		return g.status == http.StatusOK && g.instance != owner
 	}, 20*time.Second, 250*time.Millisecond)
 	t.Logf("served elsewhere after %s", time.Since(killed))
+	require.Contains(t, d.context("again"), "user: who", "the conversation goes on elsewhere")
 	require.Less(t, time.Since(killed), 14*time.Second)
 }
 

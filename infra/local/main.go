@@ -119,6 +119,6 @@ func withDefaults(environ []string, scratch string, f flags) []string {
 	}
 	return append([]string{
 		"HOP_KEYS=" + hex.EncodeToString(key), "WORKSPACES_ROOT=" + filepath.Join(scratch, "workspaces"),
-		"LOG_FORMAT=text", "LOG_LEVEL=" + level,
+		"ARCHIVE_DIR=" + filepath.Join(scratch, "archive"), "LOG_FORMAT=text", "LOG_LEVEL=" + level,
 	}, environ...)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"claudepool/function"
+	"claudepool/infra/archive"
 	"claudepool/infra/hop"
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
@@ -74,12 +75,17 @@ func (all *service) start(ctx context.Context, log *slog.Logger, s settings.Pool
 		return err
 	}
 	all.later(func() { _ = closeStore() })
+	kept, closeArchive, err := archive.Open(ctx, s.ArchiveDir, s.FirestoreProject, s.FirestoreDatabase, s.ArchiveTTL)
+	if err != nil {
+		return err
+	}
+	all.later(func() { _ = closeArchive() })
 	for range f.instances {
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return err
 		}
-		i, err := poold.Start(s, poold.Parts{Logger: log, Redis: client, Store: store, Listener: listener, Addr: listener.Addr().String()})
+		i, err := poold.Start(s, poold.Parts{Logger: log, Redis: client, Store: store, Archive: kept, Listener: listener, Addr: listener.Addr().String()})
 		if err != nil {
 			return err
 		}

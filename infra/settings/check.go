@@ -118,6 +118,9 @@ func (p *Pool) sound() map[string]bool {
 	ok["QUEUE_LIMIT"] = p.QueueLimit >= 0 && p.QueueLimit <= 100_000
 	ok["WORKSPACE_MAX_BYTES"] = p.WorkspaceBytes >= 16<<20 && p.WorkspaceBytes <= 1<<40
 	ok["WORKSPACE_MAX_FILES"] = p.WorkspaceFiles >= 100 && p.WorkspaceFiles <= 100_000_000
+	ok["ARCHIVE_TTL"] = p.ArchiveTTL >= 0
+	ok["ARCHIVE_DIR"] = p.ArchiveDir == "" || filepath.IsAbs(p.ArchiveDir) && !strings.ContainsRune(p.ArchiveDir, 0)
+	ok["ARCHIVE_MAX_BYTES"] = p.ArchiveMaxBytes >= 64<<10 && p.ArchiveMaxBytes <= 64<<20
 	ok["MAX_PROCESS_RSS"] = p.MaxProcessRSS >= 16<<20 && p.MaxProcessRSS <= 1<<40
 	ok["ISOLATION"] = slices.Contains(isolations, p.Isolation)
 	ok["UID_BASE"] = p.UIDBase >= 1000 && p.UIDBase <= 4_000_000_000

@@ -61,6 +61,10 @@ type Pool struct {
 	WorkspaceBytes Size `env:"WORKSPACE_MAX_BYTES" envDefault:"2GiB" must:"be a size from 16MiB to 1TiB, in bytes or as 512MiB, 2GiB" about:"what all files of one user may take on disk"`
 	WorkspaceFiles int  `env:"WORKSPACE_MAX_FILES" envDefault:"200000" must:"be a whole number from 100 to 100000000" about:"how many files one user may have"`
 
+	ArchiveTTL      time.Duration `env:"ARCHIVE_TTL" envDefault:"168h" must:"be a duration such as 168h, or 0" about:"how long conversations are kept for whichever instance serves their user next, sealed with the user's token; 0 is not at all"`
+	ArchiveDir      string        `env:"ARCHIVE_DIR" unset:"Firestore, where there is a project" must:"be an absolute path" about:"folder to keep them in instead, for instances of one machine"`
+	ArchiveMaxBytes Size          `env:"ARCHIVE_MAX_BYTES" envDefault:"16MiB" must:"be a size from 64KiB to 64MiB, in bytes or as 512KiB, 16MiB" about:"largest transcript that is kept"`
+
 	MaxProcessRSS Size `env:"MAX_PROCESS_RSS" envDefault:"2GiB" must:"be a size from 16MiB to 1TiB, in bytes or as 512MiB, 2GiB" about:"memory of a process and all it started, over which it is replaced between turns"`
 
 	Isolation    string   `env:"ISOLATION" envDefault:"best-effort" must:"be require, best-effort or off" about:"whether to start where a protection is missing; off is none at all"`

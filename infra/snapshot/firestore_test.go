@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"claudepool/infra/emulator"
 )
 
 // open returns a Store of a project of the test's own at the address.
@@ -35,7 +37,7 @@ func full(id string) Instance {
 }
 
 func TestFirestore_ReturnsWhatWasPut(t *testing.T) {
-	store := open(t, emulator(t))
+	store := open(t, emulator.Addr(t))
 	one, two := full("i1"), full("i2")
 	require.NoError(t, store.Put(t.Context(), Instance{ID: "i1"}))
 	require.NoError(t, store.Put(t.Context(), one))
@@ -46,7 +48,7 @@ func TestFirestore_ReturnsWhatWasPut(t *testing.T) {
 }
 
 func TestFirestore_DeleteForgetsAndMayBeRepeated(t *testing.T) {
-	store := open(t, emulator(t))
+	store := open(t, emulator.Addr(t))
 	require.NoError(t, store.Put(t.Context(), full("i1")))
 	require.NoError(t, store.Delete(t.Context(), "i1"))
 	require.NoError(t, store.Delete(t.Context(), "i1"))
@@ -56,7 +58,7 @@ func TestFirestore_DeleteForgetsAndMayBeRepeated(t *testing.T) {
 }
 
 func TestFirestore_ListLeavesOutWhatHasExpired(t *testing.T) {
-	store := open(t, emulator(t))
+	store := open(t, emulator.Addr(t))
 	dead := full("dead")
 	dead.ExpiresAt = time.Now().Add(-time.Second)
 	require.NoError(t, store.Put(t.Context(), dead))
@@ -67,7 +69,7 @@ func TestFirestore_ListLeavesOutWhatHasExpired(t *testing.T) {
 }
 
 func TestFirestore_ExpiryIsATimestampForTheTTLPolicy(t *testing.T) {
-	store := open(t, emulator(t))
+	store := open(t, emulator.Addr(t))
 	want := full("i1")
 	require.NoError(t, store.Put(t.Context(), want))
 	doc, err := store.client.Collection(collection).Doc("i1").Get(t.Context())
@@ -76,7 +78,7 @@ func TestFirestore_ExpiryIsATimestampForTheTTLPolicy(t *testing.T) {
 }
 
 func TestFirestore_AForeignDocumentHidesNoInstance(t *testing.T) {
-	store := open(t, emulator(t))
+	store := open(t, emulator.Addr(t))
 	require.NoError(t, store.Put(t.Context(), full("i1")))
 	_, err := store.client.Collection(collection).Doc("odd").Set(t.Context(), map[string]any{
 		"expires_at": time.Now().Add(time.Hour), "users": "many",
@@ -116,7 +118,7 @@ func everyCallEnds(t *testing.T, store *Firestore) {
 }
 
 func TestView_OfFirestoreIsStaleWhileItIsAwayAndHeals(t *testing.T) {
-	way := newProxy(t, emulator(t))
+	way := newProxy(t, emulator.Addr(t))
 	store := open(t, way.addr)
 	view := NewView(store, (&logs{}).logger())
 	require.NoError(t, store.Put(t.Context(), full("i1")))

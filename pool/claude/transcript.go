@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/uuid"
@@ -61,21 +63,31 @@ func (t Transcript) Exists() (bool, error) {
 //
 // It returns the uuid of the last assistant entry, empty if there is none.
 func (t Transcript) Write(history []HistoryMessage, now time.Time) (string, error) {
+	last := ""
+	err := t.create(func(f *os.File) (err error) {
+		last, err = t.writeTo(f, history, now)
+		return err
+	})
+	return last, err
+}
+
+// create makes the file and the folders to it, and gives them to their owner.
+func (t Transcript) create(write func(*os.File) error) error {
 	if err := t.makeFolder(); err != nil {
-		return "", err
+		return err
 	}
 	f, err := t.Files.OpenFile(t.path(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return "", err
+		return err
 	}
-	last, err := t.writeTo(f, history, now)
-	return last, errors.Join(err, f.Close())
+	err = f.Chown(t.Owner, t.Owner)
+	if err == nil {
+		err = write(f)
+	}
+	return errors.Join(err, f.Close())
 }
 
 func (t Transcript) writeTo(f *os.File, history []HistoryMessage, now time.Time) (string, error) {
-	if err := f.Chown(t.Owner, t.Owner); err != nil {
-		return "", err
-	}
 	last := ""
 	w := bufio.NewWriter(f)
 	var parent *string
@@ -126,6 +138,41 @@ func (t Transcript) Rewound() (bool, error) {
 	text = bytes.TrimSpace(text)
 	last := text[bytes.LastIndexByte(text, '\n')+1:]
 	return gjson.GetBytes(last, "rewound").Bool(), err
+}
+
+// ErrTooLarge says that a transcript is larger than its reader takes.
+var ErrTooLarge = errors.New("claude: transcript too large")
+
+// Read returns the transcript as far as it is written in whole lines, of at most limit bytes.
+func (t Transcript) Read(limit int64) ([]byte, error) {
+	f, err := t.Files.OpenFile(t.path(), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("claude: transcript: %w", fs.ErrInvalid)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if int64(len(text)) > limit {
+		return nil, ErrTooLarge
+	}
+	return text[:bytes.LastIndexByte(text, '\n')+1], err
+}
+
+// Restore puts what Read returned in the place of the transcript there is, if any. It may have been another workspace's.
+func (t Transcript) Restore(text []byte) error {
+	if err := t.Remove(); err != nil {
+		return err
+	}
+	return t.create(func(f *os.File) error {
+		_, err := f.Write(text)
+		return err
+	})
 }
 
 // Remove makes the CLI forget the session.

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"claudepool/infra/archive"
 	"claudepool/infra/hop"
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
@@ -30,6 +31,7 @@ type Parts struct {
 	Logger   *slog.Logger
 	Redis    router.Redis
 	Store    snapshot.Store
+	Archive  archive.Store // nil: conversations end with their instance
 	Listener net.Listener
 	Addr     string // host:port where fronts reach the listener
 }
@@ -77,7 +79,9 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 		Logger: parts.Logger, Addr: parts.Addr, Fingerprint: hop.Fingerprint(certificate), Wire: hop.Version(), Capacity: capacity, HomeTTL: s.WorkspaceTTL,
 		Load: func() (int, int) { return i.pool.Load() }, Evict: func(user string) { i.pool.Evict(user) },
 	})
-	i.pool = pool.New(i.poolOptions(capacity), i.lease)
+	opts := i.poolOptions(capacity)
+	opts.Archive, opts.ArchiveMaxBytes = parts.Archive, int64(s.ArchiveMaxBytes)
+	i.pool = pool.New(opts, i.lease)
 	i.server = &http.Server{
 		Handler: pool.NewServer(i.pool, pool.ServerOptions{
 			Logger: parts.Logger, Instance: i.lease.ID(), Keys: keys, MaxBodyBytes: int64(s.MaxBodyBytes),

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"syscall"
 
+	"claudepool/infra/archive"
 	"claudepool/infra/instance"
 	"claudepool/infra/logging"
 	"claudepool/infra/settings"
@@ -45,6 +46,11 @@ func realMain(ctx context.Context) error {
 		return err
 	}
 	defer closeStore()
+	kept, closeArchive, err := archive.Open(ctx, s.ArchiveDir, s.FirestoreProject, s.FirestoreDatabase, s.ArchiveTTL)
+	if err != nil {
+		return err
+	}
+	defer closeArchive()
 	addr, err := instance.Addr(ctx, s.AdvertiseAddr, s.Port)
 	if err != nil {
 		return err
@@ -53,7 +59,7 @@ func realMain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	i, err := poold.Start(s, poold.Parts{Logger: log, Redis: redis, Store: store, Listener: listener, Addr: addr})
+	i, err := poold.Start(s, poold.Parts{Logger: log, Redis: redis, Store: store, Archive: kept, Listener: listener, Addr: addr})
 	if err != nil {
 		return err
 	}

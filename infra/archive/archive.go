@@ -1,0 +1,59 @@
+// Package archive keeps conversations beyond the life of the instance that holds them. What it is given is sealed and
+// named by hashes: neither texts nor tokens nor whose a conversation is can be told from what it keeps.
+package archive
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+)
+
+// ErrConflict says that the archive has another version than the one a call was about.
+var ErrConflict = errors.New("archive: there is another version")
+
+// Record is one conversation as the archive has it, without its body.
+type Record struct {
+	Name    string // unique for its owner; lower-case hex, as owners are
+	Version int64  // 1 for the first
+	Head    []byte // small, what is needed to find the right conversation
+}
+
+// Store keeps the records of owners. All methods may be called concurrently, and by many processes; none takes longer
+// than 10 s.
+type Store interface {
+	// List returns an owner's records that have not expired.
+	List(ctx context.Context, owner string) ([]Record, error)
+	// Load returns the body of a record, ErrConflict if that version isn't the present one.
+	Load(ctx context.Context, owner, name string, version int64) ([]byte, error)
+	// Save stores the version that follows the present one, or any where there is none, as when the archive was lost.
+	// ErrConflict says that somebody else was faster. It begins the record's life anew.
+	Save(ctx context.Context, owner string, r Record, body []byte) error
+	// Delete forgets a record, if there is one.
+	Delete(ctx context.Context, owner, name string) error
+}
+
+// follows reports whether a record may be stored where the present version is there, 0 if none is.
+func follows(r Record, present int64) bool { return present == 0 || present == r.Version-1 }
+
+// Open returns the Store for a folder if one is named, else for a Firestore project, else nil: then conversations end with
+// their instance. The second result closes it. Records live for ttl after they were saved.
+func Open(ctx context.Context, folder, project, database string, ttl time.Duration) (Store, func() error, error) {
+	nothing := func() error { return nil }
+	if project == "" && os.Getenv(emulatorHost) != "" {
+		project = emulatorProject
+	}
+	switch {
+	case ttl == 0:
+		return nil, nothing, nil
+	case folder != "":
+		return NewFolder(folder, ttl), nothing, nil
+	case project != "":
+		f, err := NewFirestore(ctx, project, database, ttl)
+		if err != nil {
+			return nil, nil, err
+		}
+		return f, f.Close, nil
+	}
+	return nil, nothing, nil
+}

@@ -1,0 +1,155 @@
+package archive
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"claudepool/infra/emulator"
+)
+
+func TestMain(m *testing.M) { emulator.TestMain(m) }
+
+// stores runs a test with both stores, given how to open one whose records live for ttl. Stores of one test are one.
+func stores(t *testing.T, test func(t *testing.T, open func(ttl time.Duration) Store)) {
+	t.Run("folder", func(t *testing.T) {
+		dir := t.TempDir()
+		test(t, func(ttl time.Duration) Store { return NewFolder(dir, ttl) })
+	})
+	t.Run("firestore", func(t *testing.T) {
+		t.Setenv(emulatorHost, emulator.Addr(t))
+		project := fmt.Sprintf("test-%d", time.Now().UnixNano())
+		test(t, func(ttl time.Duration) Store {
+			store, err := NewFirestore(t.Context(), project, "(default)", ttl)
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, store.Close()) })
+			require.Eventually(t, func() bool { // the emulator's first answer may take longer than a user may wait
+				_, err := store.List(t.Context(), "nobody")
+				return err == nil
+			}, time.Minute, 10*time.Millisecond)
+			return store
+		})
+	})
+}
+
+func record(version int64) Record { return Record{"c1", version, fmt.Append(nil, "head ", version)} }
+
+func TestStore_ReturnsTheVersionThatWasSavedLast(t *testing.T) {
+	stores(t, func(t *testing.T, open func(time.Duration) Store) {
+		store := open(time.Hour)
+		list, err := store.List(t.Context(), "ada")
+		require.NoError(t, err)
+		require.Empty(t, list)
+		require.NoError(t, store.Save(t.Context(), "ada", record(1), []byte("one")))
+		require.NoError(t, store.Save(t.Context(), "ada", record(2), []byte("two")))
+		require.NoError(t, store.Save(t.Context(), "ada", Record{"c2", 1, []byte("other")}, nil))
+		list, err = open(time.Hour).List(t.Context(), "ada")
+		require.NoError(t, err)
+		require.ElementsMatch(t, []Record{record(2), {"c2", 1, []byte("other")}}, list)
+		body, err := store.Load(t.Context(), "ada", "c1", 2)
+		require.NoError(t, err)
+		require.Equal(t, "two", string(body))
+		_, err = store.Load(t.Context(), "ada", "c1", 1)
+		require.ErrorIs(t, err, ErrConflict)
+		list, err = store.List(t.Context(), "bob")
+		require.NoError(t, err)
+		require.Empty(t, list, "another's")
+	})
+}
+
+func TestStore_WhoComesLateCantOverwrite(t *testing.T) {
+	stores(t, func(t *testing.T, open func(time.Duration) Store) {
+		store := open(time.Hour)
+		require.NoError(t, store.Save(t.Context(), "ada", record(1), []byte("one")))
+		require.NoError(t, store.Save(t.Context(), "ada", record(2), []byte("two")))
+		for _, version := range []int64{1, 2, 4} {
+			require.ErrorIs(t, store.Save(t.Context(), "ada", record(version), []byte("late")), ErrConflict)
+		}
+		results := make(chan error)
+		for range 8 {
+			go func() { results <- store.Save(t.Context(), "ada", record(3), []byte("three")) }()
+		}
+		won := 0
+		for range 8 {
+			if err := <-results; err == nil {
+				won++
+			}
+		}
+		require.Equal(t, 1, won, "one of those who follow the same version")
+		body, err := store.Load(t.Context(), "ada", "c1", 3)
+		require.NoError(t, err)
+		require.Equal(t, "three", string(body))
+	})
+}
+
+func TestStore_LargeBodiesComeBackWhole(t *testing.T) {
+	stores(t, func(t *testing.T, open func(time.Duration) Store) {
+		store := open(time.Hour)
+		for i, size := range []int{partBytes, 5*partBytes + 1, 3} {
+			version := int64(i + 1)
+			want := bytes.Repeat([]byte{byte(version)}, size)
+			require.NoError(t, store.Save(t.Context(), "ada", record(version), want))
+			body, err := store.Load(t.Context(), "ada", "c1", version)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(want, body))
+		}
+	})
+}
+
+func TestStore_WhatHasExpiredIsGoneAndLeavesRoom(t *testing.T) {
+	stores(t, func(t *testing.T, open func(time.Duration) Store) {
+		require.NoError(t, open(-time.Second).Save(t.Context(), "ada", record(1), []byte("one")))
+		store := open(time.Hour)
+		list, err := store.List(t.Context(), "ada")
+		require.NoError(t, err)
+		require.Empty(t, list)
+		require.NoError(t, store.Save(t.Context(), "ada", record(1), []byte("new")))
+	})
+}
+
+func TestStore_DeleteForgetsAndMayBeRepeated(t *testing.T) {
+	stores(t, func(t *testing.T, open func(time.Duration) Store) {
+		store := open(time.Hour)
+		require.NoError(t, store.Save(t.Context(), "ada", record(1), []byte("one")))
+		require.NoError(t, store.Delete(t.Context(), "ada", "c1"))
+		require.NoError(t, store.Delete(t.Context(), "ada", "c1"))
+		list, err := store.List(t.Context(), "ada")
+		require.NoError(t, err)
+		require.Empty(t, list)
+	})
+}
+
+func TestFirestore_NoPartsOfOldVersionsAreLeft(t *testing.T) {
+	t.Setenv(emulatorHost, emulator.Addr(t))
+	store, err := NewFirestore(t.Context(), fmt.Sprintf("test-%d", time.Now().UnixNano()), "(default)", time.Hour)
+	require.NoError(t, err)
+	defer store.Close()
+	left := func() int {
+		docs, err := store.client.CollectionGroup(parts).Documents(t.Context()).GetAll()
+		require.NoError(t, err)
+		return len(docs)
+	}
+	require.NoError(t, store.Save(t.Context(), "ada", record(1), make([]byte, 2*partBytes)))
+	require.NoError(t, store.Save(t.Context(), "ada", record(2), make([]byte, 10)))
+	require.ErrorIs(t, store.Save(t.Context(), "ada", record(2), make([]byte, 2*partBytes)), ErrConflict)
+	require.Equal(t, 1, left())
+	require.NoError(t, store.Delete(t.Context(), "ada", "c1"))
+	require.Zero(t, left())
+}
+
+func TestOpen_NeedsAPlaceAndATimeToLive(t *testing.T) {
+	t.Setenv(emulatorHost, "")
+	store, closeStore, err := Open(t.Context(), "", "", "(default)", time.Hour)
+	require.NoError(t, err)
+	require.Nil(t, store)
+	require.NoError(t, closeStore())
+	store, _, err = Open(t.Context(), t.TempDir(), "", "(default)", 0)
+	require.NoError(t, err)
+	require.Nil(t, store)
+	store, _, err = Open(t.Context(), t.TempDir(), "", "(default)", time.Hour)
+	require.NoError(t, err)
+	require.IsType(t, &Folder{}, store)
+}

@@ -1,0 +1,223 @@
+package archive
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"cloud.google.com/go/firestore"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/api/option"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// The collections: one document per conversation, and below it one per part of its body. A TTL policy on expires_at
+// of both removes what has expired, and what a save that was cut short left.
+const (
+	conversations = "claudepool_conversations"
+	parts         = "claudepool_parts"
+)
+
+const (
+	callTimeout = 10 * time.Second
+	// listTimeout is short since a user's first request waits for it.
+	listTimeout = 2 * time.Second
+	// reconnectAtMost is how long after an outage gRPC tries again, which else may take minutes.
+	reconnectAtMost = 5 * time.Second
+	// partBytes stays below the 1 MiB that a document may have, with room for its name and other fields.
+	partBytes = 900 << 10
+	// partsAtOnce bounds the memory that a transfer takes in the client library.
+	partsAtOnce = 4
+
+	emulatorHost    = "FIRESTORE_EMULATOR_HOST"
+	emulatorProject = "claudepool-emulator"
+)
+
+// Firestore is a Store for many machines.
+type Firestore struct {
+	client *firestore.Client
+	ttl    time.Duration
+}
+
+// document is what stands in conversations.
+type document struct {
+	Owner   string    `firestore:"owner"`
+	Name    string    `firestore:"name"`
+	Version int64     `firestore:"version"`
+	Head    []byte    `firestore:"head"`
+	Body    string    `firestore:"body"` // what the ids of its parts begin with
+	Parts   int       `firestore:"parts"`
+	Expires time.Time `firestore:"expires_at"`
+}
+
+type part struct {
+	Bytes   []byte    `firestore:"bytes"`
+	Expires time.Time `firestore:"expires_at"`
+}
+
+// NewFirestore connects to a database, or to the emulator where FIRESTORE_EMULATOR_HOST says so. It doesn't wait for a
+// connection. The end of ctx doesn't end what was begun with it. The caller has to close it.
+func NewFirestore(ctx context.Context, project, database string, ttl time.Duration) (*Firestore, error) {
+	var opts []option.ClientOption
+	if os.Getenv(emulatorHost) == "" { // the library dials an emulator itself and takes no dial options then
+		params := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: reconnectAtMost}
+		params.Backoff.MaxDelay = reconnectAtMost
+		opts = append(opts, option.WithGRPCDialOption(grpc.WithConnectParams(params)))
+	}
+	client, err := firestore.NewClientWithDatabase(context.WithoutCancel(ctx), project, database, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("archive: %w", err)
+	}
+	return &Firestore{client, ttl}, nil
+}
+
+// Close ends the connection.
+func (f *Firestore) Close() error { return f.client.Close() }
+
+func (f *Firestore) doc(owner, name string) *firestore.DocumentRef {
+	return f.client.Collection(conversations).Doc(owner + "-" + name)
+}
+
+func partOf(doc *firestore.DocumentRef, body string, i int) *firestore.DocumentRef {
+	return doc.Collection(parts).Doc(fmt.Sprintf("%s-%04d", body, i))
+}
+
+// List implements Store.
+func (f *Firestore) List(ctx context.Context, owner string) ([]Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	docs, err := f.client.Collection(conversations).Where("owner", "==", owner).Documents(ctx).GetAll()
+	if err != nil {
+		return nil, fmt.Errorf("archive: %w", err)
+	}
+	var records []Record
+	for _, doc := range docs {
+		var d document
+		if err := doc.DataTo(&d); err != nil {
+			return nil, fmt.Errorf("archive: %w", err)
+		}
+		if time.Now().Before(d.Expires) {
+			records = append(records, Record{d.Name, d.Version, d.Head})
+		}
+	}
+	return records, nil
+}
+
+// Load implements Store.
+func (f *Firestore) Load(ctx context.Context, owner, name string, version int64) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	doc := f.doc(owner, name)
+	d, err := read(doc.Get(ctx))
+	if err != nil {
+		return nil, err
+	}
+	if d.Version != version {
+		return nil, ErrConflict
+	}
+	all := make([][]byte, d.Parts)
+	err = each(ctx, d.Parts, func(ctx context.Context, i int) error {
+		snapshot, err := partOf(doc, d.Body, i).Get(ctx)
+		if status.Code(err) == codes.NotFound {
+			return ErrConflict // replaced since
+		}
+		if err != nil {
+			return fmt.Errorf("archive: %w", err)
+		}
+		var p part
+		err = snapshot.DataTo(&p)
+		all[i] = p.Bytes
+		return err
+	})
+	return bytes.Join(all, nil), err
+}
+
+// Save implements Store. The parts come first, under names of their own, and count only once the document names them.
+func (f *Firestore) Save(ctx context.Context, owner string, r Record, body []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	doc, expires := f.doc(owner, r.Name), time.Now().Add(f.ttl)
+	pieces := slices.Collect(slices.Chunk(body, partBytes))
+	next := document{owner, r.Name, r.Version, r.Head, rand.Text(), len(pieces), expires}
+	err := each(ctx, len(pieces), func(ctx context.Context, i int) error {
+		_, err := partOf(doc, next.Body, i).Set(ctx, part{pieces[i], expires})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("archive: %w", err)
+	}
+	var before document
+	err = f.client.RunTransaction(ctx, func(_ context.Context, t *firestore.Transaction) error {
+		if before, err = read(t.Get(doc)); err != nil {
+			return err
+		}
+		if !follows(r, before.Version) {
+			return ErrConflict
+		}
+		return t.Set(doc, next)
+	})
+	useless := before
+	if err != nil {
+		useless = next
+	}
+	f.discard(ctx, doc, useless)
+	return err
+}
+
+// Delete implements Store.
+func (f *Firestore) Delete(ctx context.Context, owner, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	doc := f.doc(owner, name)
+	d, err := read(doc.Get(ctx))
+	if err != nil {
+		return err
+	}
+	if _, err := doc.Delete(ctx); err != nil {
+		return fmt.Errorf("archive: %w", err)
+	}
+	f.discard(ctx, doc, d)
+	return nil
+}
+
+// discard removes the parts of a document, or leaves them to the TTL policy.
+func (f *Firestore) discard(ctx context.Context, doc *firestore.DocumentRef, d document) {
+	_ = each(ctx, d.Parts, func(ctx context.Context, i int) error {
+		_, err := partOf(doc, d.Body, i).Delete(ctx)
+		return err
+	})
+}
+
+// read returns the document, with version 0 where there is none or an expired one, which is as good as gone.
+func read(snapshot *firestore.DocumentSnapshot, err error) (d document, _ error) {
+	if status.Code(err) == codes.NotFound {
+		return d, nil
+	}
+	if err == nil {
+		err = snapshot.DataTo(&d)
+	}
+	if err != nil {
+		return d, fmt.Errorf("archive: %w", err)
+	}
+	if time.Now().After(d.Expires) {
+		d.Version = 0
+	}
+	return d, nil
+}
+
+// each runs do for all numbers below n, a few at once.
+func each(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(partsAtOnce)
+	for i := range n {
+		group.Go(func() error { return do(ctx, i) })
+	}
+	return group.Wait()
+}

@@ -1,0 +1,144 @@
+package archive
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Folder is a Store in a folder, for the instances of one machine.
+type Folder struct {
+	root string
+	ttl  time.Duration
+}
+
+// NewFolder returns the Store in root, which is made when it is needed first. Expired records are removed when their
+// owner is listed.
+func NewFolder(root string, ttl time.Duration) *Folder { return &Folder{root, ttl} }
+
+// meta is the first line of a record's file; the body follows.
+type meta struct {
+	Version int64
+	Expires time.Time
+	Head    []byte
+}
+
+// List implements Store.
+func (f *Folder) List(_ context.Context, owner string) ([]Record, error) {
+	var records []Record
+	err := f.locked(owner, func(dir string) error {
+		files, err := filepath.Glob(filepath.Join(dir, "*.record"))
+		if err != nil {
+			return err
+		}
+		for _, path := range files {
+			m, _, err := readRecord(path)
+			if err != nil {
+				return err
+			}
+			if m.Version == 0 {
+				_ = os.Remove(path) // else the next time
+				continue
+			}
+			name := filepath.Base(path)
+			records = append(records, Record{name[:len(name)-len(".record")], m.Version, m.Head})
+		}
+		return nil
+	})
+	return records, err
+}
+
+// Load implements Store.
+func (f *Folder) Load(_ context.Context, owner, name string, version int64) (body []byte, err error) {
+	err = f.locked(owner, func(dir string) error {
+		m, text, err := readRecord(recordPath(dir, name))
+		if err != nil {
+			return err
+		}
+		if m.Version != version {
+			return ErrConflict
+		}
+		body = text
+		return nil
+	})
+	return body, err
+}
+
+// Save implements Store.
+func (f *Folder) Save(_ context.Context, owner string, r Record, body []byte) error {
+	return f.locked(owner, func(dir string) error {
+		path := recordPath(dir, r.Name)
+		present, _, err := readRecord(path)
+		if err != nil {
+			return err
+		}
+		if !follows(r, present.Version) {
+			return ErrConflict
+		}
+		first, err := json.Marshal(meta{r.Version, time.Now().Add(f.ttl), r.Head})
+		if err != nil {
+			return err
+		}
+		next := path + ".next"
+		if err := os.WriteFile(next, append(append(first, '\n'), body...), 0o600); err != nil {
+			return err
+		}
+		return os.Rename(next, path)
+	})
+}
+
+// Delete implements Store.
+func (f *Folder) Delete(_ context.Context, owner, name string) error {
+	return f.locked(owner, func(dir string) error {
+		if err := os.Remove(recordPath(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	})
+}
+
+// locked runs f while no other process does the same for the owner.
+func (f *Folder) locked(owner string, do func(dir string) error) (err error) {
+	dir := filepath.Join(f.root, owner)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("archive: %w", err)
+	}
+	held, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("archive: %w", err)
+	}
+	defer held.Close()
+	if err := unix.Flock(int(held.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("archive: %w", err)
+	}
+	return do(dir)
+}
+
+func recordPath(dir, name string) string { return filepath.Join(dir, name+".record") }
+
+// readRecord returns version 0 where there is no such file, or an expired one, which is as good as gone.
+func readRecord(path string) (m meta, body []byte, err error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, nil, nil
+	}
+	if err != nil {
+		return m, nil, fmt.Errorf("archive: %w", err)
+	}
+	first, body, _ := bytes.Cut(text, []byte("\n"))
+	if err := json.Unmarshal(first, &m); err != nil {
+		return m, nil, fmt.Errorf("archive: %s: %w", filepath.Base(path), err)
+	}
+	if time.Now().After(m.Expires) {
+		m.Version = 0
+	}
+	return m, body, nil
+}

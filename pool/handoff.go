@@ -1,0 +1,378 @@
+package pool
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"claudepool/infra/archive"
+	"claudepool/pool/api"
+	"claudepool/pool/claude"
+	"claudepool/pool/seal"
+)
+
+// A conversation outlives its instance by what stands in the archive: after each good turn its transcript is mirrored
+// there, and whoever is asked for its user next goes on from it. The workspace's other files stay behind.
+
+const (
+	// mirrorWait is how long giving up a user waits for what is being mirrored.
+	mirrorWait = 2 * time.Second
+	// writtenWait is how long a CLI may take to write a turn to its transcript. Usually that takes 100 ms.
+	writtenWait = 3 * time.Second
+	// firstMirrorRetry and lastMirrorRetry are the pauses while the archive is away. A newer turn doesn't shorten them.
+	firstMirrorRetry = time.Second
+	lastMirrorRetry  = time.Minute
+	// recallPause is how long nobody is asked for conversations after the archive has failed to tell, so that an outage
+	// doesn't cost every new user its time-out.
+	recallPause = 5 * time.Second
+)
+
+// mirror is what a conversation has of itself in the archive.
+type mirror struct {
+	// Guarded by Pool.mu.
+	version int64 // the archive's, as far as known here; 0 is none
+	next    *head // to be saved, when what is being saved has been
+	busy    bool
+	off     bool // somebody else goes on with it, or it is too large
+
+	fetch bool // owned by whoever holds the slot: the archive's transcript has to replace what is here
+}
+
+// head is what is told of a conversation apart from its transcript.
+type head struct {
+	Session  string
+	Named    bool
+	Standard bool // the user's default one
+	Digest   []byte
+	GoodTurn string
+	Settings settingsRecord
+	LastUsed time.Time
+}
+
+type settingsRecord struct {
+	Model, Fallback, Permission, System string
+	Thinking                            *bool
+	MCP                                 json.RawMessage `json:",omitempty"`
+}
+
+// recall is the question what the archive has of a user, asked once each time the user becomes this instance's.
+type recall struct {
+	done chan struct{}
+	err  error // valid when done is closed
+}
+
+// recall makes the user's archived conversations known here. While the archive can't tell, a user without any is served
+// as a new one, but nobody who asks for a certain conversation that isn't here.
+func (p *Pool) recall(ctx context.Context, u *user, req *api.Request) error {
+	if p.opts.Archive == nil {
+		return nil
+	}
+	p.mu.Lock()
+	r := u.recall
+	if r == nil {
+		r = &recall{done: make(chan struct{})}
+		u.recall = r
+		if u.keys == nil {
+			u.keys = seal.Derive(req.Token())
+		}
+		p.goes(func() { p.find(u, r) })
+	}
+	p.mu.Unlock()
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if r.err == nil || req.SessionID == "" {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if u.conversations[req.SessionID] != nil {
+		return nil
+	}
+	return api.Unavailable(recallPause, "whether this conversation exists can't be told now, try again")
+}
+
+// greetArchive makes the archive's connection, which the first user else would wait for.
+func (p *Pool) greetArchive() {
+	if _, err := p.opts.Archive.List(p.life, "nobody"); err != nil {
+		p.opts.Logger.Warn("the archive can't be read", "error", err)
+	}
+}
+
+// find answers a recall. A failed one is forgotten after a pause.
+func (p *Pool) find(u *user, r *recall) {
+	defer close(r.done)
+	p.mu.Lock()
+	away := time.Since(p.archiveFailed) < recallPause
+	p.mu.Unlock()
+	if r.err = errArchiveAway; !away {
+		var records []archive.Record
+		if records, r.err = p.opts.Archive.List(p.life, u.keys.Owner()); r.err == nil {
+			p.enroll(u, records)
+			return
+		}
+		p.opts.Logger.Warn("the archive can't be read, conversations of other instances are unknown", "error", r.err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !away {
+		p.archiveFailed = time.Now()
+	}
+	if u.recall == r {
+		u.recall = nil
+	}
+}
+
+var errArchiveAway = errors.New("pool: the archive is away")
+
+// enroll enters what the archive has among the user's conversations.
+func (p *Pool) enroll(u *user, records []archive.Record) {
+	for _, r := range records {
+		h, err := openHead(u.keys, r)
+		if err != nil {
+			p.opts.Logger.Warn("an archived conversation can't be read", "user", api.ShortUser(u.id), "error", err)
+			continue
+		}
+		if permissionRank(h.Settings.Permission) > permissionRank(p.opts.PermissionMode) {
+			h.Settings.Permission = p.opts.PermissionMode
+		}
+		p.mu.Lock()
+		u.enrollLocked(r.Version, h)
+		p.mu.Unlock()
+	}
+}
+
+func (u *user) enrollLocked(version int64, h *head) {
+	c := u.conversations[h.Session]
+	if c != nil && c.mirror.version >= version {
+		return
+	}
+	if c != nil && (c.held || c.process != nil) {
+		c.mirror.off = true // it was begun here while the archive could not be asked
+		return
+	}
+	if c == nil {
+		c = &conversation{id: h.Session, user: u}
+		u.conversations[c.id] = c
+	}
+	c.named, c.lastUsed, c.settled, c.goodTurn, c.seed = h.Named, time.Now(), true, h.GoodTurn, nil
+	copy(c.digest[:], h.Digest)
+	c.settings = h.Settings.settings()
+	c.mirror = mirror{version: version, fetch: true}
+	if h.Standard {
+		u.standard = c
+	}
+}
+
+// fetch puts the archived transcript in its place. What another instance has saved meanwhile is not known here: then
+// the caller comes back, and the user is recalled again.
+func (p *Pool) fetch(ctx context.Context, c *conversation, transcript claude.Transcript) error {
+	p.mu.Lock()
+	version := c.mirror.version
+	p.mu.Unlock()
+	name := c.user.keys.Name(c.id)
+	sealed, err := p.opts.Archive.Load(ctx, c.user.keys.Owner(), name, version)
+	if err != nil {
+		p.opts.Logger.Warn("an archived conversation can't be fetched", "user", api.ShortUser(c.user.id), "error", err)
+		p.mu.Lock()
+		c.user.recall = nil
+		p.mu.Unlock()
+		return api.Unavailable(time.Second, "this conversation can't be fetched now, try again")
+	}
+	text, err := c.user.keys.Open(sealed, seal.Place{Name: name, Version: version, Part: "body"})
+	if err == nil {
+		text, err = unzip(text)
+	}
+	if err == nil {
+		err = transcript.Restore(text)
+	}
+	if err != nil {
+		return fmt.Errorf("pool: fetch: %w", err)
+	}
+	c.mirror.fetch, c.dirty = false, true // what it has beyond the last good turn doesn't count
+	return nil
+}
+
+// mirror has the held conversation, after a good turn, saved in the background. The newest turn wins.
+func (p *Pool) mirror(c *conversation) {
+	if p.opts.Archive == nil || c.goodTurn == "" {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.mirror.off || c.user.keys == nil {
+		return
+	}
+	c.mirror.next = &head{Session: c.id, Named: c.named, Standard: c.user.standard == c, Digest: bytes.Clone(c.digest[:]),
+		GoodTurn: c.goodTurn, Settings: recordOf(c.settings), LastUsed: time.Now()}
+	if c.mirror.busy {
+		return
+	}
+	c.mirror.busy = true
+	u, dir := c.user, c.dir
+	if u.mirroring == 0 {
+		u.mirrored = make(chan struct{})
+	}
+	u.mirroring++
+	p.goes(func() {
+		p.mirrorAll(c, dir)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if u.mirroring--; u.mirroring == 0 {
+			close(u.mirrored)
+		}
+	})
+}
+
+// mirrorAll saves until nothing newer is to be saved.
+func (p *Pool) mirrorAll(c *conversation, dir *workspace) {
+	retry := firstMirrorRetry
+	for {
+		p.mu.Lock()
+		next := c.mirror.next
+		c.mirror.next = nil
+		c.mirror.busy = next != nil
+		version := c.mirror.version + 1
+		p.mu.Unlock()
+		if next == nil {
+			return
+		}
+		switch err := p.save(c, dir, next, version); {
+		case err == nil:
+			retry = firstMirrorRetry
+			p.mu.Lock()
+			c.mirror.version = version
+			p.mu.Unlock()
+		case errors.Is(err, archive.ErrConflict), errors.Is(err, claude.ErrTooLarge):
+			p.opts.Logger.Warn("a conversation is not mirrored any more", "user", api.ShortUser(c.user.id), "error", err)
+			p.stopMirroring(c, err)
+			return
+		case errors.Is(err, errNotWritten):
+			p.opts.Logger.Warn("a turn is not mirrored", "user", api.ShortUser(c.user.id), "error", err)
+		default:
+			p.opts.Logger.Warn("the archive can't be written", "error", err, "retry_seconds", retry.Seconds())
+			sleep(p.life, retry)
+			retry = min(2*retry, lastMirrorRetry)
+			p.keepForRetry(c, next)
+		}
+	}
+}
+
+// keepForRetry has the same saved again if nothing newer is to be, unless the user is somebody else's by now: who has
+// gone on with the conversation there must not be overtaken.
+func (p *Pool) keepForRetry(c *conversation, h *head) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case !c.user.owned || p.life.Err() != nil:
+		c.mirror.next = nil
+	case c.mirror.next == nil:
+		c.mirror.next = h
+	}
+}
+
+// stopMirroring gives a conversation up. What the archive has of one that has become too large is removed: to go on
+// from there would lose what was said since.
+func (p *Pool) stopMirroring(c *conversation, why error) {
+	p.mu.Lock()
+	c.mirror.busy, c.mirror.off, c.mirror.next = false, true, nil
+	p.mu.Unlock()
+	if errors.Is(why, claude.ErrTooLarge) {
+		if err := p.opts.Archive.Delete(p.life, c.user.keys.Owner(), c.user.keys.Name(c.id)); err != nil {
+			p.opts.Logger.Warn("an archived conversation is left behind", "user", api.ShortUser(c.user.id), "error", err)
+		}
+	}
+}
+
+var errNotWritten = errors.New("pool: the turn is not in the transcript")
+
+// save seals the conversation as it was after the turn that the head tells of, and stores it.
+func (p *Pool) save(c *conversation, dir *workspace, h *head, version int64) error {
+	text, err := p.written(dir, h)
+	if err != nil {
+		return err
+	}
+	told, err := json.Marshal(h)
+	if err != nil {
+		return err
+	}
+	keys, name := c.user.keys, c.user.keys.Name(h.Session)
+	r := archive.Record{Name: name, Version: version, Head: keys.Seal(told, seal.Place{Name: name, Version: version, Part: "head"})}
+	return p.opts.Archive.Save(context.WithoutCancel(p.life), keys.Owner(), r, keys.Seal(zip(text), seal.Place{Name: name, Version: version, Part: "body"}))
+}
+
+// written returns the transcript once the turn stands in it.
+func (p *Pool) written(dir *workspace, h *head) ([]byte, error) {
+	files, err := dir.files()
+	if err != nil {
+		return nil, errors.Join(errNotWritten, err)
+	}
+	defer files.Close()
+	transcript := p.transcript(files, dir, h.Session)
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		text, err := transcript.Read(p.opts.ArchiveMaxBytes)
+		switch {
+		case errors.Is(err, claude.ErrTooLarge):
+			return nil, err
+		case err == nil && bytes.Contains(text, []byte(h.GoodTurn)):
+			return text, nil
+		case time.Since(began) > writtenWait:
+			return nil, errors.Join(errNotWritten, err)
+		}
+	}
+}
+
+// awaitMirrored waits a while for what is being saved of the user's conversations, so that the next owner finds it.
+func (p *Pool) awaitMirrored(u *user) {
+	p.mu.Lock()
+	busy, done := u.mirroring > 0, u.mirrored
+	p.mu.Unlock()
+	if !busy {
+		return
+	}
+	select {
+	case <-done:
+	case <-time.After(mirrorWait):
+		p.opts.Logger.Warn("a user is given up before its last turn is mirrored", "user", api.ShortUser(u.id))
+	}
+}
+
+func openHead(keys *seal.Keys, r archive.Record) (*head, error) {
+	text, err := keys.Open(r.Head, seal.Place{Name: r.Name, Version: r.Version, Part: "head"})
+	if err != nil {
+		return nil, err
+	}
+	h := &head{}
+	return h, json.Unmarshal(text, h)
+}
+
+func recordOf(s settings) settingsRecord {
+	return settingsRecord{s.model, s.fallback, s.permission, s.system, s.thinking, s.mcp}
+}
+
+func (r settingsRecord) settings() settings {
+	return settings{r.Model, r.Fallback, r.Permission, r.System, r.Thinking, r.MCP}
+}
+
+func zip(text []byte) []byte {
+	var b bytes.Buffer
+	w, _ := gzip.NewWriterLevel(&b, gzip.BestSpeed) // the level exists
+	_, _ = w.Write(text)                            // to memory
+	_ = w.Close()
+	return b.Bytes()
+}
+
+func unzip(b []byte) ([]byte, error) {
+	r, err := gzip.NewReader(bytes.NewReader(b))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(r)
+}

@@ -1,0 +1,197 @@
+package pool_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"claudepool/infra/archive"
+	"claudepool/pool"
+)
+
+// kept is an archive in a folder, for several instances.
+func kept(t *testing.T) (archive.Store, string) {
+	t.Helper()
+	dir := t.TempDir()
+	return archive.NewFolder(dir, time.Hour), dir
+}
+
+func keepingIn(store archive.Store, more ...func(*pool.Options)) func(*pool.Options) {
+	return func(o *pool.Options) {
+		o.Archive, o.ArchiveMaxBytes = store, 1<<20
+		for _, change := range more {
+			change(o)
+		}
+	}
+}
+
+// saved waits until n versions of all conversations together have been saved.
+func saved(t *testing.T, dir string, n int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		versions := 0
+		_ = walkFiles(dir, func(path string, content []byte) {
+			if _, rest, ok := strings.Cut(string(content), `"Version":`); ok && strings.HasSuffix(path, ".record") {
+				versions += int(rest[0] - '0')
+			}
+		})
+		return versions == n
+	}, 10*time.Second, 10*time.Millisecond)
+}
+
+func TestHandoff_AnotherInstanceGoesOnWithTheRealCLI(t *testing.T) {
+	store, dir := kept(t)
+	first := newService(t, keepingIn(store))
+	named := uuid.NewString()
+	require.Equal(t, "reply to: one", first.ask("ada", "one", fields{"system": "be brief"}).text(t))
+	require.Equal(t, "reply to: other", first.ask("ada", "other", fields{"session_id": named}).text(t))
+	first.pool.Close() // as when the instance ends by SIGTERM
+
+	require.NoError(t, walkFiles(dir, func(_ string, content []byte) {
+		for _, word := range []string{"one", "reply", "brief", "ada", named, userID("ada")} {
+			require.NotContains(t, string(content), word)
+		}
+	}))
+
+	second := newService(t, keepingIn(store))
+	next := second.ask("ada", "two", nil)
+	require.Equal(t, "reply to: two", next.text(t))
+	require.Equal(t, pool.ProcessResumed, next.process)
+	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two"}, second.lastCall().Messages())
+	require.Contains(t, string(second.lastCall().Body), "be brief")
+	require.Equal(t, "reply to: more", second.ask("ada", "more", fields{"session_id": named}).text(t))
+	require.Equal(t, []string{"user: other", "assistant: reply to: other", "user: more"}, second.lastCall().Messages())
+	withHistory := fields{"messages": []fields{{"role": "user", "content": "one"}, {"role": "assistant", "content": "reply to: one"},
+		{"role": "user", "content": "two"}, {"role": "assistant", "content": "reply to: two"}, {"role": "user", "content": "three"}}}
+	require.Equal(t, next.pid, second.ask("ada", "", withHistory).pid, "found by its history")
+}
+
+// An instance that was killed has saved what its last good turn led to. Here it lives on, and comes back with what is old.
+func TestHandoff_WhoHasTheUserNextIsRightAndAnOldOwnerIsNot(t *testing.T) {
+	store, dir := kept(t)
+	first, second := newScriptedService(t, keepingIn(store)), newScriptedService(t, keepingIn(store))
+	first.ask("ada", "one", nil).text(t)
+	saved(t, dir, 1)
+	second.ask("ada", "two", nil).text(t)
+	saved(t, dir, 2)
+	first.ask("ada", "elsewhere", nil).text(t) // across a split network: it doesn't know that it isn't the owner
+	require.Eventually(t, func() bool {
+		return strings.Contains(first.logs.String(), "a conversation is not mirrored any more")
+	}, 10*time.Second, 10*time.Millisecond)
+	second.ask("ada", "three", nil).text(t)
+	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two", "assistant: reply to: two", "user: three"}, second.lastCall().Messages())
+	saved(t, dir, 3)
+
+	first.pool.Evict(userID("ada"))
+	require.Eventually(t, func() bool { return len(first.owner.releasedUsers()) == 1 }, 10*time.Second, 10*time.Millisecond)
+	first.ask("ada", "four", nil).text(t)
+	require.Len(t, first.lastCall().Messages(), 7, "back at the first instance, all that was said at the second is there")
+	require.NotContains(t, string(first.lastCall().Body), "elsewhere")
+}
+
+func TestHandoff_OnlyGoodTurnsAreMirrored(t *testing.T) {
+	store, dir := kept(t)
+	first := newScriptedService(t, keepingIn(store, func(o *pool.Options) { o.TurnTimeout = time.Second }))
+	first.ask("ada", "one", nil).text(t)
+	saved(t, dir, 1)
+	require.Len(t, first.ask("ada", "two [[hang]]", nil).of("error"), 1)
+	first.pool.Close()
+	second := newScriptedService(t, keepingIn(store))
+	second.ask("ada", "three", nil).text(t)
+	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: three"}, second.lastCall().Messages())
+}
+
+func TestHandoff_AnotherTokenFindsNothing(t *testing.T) {
+	store, _ := kept(t)
+	first := newScriptedService(t, keepingIn(store))
+	session := uuid.NewString()
+	first.ask("ada", "one", fields{"session_id": session}).text(t)
+	first.pool.Close()
+	second := newScriptedService(t, keepingIn(store))
+	second.ask("eve", "two", fields{"session_id": session}).text(t)
+	require.Equal(t, []string{"user: two"}, second.lastCall().Messages())
+}
+
+func TestHandoff_WhatIsTooLargeOrChangedIsNotGoneOnWith(t *testing.T) {
+	store, dir := kept(t)
+	first := newScriptedService(t, keepingIn(store, func(o *pool.Options) { o.ArchiveMaxBytes = 8 << 10 }))
+	first.ask("ada", "small", nil).text(t)
+	saved(t, dir, 1)
+	first.ask("ada", strings.Repeat("large ", 2000), nil).text(t)
+	saved(t, dir, 0) // to go on from the first turn would lose the second
+	first.ask("bob", "one", nil).text(t)
+	first.pool.Close()
+
+	files, err := filepath.Glob(filepath.Join(dir, "*/*.record"))
+	require.NoError(t, err)
+	require.Len(t, files, 1)
+	text, err := os.ReadFile(files[0])
+	require.NoError(t, err)
+	text[len(text)-1] ^= 1
+	require.NoError(t, os.WriteFile(files[0], text, 0o600))
+	second := newScriptedService(t, keepingIn(store))
+	require.Equal(t, http.StatusServiceUnavailable, second.ask("bob", "two", nil).status, "nothing of it is believed")
+	second.ask("ada", "new", nil).text(t)
+	require.Equal(t, []string{"user: new"}, second.lastCall().Messages())
+}
+
+// flaky is an archive that can be away.
+type flaky struct {
+	archive.Store
+	mu   sync.Mutex
+	away bool
+}
+
+func (f *flaky) set(away bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.away = away
+}
+
+func (f *flaky) err() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.away {
+		return errors.New("away")
+	}
+	return nil
+}
+
+func (f *flaky) List(ctx context.Context, owner string) ([]archive.Record, error) {
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	return f.Store.List(ctx, owner)
+}
+
+func (f *flaky) Save(ctx context.Context, owner string, r archive.Record, body []byte) error {
+	if err := f.err(); err != nil {
+		return err
+	}
+	return f.Store.Save(ctx, owner, r, body)
+}
+
+func TestHandoff_WithoutTheArchiveRequestsAreServedAndMirroredLater(t *testing.T) {
+	store, dir := kept(t)
+	way := &flaky{Store: store}
+	s := newScriptedService(t, keepingIn(way))
+	s.ask("bob", "before", nil).text(t)
+	saved(t, dir, 1)
+	way.set(true)
+	require.Equal(t, "reply to: one", s.ask("ada", "one", nil).text(t))
+	require.Equal(t, "reply to: two", s.ask("bob", "two", nil).text(t))
+	unknown := s.ask("cleo", "three", fields{"session_id": uuid.NewString()})
+	require.Equal(t, http.StatusServiceUnavailable, unknown.status, "whether there is such a conversation can't be told")
+	require.NotEmpty(t, unknown.header.Get("Retry-After"))
+	way.set(false)
+	saved(t, dir, 3)
+}
