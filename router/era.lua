@@ -11,9 +11,11 @@ local function run_id()
   local id = ok and type(info) == 'string' and string.match(info, 'run_id:(%w+)')
   return id and string.sub(id, 1, 12) or 'embedded'
 end
-local now, run = now_ms(), run_id()
-if redis.call('HGET', KEYS[1], 'run') ~= run then
-  redis.call('HSET', KEYS[1], 'run', run, 'since', now)
+local run = run_id()
+local era = redis.call('HMGET', KEYS[1], 'run', 'since')
+local since = tonumber(era[2])
+if era[1] ~= run then
+  since = now_ms()
+  redis.call('HSET', KEYS[1], 'run', run, 'since', since)
 end
-local since = tonumber(redis.call('HGET', KEYS[1], 'since'))
-local settling = math.max(0, since + tonumber(ARGV[1]) - now)
+local function settling() return now_ms() < since + tonumber(ARGV[1]) end

@@ -176,8 +176,8 @@ func (m *model) passes(d time.Duration) {
 	m.must(m.pass(d))
 	m.changed = m.changed || d > 0
 	for _, f := range m.fronts {
-		for id, until := range f.avoid {
-			f.avoid[id] = until.Add(-d)
+		for id, a := range f.avoid {
+			f.avoid[id] = avoidance{a.until.Add(-d), a.gone.Add(-d)}
 		}
 	}
 }

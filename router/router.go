@@ -63,7 +63,7 @@ type Router struct {
 	firstWait time.Duration // how long a claim waits for an instance that is there but not yet dialled
 
 	mu    sync.Mutex           // guards avoid
-	avoid map[string]time.Time // instances that could not be dialled, until when
+	avoid map[string]avoidance // instances that could not be dialled
 }
 
 // New returns a front's Router. Run keeps it informed.
@@ -71,7 +71,7 @@ func New(redis Redis, opts Options) *Router {
 	owners, _ := lru.New[string, Owner](cacheSize) // fails on a size of 0 only
 	former, _ := lru.New[string, Owner](cacheSize)
 	return &Router{redis: redis, opts: opts, owners: owners, former: former,
-		kick: make(chan struct{}, 1), firstWait: firstInstance, avoid: make(map[string]time.Time)}
+		kick: make(chan struct{}, 1), firstWait: firstInstance, avoid: make(map[string]avoidance)}
 }
 
 // Route says where the user's request goes, and makes somebody the owner if nobody is. The error is ErrFull,
@@ -111,16 +111,20 @@ func (r *Router) Misdirected(user string, owner Owner) {
 func (r *Router) Unreachable(ctx context.Context, user string, owner Owner) {
 	r.owners.Remove(user)
 	r.former.Remove(user)
-	r.mu.Lock()
-	r.avoid[owner.Instance] = time.Now().Add(avoidFor)
-	r.mu.Unlock()
-	if r.away.Load() {
+	if r.avoidAlso(owner.Instance) || r.away.Load() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
-	if n, err := r.redis.Exists(ctx, instanceKey(owner.Instance)).Result(); err != nil || n == 0 {
-		return // it is gone: nobody would read the wish
+	n, err := r.redis.Exists(ctx, instanceKey(owner.Instance)).Result()
+	if err != nil {
+		return
+	}
+	if n == 0 {
+		r.mu.Lock()
+		r.avoid[owner.Instance] = avoidance{until: time.Now().Add(avoidFor), gone: time.Now().Add(avoidFor)}
+		r.mu.Unlock()
+		return // nobody would read the wish
 	}
 	pipe := r.redis.Pipeline()
 	pipe.SAdd(ctx, evictKey(owner.Instance), user)
@@ -193,16 +197,32 @@ func (r *Router) ask(ctx context.Context, user string) (state string, owner Owne
 	return state, owner, err
 }
 
+// avoidance is for how long an instance isn't to be placed on, and taken for gone: all its users find it unreachable at
+// the same time.
+type avoidance struct{ until, gone time.Time }
+
+// avoidAlso avoids an instance from now on, and reports whether it is known to be gone.
+func (r *Router) avoidAlso(instance string) (gone bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before := r.avoid[instance].gone
+	r.avoid[instance] = avoidance{time.Now().Add(avoidFor), before}
+	return time.Now().Before(before)
+}
+
+// avoided lists what is to be avoided. Who is gone needn't be named.
 func (r *Router) avoided() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	now := time.Now()
 	var ids []string
-	for id, until := range r.avoid {
-		if time.Now().After(until) {
+	for id, a := range r.avoid {
+		switch {
+		case now.After(a.until):
 			delete(r.avoid, id)
-			continue
+		case now.After(a.gone):
+			ids = append(ids, id)
 		}
-		ids = append(ids, id)
 	}
 	return ids
 }
@@ -210,7 +230,7 @@ func (r *Router) avoided() []string {
 func (r *Router) avoids(instance string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return time.Now().Before(r.avoid[instance])
+	return time.Now().Before(r.avoid[instance].until)
 }
 
 // Run watches Redis and makes new instances placeable until ctx is done.

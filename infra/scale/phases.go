@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"sync"
 	"time"
@@ -47,7 +48,7 @@ func (s *simulation) begin(ctx context.Context, r *results) ([]*instance, error)
 		if err != nil {
 			return nil, err
 		}
-		s.fronts = append(s.fronts, router.New(client, router.Options{Logger: slog.New(slog.DiscardHandler)}))
+		s.fronts = append(s.fronts, router.New(client, router.Options{Logger: slog.New(slog.DiscardHandler), Dial: dial}))
 	}
 	go s.fronts[0].Run(ctx) // one dials them first, so that this program doesn't dial each from each at once
 	var instances []*instance
@@ -256,4 +257,9 @@ func (s *simulation) everybody() []int {
 func loadAverage() string {
 	text, _ := os.ReadFile("/proc/loadavg")
 	return string(text)
+}
+
+// dial reaches the address that all instances share. There is no certificate to be looked at.
+func dial(ctx context.Context, addr, _ string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "tcp", addr)
 }

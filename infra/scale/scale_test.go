@@ -1,0 +1,49 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestScale_ServesEverybodyThroughALossAndADeploy(t *testing.T) {
+	if _, err := exec.LookPath("redis-server"); err != nil && os.Getenv("CI") != "true" {
+		t.Skip("redis-server is missing: make setup")
+	}
+	url, stop, err := startRedis()
+	require.NoError(t, err)
+	defer stop()
+	n := sizes{users: 600, instances: 10, fronts: 3, capacity: 90, workers: 8, lost: 0.2, deployed: 1, batch: 4, steady: time.Millisecond}
+	r, err := simulate(t.Context(), url, n)
+	require.NoError(t, err, "nobody is lost")
+
+	require.Zero(t, r.warm, "a warm request asks Redis nothing")
+	commands := map[string]float64{}
+	for _, row := range r.rows {
+		commands[row.name] = float64(row.requested) / float64(max(row.users, 1))
+	}
+	require.InDelta(t, 2, commands["new users"], 0.2, "a claim, and the instance's question whether it is so")
+	require.InDelta(t, 1, commands["warm requests, another front"], 0.1, "more only while an instance is new to this front")
+	require.Less(t, commands["users of lost instances are placed again"], 5.0)
+	for _, at := range r.balance {
+		require.Less(t, at.value, 1.5, at.name)
+	}
+}
+
+func TestScale_AReportKeepsWhatStandsBeforeTheResults(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "README.md")
+	require.NoError(t, os.WriteFile(path, []byte("# Scale\n\nsaid by hand\n\n"+marker+"\n\nold"), 0o600))
+	r := &results{rows: []row{{name: "new users", users: 10, took: time.Second, requested: 20, cpu: time.Millisecond}}}
+	require.NoError(t, writeReport(path, r.markdown("go run ./infra/scale", sizes{users: 10})))
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.True(t, bytes.HasPrefix(text, []byte("# Scale\n\nsaid by hand\n\n"+marker)))
+	require.Contains(t, string(text), "| new users | 10 | 1.0 | 10 | 2.00 | 0 | 100.0 |")
+	require.NotContains(t, string(text), "\nold")
+	require.ErrorContains(t, writeReport(filepath.Join(t.TempDir(), "none"), ""), "no such file")
+}
