@@ -24,11 +24,13 @@ const (
 
 // call is one request on its way to its instance.
 type call struct {
+	path  string
 	id    string // the client's, or made for it: for logs and answers
 	once  string // made here: under it an instance accepts the turn once, whatever ids clients send
 	user  string
 	body  []byte
 	trace http.Header
+	last  string // the last event that the client has, if it takes a stream up again
 }
 
 // errNotNow says that nothing was run and that trying again shortly makes sense.
@@ -94,13 +96,16 @@ func (f *Front) send(ctx context.Context, c call, owner router.Owner) (*http.Res
 }
 
 func (f *Front) exchange(ctx context.Context, c call, owner router.Owner) (*http.Response, error) {
-	r, err := newHop(ctx, owner, c.body)
+	r, err := newHop(ctx, owner, c.path, c.body)
 	if err != nil {
 		return nil, err
 	}
 	claims := hop.Claims{Instance: owner.Instance, User: c.user, RequestID: c.once, Outage: owner.Outage, Version: hop.Common(owner.Wire)}
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set(api.HeaderRequestID, c.id)
+	if c.last != "" {
+		r.Header.Set(api.HeaderLastEvent, c.last)
+	}
 	r.Header.Set(api.HeaderHop, f.opts.Keys.Sign(claims, time.Now()))
 	for _, name := range logging.TraceHeaders {
 		if v := c.trace.Get(name); v != "" {

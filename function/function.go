@@ -4,6 +4,7 @@ package function
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -68,7 +69,8 @@ func New(opts Options) *Front {
 	f.idle = sync.NewCond(&f.mu)
 	f.ending, f.end = context.WithCancel(context.Background()) // #nosec G118 -- Drain calls it
 	f.client = newClient()
-	f.mux.HandleFunc("/v1/messages/pooled", f.only(f.messages, http.MethodPost))
+	f.mux.HandleFunc(api.PathMessages, f.only(f.messages, http.MethodPost))
+	f.mux.HandleFunc(api.PathResume, f.only(f.resume, http.MethodPost))
 	f.mux.HandleFunc("/v1/pool/stats", f.only(f.stats, http.MethodGet, http.MethodHead))
 	f.mux.HandleFunc("/health", f.only(f.health, http.MethodGet, http.MethodHead))
 	f.mux.HandleFunc("/{$}", f.only(f.describe, http.MethodGet, http.MethodHead))
@@ -133,7 +135,24 @@ func (f *Front) only(next http.HandlerFunc, methods ...string) http.HandlerFunc 
 	}
 }
 
+// messages begins a turn.
 func (f *Front) messages(w http.ResponseWriter, r *http.Request) {
+	f.serve(w, r, api.Decode, func() (call, error) { return call{path: api.PathMessages}, nil })
+}
+
+// resume goes on with the stream of a turn that was begun before.
+func (f *Front) resume(w http.ResponseWriter, r *http.Request) {
+	f.serve(w, r, api.DecodeCredential, func() (call, error) {
+		last := r.Header.Get(api.HeaderLastEvent)
+		_, _, err := api.ParseEventID(last)
+		return call{path: api.PathResume, last: last}, err
+	})
+}
+
+type decoder func(r io.Reader, max int64) (*api.Request, error)
+
+// serve has the owner of the request's user answer it.
+func (f *Front) serve(w http.ResponseWriter, r *http.Request, decode decoder, begin func() (call, error)) {
 	id := logging.RequestID(r.Header)
 	ctx, cut := context.WithCancelCause(logging.WithRequest(r.Context(), id, r.Header))
 	defer cut(nil)
@@ -142,15 +161,17 @@ func (f *Front) messages(w http.ResponseWriter, r *http.Request) {
 		api.WriteError(w, id, err)
 		return
 	}
-	body, user, err := f.read(ctx, w, r)
+	body, user, err := f.read(ctx, w, r, decode)
 	if err == nil {
 		err = f.opts.Limits.user(ctx, w.Header(), user)
 	}
-	if err != nil {
+	c, beginErr := begin()
+	if err = cmp.Or(err, beginErr); err != nil {
 		api.WriteError(w, id, err)
 		return
 	}
-	answer, err := f.forward(ctx, call{id: id, once: logging.RequestID(nil), user: user, body: body, trace: r.Header})
+	c.id, c.once, c.user, c.body, c.trace = id, logging.RequestID(nil), user, body, r.Header
+	answer, err := f.forward(ctx, c)
 	if err != nil {
 		if ctx.Err() == nil && !errors.Is(err, router.ErrUnavailable) { // of which the router tells once
 			f.opts.Logger.WarnContext(ctx, "request not served", "user", api.ShortUser(user), "error", err)
@@ -158,16 +179,16 @@ func (f *Front) messages(w http.ResponseWriter, r *http.Request) {
 		api.WriteError(w, id, public(ctx, err))
 		return
 	}
-	defer answer.Body.Close()
+	defer func() { _ = answer.Body.Close() }()
 	if answer.StatusCode != http.StatusOK {
 		passError(w, id, answer)
 		return
 	}
-	f.stream(ctx, w, id, answer, cut)
+	f.stream(ctx, w, c, answer, cut)
 }
 
 // read takes the whole body and checks that it is a request.
-func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request) (body []byte, user string, err error) {
+func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request, decode decoder) (body []byte, user string, err error) {
 	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
 		return nil, "", api.Invalid("Content-Type must be application/json")
 	}
@@ -181,7 +202,7 @@ func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request
 	if r.ContentLength > 0 {
 		buffer.Grow(int(r.ContentLength) + bytes.MinRead)
 	}
-	req, err := api.Decode(io.TeeReader(r.Body, &buffer), f.opts.MaxBodyBytes)
+	req, err := decode(io.TeeReader(r.Body, &buffer), f.opts.MaxBodyBytes)
 	if err != nil {
 		return nil, "", err
 	}
@@ -198,7 +219,8 @@ func (f *Front) describe(w http.ResponseWriter, _ *http.Request) {
 		"service":     "claudepool",
 		"description": "Keeps one Claude Code process per conversation alive between requests.",
 		"endpoints": map[string]string{
-			"POST /v1/messages/pooled": "one turn of a user's conversation, as server-sent events",
+			"POST " + api.PathMessages: "one turn of a user's conversation, as server-sent events",
+			"POST " + api.PathResume:   "the rest of a turn's events, after Last-Event-ID",
 			"GET /v1/pool/stats":       "all instances and their processes",
 			"GET /health":              "liveness",
 		},

@@ -204,6 +204,52 @@ func TestFront_AStreamThatBreaksEndsExplicitly(t *testing.T) {
 	require.NotContains(t, body, "panic")
 }
 
+func TestFront_TakesAStreamUpAgainWhenTheHopBreaks(t *testing.T) {
+	begin := func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set(api.HeaderTurn, "t1")
+		events("id: t1.1\ndata: one\n\n", "id: t1.2\nda")(w, r)
+		panic(http.ErrAbortHandler)
+	}
+	instance := func(goOn http.HandlerFunc) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case r.URL.Path == api.PathMessages:
+				begin(w, r)
+			case r.Header.Get(api.HeaderLastEvent) != "t1.1":
+				api.WriteError(w, "", api.NotFound("no such event"))
+			default:
+				w.Header().Set(api.HeaderTurn, "t1")
+				goOn(w, r)
+			}
+		}
+	}
+	_, url, _ := newFront(t, instance(events("id: t1.2\ndata: two\n\n", api.Done)))
+	status, header, body := post(t, url, question)
+	require.Equal(t, http.StatusOK, status)
+	require.Equal(t, "t1", header.Get(api.HeaderTurn))
+	require.Equal(t, "id: t1.1\ndata: one\n\nid: t1.2\ndata: two\n\n"+api.Done, body, "no event twice, none in halves")
+
+	_, url, _ = newFront(t, instance(events(": ping\n\n")))
+	_, _, body = post(t, url, question)
+	require.Equal(t, "id: t1.1\ndata: one\n\n: ping\n\n"+string(api.ErrorEvent(errBroken))+api.Done, body, "without progress it is given up")
+}
+
+func TestFront_ResumeNeedsAnEventAndACredential(t *testing.T) {
+	_, url, _ := newFront(t, refuse(http.StatusTeapot, false))
+	for _, bad := range [][2]string{{"t1.1", `{}`}, {"", question}, {"t1", question}, {"t1.x", question}} {
+		r, err := http.NewRequest(http.MethodPost, url+api.PathResume, strings.NewReader(bad[1]))
+		require.NoError(t, err)
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set(api.HeaderLastEvent, bad[0])
+		response, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		text, _ := io.ReadAll(response.Body)
+		_ = response.Body.Close()
+		require.Contains(t, []int{400, 401}, response.StatusCode, bad)
+		require.Contains(t, string(text), `"type":"error"`)
+	}
+}
+
 func TestFront_WhatCantBePlacedIsSaidSo(t *testing.T) {
 	for err, want := range map[error]int{router.ErrFull: 529, router.ErrUnavailable: 503} {
 		_, url, r := newFront(t)

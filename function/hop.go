@@ -15,9 +15,9 @@ type ownerKey struct{}
 
 // newHop returns a request to an instance. Its URL names the instance by its fingerprint instead of its address, because
 // connections are kept and used again by the URL's host: an address may be another instance's by then.
-func newHop(ctx context.Context, owner router.Owner, body []byte) (*http.Request, error) {
+func newHop(ctx context.Context, owner router.Owner, path string, body []byte) (*http.Request, error) {
 	ctx = context.WithValue(ctx, ownerKey{}, owner)
-	url := "https://instance-" + owner.Fingerprint + "/v1/messages/pooled"
+	url := "https://instance-" + owner.Fingerprint + path
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"time"
 
@@ -25,18 +26,19 @@ var (
 	errTooLong = api.Unavailable(time.Second, "the request took longer than the service allows")
 )
 
-// stream copies the instance's events to the client as they come, and sees to it that the stream ends explicitly.
+// stream copies the instance's events to the client as they come, and sees to it that the stream ends explicitly. If the
+// hop breaks and the turn goes on without it, the front takes the stream up again.
 //
 // It is written here because httputil.ReverseProxy panics when the instance dies in the middle of a stream, and
 // functions-framework-go turns that panic into a clean end with the panic's text in the body.
-func (f *Front) stream(ctx context.Context, w http.ResponseWriter, id string, answer *http.Response, cut context.CancelCauseFunc) {
+func (f *Front) stream(ctx context.Context, w http.ResponseWriter, c call, answer *http.Response, cut context.CancelCauseFunc) {
 	h := w.Header()
-	for _, name := range []string{"Content-Type", "Cache-Control", "X-Accel-Buffering", api.HeaderInstance, api.HeaderPID, api.HeaderProcess, api.HeaderTiming} {
+	for _, name := range passed {
 		if v := answer.Header.Get(name); v != "" {
 			h.Set(name, v)
 		}
 	}
-	h.Set(api.HeaderRequestID, id)
+	h.Set(api.HeaderRequestID, c.id)
 	w.WriteHeader(http.StatusOK)
 	control := http.NewResponseController(w)
 	_ = control.Flush()
@@ -45,27 +47,111 @@ func (f *Front) stream(ctx context.Context, w http.ResponseWriter, id string, an
 	defer context.AfterFunc(f.ending, func() { _ = control.SetWriteDeadline(time.Now().Add(time.Second)) })()
 	silence := time.AfterFunc(hopSilence, func() { cut(errBroken) })
 	defer silence.Stop()
-	buffer := make([]byte, copyBuffer)
-	tail := make([]byte, 0, len(api.Done))
+	out := &relay{front: f, w: w, control: control, silence: silence, last: c.last, tail: make([]byte, 0, len(api.Done)), resumable: answer.Header.Get(api.HeaderTurn) != ""}
 	for {
-		n, err := answer.Body.Read(buffer)
-		silence.Stop() // the client may take its time
-		if n > 0 {
-			if f.ending.Err() == nil {
-				_ = control.SetWriteDeadline(time.Now().Add(f.clientTimeout))
-			}
-			if _, err := w.Write(buffer[:n]); err != nil {
-				return
-			}
-			_ = control.Flush()
-			tail = keepTail(tail, buffer[:n])
-		}
-		if err != nil {
-			finish(ctx, w, string(tail))
+		before := out.last
+		gone := out.copy(answer.Body)
+		_ = answer.Body.Close()
+		switch {
+		case gone:
+			return
+		case out.ended() || ctx.Err() != nil || !out.resumable || out.last == "" || out.last == before:
+			finish(ctx, w, string(out.tail))
 			return
 		}
-		silence.Reset(hopSilence)
+		again := c
+		again.path, again.last = api.PathResume, out.last
+		next, err := f.forward(ctx, again)
+		if err == nil && next.StatusCode != http.StatusOK {
+			_ = next.Body.Close()
+			err = errBroken
+		}
+		if err != nil {
+			finish(ctx, w, string(out.tail))
+			return
+		}
+		answer = next
 	}
+}
+
+// passed are the headers of an instance's answer that the client gets.
+var passed = []string{"Content-Type", "Cache-Control", "X-Accel-Buffering", api.HeaderInstance, api.HeaderPID, api.HeaderProcess, api.HeaderTiming, api.HeaderTurn}
+
+// relay is the client's end of a stream.
+type relay struct {
+	front     *Front
+	w         http.ResponseWriter
+	control   *http.ResponseController
+	silence   *time.Timer
+	resumable bool // only whole events are written, so that the stream can be taken up between any two
+
+	pending []byte // the beginning of an event
+	last    string // id of the last event that was written
+	tail    []byte // the last bytes that were written
+}
+
+// ended reports whether the stream has come to its end mark.
+func (o *relay) ended() bool { return string(o.tail) == api.Done }
+
+// copy writes what comes until it ends or breaks, and reports whether the client is gone.
+func (o *relay) copy(from io.Reader) (gone bool) {
+	buffer := make([]byte, copyBuffer)
+	o.pending = nil
+	o.silence.Reset(hopSilence)
+	for {
+		n, err := from.Read(buffer)
+		o.silence.Stop() // the client may take its time
+		if !o.write(o.whole(buffer[:n])) {
+			return true
+		}
+		if err != nil {
+			return false
+		}
+		o.silence.Reset(hopSilence)
+	}
+}
+
+func (o *relay) write(b []byte) bool {
+	if len(b) == 0 {
+		return true
+	}
+	if o.front.ending.Err() == nil {
+		_ = o.control.SetWriteDeadline(time.Now().Add(o.front.clientTimeout))
+	}
+	if _, err := o.w.Write(b); err != nil {
+		return false
+	}
+	_ = o.control.Flush()
+	o.tail = keepTail(o.tail, b)
+	return true
+}
+
+// whole returns what is to be written now that chunk has come: all of it, or as far as events are whole.
+func (o *relay) whole(chunk []byte) []byte {
+	if !o.resumable {
+		return chunk
+	}
+	o.pending = append(o.pending, chunk...)
+	end := bytes.LastIndex(o.pending, []byte("\n\n")) + 2
+	if end < 2 {
+		return nil
+	}
+	events := o.pending[:end:end]
+	o.pending = o.pending[end:]
+	if id, ok := lastID(events); ok {
+		o.last = id
+	}
+	return events
+}
+
+// lastID finds the id of the last of whole events that have one. No line break is within an event's data.
+func lastID(events []byte) (string, bool) {
+	at := bytes.LastIndex(events, []byte("\nid: "))
+	if at < 0 && !bytes.HasPrefix(events, []byte("id: ")) {
+		return "", false
+	}
+	id, _, _ := bytes.Cut(events[at+len("\nid: "):], []byte("\n"))
+	return string(id), true
 }
 
 // finish says so if the instance's stream did not end as it should.

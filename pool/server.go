@@ -34,51 +34,65 @@ type Server struct {
 	opts ServerOptions
 	pool *Pool
 	once *once
+
+	replays *replays
 }
 
 // NewServer returns the instance's handler.
 func NewServer(pool *Pool, opts ServerOptions) http.Handler {
-	s := &Server{opts: opts, pool: pool, once: newOnce()}
+	s := &Server{opts: opts, pool: pool, once: newOnce(), replays: newReplays()}
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/messages/pooled", s.messages)
+	mux.HandleFunc("POST "+api.PathMessages, s.hop(s.serve))
+	mux.HandleFunc("POST "+api.PathResume, s.hop(s.takeUp))
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { api.WriteError(w, "", api.NotFound("no such path")) })
 	return mux
 }
 
-func (s *Server) messages(w http.ResponseWriter, r *http.Request) {
-	claims, err := s.opts.Keys.Verify(r.Header.Get(api.HeaderHop), time.Now())
-	if err != nil {
-		s.opts.Logger.Warn("hop refused", "error", err)
-		refused := api.Authentication("this address is for fronts only")
-		if errors.Is(err, hop.ErrVersion) {
-			refused = api.Unavailable(updateTime, "the service is being updated, try again")
+// hop returns the handler of what a front sends: do answers it on a stream, and what it returns goes to the client.
+func (s *Server) hop(do func(context.Context, hop.Claims, *http.Request, *stream) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		claims, err := s.opts.Keys.Verify(r.Header.Get(api.HeaderHop), time.Now())
+		if err != nil {
+			s.refuse(w, err)
+			return
 		}
-		api.WriteError(w, "", refused)
-		return
+		id := logging.RequestID(r.Header)
+		ctx := logging.WithRequest(r.Context(), id, r.Header)
+		out := newStream(w, id, s.opts.Instance)
+		defer out.close()
+		if claims.Instance != s.opts.Instance {
+			err = s.opts.NotOwner
+		} else {
+			err = do(ctx, claims, r, out)
+		}
+		if err != nil {
+			out.fail(s.public(ctx, err))
+			return
+		}
+		out.done()
 	}
-	id := logging.RequestID(r.Header)
-	ctx := logging.WithRequest(r.Context(), id, r.Header)
-	out := newStream(w, id, s.opts.Instance)
-	defer out.close()
-	if err := s.serve(ctx, claims, r, out); err != nil {
-		out.fail(s.public(ctx, err))
-		return
-	}
-	out.done()
 }
 
-// serve runs one request's turn. What it returns goes to the client.
-func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
-	if claims.Instance != s.opts.Instance {
-		return s.opts.NotOwner
+func (s *Server) refuse(w http.ResponseWriter, err error) {
+	s.opts.Logger.Warn("hop refused", "error", err)
+	refused := api.Authentication("this address is for fronts only")
+	if errors.Is(err, hop.ErrVersion) {
+		refused = api.Unavailable(updateTime, "the service is being updated, try again")
 	}
+	api.WriteError(w, "", refused)
+}
+
+var errOtherUser = api.Authentication("the hop is not for this user")
+
+// serve runs one request's turn.
+func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
 	req, err := api.Decode(r.Body, s.opts.MaxBodyBytes)
 	if err != nil {
 		return err
 	}
 	if req.UserID() != claims.User {
-		return api.Authentication("the hop is not for this user")
+		return errOtherUser
 	}
 	if err := s.once.claim(claims.RequestID); err != nil {
 		return err
@@ -89,10 +103,25 @@ func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, 
 		s.once.giveBack(claims.RequestID)
 		return err
 	}
-	defer h.Release()
 	s.once.begin(claims.RequestID)
-	out.open(h)
+	if req.OnDisconnect == api.Finish {
+		return s.finishing(ctx, h, out)
+	}
+	defer h.Release()
+	out.open(out.receiptOf(h))
 	return h.Turn(ctx, out.lines)
+}
+
+// takeUp goes on with the stream of a turn that was begun before. Nothing is run.
+func (s *Server) takeUp(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
+	req, err := api.DecodeCredential(r.Body, s.opts.MaxBodyBytes)
+	if err != nil {
+		return err
+	}
+	if req.UserID() != claims.User {
+		return errOtherUser
+	}
+	return s.resume(ctx, req.UserDigest(), r.Header.Get(api.HeaderLastEvent), out)
 }
 
 // public maps what went wrong to what the front and its client get to know; the rest goes to the log.

@@ -21,6 +21,7 @@ const lastWords = 2 * time.Second
 type stream struct {
 	requestID, instance string
 	came                time.Time
+	turn                string // not empty: its events have ids; set before the stream is opened
 
 	mu      sync.Mutex // guards the following and the writing
 	w       http.ResponseWriter
@@ -50,17 +51,24 @@ func (s *stream) openAfter(d time.Duration) {
 
 // open sends the headers. Those about the process are left out where the stream had to be opened before; the receipt
 // has them all the same.
-func (s *stream) open(h *Handle) {
-	queued, ready := h.Waited()
+func (s *stream) open(receipt api.Receipt) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.receipt = &api.Receipt{Process: h.Process(), PID: h.PID(), Instance: s.instance, Queue: milliseconds(queued), Ready: milliseconds(ready)}
+	s.receipt = &receipt
+	if s.turn != "" && !s.opened {
+		s.w.Header().Set(api.HeaderTurn, s.turn)
+	}
 	if !s.opened {
 		s.w.Header().Set(api.HeaderPID, strconv.Itoa(s.receipt.PID))
 		s.w.Header().Set(api.HeaderProcess, s.receipt.Process)
 		s.w.Header().Set(api.HeaderTiming, s.receipt.ServerTiming())
 	}
 	s.openLocked()
+}
+
+func (s *stream) receiptOf(h *Handle) api.Receipt {
+	queued, ready := h.Waited()
+	return api.Receipt{Process: h.Process(), PID: h.PID(), Instance: s.instance, Queue: milliseconds(queued), Ready: milliseconds(ready)}
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -102,7 +110,10 @@ func (s *stream) hurry() { _ = s.control.SetWriteDeadline(time.Now().Add(lastWor
 
 // lines sends a batch of lines, each as one event, and flushes once. When ctx ends it doesn't wait for the client any
 // longer.
-func (s *stream) lines(ctx context.Context, lines [][]byte) error {
+func (s *stream) lines(ctx context.Context, lines [][]byte) error { return s.numbered(ctx, 0, lines) }
+
+// numbered does the same; where the stream can be taken up again, the events have ids that begin with the number from.
+func (s *stream) numbered(ctx context.Context, from int, lines [][]byte) error {
 	defer context.AfterFunc(ctx, s.hurry)()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -111,10 +122,13 @@ func (s *stream) lines(ctx context.Context, lines [][]byte) error {
 	}
 	size := 0
 	for _, line := range lines {
-		size += len(line) + len("data: \n\n")
+		size += len(line) + len(s.turn) + len("id: .1234567\ndata: \n\n")
 	}
 	events := make([]byte, 0, size)
-	for _, line := range lines {
+	for i, line := range lines {
+		if s.turn != "" {
+			events = append(api.AppendEventID(append(events, "id: "...), s.turn, from+i), '\n')
+		}
 		events = append(events, "data: "...)
 		events = append(events, line...)
 		events = append(events, "\n\n"...)

@@ -30,6 +30,29 @@ var (
 // Decode reads and validates a request of at most max bytes. Its error is always an *Error of the 4xx kind. Fields that
 // this service doesn't know are ignored, as Messages API clients send some.
 func Decode(r io.Reader, max int64) (*Request, error) {
+	req, err := decode(r, max)
+	if err == nil {
+		err = req.validate()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return req, nil
+}
+
+// DecodeCredential reads a request of which nothing but the credential counts, as Decode does a whole one.
+func DecodeCredential(r io.Reader, max int64) (*Request, error) {
+	req, err := decode(r, max)
+	if err == nil {
+		err = req.validateCredential()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return req, nil
+}
+
+func decode(r io.Reader, max int64) (*Request, error) {
 	body, err := io.ReadAll(io.LimitReader(r, max+1))
 	switch {
 	case err != nil:
@@ -56,9 +79,6 @@ func Decode(r io.Reader, max int64) (*Request, error) {
 		return nil, err
 	}
 	if req.Thinking, err = thinkingSwitch(raw.Thinking); err != nil {
-		return nil, err
-	}
-	if err := req.validate(); err != nil {
 		return nil, err
 	}
 	return &req, nil
@@ -167,6 +187,9 @@ func (r *Request) validate() error {
 	case "", "default", "acceptEdits", "plan", "bypassPermissions", "dontAsk":
 	default:
 		return Invalid("permission_mode: must be one of default, acceptEdits, plan, bypassPermissions, dontAsk")
+	}
+	if r.OnDisconnect != "" && r.OnDisconnect != Interrupt && r.OnDisconnect != Finish {
+		return Invalid("on_disconnect: must be interrupt or finish")
 	}
 	return r.validateServers()
 }

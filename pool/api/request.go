@@ -20,7 +20,14 @@ type Request struct {
 	FallbackModel  *string              `json:"fallback_model"`
 	MCPServers     map[string]MCPServer `json:"mcp_servers"`
 	PermissionMode string               `json:"permission_mode"`
+	OnDisconnect   string               `json:"on_disconnect"` // Interrupt, Finish or empty for the former
 }
+
+// What is to become of a turn whose client is gone.
+const (
+	Interrupt = "interrupt"
+	Finish    = "finish" // its stream can be taken up again
+)
 
 // OAuthCredentials are a user's. Only the access token is required, and only it is used.
 type OAuthCredentials struct {

@@ -3,6 +3,8 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
+	"strings"
 )
 
 // Headers between front and pool instance, and what of them reaches the client.
@@ -14,7 +16,30 @@ const (
 	HeaderPID        = "X-Claudepool-Pid"         // to the client: which process
 	HeaderTiming     = "Server-Timing"            // to the client: queue and ready, in milliseconds
 	HeaderProcess    = "X-Claudepool-Process"     // to the client: standby, reused, resumed or cold
+	HeaderTurn       = "X-Claudepool-Turn"        // to the client: the id of a turn whose stream can be taken up again
+	HeaderLastEvent  = "Last-Event-ID"            // both ways: the last event that a client has of such a stream
 )
+
+// The paths of the service, the same at fronts and at instances.
+const (
+	PathMessages = "/v1/messages/pooled"
+	PathResume   = "/v1/messages/pooled/resume"
+)
+
+// AppendEventID appends the id of an event of a turn that can be taken up again; the first is number 1.
+func AppendEventID(b []byte, turn string, number int) []byte {
+	return strconv.AppendInt(append(append(b, turn...), '.'), int64(number), 10)
+}
+
+// ParseEventID reads what AppendEventID wrote. Number 0 is before the first event.
+func ParseEventID(id string) (turn string, number int, err error) {
+	turn, digits, _ := strings.Cut(id, ".")
+	number, err = strconv.Atoi(digits)
+	if err != nil || number < 0 || turn == "" {
+		return "", 0, Invalid("%s: must be the id of an event", HeaderLastEvent)
+	}
+	return turn, number, nil
+}
 
 // Receipt tells how a request was served. It stands in a comment before a stream's end mark. Times are in milliseconds
 // since the request reached its instance.

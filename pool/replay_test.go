@@ -1,0 +1,156 @@
+package pool_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+	"github.com/tidwall/gjson"
+
+	"claudepool/infra/hop"
+	"claudepool/pool"
+	"claudepool/pool/api"
+)
+
+var finish = fields{"on_disconnect": "finish"}
+
+// takeUp asks for what follows an event.
+func (s *service) takeUp(ctx context.Context, user, lastEvent string) *http.Response {
+	s.t.Helper()
+	body := fmt.Sprintf(`{"oauth_credentials":{"access_token":%q}}`, token(user))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+api.PathResume, strings.NewReader(body))
+	require.NoError(s.t, err)
+	r.Header.Set(api.HeaderLastEvent, lastEvent)
+	r.Header.Set(api.HeaderHop, s.keys.Sign(hop.Claims{Instance: "i1", User: userID(user), RequestID: uuid.NewString()}, time.Now()))
+	response, err := http.DefaultClient.Do(r)
+	require.NoError(s.t, err)
+	return response
+}
+
+// some reads at most n events, then hangs up. It returns them, and the id of the last; ended says that there are no more.
+func some(response *http.Response, n int) (events []string, last string, ended bool) {
+	defer response.Body.Close()
+	lines := bufio.NewScanner(response.Body)
+	lines.Buffer(nil, 1<<20)
+	for len(events) < n && lines.Scan() {
+		if id, ok := strings.CutPrefix(lines.Text(), "id: "); ok {
+			last = id
+		}
+		data, ok := strings.CutPrefix(lines.Text(), "data: ")
+		if data == "[DONE]" {
+			return events, last, true
+		}
+		if ok {
+			events = append(events, data)
+		}
+	}
+	return events, last, false
+}
+
+func TestReplay_AStreamThatIsCutTenTimesArrivesWholeAndItsTurnRanOnce(t *testing.T) {
+	s := newService(t, nil)
+	s.ask("ada", "warm", nil).text(t)
+	before := len(s.api.Calls())
+	response, err := s.start(t.Context(), "ada", "long [[words=40]][[delay=20ms]]", finish)
+	require.NoError(t, err)
+	require.NotEmpty(t, response.Header.Get(api.HeaderTurn))
+	events, last, ended := some(response, 3)
+	for range 10 {
+		require.False(t, ended)
+		var more []string
+		more, last, ended = some(s.takeUp(t.Context(), "ada", last), 3)
+		events = append(events, more...)
+	}
+	rest := read(s.takeUp(t.Context(), "ada", last))
+	require.True(t, rest.done)
+	require.Len(t, rest.of("result"), 1, rest.body)
+	require.Contains(t, rest.body, ": receipt ")
+	require.Len(t, s.api.Calls(), before+1, "the turn ran once")
+
+	whole := read(s.takeUp(t.Context(), "ada", strings.Split(last, ".")[0]+".0"))
+	require.Len(t, whole.events, len(events)+len(rest.events))
+	for i, event := range append(events, texts(rest.events)...) {
+		require.Equal(t, whole.events[i].Raw, event, "byte for byte and in order")
+	}
+	require.Equal(t, "reply to: two", s.ask("ada", "two", nil).text(t))
+	require.Len(t, s.lastCall().Messages(), 5, "the conversation holds the turn")
+}
+
+func texts(events []gjson.Result) (all []string) {
+	for _, e := range events {
+		all = append(all, e.Raw)
+	}
+	return all
+}
+
+func TestReplay_WithoutTheWishAHangUpInterrupts(t *testing.T) {
+	s := newScriptedService(t, nil)
+	response, err := s.start(t.Context(), "ada", "one", fields{"on_disconnect": "interrupt"})
+	require.NoError(t, err)
+	require.Empty(t, response.Header.Get(api.HeaderTurn))
+	require.NotContains(t, read(response).body, "id: ")
+	s.occupy("bob", nil)()
+	require.Equal(t, "reply to: next", s.ask("bob", "next", nil).text(t))
+	require.Equal(t, []string{"user: next"}, s.lastCall().Messages())
+}
+
+func TestReplay_IsForItsUserAndForEventsThatThereAre(t *testing.T) {
+	s := newScriptedService(t, nil)
+	first := s.ask("ada", "one", finish)
+	turn := first.header.Get(api.HeaderTurn)
+	for name, ask := range map[string]struct {
+		user, id string
+		status   int
+	}{
+		"another user":     {"bob", turn + ".0", 404},
+		"unknown turn":     {"ada", "nothing.0", 404},
+		"event to come":    {"ada", turn + ".99", 404},
+		"no id":            {"ada", "", 400},
+		"no number":        {"ada", turn, 400},
+		"negative number":  {"ada", turn + ".-1", 400},
+		"number and space": {"ada", turn + ". 1", 400},
+	} {
+		r := read(s.takeUp(t.Context(), ask.user, ask.id))
+		require.Equal(t, ask.status, r.status, name)
+		require.NotEmpty(t, gjson.Get(r.body, "error.message").Str, name)
+	}
+	all := read(s.takeUp(t.Context(), "ada", turn+".0"))
+	require.Equal(t, first.events, all.events)
+	none := read(s.takeUp(t.Context(), "ada", fmt.Sprintf("%s.%d", turn, len(first.events))))
+	require.Empty(t, none.events)
+	require.True(t, none.done)
+}
+
+func TestReplay_ALaterReaderDisplacesTheOneBefore(t *testing.T) {
+	s := newScriptedService(t, nil)
+	response, err := s.start(t.Context(), "ada", "one [[silence]]", finish)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	second := s.takeUp(ctx, "ada", response.Header.Get(api.HeaderTurn)+".0")
+	first := read(response)
+	require.True(t, first.done)
+	require.Equal(t, "another request has taken this stream up", first.of("error")[0].Get("error.message").Str)
+	cancel()
+	_ = second.Body.Close()
+}
+
+func TestReplay_NobodyReadingCostsNoMoreThanTheRing(t *testing.T) {
+	s := newScriptedService(t, func(o *pool.Options) { o.TurnTimeout = 2 * time.Second })
+	ctx, hangUp := context.WithCancel(t.Context())
+	response, err := s.start(ctx, "ada", "[[flood]]", finish)
+	require.NoError(t, err)
+	turn := response.Header.Get(api.HeaderTurn)
+	hangUp()
+	_ = response.Body.Close()
+	require.Eventually(t, func() bool {
+		r := read(s.takeUp(t.Context(), "ada", turn+".0"))
+		return r.status == 404 && strings.Contains(r.body, "not kept any more")
+	}, 5*time.Second, 50*time.Millisecond, "the oldest events give way, and the turn goes on")
+	require.Equal(t, "reply to: next", s.ask("ada", "next", nil).text(t), "until its own time is over")
+}
