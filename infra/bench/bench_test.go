@@ -11,7 +11,7 @@ import (
 
 func TestBench_WritesAReportAndAPicture(t *testing.T) {
 	out := t.TempDir()
-	require.NoError(t, realMain(t.Context(), true, out, t.Logf))
+	require.NoError(t, realMain(t.Context(), true, false, out, t.Logf))
 	text, err := os.ReadFile(filepath.Join(out, "BENCH.md"))
 	require.NoError(t, err)
 	require.Contains(t, string(text), "the numbers mean nothing")
@@ -23,6 +23,16 @@ func TestBench_WritesAReportAndAPicture(t *testing.T) {
 	picture, err := os.ReadFile(filepath.Join(out, "infra/bench/first-token.svg"))
 	require.NoError(t, err)
 	require.Contains(t, string(picture), "</svg>")
+}
+
+func TestLoad_WritesAReport(t *testing.T) {
+	out := t.TempDir()
+	require.NoError(t, realMain(t.Context(), true, true, out, t.Logf))
+	text, err := os.ReadFile(filepath.Join(out, "infra/bench/LOAD.md"))
+	require.NoError(t, err)
+	require.Contains(t, string(text), "the numbers mean nothing")
+	require.Regexp(t, `\| 4 processes held \| 4 \| [1-9][\d.]* \| [1-9][\d.]* \| [1-9]\d* \| [1-9]\d* \|`, string(text))
+	require.Regexp(t, `\| reused \| [1-9]\d* \|`, string(text))
 }
 
 func TestStatistics_MedianAndQuantile(t *testing.T) {

@@ -74,16 +74,17 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	isQuick := flag.Bool("quick", false, "try with the scripted CLI that everything works; the numbers mean nothing")
+	onlyLoad := flag.Bool("load", false, "put one instance under load instead, and write infra/bench/LOAD.md")
 	out := flag.String("out", ".", "folder to write BENCH.md and infra/bench/first-token.svg into")
 	flag.Parse()
 	say := func(format string, args ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...) }
-	if err := realMain(ctx, *isQuick, *out, say); err != nil {
+	if err := realMain(ctx, *isQuick, *onlyLoad, *out, say); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func realMain(ctx context.Context, isQuick bool, out string, say func(string, ...any)) (err error) {
+func realMain(ctx context.Context, isQuick, onlyLoad bool, out string, say func(string, ...any)) (err error) {
 	scratch, err := openFolder("", "bench-")
 	if err != nil {
 		return err
@@ -93,7 +94,7 @@ func realMain(ctx context.Context, isQuick bool, out string, say func(string, ..
 	if isQuick {
 		l.plan = quick
 	}
-	if err := l.build(ctx, isQuick); err != nil {
+	if err := l.build(ctx, isQuick || onlyLoad); err != nil {
 		return err
 	}
 	if l.api, err = pooltest.NewAPI(nil); err != nil {
@@ -105,6 +106,13 @@ func realMain(ctx context.Context, isQuick bool, out string, say func(string, ..
 		return err
 	}
 	defer stopRedis()
+	if onlyLoad {
+		plan := fullLoad
+		if isQuick {
+			plan = quickLoad
+		}
+		return l.underLoad(ctx, plan, isQuick, out)
+	}
 	r := newReport(ctx, l, isQuick)
 	if err := l.measure(ctx, r); err != nil {
 		return err

@@ -33,8 +33,9 @@ type service struct {
 	clients *http.Client
 }
 
-// startService starts a service that keeps standby processes ready and runs the CLI at bin.
-func (l *lab) startService(ctx context.Context, bin string, standby int) (*service, error) {
+// startService starts a service that keeps standby processes ready and runs the CLI at bin, with settings in the form of
+// an environment.
+func (l *lab) startService(ctx context.Context, bin string, standby int, settings ...string) (*service, error) {
 	redisURL, err := l.freshDatabase(ctx)
 	if err != nil {
 		return nil, err
@@ -49,6 +50,7 @@ func (l *lab) startService(ctx context.Context, bin string, standby int) (*servi
 	if redisURL != "" {
 		cmd.Env = append(cmd.Env, "REDIS_URL="+redisURL)
 	}
+	cmd.Env = append(cmd.Env, settings...)
 	cmd.Stderr = os.Stderr
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -80,15 +82,19 @@ func (s *service) stop() {
 
 // standbys is how many processes are ready for new users, as the service's own stats tell within two seconds.
 func (s *service) standbys(ctx context.Context) (int, error) {
-	text, err := s.get(ctx, "/v1/pool/stats")
-	if err != nil {
-		return 0, err
-	}
-	var stats api.Stats
-	if err := json.Unmarshal(text, &stats); err != nil || len(stats.Instances) == 0 {
+	stats, err := s.stats(ctx)
+	if err != nil || len(stats.Instances) == 0 {
 		return 0, err
 	}
 	return stats.Instances[0].Standby, nil
+}
+
+func (s *service) stats(ctx context.Context) (stats api.Stats, err error) {
+	text, err := s.get(ctx, "/v1/pool/stats")
+	if err != nil {
+		return stats, err
+	}
+	return stats, json.Unmarshal(text, &stats)
 }
 
 func (s *service) awaitStandbys(ctx context.Context, n int) error {
