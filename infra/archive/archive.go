@@ -5,8 +5,9 @@ package archive
 import (
 	"context"
 	"errors"
-	"os"
 	"time"
+
+	"claudepool/infra/database"
 )
 
 // ErrConflict says that the archive has another version than the one a call was about.
@@ -38,18 +39,16 @@ func follows(r Record, present int64) bool { return present == 0 || present == r
 
 // Open returns the Store for a folder if one is named, else for a Firestore project, else nil: then conversations end with
 // their instance. The second result closes it. Records live for ttl after they were saved.
-func Open(ctx context.Context, folder, project, database string, ttl time.Duration) (Store, func() error, error) {
+func Open(ctx context.Context, folder, project, databaseID string, ttl time.Duration) (Store, func() error, error) {
 	nothing := func() error { return nil }
-	if project == "" && os.Getenv(emulatorHost) != "" {
-		project = emulatorProject
-	}
+	project = database.Project(project)
 	switch {
 	case ttl == 0:
 		return nil, nothing, nil
 	case folder != "":
 		return NewFolder(folder, ttl), nothing, nil
 	case project != "":
-		f, err := NewFirestore(ctx, project, database, ttl)
+		f, err := NewFirestore(ctx, project, databaseID, ttl)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"claudepool/infra/database"
 	"claudepool/infra/emulator"
 )
 
@@ -20,7 +21,7 @@ func stores(t *testing.T, test func(t *testing.T, open func(ttl time.Duration) S
 		test(t, func(ttl time.Duration) Store { return NewFolder(dir, ttl) })
 	})
 	t.Run("firestore", func(t *testing.T) {
-		t.Setenv(emulatorHost, emulator.Addr(t))
+		t.Setenv(database.EmulatorHost, emulator.Addr(t))
 		project := fmt.Sprintf("test-%d", time.Now().UnixNano())
 		test(t, func(ttl time.Duration) Store {
 			store, err := NewFirestore(t.Context(), project, "(default)", ttl)
@@ -123,7 +124,7 @@ func TestStore_DeleteForgetsAndMayBeRepeated(t *testing.T) {
 }
 
 func TestFirestore_NoPartsOfOldVersionsAreLeft(t *testing.T) {
-	t.Setenv(emulatorHost, emulator.Addr(t))
+	t.Setenv(database.EmulatorHost, emulator.Addr(t))
 	store, err := NewFirestore(t.Context(), fmt.Sprintf("test-%d", time.Now().UnixNano()), "(default)", time.Hour)
 	require.NoError(t, err)
 	defer store.Close()
@@ -141,7 +142,7 @@ func TestFirestore_NoPartsOfOldVersionsAreLeft(t *testing.T) {
 }
 
 func TestOpen_NeedsAPlaceAndATimeToLive(t *testing.T) {
-	t.Setenv(emulatorHost, "")
+	t.Setenv(database.EmulatorHost, "")
 	store, closeStore, err := Open(t.Context(), "", "", "(default)", time.Hour)
 	require.NoError(t, err)
 	require.Nil(t, store)

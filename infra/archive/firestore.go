@@ -5,17 +5,16 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"os"
+
 	"slices"
 	"time"
 
 	"cloud.google.com/go/firestore"
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/api/option"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"claudepool/infra/database"
 )
 
 // The collections: one document per conversation, and below it one per part of its body. A TTL policy on expires_at
@@ -29,15 +28,10 @@ const (
 	callTimeout = 10 * time.Second
 	// listTimeout is short since a user's first request waits for it.
 	listTimeout = 2 * time.Second
-	// reconnectAtMost is how long after an outage gRPC tries again, which else may take minutes.
-	reconnectAtMost = 5 * time.Second
 	// partBytes stays below the 1 MiB that a document may have, with room for its name and other fields.
 	partBytes = 900 << 10
 	// partsAtOnce bounds the memory that a transfer takes in the client library.
 	partsAtOnce = 4
-
-	emulatorHost    = "FIRESTORE_EMULATOR_HOST"
-	emulatorProject = "claudepool-emulator"
 )
 
 // Firestore is a Store for many machines.
@@ -64,14 +58,8 @@ type part struct {
 
 // NewFirestore connects to a database, or to the emulator where FIRESTORE_EMULATOR_HOST says so. It doesn't wait for a
 // connection. The end of ctx doesn't end what was begun with it. The caller has to close it.
-func NewFirestore(ctx context.Context, project, database string, ttl time.Duration) (*Firestore, error) {
-	var opts []option.ClientOption
-	if os.Getenv(emulatorHost) == "" { // the library dials an emulator itself and takes no dial options then
-		params := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: reconnectAtMost}
-		params.Backoff.MaxDelay = reconnectAtMost
-		opts = append(opts, option.WithGRPCDialOption(grpc.WithConnectParams(params)))
-	}
-	client, err := firestore.NewClientWithDatabase(context.WithoutCancel(ctx), project, database, opts...)
+func NewFirestore(ctx context.Context, project, databaseID string, ttl time.Duration) (*Firestore, error) {
+	client, err := database.Connect(ctx, project, databaseID)
 	if err != nil {
 		return nil, fmt.Errorf("archive: %w", err)
 	}

@@ -3,13 +3,11 @@ package snapshot
 import (
 	"context"
 	"fmt"
-	"os"
 	"time"
 
 	"cloud.google.com/go/firestore"
-	"google.golang.org/api/option"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
+
+	"claudepool/infra/database"
 )
 
 // collection holds one document per instance. A TTL policy on expires_at removes what a crash leaves.
@@ -18,11 +16,6 @@ const collection = "claudepool_instances"
 const (
 	// callTimeout bounds each call: the client library itself tries again for as long as it is let.
 	callTimeout = 5 * time.Second
-	// reconnectAtMost keeps stats from staying stale for minutes after an outage, which is gRPC's default.
-	reconnectAtMost = 5 * time.Second
-
-	emulatorHost    = "FIRESTORE_EMULATOR_HOST"
-	emulatorProject = "claudepool-emulator"
 )
 
 // Firestore is a Store for many processes. None of its calls takes longer than 5 s.
@@ -30,15 +23,8 @@ type Firestore struct{ client *firestore.Client }
 
 // NewFirestore connects to a database, or to the emulator where FIRESTORE_EMULATOR_HOST says so. It doesn't wait for a
 // connection. The end of ctx doesn't end what was begun with it. The caller has to close it.
-func NewFirestore(ctx context.Context, project, database string) (*Firestore, error) {
-	var opts []option.ClientOption
-	if os.Getenv(emulatorHost) == "" { // the library dials an emulator itself and takes no dial options then
-		params := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: reconnectAtMost}
-		params.Backoff.MaxDelay = reconnectAtMost
-		opts = append(opts, option.WithGRPCDialOption(grpc.WithConnectParams(params)))
-	}
-	// Credentials are refreshed under this context, also for the delete at the end of a process.
-	client, err := firestore.NewClientWithDatabase(context.WithoutCancel(ctx), project, database, opts...)
+func NewFirestore(ctx context.Context, project, databaseID string) (*Firestore, error) {
+	client, err := database.Connect(ctx, project, databaseID)
 	if err != nil {
 		return nil, fmt.Errorf("snapshot: %w", err)
 	}
@@ -85,14 +71,12 @@ func (f *Firestore) List(ctx context.Context) ([]Instance, error) {
 
 // Open returns the store for a project: Firestore, or where there is neither a project nor an emulator one that only
 // this process sees. The second result closes it.
-func Open(ctx context.Context, project, database string) (Store, func() error, error) {
-	if project == "" && os.Getenv(emulatorHost) != "" {
-		project = emulatorProject
-	}
+func Open(ctx context.Context, project, databaseID string) (Store, func() error, error) {
+	project = database.Project(project)
 	if project == "" {
 		return NewMemory(), func() error { return nil }, nil
 	}
-	f, err := NewFirestore(ctx, project, database)
+	f, err := NewFirestore(ctx, project, databaseID)
 	if err != nil {
 		return nil, nil, err
 	}

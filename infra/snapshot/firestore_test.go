@@ -10,13 +10,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"claudepool/infra/database"
 	"claudepool/infra/emulator"
 )
 
 // open returns a Store of a project of the test's own at the address.
 func open(t *testing.T, addr string) *Firestore {
 	t.Helper()
-	t.Setenv(emulatorHost, addr)
+	t.Setenv(database.EmulatorHost, addr)
 	store, err := NewFirestore(t.Context(), fmt.Sprintf("test-%d", time.Now().UnixNano()), "(default)")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
@@ -139,13 +140,13 @@ func TestView_OfFirestoreIsStaleWhileItIsAwayAndHeals(t *testing.T) {
 }
 
 func TestOpen_IsInMemoryOnlyWithoutProjectAndEmulator(t *testing.T) {
-	t.Setenv(emulatorHost, "")
+	t.Setenv(database.EmulatorHost, "")
 	store, closeStore, err := Open(t.Context(), "", "(default)")
 	require.NoError(t, err)
 	require.IsType(t, &Memory{}, store)
 	require.NoError(t, closeStore())
 
-	t.Setenv(emulatorHost, "127.0.0.1:1") // nobody is asked before the first call
+	t.Setenv(database.EmulatorHost, "127.0.0.1:1") // nobody is asked before the first call
 	store, closeStore, err = Open(t.Context(), "", "(default)")
 	require.NoError(t, err)
 	require.IsType(t, &Firestore{}, store)
