@@ -2,6 +2,7 @@
 package emulator
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"claudepool/infra/database"
 )
 
 const jar = "platform/cloud-firestore-emulator/cloud-firestore-emulator.jar"
@@ -72,7 +75,37 @@ func startEmulator() (string, error) {
 	}
 	running = cmd
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
-	return addr, waitOk("http://" + addr + "/")
+	if err := waitOk("http://" + addr + "/"); err != nil {
+		return "", err
+	}
+	return addr, warmUp(addr)
+}
+
+// warmUp makes the emulator answer once, which on a busy machine takes longer than a test's calls may.
+func warmUp(addr string) error {
+	before, was := os.LookupEnv(database.EmulatorHost)
+	defer func() {
+		_ = os.Unsetenv(database.EmulatorHost)
+		if was {
+			_ = os.Setenv(database.EmulatorHost, before)
+		}
+	}()
+	if err := os.Setenv(database.EmulatorHost, addr); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	client, err := database.Connect(ctx, "warm-up", "(default)")
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	doc := client.Collection("warm-up").Doc("one")
+	if _, err := doc.Set(ctx, map[string]any{"at": time.Now()}); err != nil {
+		return err
+	}
+	_, err = client.Collection("warm-up").Where("at", ">", time.Time{}).Documents(ctx).GetAll()
+	return err
 }
 
 // start keeps the thread that forks for good: the kernel kills the child when that thread ends, and so also when the
