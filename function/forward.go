@@ -24,13 +24,14 @@ const (
 
 // call is one request on its way to its instance.
 type call struct {
-	path  string
-	id    string // the client's, or made for it: for logs and answers
-	once  string // made here: under it an instance accepts the turn once, whatever ids clients send
-	user  string
-	body  []byte
-	trace http.Header
-	last  string // the last event that the client has, if it takes a stream up again
+	path   string
+	id     string // the client's, or made for it: for logs and answers
+	once   string // made here: under it an instance accepts the turn once, whatever ids clients send
+	user   string
+	former string // who the user was under the previous token, if the request says so
+	body   []byte
+	trace  http.Header
+	last   string // the last event that the client has, if it takes a stream up again
 }
 
 // errNotNow says that nothing was run and that trying again shortly makes sense.
@@ -59,7 +60,7 @@ func (f *Front) forward(ctx context.Context, c call) (*http.Response, error) {
 // attempt asks the router once and the owner once; an owner that says it isn't costs a second question at once.
 func (f *Front) attempt(ctx context.Context, c call) (*http.Response, error) {
 	for range 2 {
-		owner, err := f.opts.Router.Route(ctx, c.user)
+		owner, err := f.route(ctx, c)
 		if err != nil {
 			return nil, err
 		}
@@ -72,17 +73,31 @@ func (f *Front) attempt(ctx context.Context, c call) (*http.Response, error) {
 			return nil, err
 		case answer.StatusCode == http.StatusMisdirectedRequest:
 			_ = answer.Body.Close()
-			f.opts.Router.Misdirected(c.user, owner)
+			f.misdirected(c, owner)
 		case answer.Header.Get(api.HeaderNotStarted) != "":
 			_ = answer.Body.Close()
 			// It may be draining and have given this user up already: the next try is not to wait for its end.
-			f.opts.Router.Misdirected(c.user, owner)
+			f.misdirected(c, owner)
 			return nil, errNotNow
 		default:
 			return answer, nil
 		}
 	}
 	return nil, errNotNow
+}
+
+func (f *Front) route(ctx context.Context, c call) (router.Owner, error) {
+	if c.former != "" {
+		return f.opts.Router.RouteTogether(ctx, c.user, c.former)
+	}
+	return f.opts.Router.Route(ctx, c.user)
+}
+
+func (f *Front) misdirected(c call, owner router.Owner) {
+	f.opts.Router.Misdirected(c.user, owner)
+	if c.former != "" {
+		f.opts.Router.Misdirected(c.former, owner)
+	}
 }
 
 // send makes the hop. A connection that broke before any answer is tried once more under the same request id, which the
@@ -127,6 +142,18 @@ func public(ctx context.Context, err error) error {
 		return api.Unavailable(time.Second, "this user can't be served now, try again")
 	}
 	return api.BadGateway("the instance did not answer")
+}
+
+// passAnswer hands an instance's answer on that is no stream.
+func passAnswer(w http.ResponseWriter, id string, answer *http.Response) {
+	body, err := io.ReadAll(io.LimitReader(answer.Body, maxErrorBody))
+	if err != nil || answer.Header.Get("Content-Type") != "application/json" {
+		api.WriteError(w, id, api.BadGateway("the instance gave no answer"))
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set(api.HeaderRequestID, id)
+	_, _ = w.Write(body) // #nosec G705 -- JSON of our own instance
 }
 
 // passError hands an instance's error on, if it is one that clients may see.

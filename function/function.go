@@ -29,6 +29,7 @@ const clientTimeout = time.Minute
 // Router says where a user's requests go; see the router package.
 type Router interface {
 	Route(ctx context.Context, user string) (router.Owner, error)
+	RouteTogether(ctx context.Context, user, former string) (router.Owner, error)
 	Misdirected(user string, owner router.Owner)
 	Unreachable(ctx context.Context, user string, owner router.Owner)
 }
@@ -71,6 +72,7 @@ func New(opts Options) *Front {
 	f.client = newClient()
 	f.mux.HandleFunc(api.PathMessages, f.only(f.messages, http.MethodPost))
 	f.mux.HandleFunc(api.PathResume, f.only(f.resume, http.MethodPost))
+	f.mux.HandleFunc(api.PathForget, f.only(f.forget, http.MethodPost))
 	f.mux.HandleFunc("/v1/pool/stats", f.only(f.stats, http.MethodGet, http.MethodHead))
 	f.mux.HandleFunc("/health", f.only(f.health, http.MethodGet, http.MethodHead))
 	f.mux.HandleFunc("/{$}", f.only(f.describe, http.MethodGet, http.MethodHead))
@@ -149,6 +151,11 @@ func (f *Front) resume(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
+// forget deletes conversations of the user.
+func (f *Front) forget(w http.ResponseWriter, r *http.Request) {
+	f.serve(w, r, api.DecodeDeletion, func() (call, error) { return call{path: api.PathForget}, nil })
+}
+
 type decoder func(r io.Reader, max int64) (*api.Request, error)
 
 // serve has the owner of the request's user answer it.
@@ -161,39 +168,46 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, decode decoder, be
 		api.WriteError(w, id, err)
 		return
 	}
-	body, user, err := f.read(ctx, w, r, decode)
+	body, req, err := f.read(ctx, w, r, decode)
 	if err == nil {
-		err = f.opts.Limits.user(ctx, w.Header(), user)
+		err = f.opts.Limits.user(ctx, w.Header(), req.UserID())
 	}
 	c, beginErr := begin()
 	if err = cmp.Or(err, beginErr); err != nil {
 		api.WriteError(w, id, err)
 		return
 	}
-	c.id, c.once, c.user, c.body, c.trace = id, logging.RequestID(nil), user, body, r.Header
+	c.id, c.once, c.user, c.body, c.trace = id, logging.RequestID(nil), req.UserID(), body, r.Header
+	if former := req.Former(); former != nil && c.path == api.PathMessages {
+		c.former = former.UserID()
+	}
 	answer, err := f.forward(ctx, c)
 	if err != nil {
 		if ctx.Err() == nil && !errors.Is(err, router.ErrUnavailable) { // of which the router tells once
-			f.opts.Logger.WarnContext(ctx, "request not served", "user", api.ShortUser(user), "error", err)
+			f.opts.Logger.WarnContext(ctx, "request not served", "user", api.ShortUser(c.user), "error", err)
 		}
 		api.WriteError(w, id, public(ctx, err))
 		return
 	}
 	defer func() { _ = answer.Body.Close() }()
-	if answer.StatusCode != http.StatusOK {
+	switch {
+	case answer.StatusCode != http.StatusOK:
 		passError(w, id, answer)
+		return
+	case c.path == api.PathForget:
+		passAnswer(w, id, answer)
 		return
 	}
 	f.stream(ctx, w, c, answer, cut)
 }
 
 // read takes the whole body and checks that it is a request.
-func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request, decode decoder) (body []byte, user string, err error) {
+func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request, decode decoder) (body []byte, req *api.Request, err error) {
 	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
-		return nil, "", api.Invalid("Content-Type must be application/json")
+		return nil, nil, api.Invalid("Content-Type must be application/json")
 	}
 	if r.ContentLength > f.opts.MaxBodyBytes {
-		return nil, "", api.TooLarge("the body is larger than %d bytes", f.opts.MaxBodyBytes)
+		return nil, nil, api.TooLarge("the body is larger than %d bytes", f.opts.MaxBodyBytes)
 	}
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(f.clientTimeout)) // not every ResponseWriter has one
@@ -202,12 +216,12 @@ func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request
 	if r.ContentLength > 0 {
 		buffer.Grow(int(r.ContentLength) + bytes.MinRead)
 	}
-	req, err := decode(io.TeeReader(r.Body, &buffer), f.opts.MaxBodyBytes)
+	req, err = decode(io.TeeReader(r.Body, &buffer), f.opts.MaxBodyBytes)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	_ = control.SetReadDeadline(time.Time{})
-	return buffer.Bytes(), req.UserID(), nil
+	return buffer.Bytes(), req, nil
 }
 
 func (f *Front) health(w http.ResponseWriter, _ *http.Request) {
@@ -221,6 +235,7 @@ func (f *Front) describe(w http.ResponseWriter, _ *http.Request) {
 		"endpoints": map[string]string{
 			"POST " + api.PathMessages: "one turn of a user's conversation, as server-sent events",
 			"POST " + api.PathResume:   "the rest of a turn's events, after Last-Event-ID",
+			"POST " + api.PathForget:   "deletes the user's conversations, or that of session_id",
 			"GET /v1/pool/stats":       "all instances and their processes",
 			"GET /health":              "liveness",
 		},

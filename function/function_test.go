@@ -28,6 +28,7 @@ type route struct {
 	err         error
 	misdirected int
 	unreachable int
+	together    []string
 }
 
 func (r *route) Route(context.Context, string) (router.Owner, error) {
@@ -37,6 +38,13 @@ func (r *route) Route(context.Context, string) (router.Owner, error) {
 		return router.Owner{}, r.err
 	}
 	return r.owners[0], nil
+}
+
+func (r *route) RouteTogether(ctx context.Context, user, former string) (router.Owner, error) {
+	r.mu.Lock()
+	r.together = append(r.together, user+" "+former)
+	r.mu.Unlock()
+	return r.Route(ctx, user)
 }
 
 func (r *route) next() {

@@ -31,6 +31,7 @@ type conversation struct {
 	settled  bool            // digest is right: no turn is changing it
 	lastUsed time.Time
 	mirror   mirror // see there
+	gone     bool   // deleted, or moved to another user: not to be used by who waited for it
 
 	// Owned by whoever holds the slot.
 	settings settings
@@ -159,11 +160,11 @@ func (u *user) beginLocked(id string, history []api.Message) *conversation {
 // may have moved it on.
 func (p *Pool) fits(c *conversation, req *api.Request) bool {
 	history := req.History()
-	if req.SessionID != "" || len(history) == 0 {
-		return true
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if c.gone || req.SessionID != "" || len(history) == 0 {
+		return !c.gone
+	}
 	return c.digest == api.HistoryDigest(history)
 }
 

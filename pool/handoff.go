@@ -69,6 +69,23 @@ type recall struct {
 // recall makes the user's archived conversations known here. While the archive can't tell, a user without any is served
 // as a new one, but nobody who asks for a certain conversation that isn't here.
 func (p *Pool) recall(ctx context.Context, u *user, req *api.Request) error {
+	err := p.recallAll(ctx, u, req)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err == nil || req.SessionID == "" {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if u.conversations[req.SessionID] != nil {
+		return nil
+	}
+	return err
+}
+
+// recallAll is recall for who has to know all of them.
+func (p *Pool) recallAll(ctx context.Context, u *user, req *api.Request) error {
 	if p.opts.Archive == nil {
 		return nil
 	}
@@ -88,15 +105,10 @@ func (p *Pool) recall(ctx context.Context, u *user, req *api.Request) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if r.err == nil || req.SessionID == "" {
-		return nil
+	if r.err != nil {
+		return api.Unavailable(recallPause, "which conversations there are can't be told now, try again")
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if u.conversations[req.SessionID] != nil {
-		return nil
-	}
-	return api.Unavailable(recallPause, "whether this conversation exists can't be told now, try again")
+	return nil
 }
 
 // greetArchive makes the archive's connection, which the first user else would wait for.
@@ -210,8 +222,7 @@ func (p *Pool) mirror(c *conversation) {
 	if c.mirror.off || c.user.keys == nil {
 		return
 	}
-	c.mirror.next = &head{Session: c.id, Named: c.named, Standard: c.user.standard == c, Digest: bytes.Clone(c.digest[:]),
-		GoodTurn: c.goodTurn, Settings: recordOf(c.settings), LastUsed: time.Now()}
+	c.mirror.next = c.headLocked()
 	if c.mirror.busy {
 		return
 	}
@@ -229,6 +240,12 @@ func (p *Pool) mirror(c *conversation) {
 			close(u.mirrored)
 		}
 	})
+}
+
+// headLocked tells of a conversation that the caller holds.
+func (c *conversation) headLocked() *head {
+	return &head{Session: c.id, Named: c.named, Standard: c.user.standard == c, Digest: bytes.Clone(c.digest[:]),
+		GoodTurn: c.goodTurn, Settings: recordOf(c.settings), LastUsed: time.Now()}
 }
 
 // mirrorAll saves until nothing newer is to be saved.
@@ -299,13 +316,18 @@ func (p *Pool) save(c *conversation, dir *workspace, h *head, version int64) err
 	if err != nil {
 		return err
 	}
+	return p.store(c.user.keys, h, version, zip(text))
+}
+
+// store seals a conversation and saves it.
+func (p *Pool) store(keys *seal.Keys, h *head, version int64, zipped []byte) error {
 	told, err := json.Marshal(h)
 	if err != nil {
 		return err
 	}
-	keys, name := c.user.keys, c.user.keys.Name(h.Session)
+	name := keys.Name(h.Session)
 	r := archive.Record{Name: name, Version: version, Head: keys.Seal(told, seal.Place{Name: name, Version: version, Part: "head"})}
-	return p.opts.Archive.Save(context.WithoutCancel(p.life), keys.Owner(), r, keys.Seal(zip(text), seal.Place{Name: name, Version: version, Part: "body"}))
+	return p.opts.Archive.Save(context.WithoutCancel(p.life), keys.Owner(), r, keys.Seal(zipped, seal.Place{Name: name, Version: version, Part: "body"}))
 }
 
 // written returns the transcript once the turn stands in it.
@@ -329,18 +351,20 @@ func (p *Pool) written(dir *workspace, h *head) ([]byte, error) {
 	}
 }
 
-// awaitMirrored waits a while for what is being saved of the user's conversations, so that the next owner finds it.
-func (p *Pool) awaitMirrored(u *user) {
+// awaitMirrored waits a while for what is being saved of the user's conversations, so that the next owner finds it. It
+// reports whether nothing is being saved any more.
+func (p *Pool) awaitMirrored(u *user) bool {
 	p.mu.Lock()
 	busy, done := u.mirroring > 0, u.mirrored
 	p.mu.Unlock()
 	if !busy {
-		return
+		return true
 	}
 	select {
 	case <-done:
+		return true
 	case <-time.After(mirrorWait):
-		p.opts.Logger.Warn("a user is given up before its last turn is mirrored", "user", api.ShortUser(u.id))
+		return false
 	}
 }
 

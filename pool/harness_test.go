@@ -207,12 +207,17 @@ func (s *service) startWith(ctx context.Context, client *http.Client, user, text
 	if err != nil {
 		return nil, err
 	}
-	request, err := api.Decode(bytes.NewReader(raw), 64<<20)
+	return s.send(ctx, client, api.PathMessages, raw)
+}
+
+// send posts a body as a front does.
+func (s *service) send(ctx context.Context, client *http.Client, path string, raw []byte) (*http.Response, error) {
+	request, err := api.DecodeCredential(bytes.NewReader(raw), 64<<20)
 	id := ""
 	if err == nil {
 		id = request.UserID()
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+"/v1/messages/pooled", bytes.NewReader(raw))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+path, bytes.NewReader(raw))
 	if err != nil {
 		return nil, err
 	}

@@ -44,6 +44,7 @@ func NewServer(pool *Pool, opts ServerOptions) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+api.PathMessages, s.hop(s.serve))
 	mux.HandleFunc("POST "+api.PathResume, s.hop(s.takeUp))
+	mux.HandleFunc("POST "+api.PathForget, s.hop(s.forget))
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { api.WriteError(w, "", api.NotFound("no such path")) })
 	return mux
@@ -122,6 +123,23 @@ func (s *Server) takeUp(ctx context.Context, claims hop.Claims, r *http.Request,
 		return errOtherUser
 	}
 	return s.resume(ctx, req.UserDigest(), r.Header.Get(api.HeaderLastEvent), out)
+}
+
+// forget deletes what the user wants to be forgotten. To do so twice does no harm.
+func (s *Server) forget(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
+	req, err := api.DecodeDeletion(r.Body, s.opts.MaxBodyBytes)
+	if err != nil {
+		return err
+	}
+	if req.UserID() != claims.User {
+		return errOtherUser
+	}
+	deleted, err := s.pool.Forget(ctx, req, claims.Outage)
+	if err != nil {
+		return err
+	}
+	out.answer(api.Forgotten{Deleted: deleted})
+	return nil
 }
 
 // public maps what went wrong to what the front and its client get to know; the rest goes to the log.

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"strconv"
@@ -161,6 +162,16 @@ func (s *stream) endLocked(last []byte) []byte {
 		last = append(last, s.receipt.Comment()...)
 	}
 	return append(last, api.Done...)
+}
+
+// answer ends the response with a result that is no stream.
+func (s *stream) answer(v any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	s.w.Header().Set("Content-Type", "application/json")
+	s.w.Header().Set(api.HeaderRequestID, s.requestID)
+	_ = json.NewEncoder(s.w).Encode(v)
 }
 
 // fail ends the response with an error: an event if the stream is open, else a status and a body.

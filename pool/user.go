@@ -30,8 +30,10 @@ type user struct {
 	leaving   bool          // to be released as soon as nothing of it is under way
 	releasing chan struct{} // not nil while the user is being given up; closed when that is done
 
-	keys      *seal.Keys    // for the archive; nil before the first recall
-	recall    *recall       // nil before the first request since the user became this instance's
+	keys      *seal.Keys      // for the archive; nil before the first recall
+	recall    *recall         // nil before the first request since the user became this instance's
+	inherited map[string]bool // ids of users whose conversations became this one's
+
 	mirroring int           // conversations that are being saved
 	mirrored  chan struct{} // closed when none is any more
 }
@@ -39,6 +41,23 @@ type user struct {
 // enter lets a request in, so that from here on its user can't be given up, and makes sure that the user is this
 // instance's. It waits while the user is being given up: reaping and claiming can't cross.
 func (p *Pool) enter(ctx context.Context, req *api.Request, outage bool) (*user, error) {
+	u, err := p.joinOwned(ctx, req, outage)
+	if err != nil {
+		return nil, err
+	}
+	err = p.recall(ctx, u, req)
+	if former := req.Former(); err == nil && former != nil {
+		err = p.inherit(ctx, u, req, former, outage)
+	}
+	if err != nil {
+		p.leave(u)
+		return nil, err
+	}
+	return u, nil
+}
+
+// joinOwned counts the request in if its user is this instance's.
+func (p *Pool) joinOwned(ctx context.Context, req *api.Request, outage bool) (*user, error) {
 	u, err := p.join(ctx, req)
 	if err != nil {
 		return nil, err
@@ -50,10 +69,6 @@ func (p *Pool) enter(ctx context.Context, req *api.Request, outage bool) (*user,
 	p.mu.Lock()
 	u.owned = true
 	p.mu.Unlock()
-	if err := p.recall(ctx, u, req); err != nil {
-		p.leave(u)
-		return nil, err
-	}
 	return u, nil
 }
 
@@ -125,7 +140,9 @@ func (p *Pool) settleUser(id string) {
 	keepHome := !p.draining && !u.leaving
 	p.mu.Unlock()
 
-	p.awaitMirrored(u)
+	if !p.awaitMirrored(u) {
+		p.opts.Logger.Warn("a user is given up before its last turn is mirrored", "user", api.ShortUser(id))
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
 	defer cancel()
 	if err := p.owner.Release(ctx, id, keepHome); err != nil {
@@ -134,7 +151,7 @@ func (p *Pool) settleUser(id string) {
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	u.releasing, u.owned, u.leaving, u.recall = nil, false, false, nil
+	u.releasing, u.owned, u.leaving, u.recall, u.inherited = nil, false, false, nil, nil
 	close(done)
 	p.forgetLocked(u)
 	signal(p.changed)

@@ -126,10 +126,7 @@ func (r *Router) Unreachable(ctx context.Context, user string, owner Owner) {
 		r.mu.Unlock()
 		return // nobody would read the wish
 	}
-	pipe := r.redis.Pipeline()
-	pipe.SAdd(ctx, evictKey(owner.Instance), user)
-	pipe.PExpire(ctx, evictKey(owner.Instance), LeaseTime)
-	_, _ = pipe.Exec(ctx) // a wish; the lease decides
+	r.wishAway(ctx, owner.Instance, user)
 }
 
 // claim asks Redis, waiting for a first instance if there is none yet.

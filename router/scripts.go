@@ -55,6 +55,9 @@ var releaseSource string
 //go:embed place.lua
 var placeSource string
 
+//go:embed together.lua
+var togetherSource string
+
 var (
 	claimScript   = redis.NewScript(eraSource + claimSource)
 	beatScript    = redis.NewScript(eraSource + beatSource)
@@ -62,6 +65,8 @@ var (
 	ownScript     = redis.NewScript(eraSource + ownSource)
 	releaseScript = redis.NewScript(releaseSource)
 	placeScript   = redis.NewScript(placeSource)
+
+	togetherScript = redis.NewScript(eraSource + togetherSource)
 )
 
 // Redis is what this package needs of go-redis: running scripts and a few plain commands.

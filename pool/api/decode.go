@@ -40,6 +40,21 @@ func Decode(r io.Reader, max int64) (*Request, error) {
 	return req, nil
 }
 
+// DecodeDeletion reads a request to forget conversations, of which the credential and the session id count.
+func DecodeDeletion(r io.Reader, max int64) (*Request, error) {
+	req, err := decode(r, max)
+	if err == nil {
+		err = req.validateCredential()
+	}
+	if err == nil {
+		err = req.validateSession()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return req, nil
+}
+
 // DecodeCredential reads a request of which nothing but the credential counts, as Decode does a whole one.
 func DecodeCredential(r io.Reader, max int64) (*Request, error) {
 	req, err := decode(r, max)
@@ -169,11 +184,8 @@ func (r *Request) validate() error {
 	if err := r.validateMessages(); err != nil {
 		return err
 	}
-	if r.SessionID != "" {
-		if !uuidForm.MatchString(r.SessionID) {
-			return Invalid("session_id: must be a UUID")
-		}
-		r.SessionID = strings.ToLower(r.SessionID)
+	if err := r.validateSession(); err != nil {
+		return err
 	}
 	for field, model := range map[string]*string{"model": &r.Model, "fallback_model": r.FallbackModel} {
 		if model != nil && *model != "" && (len(*model) > maxModel || !modelForm.MatchString(*model)) {
@@ -204,9 +216,32 @@ func (r *Request) validateCredential() error {
 		return Authentication("oauth_credentials.access_token is required")
 	case r.OAuth == nil && !strings.HasPrefix(r.APIKey, "sk-ant-api"):
 		return Invalid("api_key: must begin with sk-ant-api")
-	case len(r.Token()) < 8, len(r.Token()) > 4096, !tokenForm.MatchString(r.Token()):
+	case !isToken(r.Token()):
 		return Invalid("the credential must be 8 to 4096 printable ASCII characters without spaces")
 	}
+	former := r.Former()
+	switch {
+	case former == nil:
+	case !isToken(former.Token()):
+		return Invalid("oauth_credentials.previous_access_token: must be 8 to 4096 printable ASCII characters without spaces")
+	case former.Token() == r.Token():
+		return Invalid("oauth_credentials.previous_access_token: must not be the present one")
+	}
+	return nil
+}
+
+func isToken(text string) bool {
+	return len(text) >= 8 && len(text) <= 4096 && tokenForm.MatchString(text)
+}
+
+func (r *Request) validateSession() error {
+	if r.SessionID == "" {
+		return nil
+	}
+	if !uuidForm.MatchString(r.SessionID) {
+		return Invalid("session_id: must be a UUID")
+	}
+	r.SessionID = strings.ToLower(r.SessionID)
 	return nil
 }
 
@@ -276,7 +311,7 @@ func (r *Request) validateServers() error {
 		return Invalid("mcp_servers: at most %d are accepted", maxServers)
 	}
 	for name, s := range r.MCPServers {
-		if !serverForm.MatchString(name) || strings.Contains(name, r.Token()) { // messages below repeat the name
+		if !serverForm.MatchString(name) || r.tells(name) { // messages below repeat the name
 			return Invalid("mcp_servers: a name must match %s", serverForm)
 		}
 		if s.Type == "" && s.Command != "" {
@@ -288,6 +323,12 @@ func (r *Request) validateServers() error {
 		r.MCPServers[name] = s
 	}
 	return nil
+}
+
+// tells reports whether a text holds a token of the request.
+func (r *Request) tells(text string) bool {
+	former := r.Former()
+	return strings.Contains(text, r.Token()) || former != nil && strings.Contains(text, former.Token())
 }
 
 func (s MCPServer) validate(name string) error {

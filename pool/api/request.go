@@ -29,13 +29,14 @@ const (
 	Finish    = "finish" // its stream can be taken up again
 )
 
-// OAuthCredentials are a user's. Only the access token is required, and only it is used.
+// OAuthCredentials are a user's. Only the access token is required, and only it and the previous one are used.
 type OAuthCredentials struct {
-	AccessToken      string          `json:"access_token"`
-	RefreshToken     json.RawMessage `json:"refresh_token"`
-	ExpiresAt        json.RawMessage `json:"expires_at"`
-	Scopes           json.RawMessage `json:"scopes"`
-	SubscriptionType json.RawMessage `json:"subscription_type"`
+	AccessToken         string          `json:"access_token"`
+	PreviousAccessToken string          `json:"previous_access_token"` // of the same person, before it was replaced
+	RefreshToken        json.RawMessage `json:"refresh_token"`
+	ExpiresAt           json.RawMessage `json:"expires_at"`
+	Scopes              json.RawMessage `json:"scopes"`
+	SubscriptionType    json.RawMessage `json:"subscription_type"`
 }
 
 // Message is one message of a conversation. Content is a JSON string or an array of content blocks, as it was sent.
@@ -60,6 +61,15 @@ func (r *Request) Token() string {
 		return r.OAuth.AccessToken
 	}
 	return r.APIKey
+}
+
+// Former is a request, with nothing but the credential, of who the user was under the previous token; nil where there is
+// none.
+func (r *Request) Former() *Request {
+	if r.OAuth == nil || r.OAuth.PreviousAccessToken == "" {
+		return nil
+	}
+	return &Request{OAuth: &OAuthCredentials{AccessToken: r.OAuth.PreviousAccessToken}}
 }
 
 // UserDigest is the SHA-256 of the token.

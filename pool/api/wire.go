@@ -24,6 +24,7 @@ const (
 const (
 	PathMessages = "/v1/messages/pooled"
 	PathResume   = "/v1/messages/pooled/resume"
+	PathForget   = "/v1/conversations/delete"
 )
 
 // AppendEventID appends the id of an event of a turn that can be taken up again; the first is number 1.
@@ -39,6 +40,11 @@ func ParseEventID(id string) (turn string, number int, err error) {
 		return "", 0, Invalid("%s: must be the id of an event", HeaderLastEvent)
 	}
 	return turn, number, nil
+}
+
+// Forgotten is the answer to a request to forget conversations.
+type Forgotten struct {
+	Deleted int `json:"deleted"` // conversations
 }
 
 // Receipt tells how a request was served. It stands in a comment before a stream's end mark. Times are in milliseconds

@@ -161,6 +161,18 @@ func (g *Grant) Bind(c Credential) error {
 	return nil
 }
 
+// Rebind makes the calls that begin from now on those of another credential of the same person. The error is ErrBound if
+// the Grant stands for neither.
+func (g *Grant) Rebind(from, to Credential) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.credential != from && g.credential != to {
+		return ErrBound
+	}
+	g.credential = to
+	return nil
+}
+
 // Open is the number of calls under way.
 func (g *Grant) Open() int {
 	g.mu.Lock()

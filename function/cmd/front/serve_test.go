@@ -25,6 +25,10 @@ func (nobody) Route(ctx context.Context, _ string) (router.Owner, error) {
 	<-ctx.Done()
 	return router.Owner{}, router.ErrUnavailable
 }
+
+func (n nobody) RouteTogether(ctx context.Context, user, _ string) (router.Owner, error) {
+	return n.Route(ctx, user)
+}
 func (nobody) Misdirected(string, router.Owner)                  {}
 func (nobody) Unreachable(context.Context, string, router.Owner) {}
 

@@ -1,0 +1,277 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"claudepool/pool/api"
+	"claudepool/pool/broker"
+	"claudepool/pool/seal"
+)
+
+// A token is its user's identity. Who comes with a new one and with the one before is the same person: what was the
+// former user's becomes the present one's, with its processes.
+
+// busyRetry is after how long it makes sense to ask again while something of a user is still being saved.
+const busyRetry = time.Second
+
+// inherit makes the conversations of the former user the present one's, unless that has been done. It waits for their
+// running turns. Either all of them have moved then or none; only one whose id the present user has too stays.
+func (p *Pool) inherit(ctx context.Context, u *user, req, former *api.Request, outage bool) error {
+	p.mu.Lock()
+	done := u.inherited[former.UserID()] && p.users[former.UserID()] == nil
+	p.mu.Unlock()
+	if done {
+		return nil
+	}
+	if err := p.recallAll(ctx, u, req); err != nil { // to know whose ids would be used twice
+		return err
+	}
+	from, err := p.joinOwned(ctx, former, outage)
+	if err != nil {
+		return err
+	}
+	defer p.leave(from)
+	if err := p.recallAll(ctx, from, former); err != nil {
+		return err
+	}
+	held, err := p.holdAll(ctx, from, "")
+	if err != nil {
+		return err
+	}
+	defer p.yieldAll(held)
+	copied, err := p.reseal(ctx, from, u, held)
+	if err != nil {
+		return err
+	}
+	moved := p.bequeath(held, copied, u, credentialOf(former), credentialOf(req))
+	defer p.yieldAll(slices.Collect(maps.Values(moved)))
+	for old, c := range moved {
+		p.moveEntry(old, c)
+		if copied[old] {
+			p.goes(func() { p.forgetArchived(old) })
+		} else {
+			p.mirror(c)
+		}
+	}
+	p.opts.Logger.Info("a user's token was replaced", "user", api.ShortUser(u.id), "former", api.ShortUser(from.id), "conversations", len(moved))
+	return nil
+}
+
+// holdAll takes the slots of all the user's conversations, or of that of one session, and waits until nothing of them is
+// being saved. On an error none is held.
+func (p *Pool) holdAll(ctx context.Context, u *user, session string) (held []*conversation, err error) {
+	for {
+		c := p.nextToHold(u, session, held)
+		if c == nil {
+			break
+		}
+		if err := p.hold(ctx, c); err != nil {
+			p.yieldAll(held)
+			return nil, err
+		}
+		held = append(held, c)
+	}
+	if !p.awaitMirrored(u) {
+		p.yieldAll(held)
+		return nil, api.Unavailable(busyRetry, "a conversation is still being saved, try again")
+	}
+	// Turns that ended meanwhile may have begun others, and who held a slot before may have taken its conversation away.
+	p.mu.Lock()
+	gone := slices.ContainsFunc(held, func(c *conversation) bool { return c.gone })
+	p.mu.Unlock()
+	if gone || p.nextToHold(u, session, held) != nil {
+		p.yieldAll(held)
+		return p.holdAll(ctx, u, session)
+	}
+	return held, nil
+}
+
+// nextToHold is the first conversation in the order of ids that is not among those held. The order keeps two who hold
+// all of a user from waiting for each other.
+func (p *Pool) nextToHold(u *user, session string, held []*conversation) *conversation {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(u.conversations)) {
+		c := u.conversations[id]
+		if (session == "" || session == id) && !slices.Contains(held, c) {
+			return c
+		}
+	}
+	return nil
+}
+
+func (p *Pool) yieldAll(held []*conversation) {
+	for _, c := range held {
+		p.yield(c)
+	}
+}
+
+// reseal copies what the archive has of the held conversations to where the heir will look for it.
+func (p *Pool) reseal(ctx context.Context, from, to *user, held []*conversation) (copied map[*conversation]bool, err error) {
+	copied = make(map[*conversation]bool)
+	for _, c := range held {
+		p.mu.Lock()
+		version, h := c.mirror.version, c.headLocked()
+		stays := version == 0 || c.mirror.off || to.conversations[c.id] != nil
+		p.mu.Unlock()
+		if stays {
+			continue
+		}
+		name := from.keys.Name(h.Session)
+		sealed, err := p.opts.Archive.Load(ctx, from.keys.Owner(), name, version)
+		if err == nil {
+			sealed, err = from.keys.Open(sealed, seal.Place{Name: name, Version: version, Part: "body"})
+		}
+		if err == nil {
+			err = p.store(to.keys, h, 1, sealed)
+		}
+		if err != nil {
+			p.opts.Logger.Warn("an archived conversation can't be moved", "user", api.ShortUser(from.id), "error", err)
+			p.mu.Lock()
+			from.recall, to.recall = nil, nil // another instance may know more
+			p.mu.Unlock()
+			return nil, api.Unavailable(busyRetry, "the conversations of the previous token can't be moved now, try again")
+		}
+		copied[c] = true
+	}
+	return copied, nil
+}
+
+// bequeath makes the held conversations, some of which the archive has for the heir already, another user's, all at
+// once. It returns them, by what they were before; they are held too.
+func (p *Pool) bequeath(held []*conversation, copied map[*conversation]bool, u *user, before, now broker.Credential) map[*conversation]*conversation {
+	moved := make(map[*conversation]*conversation)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, old := range held {
+		if u.conversations[old.id] != nil {
+			continue
+		}
+		c := &conversation{user: u, named: old.named, id: old.id, held: true, process: old.process, digest: old.digest,
+			settled: old.settled, lastUsed: old.lastUsed, settings: old.settings, seed: old.seed, dir: old.dir,
+			dirty: old.dirty, goodTurn: old.goodTurn, mirror: mirror{off: old.mirror.off}}
+		if copied[old] {
+			c.mirror = mirror{version: 1, fetch: old.mirror.fetch}
+		}
+		u.conversations[c.id] = c
+		if old.user.standard == old && u.standard == nil {
+			u.standard = c
+		}
+		old.user.loseLocked(old)
+		if proc := c.process; proc != nil {
+			old.process = nil
+			old.user.processes--
+			u.processes++
+			p.rebindLocked(c, before, now)
+			p.goes(func() { p.bury(c, proc) })
+		}
+		moved[old] = c
+	}
+	if u.inherited == nil {
+		u.inherited = make(map[string]bool)
+	}
+	for _, old := range held {
+		u.inherited[old.user.id] = true
+	}
+	u.wrote = true
+	signal(p.changed)
+	return moved
+}
+
+// rebindLocked has the process's calls carry the new token.
+func (p *Pool) rebindLocked(c *conversation, before, now broker.Credential) {
+	if err := c.process.grant.Rebind(before, now); err != nil {
+		p.opts.Logger.Error("a process keeps its credential and is ended", "user", api.ShortUser(c.user.id), "error", err)
+		c.process.kill()
+	}
+}
+
+// loseLocked takes a held conversation from the user.
+func (u *user) loseLocked(c *conversation) {
+	if u.standard == c {
+		u.standard = nil
+	}
+	delete(u.conversations, c.id)
+	c.gone = true
+}
+
+// moveEntry enters the conversation's workspace in the index of its new user.
+func (p *Pool) moveEntry(old, c *conversation) {
+	if c.dir == nil {
+		return
+	}
+	from, to := filepath.Join(p.opts.Workspaces, old.user.id), filepath.Join(p.opts.Workspaces, c.user.id)
+	err := os.MkdirAll(to, 0o700)
+	if err == nil {
+		err = os.Rename(filepath.Join(from, c.id), filepath.Join(to, c.id))
+	}
+	if err != nil {
+		p.opts.Logger.Warn("a workspace is still entered under its former user", "error", err)
+	}
+	_ = os.Remove(from) // if it is empty
+}
+
+// forgetArchived removes what the archive has of a conversation. What it can't remove now expires.
+func (p *Pool) forgetArchived(c *conversation) {
+	if err := p.deleteArchived(c); err != nil {
+		p.opts.Logger.Warn("an archived conversation is left behind", "user", api.ShortUser(c.user.id), "error", err)
+	}
+}
+
+func (p *Pool) deleteArchived(c *conversation) error {
+	if p.opts.Archive == nil {
+		return nil
+	}
+	return p.opts.Archive.Delete(context.WithoutCancel(p.life), c.user.keys.Owner(), c.user.keys.Name(c.id))
+}
+
+// Forget deletes the user's conversations, or that of the request's session if it names one: what the archive has of
+// them, their processes and their files. It waits for running turns. It returns how many there were; the error is as
+// Acquire's.
+func (p *Pool) Forget(ctx context.Context, req *api.Request, outage bool) (deleted int, err error) {
+	u, err := p.joinOwned(ctx, req, outage)
+	if err != nil {
+		return 0, err
+	}
+	defer p.leave(u)
+	if err := p.recallAll(ctx, u, req); err != nil {
+		return 0, err
+	}
+	held, err := p.holdAll(ctx, u, req.SessionID)
+	if err != nil {
+		return 0, err
+	}
+	defer p.yieldAll(held)
+	for _, c := range held {
+		if err := p.forgetOne(c); err != nil {
+			return deleted, err
+		}
+		deleted++
+	}
+	return deleted, nil
+}
+
+// forgetOne deletes a held conversation, the archive's copy first: while that is there, the conversation is.
+func (p *Pool) forgetOne(c *conversation) error {
+	if err := p.deleteArchived(c); err != nil {
+		p.opts.Logger.Warn("an archived conversation can't be deleted", "user", api.ShortUser(c.user.id), "error", err)
+		return api.Unavailable(busyRetry, "not all could be deleted now, try again")
+	}
+	if c.process != nil {
+		p.retire(c)
+	}
+	p.mu.Lock()
+	c.user.loseLocked(c)
+	p.mu.Unlock()
+	if err := p.removeWorkspace(c); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
