@@ -199,11 +199,18 @@ type got struct {
 }
 
 func (d *deployment) ask(front int, user, text string) got {
+	return d.post(front, api.PathMessages, credentials(user), text)
+}
+
+func credentials(user string) map[string]string {
+	return map[string]string{"access_token": "sk-ant-oat01-" + user}
+}
+
+func (d *deployment) post(front int, path string, credentials map[string]string, text string) got {
 	body, _ := json.Marshal(map[string]any{
-		"oauth_credentials": map[string]string{"access_token": "sk-ant-oat01-" + user},
-		"messages":          []map[string]string{{"role": "user", "content": text}}, "model": "haiku",
+		"oauth_credentials": credentials, "messages": []map[string]string{{"role": "user", "content": text}}, "model": "haiku",
 	})
-	response, err := http.Post(d.fronts[front]+"/v1/messages/pooled", "application/json", bytes.NewReader(body))
+	response, err := http.Post(d.fronts[front]+path, "application/json", bytes.NewReader(body))
 	if err != nil {
 		return got{body: err.Error()}
 	}
@@ -281,10 +288,29 @@ func TestDeployment_OneProcessPerUserWhicheverFrontIsAsked(t *testing.T) {
 		eventuallyStats(t, front, func(s api.Stats) bool { return len(s.ActiveUsers) == 4 && len(s.Instances) == 3 && !s.Stale })
 	}
 
+	t.Run("token replaced, conversations deleted", func(t *testing.T) { testReplacedToken(t, d) })
 	t.Run("Firestore away", func(t *testing.T) { testFirestoreAway(t, d) })
 	t.Run("Redis away", func(t *testing.T) { testRedisAway(t, d) })
 	t.Run("SIGTERM", func(t *testing.T) { testTerm(t, d) })
 	t.Run("SIGKILL", func(t *testing.T) { testKill(t, d) })
+}
+
+// testReplacedToken: who has the new token and the one before finds process and conversation, through any front.
+func testReplacedToken(t *testing.T, d *deployment) {
+	before := d.ask(0, "ivy", "mine")
+	requireAnswer(t, before, "mine")
+	both := credentials("ivy-new")
+	both["previous_access_token"] = credentials("ivy")["access_token"]
+	for i, text := range []string{"still mine", "still", "again"} {
+		g := d.post(1-i%2, api.PathMessages, both, text)
+		requireAnswer(t, g, text)
+		require.Equal(t, before.pid, g.pid)
+	}
+	require.Equal(t, "user: mine", d.context("again")[0])
+	require.Equal(t, "{\"deleted\":1}\n", d.post(0, api.PathForget, credentials("ivy-new"), "").body)
+	requireAnswer(t, d.ask(1, "ivy-new", "hello"), "hello")
+	require.Equal(t, []string{"user: hello"}, d.context("hello"))
+	require.Equal(t, "{\"deleted\":1}\n", d.post(1, api.PathForget, credentials("ivy-new"), "").body)
 }
 
 // testTerm ends the instance that owns ada in the middle of a turn.

@@ -129,6 +129,22 @@ func TestBroker_KeepsRedirectsAndItsOwnAddressToItself(t *testing.T) {
 	require.Equal(t, "check your gateway (the API) or the API/v1", string(b.Scrub(text)))
 }
 
+func TestGrant_IsReboundByWhoKnowsItsCredential(t *testing.T) {
+	var got string
+	b := newBroker(t, func(_ http.ResponseWriter, r *http.Request) { got = r.Header.Get("Authorization") })
+	before, now, other := Credential{OAuthToken: "token-1"}, Credential{OAuthToken: "token-2"}, Credential{OAuthToken: "token-3"}
+	g := b.Register()
+	require.ErrorIs(t, g.Rebind(before, now), ErrBound, "nobody's")
+	require.NoError(t, g.Bind(before))
+	require.ErrorIs(t, g.Rebind(other, now), ErrBound)
+	require.NoError(t, g.Rebind(before, now))
+	require.NoError(t, g.Rebind(before, now), "to say it again does no harm")
+	response, err := call(t, t.Context(), b, http.MethodPost, "/v1/messages", g.Secret())
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	require.Equal(t, "Bearer token-2", got)
+}
+
 func TestGrant_IsBoundOnce(t *testing.T) {
 	b := newBroker(t, func(http.ResponseWriter, *http.Request) {})
 	g := b.Register()
