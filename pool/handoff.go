@@ -43,23 +43,6 @@ type mirror struct {
 	fetch bool // owned by whoever holds the slot: the archive's transcript has to replace what is here
 }
 
-// head is what is told of a conversation apart from its transcript.
-type head struct {
-	Session  string
-	Named    bool
-	Standard bool // the user's default one
-	Digest   []byte
-	GoodTurn string
-	Settings settingsRecord
-	LastUsed time.Time
-}
-
-type settingsRecord struct {
-	Model, Fallback, Permission, System string
-	Thinking                            *bool
-	MCP                                 json.RawMessage `json:",omitempty"`
-}
-
 // recall is the question what the archive has of a user, asked once each time the user becomes this instance's.
 type recall struct {
 	done chan struct{}
@@ -242,12 +225,6 @@ func (p *Pool) mirror(c *conversation) {
 	})
 }
 
-// headLocked tells of a conversation that the caller holds.
-func (c *conversation) headLocked() *head {
-	return &head{Session: c.id, Named: c.named, Standard: c.user.standard == c, Digest: bytes.Clone(c.digest[:]),
-		GoodTurn: c.goodTurn, Settings: recordOf(c.settings), LastUsed: time.Now()}
-}
-
 // mirrorAll saves until nothing newer is to be saved.
 func (p *Pool) mirrorAll(c *conversation, dir *workspace) {
 	retry := firstMirrorRetry
@@ -302,9 +279,7 @@ func (p *Pool) stopMirroring(c *conversation, why error) {
 	c.mirror.busy, c.mirror.off, c.mirror.next = false, true, nil
 	p.mu.Unlock()
 	if errors.Is(why, claude.ErrTooLarge) {
-		if err := p.opts.Archive.Delete(p.life, c.user.keys.Owner(), c.user.keys.Name(c.id)); err != nil {
-			p.opts.Logger.Warn("an archived conversation is left behind", "user", api.ShortUser(c.user.id), "error", err)
-		}
+		p.forgetArchived(c)
 	}
 }
 
@@ -366,23 +341,6 @@ func (p *Pool) awaitMirrored(u *user) bool {
 	case <-time.After(mirrorWait):
 		return false
 	}
-}
-
-func openHead(keys *seal.Keys, r archive.Record) (*head, error) {
-	text, err := keys.Open(r.Head, seal.Place{Name: r.Name, Version: r.Version, Part: "head"})
-	if err != nil {
-		return nil, err
-	}
-	h := &head{}
-	return h, json.Unmarshal(text, h)
-}
-
-func recordOf(s settings) settingsRecord {
-	return settingsRecord{s.model, s.fallback, s.permission, s.system, s.thinking, s.mcp}
-}
-
-func (r settingsRecord) settings() settings {
-	return settings{r.Model, r.Fallback, r.Permission, r.System, r.Thinking, r.MCP}
 }
 
 func zip(text []byte) []byte {
