@@ -117,21 +117,24 @@ func TestTalker_TellsWhoseFaultItIs(t *testing.T) {
 	talker := &talker{front: f, home: home}
 	ended := turn{front: f, sent: time.Now()}
 	ended.ended = ended.sent.Add(time.Second)
-	require.True(t, talker.disturbed(ended), "nothing was wrong with either")
-	require.False(t, talker.disturbed(turn{front: &front{}}), "never served by this front")
+	require.True(t, talker.disturbed(&ended), "nothing was wrong with either")
+	require.False(t, talker.disturbed(&turn{front: &front{}}), "never served by this front")
 	home.harm.begin()
 	home.harm.spells[0].from = ended.sent
-	require.False(t, talker.disturbed(ended))
+	require.False(t, talker.disturbed(&ended))
 	home.harm.spells[0] = spell{from: ended.sent.Add(-time.Minute), to: ended.sent.Add(-recovery - time.Second)}
-	require.True(t, talker.disturbed(ended), "long over")
+	require.True(t, talker.disturbed(&ended), "long over")
 }
 
 func TestTurn_EndsInOneWayOnly(t *testing.T) {
+	said := `data: {"type":"stream_event","event":{"delta":{"text":"reply to: u01-0-000001 says"}}}` + "\n\n"
 	for name, c := range map[string]struct {
 		stream string
 		want   outcome
 	}{
-		"answered":        {`data: {"type":"result","result":"reply to: u01-0-000001 says"}` + "\n\ndata: [DONE]\n\n", answered},
+		"answered":        {said + `data: {"type":"result","result":"reply to: u01-0-000001 says"}` + "\n\ndata: [DONE]\n\n", answered},
+		"a word missing":  {`data: {"type":"result","result":"reply to: u01-0-000001 says"}` + "\n\ndata: [DONE]\n\n", wrong},
+		"twice the same":  {"id: t.1\n" + said + "id: t.1\n" + said, wrong},
 		"other words":     {`data: {"type":"result","result":"reply to: what"}` + "\n\ndata: [DONE]\n\n", wrong},
 		"another's words": {`data: {"type":"stream_event","x":"u02-0-000001"}` + "\n\n", wrong},
 		"no mark":         {`data: {"type":"result","result":"reply to: u01-0-000001 says"}` + "\n\n", lost},
@@ -139,7 +142,7 @@ func TestTurn_EndsInOneWayOnly(t *testing.T) {
 		"an error":        {`data: {"type":"error"}` + "\n\ndata: [DONE]\n\n", failed},
 		"a failed result": {`data: {"type":"result","is_error":true}` + "\n\ndata: [DONE]\n\n", failed},
 	} {
-		asked := turn{text: "u01-0-000001 says", ticket: "u01-0-000001", front: &front{}}
+		asked := turn{text: "u01-0-000001 says", ticket: "u01-0-000001", id: "t", front: &front{}}
 		asked.read(bytesOf(c.stream))
 		require.Equal(t, c.want, asked.outcome, name)
 	}
@@ -147,4 +150,30 @@ func TestTurn_EndsInOneWayOnly(t *testing.T) {
 	killed.front.killed.Store(true)
 	killed.broke(errors.New("reset"))
 	require.Equal(t, cut, killed.outcome)
+}
+
+func TestLedger_KnowsWhatConversationsHaveToRemember(t *testing.T) {
+	l, err := newLedger()
+	require.NoError(t, err)
+	defer l.api.Close()
+	a, b := &instance{number: 1}, &instance{number: 2}
+	l.know(a)
+	l.know(b)
+	l.newConversation("u01-0")
+	l.recall("u01-0-000001", 1, "")
+	l.answered("u01-0", "u01-0-000001", a)
+	l.recall("u01-0-000002", 2, "user: u01-0-000001")
+	require.Zero(t, l.row.forgotten)
+	l.recall("u01-0-000002", 2, "")
+	require.Equal(t, 1, l.row.forgotten)
+	a.harm.begin()
+	l.recall("u01-0-000002", 2, "")
+	require.Equal(t, 1, l.row.forgotten, "it was killed before it was kept")
+	l.memories["u01-0"].turns[0].at = time.Now().Add(-2 * keptWithin)
+	l.recall("u01-0-000002", 2, "")
+	require.Equal(t, 2, l.row.forgotten)
+	l.memories["u01-0"].turns[0].at = time.Now()
+	a.graceful.Store(true)
+	l.recall("u01-0-000002", 2, "")
+	require.Equal(t, 3, l.row.forgotten, "it was asked to end")
 }

@@ -142,6 +142,7 @@ func killTwo(b *blow) (func() error, error) {
 func termInstance(b *blow) (func() error, error) {
 	slot, i := b.instance()
 	i.harm.begin()
+	i.graceful.Store(true)
 	i.signal(syscall.SIGTERM)
 	return func() error { return errors.Join(b.replace(slot), i.term(endTime)) }, nil
 }
@@ -151,6 +152,7 @@ func rollInstances(b *blow) (func() error, error) {
 	return func() error {
 		for slot, i := range b.stage.living() {
 			i.harm.begin()
+			i.graceful.Store(true)
 			if err := errors.Join(b.replace(slot), i.term(endTime)); err != nil {
 				return err
 			}
@@ -272,14 +274,20 @@ func partFront(how func(*relay)) func(b *blow) (func() error, error) {
 }
 
 func killFirestore(b *blow) (func() error, error) {
+	over := b.stage.ledger.archive.begin()
 	b.stage.firestore.process.kill()
-	return b.stage.firestore.run, nil
+	return func() error {
+		defer over()
+		return b.stage.firestore.run()
+	}, nil
 }
 
 func lineToFirestore(how func(*relay)) func(b *blow) (func() error, error) {
 	return func(b *blow) (func() error, error) {
+		over := b.stage.ledger.archive.begin()
 		how(b.stage.firestore.relay)
 		return func() error {
+			over()
 			b.stage.firestore.relay.mend()
 			return nil
 		}, nil

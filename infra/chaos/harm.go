@@ -56,3 +56,15 @@ func (h *harm) lasts(since time.Time) bool {
 	}
 	return false
 }
+
+// latest returns when the last spell began that was not over at the given time.
+func (h *harm) latest(since time.Time) (began time.Time, found bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, s := range h.spells {
+		if s.to.IsZero() || s.to.After(since) {
+			began, found = s.from, true
+		}
+	}
+	return began, found
+}

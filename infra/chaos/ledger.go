@@ -23,11 +23,12 @@ type row struct {
 	name      string
 	answered  int // turns that ran and were answered rightly
 	refused   int // an explicit error, nothing was run
+	resumed   int // of those answered, whose connection broke and who were taken up again
 	failed    int // an explicit error in the stream
 	cut       int // the connection broke because its front was killed
 	wrong     int // an answer with other words than those asked for
 	lost      int // neither an answer nor an explicit error
-	forgotten int // turns whose CLI didn't know the one before, though the instance was the same
+	forgotten int // turns whose CLI did not know what had been said and kept
 	twice     int // run more than once
 	disturbed int // not served, though no fault was the user's instance's or front's
 	double    int // users with processes or turns on two instances at a time
@@ -47,15 +48,16 @@ func (r *row) bad() int {
 // ledger keeps what was seen. It is also the Messages API, which every instance calls under a path of its own: so it
 // knows who runs which turn. Its methods may be called concurrently.
 type ledger struct {
-	api    *pooltest.API
-	outage harm // when nobody could reach Redis, or a front could not: then an instance need not either
+	api     *pooltest.API
+	outage  harm // when nobody could reach Redis, or a front could not: then an instance need not either
+	archive harm // when conversations could not be kept or fetched
 
 	mu        sync.Mutex // guards the following
 	runs      map[string]int
 	open      map[string]map[int]int // by user: how many calls of which instance are under way
 	instances map[int]*instance
 	latest    map[string]beginning // by user
-	context   map[string]memory    // by conversation, as tickets begin: its last turn that was answered
+	memories  map[string]*memory   // by talker
 	row       *row
 	notes     []string
 	seen      map[string]bool // users whose double processes were counted in this row
@@ -67,19 +69,13 @@ type beginning struct {
 	at time.Time
 }
 
-// memory is a turn that its conversation has to remember on the instance.
-type memory struct {
-	ticket string
-	by     *instance
-}
-
 func newLedger() (*ledger, error) {
 	api, err := pooltest.NewAPI(nil)
 	if err != nil {
 		return nil, err
 	}
 	return &ledger{api: api, runs: make(map[string]int), open: make(map[string]map[int]int), instances: make(map[int]*instance),
-		latest: make(map[string]beginning), context: make(map[string]memory), row: &row{name: "the beginning"}, seen: make(map[string]bool)}, nil
+		latest: make(map[string]beginning), memories: make(map[string]*memory), row: &row{name: "the beginning"}, seen: make(map[string]bool)}, nil
 }
 
 // know makes the instance one whose calls can be told.
@@ -177,27 +173,6 @@ func (l *ledger) run(text, user string, n int) {
 		}
 	}
 }
-
-// answered notes that the conversation goes on from here on the instance; without one, that another has begun.
-func (l *ledger) answered(ticket string, by *instance) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.context[conversationOf(ticket)] = memory{ticket, by}
-}
-
-// recall checks that the CLI knows what was said before. Where its instance was hit, its files may have been.
-func (l *ledger) recall(ticket string, n int, messages string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	before, now := l.context[conversationOf(ticket)], time.Now()
-	if before.by == nil || before.by != l.instances[n] || strings.Contains(messages, before.ticket) || before.by.harm.during(now.Add(-2*recovery), now) {
-		return
-	}
-	l.row.forgotten++
-	l.noteLocked("%s was run by a CLI of %s that does not know %s", ticket, before.by, before.ticket)
-}
-
-func conversationOf(ticket string) string { return ticket[:strings.LastIndexByte(ticket, '-')] }
 
 // staleLocked reports whether the instance begins a turn that it may not begin: it has been out of touch for longer than
 // a lease, or has only just come back and somebody else has served the user meanwhile.

@@ -41,7 +41,9 @@ type talker struct {
 	user    string // number, as in tickets
 	number  int    // of the user's talkers
 	slot    int    // of the front it prefers
+	finish  bool   // its turns go on when it hangs up
 	session string
+	first   bool // nothing was answered in this session yet
 	turns   int
 
 	front *front    // that gave the last answer
@@ -64,7 +66,7 @@ func newLoad(s *stage, o options) *load {
 			talkers = 2
 		}
 		for number := range talkers {
-			l.talkers = append(l.talkers, &talker{load: l, token: token, user: user, number: number, slot: (n + number) % fronts,
+			l.talkers = append(l.talkers, &talker{load: l, token: token, user: user, number: number, slot: (n + number) % fronts, finish: n%3 == 1,
 				random: rand.New(rand.NewPCG(uint64(o.seed), uint64(len(l.talkers))))})
 		}
 	}
@@ -95,13 +97,13 @@ func (t *talker) talk(ctx context.Context) {
 			time.Sleep(50 * time.Millisecond)
 			continue
 		}
-		t.turns++
-		next := t.say()
-		if t.turns%conversationTurns == 1 {
-			t.session = uuid.NewString()
-			t.load.stage.ledger.answered(next.ticket, nil)
+		if t.turns%conversationTurns == 0 {
+			t.session, t.first = uuid.NewString(), true
+			t.load.stage.ledger.newConversation(t.name())
 		}
-		turn := t.ask(context.WithoutCancel(ctx), f, next)
+		t.turns++
+		turn := t.say()
+		t.ask(context.WithoutCancel(ctx), f, turn)
 		t.judge(turn)
 		pause := 200*time.Millisecond + time.Duration(t.random.Int64N(int64(600*time.Millisecond)))
 		select {
@@ -121,16 +123,19 @@ func (t *talker) choose() *front {
 	return nil
 }
 
+// name is how the tickets of the talker's turns begin.
+func (t *talker) name() string { return fmt.Sprintf("u%s-%d", t.user, t.number) }
+
 // say makes up the next thing to ask: mostly short, now and then something whose answer takes a second or three.
-func (t *talker) say() turn {
-	text := fmt.Sprintf("u%s-%d-%06d says", t.user, t.number, t.turns)
+func (t *talker) say() *turn {
+	text := fmt.Sprintf("%s-%06d says", t.name(), t.turns)
 	switch n := t.random.IntN(10); {
 	case n == 0:
 		text += strings.Repeat(" word", 60) + " [[delay=50ms]]"
 	case n < 4:
 		text += strings.Repeat(" word", 20) + " [[delay=40ms]]"
 	}
-	asked := turn{}
+	asked := &turn{first: t.first, finish: t.finish}
 	if t.random.IntN(15) == 0 {
 		asked.hangUp = time.Duration(t.random.Int64N(int64(2 * time.Second)))
 	}
@@ -143,7 +148,7 @@ func (t *talker) say() turn {
 }
 
 // judge counts a turn that has ended.
-func (t *talker) judge(turn turn) {
+func (t *talker) judge(turn *turn) {
 	l := t.load.stage.ledger
 	switch turn.outcome {
 	case unreached, hungUp:
@@ -152,10 +157,16 @@ func (t *talker) judge(turn turn) {
 		if ran := l.wasRun(turn.ticket); ran == 0 && !turn.odd {
 			l.violation(func(r *row) { r.wrong++ }, "%s was answered and never run", turn.ticket)
 		}
-		l.count(func(r *row) { r.answered++ })
+		l.count(func(r *row) {
+			r.answered++
+			if turn.resumed {
+				r.resumed++
+			}
+		})
 		t.front, t.home = turn.front, l.byID(turn.instance)
+		t.first = false
 		if !turn.odd {
-			l.answered(turn.ticket, t.home)
+			l.answered(t.name(), turn.ticket, t.home)
 		}
 		t.mu.Lock()
 		t.served = turn.begun
@@ -183,12 +194,15 @@ func (t *talker) judge(turn turn) {
 }
 
 // disturbed reports whether the turn should have been answered: the front and the instance that answered the last one
-// still are the user's, and no fault was theirs.
-func (t *talker) disturbed(turn turn) bool {
+// still are the user's, and no fault was theirs. While Firestore is away no conversation can be begun under an id.
+func (t *talker) disturbed(turn *turn) bool {
 	if turn.odd || t.home == nil || t.front != turn.front {
 		return false
 	}
 	from := turn.sent.Add(-recovery)
+	if turn.first && t.load.stage.ledger.archive.during(from, turn.ended) {
+		return false
+	}
 	return !t.home.harm.during(from, turn.ended) && !t.front.harm.during(from, turn.ended)
 }
 

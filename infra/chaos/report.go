@@ -43,8 +43,8 @@ func (r *results) markdown(command string) string {
 	fmt.Fprintf(&b, "`%s`\n\n%s, %s from the first fault to the end, %d CPUs shared by the harness, the service and whatever else ran; commit %s.\n\n",
 		strings.TrimSpace(command), r.began.UTC().Format(time.DateOnly), time.Since(r.began).Round(time.Second), runtime.NumCPU(),
 		said("git", "rev-parse", "--short", "HEAD"))
-	b.WriteString("| fault | turns answered | refused | failed | cut off with the front | wrong answers | lost turns | forgotten | run twice | disturbed | double processes | without a lease | split | left over | late | served again after, s |\n")
-	b.WriteString("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
+	b.WriteString("| fault | turns answered | taken up again | refused | failed | cut off with the front | wrong answers | lost turns | forgotten | run twice | disturbed | double processes | without a lease | split | left over | late | served again after, s |\n")
+	b.WriteString("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	sum := &row{name: "**all**"}
 	for _, one := range r.rows {
 		one.write(&b)
@@ -58,13 +58,14 @@ func (r *results) markdown(command string) string {
 }
 
 func (r *row) write(b *strings.Builder) {
-	fmt.Fprintf(b, "| %s | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %.1f |\n", r.name, r.answered, r.refused, r.failed, r.cut,
+	fmt.Fprintf(b, "| %s | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %.1f |\n", r.name, r.answered, r.resumed, r.refused, r.failed, r.cut,
 		r.wrong, r.lost, r.forgotten, r.twice, r.disturbed, r.double, r.stale, r.split, r.left, r.late, r.recovered.Seconds())
 }
 
 // add sums up; of the times it keeps the longest.
 func (r *row) add(o *row) {
 	r.answered += o.answered
+	r.resumed += o.resumed
 	r.refused += o.refused
 	r.failed += o.failed
 	r.cut += o.cut

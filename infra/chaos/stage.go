@@ -63,8 +63,9 @@ type instance struct {
 	number     int
 	id         string
 	hop, redis *relay
-	harm       harm // faults that its users may notice
-	apart      harm // when it could not reach Redis, or did nothing at all
+	harm       harm        // faults that its users may notice
+	apart      harm        // when it could not reach Redis, or did nothing at all
+	graceful   atomic.Bool // it was asked to end
 }
 
 func (f *front) String() string    { return "front " + f.url }
@@ -134,7 +135,9 @@ func (s *stage) start(ctx context.Context, o options) error {
 		"WORKSPACES_ROOT=" + s.root, "WORKSPACE_TTL=1m", "ISOLATION=" + isolation, "UID_BASE=2060000000", "UID_COUNT=2000",
 		"IDLE_TIMEOUT=15s", "CLEANUP_INTERVAL=5s", "QUEUE_LIMIT=50", "DRAIN_TIMEOUT=8s",
 		"TURN_TIMEOUT=" + o.turnTime.String(), "SILENCE_TIMEOUT=" + o.turnTime.String()}
-	if o.firestore {
+	if !o.firestore {
+		s.env = append(s.env, "ARCHIVE_DIR="+filepath.Join(s.dir, "archive"))
+	} else {
 		if s.firestore, err = startFirestore(s.spawner); err != nil {
 			return err
 		}

@@ -35,51 +35,80 @@ const (
 // turn is one question and what became of it.
 type turn struct {
 	text, ticket string
+	first        bool          // of its conversation
 	odd          bool          // it asks for a fault of the CLI
 	hangUp       time.Duration // after which the client goes; 0: never
-	front        *front
-	instance     string // id
-	outcome      outcome
-	detail       string
+	finish       bool          // it is to go on without its client, who then comes back
+
+	front    *front
+	instance string // id
+	outcome  outcome
+	detail   string
+	resumed  bool
 
 	sent, begun, ended time.Time // begun is when the first event came
+
+	id     string // of the turn, where it can be taken up again
+	events int    // so far
+	words  strings.Builder
+	result gjson.Result
+	broken string // the error event
 }
 
-// ask sends the turn and reads its answer to the end.
-func (t *talker) ask(ctx context.Context, f *front, asked turn) turn {
-	ctx, cancel := context.WithTimeout(ctx, cmp.Or(asked.hangUp, patience))
+// ask sends the turn and reads its answer to the end. One whose connection breaks is taken up again if it may be.
+func (t *talker) ask(ctx context.Context, f *front, a *turn) {
+	a.sent = time.Now()
+	credential := map[string]string{"access_token": t.token}
+	request := map[string]any{"oauth_credentials": credential, "model": "haiku", "session_id": t.session,
+		"messages": []map[string]string{{"role": "user", "content": a.text}}}
+	if a.finish {
+		request["on_disconnect"] = api.Finish
+	}
+	t.post(ctx, f, a, api.PathMessages, request)
+	for deadline := time.Now().Add(recovery); a.canGoOn() && time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		if f := t.choose(); f != nil {
+			a.resumed, a.hangUp = true, 0
+			t.post(ctx, f, a, api.PathResume, map[string]any{"oauth_credentials": credential})
+		}
+	}
+	a.ended = time.Now()
+}
+
+// canGoOn reports whether the stream has come to no end and may be taken up again.
+func (a *turn) canGoOn() bool {
+	return a.id != "" && (a.outcome == cut || a.outcome == hungUp || a.resumed && (a.outcome == refused || a.outcome == unreached))
+}
+
+// post makes one request for the turn, or for the rest of it.
+func (t *talker) post(ctx context.Context, f *front, a *turn, path string, request map[string]any) {
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(a.hangUp, patience))
 	defer cancel()
-	asked.front, asked.sent = f, time.Now()
-	body, _ := json.Marshal(map[string]any{ // of strings only
-		"oauth_credentials": map[string]string{"access_token": t.token}, "model": "haiku", "session_id": t.session,
-		"messages": []map[string]string{{"role": "user", "content": asked.text}},
-	})
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, f.url+"/v1/messages/pooled", bytes.NewReader(body))
+	a.front = f
+	body, _ := json.Marshal(request) // of strings only
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, f.url+path, bytes.NewReader(body))
 	if err != nil {
 		panic(err) // the URL is ours
 	}
 	r.Header.Set("Content-Type", "application/json")
+	if path == api.PathResume {
+		r.Header.Set(api.HeaderLastEvent, string(api.AppendEventID(nil, a.id, a.events)))
+	}
 	response, err := t.load.client.Do(r)
 	if err != nil {
-		asked.broke(err)
-		if f.retired.Load() && t.load.stage.ledger.wasRun(asked.ticket) == 0 {
-			asked.outcome = unreached // it was chosen before and asked after the front's end
+		a.broke(err)
+		if f.retired.Load() && (a.resumed || t.load.stage.ledger.wasRun(a.ticket) == 0) {
+			a.outcome = unreached // it was chosen before and asked after the front's end
 		}
-		return asked.at(time.Now())
+		return
 	}
 	defer response.Body.Close()
-	asked.instance = response.Header.Get(api.HeaderInstance)
+	a.instance = cmp.Or(response.Header.Get(api.HeaderInstance), a.instance)
 	if response.StatusCode != http.StatusOK {
-		asked.status(response)
-		return asked.at(time.Now())
+		a.status(response)
+		return
 	}
-	asked.read(response.Body)
-	return asked.at(time.Now())
-}
-
-func (a turn) at(ended time.Time) turn {
-	a.ended = ended
-	return a
+	a.id = response.Header.Get(api.HeaderTurn)
+	a.read(response.Body)
 }
 
 // broke says how a turn ended whose connection did before the end mark.
@@ -102,15 +131,21 @@ func (a *turn) status(response *http.Response) {
 	if gjson.GetBytes(body, "type").Str != "error" {
 		a.outcome = lost
 	}
+	if response.StatusCode == http.StatusNotFound {
+		a.id = "" // the turn was its instance's, which is gone
+	}
 }
 
 // read takes a stream apart.
 func (a *turn) read(body io.Reader) {
-	result, failure := gjson.Result{}, ""
 	for lines := claude.NewReader(body); ; {
 		line, err := lines.Next()
 		if err != nil {
 			a.broke(fmt.Errorf("the stream ended without its mark: %w", err))
+			return
+		}
+		if id, found := bytes.CutPrefix(line, []byte("id: ")); found && string(id) != string(api.AppendEventID(nil, a.id, a.events+1)) {
+			a.outcome, a.detail = wrong, fmt.Sprintf("event %s after number %d", id, a.events)
 			return
 		}
 		data, found := bytes.CutPrefix(line, []byte("data: "))
@@ -121,19 +156,27 @@ func (a *turn) read(body io.Reader) {
 			a.begun = time.Now()
 		}
 		if string(line) == strings.TrimSpace(api.Done) {
-			a.conclude(result, failure)
+			a.conclude()
 			return
 		}
-		if others := foreign(data, a.ticket); others != "" {
-			a.outcome, a.detail = wrong, "the stream holds words of "+others
+		if other := foreign(data, a.ticket); other != "" {
+			a.outcome, a.detail = wrong, "the stream holds words of "+other
 			return
 		}
-		switch event := gjson.ParseBytes(data); event.Get("type").Str {
-		case "result":
-			result = event
-		case "error":
-			failure = event.Raw
-		}
+		a.take(gjson.ParseBytes(data))
+	}
+}
+
+// take keeps what an event says.
+func (a *turn) take(event gjson.Result) {
+	a.events++
+	switch event.Get("type").Str {
+	case "result":
+		a.result = event
+	case "error":
+		a.broken = event.Raw
+	case "stream_event":
+		a.words.WriteString(event.Get("event.delta.text").Str)
 	}
 }
 
@@ -148,16 +191,19 @@ func foreign(line []byte, own string) string {
 }
 
 // conclude judges a stream that ended with its mark.
-func (a *turn) conclude(result gjson.Result, failure string) {
+func (a *turn) conclude() {
+	want := "reply to: " + a.text
 	switch {
-	case failure != "":
-		a.outcome, a.detail = failed, failure
-	case !result.Exists():
+	case a.broken != "":
+		a.outcome, a.detail = failed, a.broken
+	case !a.result.Exists():
 		a.outcome, a.detail = lost, "the stream has neither a result nor an error"
-	case result.Get("is_error").Bool():
-		a.outcome, a.detail = failed, result.Raw
-	case result.Get("result").Str != "reply to: "+a.text && !a.odd:
-		a.outcome, a.detail = wrong, "the answer is "+result.Raw
+	case a.result.Get("is_error").Bool():
+		a.outcome, a.detail = failed, a.result.Raw
+	case !a.odd && a.result.Get("result").Str != want:
+		a.outcome, a.detail = wrong, "the answer is "+a.result.Raw
+	case !a.odd && a.words.String() != want:
+		a.outcome, a.detail = wrong, "the words that came are "+a.words.String()
 	default:
 		a.outcome = answered
 	}
