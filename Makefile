@@ -5,7 +5,7 @@ STATICCHECK    := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOSEC          := github.com/securego/gosec/v2/cmd/gosec@v2.30.0
 GOVULNCHECK    := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: help setup run demo build check test audit bench fuzz clean
+.PHONY: help setup run demo build check test audit bench chaos fuzz clean
 
 help: ## Show this text
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -35,12 +35,15 @@ test: setup check ## check, then all tests with the real CLI, redis-server and t
 # G104 asks that the errors of closing what was only read be looked at. What only developers run is left out.
 audit: ## gosec, and govulncheck where its database can be reached
 	go run $(GOSEC) -quiet -tests=false -exclude=G104 -exclude-dir=.tools -exclude-dir=infra/bench -exclude-dir=infra/scale \
-	  -exclude-dir=pool/pooltest ./...
+	  -exclude-dir=infra/chaos -exclude-dir=pool/pooltest ./...
 	@if curl -fsS -m 10 -o /dev/null https://vuln.go.dev/index/db.json; then go run $(GOVULNCHECK) ./...; \
 	  else echo "govulncheck: NOT RUN, vuln.go.dev can't be reached from here"; fi
 
 bench: setup ## Measure everything with the real CLI and write BENCH.md; takes a quarter of an hour
 	CLAUDE_BIN=$(CLAUDE_BIN) go run ./infra/bench
+
+chaos: setup ## Break one thing after the other for twenty minutes and write infra/chaos/README.md
+	CLAUDE_BIN=$(CLAUDE_BIN) go run ./infra/chaos -report infra/chaos/README.md
 
 fuzz: ## Run each fuzz target for a minute
 	@for p in $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -n1 dirname | sort -u); do \

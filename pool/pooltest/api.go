@@ -39,7 +39,7 @@ type API struct {
 	words  func(text string) string
 
 	mu    sync.Mutex // guards the following
-	calls []Call
+	calls []*Call
 	open  int
 	cuts  map[string]int // by text: how often an answer to it could have been cut
 }
@@ -97,7 +97,18 @@ func (a *API) Close() {
 func (a *API) Calls() []Call {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return append([]Call(nil), a.calls...)
+	calls := make([]Call, len(a.calls))
+	for i, c := range a.calls {
+		calls[i] = *c
+	}
+	return calls
+}
+
+// Forget drops the calls so far, for those who let it run for long.
+func (a *API) Forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.calls = nil
 }
 
 // Open is the number of calls under way.
@@ -172,15 +183,15 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.mu.Lock()
-	i := len(a.calls)
-	a.calls = append(a.calls, Call{At: time.Now(), Header: r.Header.Clone(), Body: raw, Model: req.Model})
+	call := &Call{At: time.Now(), Header: r.Header.Clone(), Body: raw, Model: req.Model}
+	a.calls = append(a.calls, call)
 	a.open++
 	a.mu.Unlock()
 	defer func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		a.open--
-		a.calls[i].Aborted = r.Context().Err() != nil
+		call.Aborted = r.Context().Err() != nil
 	}()
 	a.answer(r.Context(), w, req)
 }

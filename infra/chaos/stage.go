@@ -1,0 +1,287 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"claudepool/pool/pooltest"
+)
+
+const (
+	fronts    = 2
+	instances = 3 // of which the last runs the real CLI
+	// startTime is how long a process may take to serve, on a machine that others use as well.
+	startTime = 30 * time.Second
+	// endTime is how long one may take to end after SIGTERM: that of the platform and what a busy machine adds.
+	endTime = 20 * time.Second
+)
+
+// stage is the service as processes, with a relay on each line between them.
+type stage struct {
+	dir, bin, root string
+	env            []string // of fronts and instances
+	scripted, real string   // CLIs; without the real one all instances run the scripted
+	spawner        *spawner
+	ledger         *ledger
+	apiServer      *http.Server
+	apiAddr        string
+	redis          *redisPair
+	firestore      *firestore // nil where the run does without
+	disk           bool       // the first instance has a small disk of its own
+
+	mu        sync.Mutex // guards the following
+	fronts    [fronts]*front
+	instances [instances]*instance
+	taken     map[any]bool // what a fault is busy with
+	count     int          // instances started so far
+}
+
+// front is one process of a front, not what takes its place later.
+type front struct {
+	*process
+	url     string
+	redis   *relay
+	harm    harm
+	retired atomic.Bool // it gets no new requests
+	killed  atomic.Bool
+}
+
+// instance is one process of an instance.
+type instance struct {
+	*process
+	number     int
+	id         string
+	hop, redis *relay
+	harm       harm        // faults that its users may notice
+	apart      harm        // when it could not reach Redis, or did nothing at all
+	graceful   atomic.Bool // it was asked to end
+}
+
+func (f *front) String() string    { return "front " + f.url }
+func (i *instance) String() string { return fmt.Sprintf("instance %d (%s)", i.number, i.id) }
+
+// buildService builds front and poold, with what the overlay file (see go help build) replaces, and the scripted CLI.
+func buildService(dir, overlay string) error {
+	for _, build := range [][]string{
+		{"build", "-overlay", overlay, "-o", dir + "/", "claudepool/function/cmd/front", "claudepool/pool/cmd/poold"},
+		{"build", "-o", dir + "/", "claudepool/pool/pooltest/scripted"},
+	} {
+		if out, err := exec.Command("go", build...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+	}
+	return nil
+}
+
+// newStage builds and starts everything.
+func newStage(ctx context.Context, dir string, o options) (*stage, error) {
+	s := &stage{dir: dir, bin: filepath.Join(dir, "bin"), root: filepath.Join(dir, "workspaces"), taken: make(map[any]bool), disk: o.disk}
+	for _, folder := range []string{dir, s.bin, filepath.Join(dir, "logs"), filepath.Join(dir, "small")} {
+		if err := errors.Join(os.MkdirAll(folder, 0o711), os.Chmod(folder, 0o711)); err != nil { // CLIs have uids of their own
+			return nil, err
+		}
+	}
+	if err := buildService(s.bin, o.overlay); err != nil {
+		return nil, err
+	}
+	s.scripted = filepath.Join(s.bin, "scripted")
+	if o.real {
+		cli, err := pooltest.RealCLI()
+		if err != nil {
+			return nil, err
+		}
+		if s.real, err = filepath.EvalSymlinks(cli); err != nil {
+			return nil, err
+		}
+	}
+	s.spawner = newSpawner(filepath.Join(dir, "logs"))
+	if err := s.start(ctx, o); err != nil {
+		return nil, errors.Join(err, s.stop())
+	}
+	return s, nil
+}
+
+func (s *stage) start(ctx context.Context, o options) error {
+	var err error
+	if s.ledger, err = newLedger(); err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	s.apiAddr = listener.Addr().String()
+	s.apiServer = &http.Server{Handler: s.ledger, ReadHeaderTimeout: 10 * time.Second}
+	go func() { _ = s.apiServer.Serve(listener) }()
+	if s.redis, err = startRedis(ctx, s.spawner); err != nil {
+		return err
+	}
+	isolation := "best-effort"
+	if os.Geteuid() == 0 {
+		isolation = "require"
+	}
+	s.env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "HOP_KEYS=" + strings.Repeat("k", 32), "LOG_FORMAT=text",
+		"WORKSPACES_ROOT=" + s.root, "WORKSPACE_TTL=1m", "ISOLATION=" + isolation, "UID_BASE=2060000000", "UID_COUNT=2000",
+		"IDLE_TIMEOUT=15s", "CLEANUP_INTERVAL=5s", "QUEUE_LIMIT=50", "DRAIN_TIMEOUT=8s",
+		"TURN_TIMEOUT=" + o.turnTime.String(), "SILENCE_TIMEOUT=" + o.turnTime.String()}
+	if !o.firestore {
+		s.env = append(s.env, "ARCHIVE_DIR="+filepath.Join(s.dir, "archive"))
+	} else {
+		if s.firestore, err = startFirestore(s.spawner); err != nil {
+			return err
+		}
+		s.env = append(s.env, "FIRESTORE_PROJECT=claudepool-chaos", "FIRESTORE_EMULATOR_HOST="+s.firestore.relay.addr())
+	}
+	for n := range s.instances {
+		if s.instances[n], err = s.newInstance(n); err != nil {
+			return err
+		}
+	}
+	for n := range s.fronts {
+		if s.fronts[n], err = s.newFront(); err != nil {
+			return err
+		}
+	}
+	return s.placeable(ctx, instances)
+}
+
+func (s *stage) newFront() (*front, error) {
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	f := &front{url: "http://127.0.0.1:" + port}
+	if f.redis, err = s.redis.relay(); err != nil {
+		return nil, err
+	}
+	env := append(s.env[:len(s.env):len(s.env)], "PORT="+port, "REDIS_URL=redis://"+f.redis.addr())
+	if f.process, err = s.spawner.start(env, filepath.Join(s.bin, "front")); err != nil {
+		return nil, err
+	}
+	return f, await("front", f.process, startTime, func() bool { return reachable(f.url + "/health") })
+}
+
+var servesLine = regexp.MustCompile(`pool instance serves.* instance=(\w+)`)
+
+// newInstance starts an instance in the slot.
+func (s *stage) newInstance(slot int) (*instance, error) {
+	s.mu.Lock()
+	s.count++
+	i := &instance{number: s.count}
+	s.mu.Unlock()
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	if i.hop, err = newRelay("127.0.0.1:" + port); err != nil {
+		return nil, err
+	}
+	if i.redis, err = s.redis.relay(); err != nil {
+		return nil, err
+	}
+	cli, size, standby := s.scripted, 80, 2
+	if slot == instances-1 && s.real != "" {
+		cli, size, standby = s.real, 8, 1
+	}
+	env := append(s.env[:len(s.env):len(s.env)], "PORT="+port, "ADVERTISE_ADDR="+i.hop.addr(), "REDIS_URL=redis://"+i.redis.addr(),
+		"CLAUDE_BIN="+cli, fmt.Sprint("MAX_PROCESSES=", size), fmt.Sprint("STANDBY=", standby),
+		fmt.Sprintf("ANTHROPIC_BASE_URL=http://%s/%d", s.apiAddr, i.number))
+	command := []string{filepath.Join(s.bin, "poold")}
+	if slot == 0 && s.disk {
+		env = append(env, "WORKSPACES_ROOT="+s.small())
+		command = append([]string{"unshare", "--mount", "sh", "-c", `mount -t tmpfs -o size=32m,mode=0711 disk "$1" && exec "$2"`, "sh", s.small()}, command...)
+	}
+	if i.process, err = s.spawner.start(env, command[0], command[1:]...); err != nil {
+		return nil, err
+	}
+	err = await("instance", i.process, startTime, func() bool {
+		found := servesLine.FindStringSubmatch(i.said())
+		if found != nil {
+			i.id = found[1]
+		}
+		return found != nil
+	})
+	s.ledger.know(i)
+	return i, err
+}
+
+// small is the folder where the first instance has a small disk of its own, in a mount namespace that ends with it.
+func (s *stage) small() string { return filepath.Join(s.dir, "small") }
+
+// placeable waits until fronts place users on n instances.
+func (s *stage) placeable(ctx context.Context, n int64) error {
+	return await("placement", nil, startTime, func() bool {
+		return s.redis.current().ZCard(ctx, "{claudepool}:candidates").Val() == n
+	})
+}
+
+// serving returns the front in the slot.
+func (s *stage) serving(slot int) *front {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fronts[slot]
+}
+
+// living returns the instances that are in their slots.
+func (s *stage) living() []*instance {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]*instance(nil), s.instances[:]...)
+}
+
+// stop ends everything, instances side by side and fronts after them. The error tells of what didn't end as it should.
+func (s *stage) stop() error {
+	var wg sync.WaitGroup
+	errs := make([]error, instances+fronts)
+	for n, i := range s.instances {
+		if i != nil && i.process != nil {
+			wg.Go(func() { errs[n] = i.term(endTime) })
+		}
+	}
+	wg.Wait()
+	for n, f := range s.fronts {
+		if f != nil && f.process != nil {
+			errs[instances+n] = f.term(endTime)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// clear ends what the service stood on. Whatever still runs, the kernel ends with the harness.
+func (s *stage) clear() {
+	if s.redis != nil {
+		s.redis.stop()
+	}
+	if s.firestore != nil {
+		s.firestore.process.kill()
+	}
+	if s.apiServer != nil {
+		_ = s.apiServer.Close()
+	}
+	s.spawner.close()
+}
+
+func reachable(url string) bool {
+	response, err := http.Get(url)
+	if err != nil {
+		return false
+	}
+	_ = response.Body.Close()
+	return response.StatusCode == http.StatusOK
+}
+
+// keys returns what Redis holds that begins so.
+func (s *stage) keys(ctx context.Context, prefix string) ([]string, error) {
+	return s.redis.current().Keys(ctx, "{claudepool}:"+prefix+"*").Result()
+}
