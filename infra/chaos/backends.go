@@ -123,7 +123,7 @@ func (p *redisPair) failOver(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := client.SlaveOf(ctx, "NO", "ONE").Err(); err != nil {
+	if err := client.ReplicaOf(ctx, "NO", "ONE").Err(); err != nil {
 		return err
 	}
 	p.each(func(r *relay) { r.aim(p.primary.addr()) })
