@@ -241,7 +241,7 @@ func (l *ledger) byID(id string) *instance {
 	return nil
 }
 
-// byPID returns the instance that runs or ran under a pid, or nil.
+// byPID returns the instance that runs under a pid, or nil.
 func (l *ledger) byPID(pid int) *instance {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -16,7 +16,8 @@ import (
 
 var errStillRuns = errors.New("it still runs")
 
-// spawner starts processes that the kernel ends with the harness, however that ends. It is for one goroutine at a time.
+// spawner starts processes that the kernel ends with the harness, however that ends. Its methods may be called
+// concurrently.
 type spawner struct {
 	dir  string // where the processes' logs are
 	jobs chan func()
@@ -82,11 +83,14 @@ func (p *process) kill() {
 	<-p.ended
 }
 
-// term asks it to end and gives it time to.
+// term asks it to end and gives it time to. To end in another way than by itself is an error.
 func (p *process) term(patience time.Duration) error {
 	p.signal(syscall.SIGTERM)
 	select {
 	case <-p.ended:
+		if !p.cmd.ProcessState.Success() {
+			return fmt.Errorf("%s: %s", p.log, p.cmd.ProcessState)
+		}
 		return nil
 	case <-time.After(patience):
 		return fmt.Errorf("%s: %w %s after SIGTERM", p.log, errStillRuns, patience)

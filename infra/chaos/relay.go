@@ -36,6 +36,7 @@ func (r *relay) addr() string { return r.listener.Addr().String() }
 
 func (r *relay) close() {
 	_ = r.listener.Close()
+	r.mend() // what waits there ends
 	r.reset(true)
 }
 

@@ -107,7 +107,9 @@ func newStage(ctx context.Context, dir string, o options) (*stage, error) {
 	}
 	s.spawner = newSpawner(filepath.Join(dir, "logs"))
 	if err := s.start(ctx, o); err != nil {
-		return nil, errors.Join(err, s.stop())
+		err = errors.Join(err, s.stop())
+		s.clear()
+		return nil, err
 	}
 	return s, nil
 }
@@ -135,13 +137,12 @@ func (s *stage) start(ctx context.Context, o options) error {
 		"WORKSPACES_ROOT=" + s.root, "WORKSPACE_TTL=1m", "ISOLATION=" + isolation, "UID_BASE=2060000000", "UID_COUNT=2000",
 		"IDLE_TIMEOUT=15s", "CLEANUP_INTERVAL=5s", "QUEUE_LIMIT=50", "DRAIN_TIMEOUT=8s",
 		"TURN_TIMEOUT=" + o.turnTime.String(), "SILENCE_TIMEOUT=" + o.turnTime.String()}
-	if !o.firestore {
-		s.env = append(s.env, "ARCHIVE_DIR="+filepath.Join(s.dir, "archive"))
-	} else {
+	s.env = append(s.env, "ARCHIVE_DIR="+filepath.Join(s.dir, "archive"))
+	if o.firestore {
 		if s.firestore, err = startFirestore(s.spawner); err != nil {
 			return err
 		}
-		s.env = append(s.env, "FIRESTORE_PROJECT=claudepool-chaos", "FIRESTORE_EMULATOR_HOST="+s.firestore.relay.addr())
+		s.env = append(s.env, "ARCHIVE_DIR=", "FIRESTORE_PROJECT=claudepool-chaos", "FIRESTORE_EMULATOR_HOST="+s.firestore.relay.addr())
 	}
 	for n := range s.instances {
 		if s.instances[n], err = s.newInstance(n); err != nil {

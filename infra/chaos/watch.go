@@ -142,7 +142,8 @@ func (s *stage) leftNow(ctx context.Context, living []*instance, prefixes []stri
 		return err.Error()
 	}
 	for _, c := range all {
-		if c.parent == 1 || c.parent == os.Getpid() {
+		child := slices.ContainsFunc(all, func(o cli) bool { return o.proc.PID == c.parent })
+		if !child && s.ledger.byPID(c.parent) == nil && c.runs() {
 			found = append(found, fmt.Sprintf("process %d of %s", c.proc.PID, c.workspace))
 		}
 	}
