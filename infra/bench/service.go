@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"claudepool/infra/freeport"
 	"claudepool/pool/api"
 	"claudepool/pool/claude"
 	"claudepool/router"
@@ -227,12 +228,9 @@ func (l *lab) startRedis() (stop func(), err error) {
 	if err != nil {
 		return func() {}, nil
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	if l.redis, err = freeport.Addr(); err != nil {
 		return nil, err
 	}
-	l.redis = listener.Addr().String()
-	_ = listener.Close()
 	_, port, _ := net.SplitHostPort(l.redis)
 	cmd := exec.Command(bin, "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", l.scratch)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"claudepool/infra/freeport"
 	"claudepool/router"
 )
 
@@ -53,7 +54,7 @@ func startRedis(ctx context.Context, s *spawner) (*redisPair, error) {
 
 // server starts one on a free port, or, with the port of another, a replica of that.
 func (p *redisPair) server(of string) (*redisServer, error) {
-	port, err := freePort()
+	port, err := freeport.Port()
 	if err != nil {
 		return nil, err
 	}
@@ -158,7 +159,7 @@ func startFirestore(s *spawner) (*firestore, error) {
 	if _, err := os.Stat(emulatorJar); err != nil {
 		return nil, errNoEmulator
 	}
-	port, err := freePort()
+	port, err := freeport.Port()
 	if err != nil {
 		return nil, err
 	}

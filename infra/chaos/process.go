@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -116,16 +115,6 @@ func (p *process) said() string {
 	defer f.Close()
 	text, _ := io.ReadAll(io.LimitReader(f, 1<<20)) // what is looked for comes early
 	return string(text)
-}
-
-// freePort returns a port of the loopback that nobody listens on.
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port, l.Close()
 }
 
 // await asks again and again until ready says yes, the process it is about has ended, or the time is over.

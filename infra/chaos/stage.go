@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"claudepool/infra/freeport"
 	"claudepool/pool/pooltest"
 )
 
@@ -158,7 +159,7 @@ func (s *stage) start(ctx context.Context, o options) error {
 }
 
 func (s *stage) newFront() (*front, error) {
-	port, err := freePort()
+	port, err := freeport.Port()
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +182,7 @@ func (s *stage) newInstance(slot int) (*instance, error) {
 	s.count++
 	i := &instance{number: s.count}
 	s.mu.Unlock()
-	port, err := freePort()
+	port, err := freeport.Port()
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -21,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"claudepool/infra/database"
+	"claudepool/infra/freeport"
 )
 
 const jar = "platform/cloud-firestore-emulator/cloud-firestore-emulator.jar"
@@ -64,17 +64,17 @@ func startEmulator() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	port, err := freePort()
+	port, err := freeport.Port()
 	if err != nil {
 		return "", err
 	}
 	cmd := exec.Command("java", "-cp", path, "com.google.cloud.datastore.emulator.firestore.CloudFirestore",
-		"--host=127.0.0.1", fmt.Sprintf("--port=%d", port))
+		"--host=127.0.0.1", "--port="+port)
 	if err := start(cmd); err != nil {
 		return "", err
 	}
 	running = cmd
-	addr := fmt.Sprintf("127.0.0.1:%d", port)
+	addr := "127.0.0.1:" + port
 	if err := waitOk("http://" + addr + "/"); err != nil {
 		return "", err
 	}
@@ -145,15 +145,6 @@ func findJar() (string, error) {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
-}
-
-func freePort() (int, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = listener.Close() }()
-	return listener.Addr().(*net.TCPAddr).Port, nil
 }
 
 // waitOk waits until the emulator says that it is ready.

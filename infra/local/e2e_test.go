@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/tidwall/gjson"
 
+	"claudepool/infra/freeport"
 	"claudepool/pool/api"
 	"claudepool/pool/pooltest"
 	"claudepool/router"
@@ -53,10 +54,9 @@ func part(t *testing.T, path string, err error) string {
 
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := freeport.Addr()
 	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }
 
 // run starts a process that ends with the test, or before when asked to.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"claudepool/infra/freeport"
 	"claudepool/router"
 )
 
@@ -78,19 +78,15 @@ func realMain(ctx context.Context, args []string) error {
 
 // startRedis starts an empty server on a free port of the loopback.
 func startRedis() (url string, stop func(), err error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Port()
 	if err != nil {
-		return "", nil, err
-	}
-	port := listener.Addr().(*net.TCPAddr).Port
-	if err := listener.Close(); err != nil {
 		return "", nil, err
 	}
 	dir, err := os.MkdirTemp("", "scale")
 	if err != nil {
 		return "", nil, err
 	}
-	server := exec.Command("redis-server", "--port", fmt.Sprint(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", dir)
+	server := exec.Command("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", dir)
 	server.Env = []string{"PATH=" + os.Getenv("PATH")}
 	if err := server.Start(); err != nil {
 		return "", nil, errors.Join(err, os.RemoveAll(dir))
@@ -100,7 +96,7 @@ func startRedis() (url string, stop func(), err error) {
 		_ = server.Wait()
 		_ = os.RemoveAll(dir)
 	}
-	url = fmt.Sprintf("redis://127.0.0.1:%d", port)
+	url = fmt.Sprintf("redis://127.0.0.1:%s", port)
 	client, err := router.NewClient(url, "")
 	if err != nil {
 		stop()

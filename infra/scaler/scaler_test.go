@@ -20,6 +20,7 @@ import (
 	"google.golang.org/api/option"
 	"google.golang.org/api/run/v2"
 
+	"claudepool/infra/freeport"
 	"claudepool/router"
 )
 
@@ -72,17 +73,16 @@ func newRedis(t *testing.T) *redis.Client {
 		t.Skip("redis-server is missing: make setup")
 	}
 	require.NoError(t, err)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := freeport.Addr()
 	require.NoError(t, err)
-	addr := listener.Addr().(*net.TCPAddr)
-	require.NoError(t, listener.Close())
-	server := exec.Command(path, "--port", fmt.Sprint(addr.Port), "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
+	_, port, _ := net.SplitHostPort(addr)
+	server := exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
 	require.NoError(t, server.Start())
 	t.Cleanup(func() {
 		_ = server.Process.Signal(syscall.SIGTERM)
 		_ = server.Wait()
 	})
-	client, err := router.NewClient("redis://"+addr.String(), "")
+	client, err := router.NewClient("redis://"+addr, "")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = client.Close() })
 	require.Eventually(t, func() bool { return client.Ping(t.Context()).Err() == nil }, 10*time.Second, 10*time.Millisecond)
