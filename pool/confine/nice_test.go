@@ -10,7 +10,7 @@ import (
 )
 
 func TestSetNice_IsForAllThreadsAndCanBeTakenBack(t *testing.T) {
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
 		t.Skip("only root can come back from a lower priority")
 	}
 	b := newBench(t)
