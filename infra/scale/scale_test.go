@@ -27,8 +27,13 @@ func TestScale_ServesEverybodyThroughALossAndADeploy(t *testing.T) {
 	for _, row := range r.rows {
 		commands[row.name] = float64(row.requested) / float64(max(row.users, 1))
 	}
-	require.InDelta(t, 2, commands["new users"], 0.2, "a claim, and the instance's question whether it is so")
-	require.InDelta(t, 1, commands["warm requests, another front"], 0.1, "more only while an instance is new to this front")
+	// What is above the whole numbers are connections that a busy moment adds to a front's, each of which says hello.
+	requireScripts := func(phase string, n float64) {
+		require.GreaterOrEqual(t, commands[phase], n, phase)
+		require.Less(t, commands[phase], n+0.5, phase)
+	}
+	requireScripts("new users", 2)                    // a claim, and the instance's question whether it is so
+	requireScripts("warm requests, another front", 1) // a claim
 	require.Less(t, commands["users of lost instances are placed again"], 5.0)
 	for _, at := range r.balance {
 		require.Less(t, at.value, 1.5, at.name)
