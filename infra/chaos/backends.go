@@ -2,14 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"os"
 	"os/exec"
 	"sync"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"claudepool/infra/emulator"
 	"claudepool/infra/freeport"
 	"claudepool/router"
 )
@@ -151,14 +150,7 @@ type firestore struct {
 	relay   *relay
 }
 
-const emulatorJar = "/usr/lib/google-cloud-sdk/platform/cloud-firestore-emulator/cloud-firestore-emulator.jar"
-
-var errNoEmulator = errors.New("the Firestore emulator or java is not installed")
-
 func startFirestore(s *spawner) (*firestore, error) {
-	if _, err := os.Stat(emulatorJar); err != nil {
-		return nil, errNoEmulator
-	}
 	port, err := freeport.Port()
 	if err != nil {
 		return nil, err
@@ -170,11 +162,14 @@ func startFirestore(s *spawner) (*firestore, error) {
 	return f, f.run()
 }
 
-func (f *firestore) run() (err error) {
-	f.process, err = f.spawner.start([]string{"PATH=" + os.Getenv("PATH")}, "java", "-cp", emulatorJar,
-		"com.google.cloud.datastore.emulator.firestore.CloudFirestore", "--host=127.0.0.1", "--port="+f.port)
+func (f *firestore) run() error {
+	command, err := emulator.Command(f.port)
 	if err != nil {
 		return err
 	}
-	return await("the Firestore emulator", f.process, time.Minute, func() bool { return reachable("http://127.0.0.1:" + f.port) })
+	f.process, err = f.spawner.start([]string{"PATH=" + os.Getenv("PATH")}, command[0], command[1:]...)
+	if err != nil {
+		return err
+	}
+	return emulator.Ready(context.Background(), "127.0.0.1:"+f.port)
 }

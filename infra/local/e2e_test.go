@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/tidwall/gjson"
 
+	"claudepool/infra/emulator"
 	"claudepool/infra/freeport"
 	"claudepool/pool/api"
 	"claudepool/pool/pooltest"
@@ -117,37 +118,37 @@ func prepare(t *testing.T, cli string) *deployment {
 	t.Helper()
 	redisBin, err := exec.LookPath("redis-server")
 	redisBin = part(t, redisBin, err)
-	jar := "/usr/lib/google-cloud-sdk/platform/cloud-firestore-emulator/cloud-firestore-emulator.jar"
-	_, err = os.Stat(jar)
-	part(t, jar, err)
+	firestoreAddr := freeAddr(t)
+	_, firestorePort, _ := net.SplitHostPort(firestoreAddr)
+	firestore, err := emulator.Command(firestorePort)
+	part(t, "", err)
 
 	d := &deployment{t: t, instances: make(map[string]*exec.Cmd)}
 	d.api, err = pooltest.NewAPI(nil)
 	require.NoError(t, err)
 	t.Cleanup(d.api.Close)
 
-	redisAddr, emulator := freeAddr(t), freeAddr(t)
+	redisAddr := freeAddr(t)
 	_, redisPort, _ := net.SplitHostPort(redisAddr)
-	_, emulatorPort, _ := net.SplitHostPort(emulator)
 	plain := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
 	d.redisServer = func() *exec.Cmd {
 		return d.run(plain, redisBin, "--port", redisPort, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
 	}
 	d.firestore = func() *exec.Cmd {
-		return d.run(plain, "java", "-cp", jar, "com.google.cloud.datastore.emulator.firestore.CloudFirestore", "--host=127.0.0.1", "--port="+emulatorPort)
+		return d.run(plain, firestore[0], firestore[1:]...)
 	}
 	d.redisNow, d.firestoreNow = d.redisServer(), d.firestore()
 	d.redis, err = router.NewClient("redis://"+redisAddr, "")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = d.redis.Close() })
 	require.Eventually(t, func() bool { return router.Settle(t.Context(), d.redis) == nil }, 10*time.Second, 20*time.Millisecond)
-	require.Eventually(t, func() bool { return reachable("http://" + emulator) }, 30*time.Second, 100*time.Millisecond)
+	require.NoError(t, emulator.Ready(t.Context(), firestoreAddr))
 
 	isolation := "best-effort"
 	if os.Geteuid() == 0 {
 		isolation = "require"
 	}
-	d.env = append(plain, "REDIS_URL=redis://"+redisAddr, "FIRESTORE_EMULATOR_HOST="+emulator, "FIRESTORE_PROJECT=claudepool-test",
+	d.env = append(plain, "REDIS_URL=redis://"+redisAddr, "FIRESTORE_EMULATOR_HOST="+firestoreAddr, "FIRESTORE_PROJECT=claudepool-test",
 		"HOP_KEYS="+strings.Repeat("k", 32), "CLAUDE_BIN="+cli, "ANTHROPIC_BASE_URL="+d.api.URL(), "QUEUE_LIMIT=300", "DRAIN_TIMEOUT=8s",
 		"WORKSPACES_ROOT="+filepath.Join(folder(t), "workspaces"), "LOG_FORMAT=text", "ISOLATION="+isolation)
 	return d

@@ -93,7 +93,7 @@ func (t *turn) events() (string, error) {
 		if t.ctx.Err() != nil {
 			return "", t.ctx.Err()
 		}
-		word := fmt.Sprintf("w%d ", i)
+		word := fmt.Sprintf("%-*s", t.wants.Number("size"), fmt.Sprintf("w%d ", i))
 		all.WriteString(word)
 		t.delta(word)
 	}
