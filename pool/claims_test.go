@@ -51,7 +51,7 @@ func TestClaims_AStandbyIsOneUsersAndNobodyElses(t *testing.T) {
 				require.Contains(t, []int{200, 503, 529}, r.status, r.body) // killed while it was being made ready
 				return
 			}
-			require.Equal(t, "reply to: I am "+user, r.text(t))
+			require.Equal(t, "reply to: I am "+user, r.text(t), r.process+" "+r.body)
 			mu.Lock()
 			defer mu.Unlock()
 			session := r.of("result")[0].Get("session_id").Str

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
 	"claudepool/pool/api"
@@ -249,25 +250,39 @@ func (p *process) detach() {
 	p.turn = nil
 }
 
-// interrupt ends the turn, by killing the process if it must. When it returns, the turn has ended.
+// interrupt ends the turn, by killing the process if it must. When it returns, the turn has ended and no interrupt is
+// under way that would end the next one.
 //
 // The CLI ignores an interrupt that comes before the turn's system/init, so it is repeated then.
 func (p *process) interrupt(t *turn) {
 	t.drop()
 	ctx, cancel := context.WithTimeout(context.Background(), interruptGrace)
 	defer cancel()
-	go func() { _, _ = p.control(ctx, claude.Interrupt{}) }()
+	var interrupts errgroup.Group
+	ask := func() error {
+		_, err := p.control(ctx, claude.Interrupt{})
+		return err
+	}
+	interrupts.Go(ask)
 	select {
 	case <-t.begun:
-		go func() { _, _ = p.control(ctx, claude.Interrupt{}) }()
+		interrupts.Go(ask)
 	case <-ctx.Done():
 	}
-	select {
-	case <-t.ended:
-	case <-ctx.Done():
-		p.kill()
+	over := make(chan error, 1)
+	go func() {
 		<-t.ended
+		over <- interrupts.Wait()
+	}()
+	select {
+	case err := <-over:
+		if err == nil {
+			return
+		}
+	case <-ctx.Done():
 	}
+	p.kill()
+	<-t.ended
 }
 
 // forget makes the process's conversation what it was before the turn, and reports whether that is certain.
@@ -279,9 +294,6 @@ func (p *process) forget(t *turn) bool {
 	case <-p.exited:
 		return false
 	case <-ctx.Done():
-		return false
-	}
-	if !p.controlsAnswered(ctx) {
 		return false
 	}
 	for ctx.Err() == nil {
@@ -296,20 +308,6 @@ func (p *process) forget(t *turn) bool {
 			return false
 		}
 		sleep(ctx, 10*time.Millisecond)
-	}
-	return false
-}
-
-// controlsAnswered waits until no control request is open.
-func (p *process) controlsAnswered(ctx context.Context) bool {
-	for ctx.Err() == nil {
-		p.mu.Lock()
-		open := len(p.controls)
-		p.mu.Unlock()
-		if open == 0 {
-			return true
-		}
-		sleep(ctx, time.Millisecond)
 	}
 	return false
 }

@@ -3,11 +3,13 @@ package pool_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"claudepool/pool"
@@ -79,6 +81,27 @@ func TestPool_AProcessThatEndsBetweenTurnsIsReplacedAndItsConversationResumed(t 
 }
 
 // A client that reads nothing makes its process wait, and nobody else.
+// An interrupt that its own turn has outrun would end the next one. Many users keep the machine busy enough for it.
+func TestPool_AHangUpAtAnyMomentLeavesTheNextTurnAlone(t *testing.T) {
+	s := newScriptedService(t, func(o *pool.Options) { o.MaxProcesses = 16 })
+	var users sync.WaitGroup
+	for i := range 16 {
+		user := fmt.Sprint("user-", i)
+		users.Go(func() {
+			for range 50 {
+				ctx, hangUp := context.WithTimeout(t.Context(), rand.N(20*time.Millisecond))
+				if response, err := s.start(ctx, user, "abandoned [[events=2]][[delay=5ms]]", nil); err == nil {
+					read(response)
+				}
+				hangUp()
+				next := s.ask(user, "next [[events=2]]", nil)
+				assert.Equal(t, "w0 w1 ", next.text(t), next.body)
+			}
+		})
+	}
+	users.Wait()
+}
+
 func TestPool_AFloodIsHeldBackByItsReader(t *testing.T) {
 	s := newScriptedService(t, nil)
 	ctx, hangUp := context.WithCancel(t.Context())
