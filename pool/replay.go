@@ -209,13 +209,13 @@ func (s *replays) dropOldestLocked() {
 // finishing runs the turn to its end whether the client stays or not, and hands its stream over while it does.
 func (s *Server) finishing(ctx context.Context, h *Handle, out *stream) error {
 	r := newReplay(h.req.UserDigest(), out.receiptOf(h))
-	s.replays.add(r)
-	out.turn = r.id
-	out.open(r.receipt)
-	me, err := r.attach(0)
+	me, err := r.attach(0) // before anybody can know of it: who takes it up displaces this reader, never the reverse
 	if err != nil {
 		return err // never: nothing has come yet
 	}
+	s.replays.add(r)
+	out.turn = r.id
+	out.open(r.receipt)
 	s.pool.goes(func() {
 		defer h.Release()
 		s.replays.finish(r, h.Turn(context.WithoutCancel(ctx), r.add))
