@@ -68,10 +68,15 @@ func (p *Pool) Acquire(ctx context.Context, req *api.Request, outage bool) (*Han
 		}
 		turn := time.Now()
 		h, err := p.readyUnlessGone(ctx, c, req)
-		if err == nil {
-			h.queued, h.ready = turn.Sub(came), time.Since(turn)
+		if err != nil {
+			return nil, err
 		}
-		return h, err
+		if err := p.owner.Admit(ctx, u.id, outage); err != nil { // the lease may have ended while the request waited
+			p.finish(c)
+			return nil, err
+		}
+		h.queued, h.ready = turn.Sub(came), time.Since(turn)
+		return h, nil
 	}
 }
 
@@ -114,7 +119,7 @@ func (p *Pool) ready(ctx context.Context, c *conversation, req *api.Request) (*H
 	before := c.settings
 	c.settings = before.with(req)
 	h := &Handle{pool: p, c: c, req: req, how: ProcessReused}
-	if proc := c.process; proc != nil && (!proc.alive() || proc.recycle.Load() || proc.inForce.needsRestart(c.settings)) {
+	if proc := c.process; proc != nil && (!proc.alive() || proc.spent() || proc.inForce.needsRestart(c.settings)) {
 		p.retire(c)
 	}
 	if c.process == nil {
@@ -200,6 +205,9 @@ func (p *Pool) finish(c *conversation) {
 	}
 	p.mu.Lock()
 	c.lastUsed = time.Now()
+	if c.process == nil && c.dir == nil && !c.mirror.fetch && len(c.waiters) == 0 {
+		c.user.loseLocked(c) // it has never begun, and its history may be large
+	}
 	p.mu.Unlock()
 	p.yield(c)
 	p.leave(c.user)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,15 +24,16 @@ type conversation struct {
 	named bool // a client chose the id
 
 	// Guarded by Pool.mu.
-	id       string          // the CLI's session id; until the first process of an unnamed one it may still change
-	held     bool            // somebody works on it: a turn, or whoever stops its process
-	waiters  []chan struct{} // first come, first served; closed to hand the slot over
-	process  *process        // nil while there is none
-	digest   [32]byte        // of the messages so far, see api.HistoryDigest
-	settled  bool            // digest is right: no turn is changing it
+	id       string      // the CLI's session id; until the first process of an unnamed one it may still change
+	held     bool        // somebody works on it: a turn, or whoever stops its process
+	waiters  []chan bool // first come, first served; buffered by one: true hands the slot over, false sends away
+	process  *process    // nil while there is none
+	digest   [32]byte    // of the messages so far, see api.HistoryDigest
+	settled  bool        // digest is right: no turn is changing it
 	lastUsed time.Time
 	mirror   mirror // see there
 	gone     bool   // deleted, or moved to another user: not to be used by who waited for it
+	born     string // unique: after a deletion another one may begin under the same id
 
 	// Owned by whoever holds the slot.
 	settings settings
@@ -49,7 +51,7 @@ func (c *conversation) idleLocked() bool {
 // dismissWaitersLocked wakes all waiters without giving them the slot.
 func (c *conversation) dismissWaitersLocked() {
 	for _, w := range c.waiters {
-		close(w)
+		w <- false
 	}
 	c.waiters = nil
 }
@@ -62,11 +64,15 @@ func (p *Pool) hold(ctx context.Context, c *conversation) error {
 		p.mu.Unlock()
 		return nil
 	}
+	if p.draining {
+		p.mu.Unlock()
+		return ErrDraining
+	}
 	if len(c.waiters) >= p.opts.QueueLimit {
 		p.mu.Unlock()
 		return api.RateLimited(time.Second, "%d requests of this conversation are waiting already", p.opts.QueueLimit)
 	}
-	turn := make(chan struct{})
+	turn := make(chan bool, 1)
 	c.waiters = append(c.waiters, turn)
 	p.mu.Unlock()
 
@@ -74,8 +80,11 @@ func (p *Pool) hold(ctx context.Context, c *conversation) error {
 	defer timeout.Stop()
 	var err error
 	select {
-	case <-turn:
-		return p.handedOver(c)
+	case mine := <-turn:
+		if !mine {
+			return ErrDraining
+		}
+		return nil
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	case <-timeout.C:
@@ -87,33 +96,22 @@ func (p *Pool) hold(ctx context.Context, c *conversation) error {
 		c.waiters = slices.Delete(c.waiters, i, i+1)
 	}
 	p.mu.Unlock()
-	if i < 0 && p.handedOver(c) == nil {
+	if i < 0 && <-turn {
 		p.yield(c) // the slot came while we were leaving
 	}
 	return err
-}
-
-// handedOver tells a waiter that was woken whether it got the slot or was dismissed by a drain.
-func (p *Pool) handedOver(c *conversation) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.draining {
-		return ErrDraining
-	}
-	return nil
 }
 
 // yield hands the conversation's slot to the next in line.
 func (p *Pool) yield(c *conversation) {
 	p.mu.Lock()
 	if len(c.waiters) > 0 {
-		next := c.waiters[0]
+		c.waiters[0] <- true
 		c.waiters = c.waiters[1:]
-		close(next)
 	} else {
 		c.held = false
 	}
-	retire := p.draining || c.user.leaving
+	retire := p.draining || c.user.leaving || c.process != nil && !c.process.alive()
 	p.mu.Unlock()
 	signal(p.wake)
 	signal(p.changed)
@@ -151,7 +149,7 @@ func (p *Pool) pick(u *user, req *api.Request) *conversation {
 }
 
 func (u *user) beginLocked(id string, history []api.Message) *conversation {
-	c := &conversation{id: id, user: u, seed: history, digest: api.HistoryDigest(history), settled: true, lastUsed: time.Now()}
+	c := &conversation{id: id, user: u, born: uuid.NewString(), seed: history, digest: api.HistoryDigest(history), settled: true, lastUsed: time.Now()}
 	u.conversations[id] = c
 	return c
 }
@@ -215,7 +213,11 @@ func (p *Pool) removeWorkspace(c *conversation) error {
 	if c.dir == nil {
 		return nil
 	}
-	return errors.Join(p.opts.Launcher.RemoveWorkspace(c.dir.root), os.Remove(filepath.Join(p.opts.Workspaces, c.user.id, c.id)))
+	err := os.Remove(filepath.Join(p.opts.Workspaces, c.user.id, c.id)) // first: its id may be used again meanwhile
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, p.opts.Launcher.RemoveWorkspace(c.dir.root))
 }
 
 // transcript is that of a session in the workspace whose files are given.

@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	// atOnce is the time within which arrivals count as one burst: about what it takes to replace a standby.
+	// burstTime is the time within which arrivals count as one burst: about what it takes to replace a standby.
 	burstTime = 5 * time.Second
 	// burstMemory is how long a burst is remembered, roughly.
 	burstMemory = 10 * time.Minute

@@ -1,5 +1,12 @@
 package pool
 
+import (
+	"errors"
+	"time"
+)
+
+func init() { quotaInterval, interruptGrace = time.Hour, 5*time.Second }
+
 // Stalled is the number of turns whose process waits for a client to read.
 func (p *Pool) Stalled() int {
 	stalled := 0
@@ -19,6 +26,24 @@ func (p *Pool) Blanks() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.blanksLocked()
+}
+
+// Conversations is the number of conversations that are known.
+func (p *Pool) Conversations() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for _, u := range p.users {
+		n += len(u.conversations)
+	}
+	return n
+}
+
+// Doom has all processes' turns end, also those that have just ended.
+func (p *Pool) Doom() {
+	for _, proc := range p.running() {
+		proc.doom(errors.New("doomed"))
+	}
 }
 
 // CheckSpace measures the workspaces now.

@@ -27,12 +27,12 @@ func TestPool_ACutAnswerIsTriedAgainByTheCLI(t *testing.T) {
 }
 
 func TestPool_AnAPIThatCutsEveryAnswerEndsTheTurnAtItsDeadline(t *testing.T) {
-	s := newService(t, func(o *pool.Options) { o.TurnTimeout = 2 * time.Second })
+	s := newService(t, func(o *pool.Options) { o.TurnTimeout = 5 * time.Second })
 	first := s.ask("ada", "one", nil)
 	first.text(t)
 	cut := s.ask("ada", "cut [[words=9]][[cut]]", nil)
 	require.Len(t, cut.of("error"), 1, cut.body)
-	require.Contains(t, cut.of("error")[0].Get("error.message").Str, "the turn took longer than 2s")
+	require.Contains(t, cut.of("error")[0].Get("error.message").Str, "the turn took longer than 5s")
 	require.Empty(t, cut.of("result"))
 	require.True(t, cut.done)
 
@@ -61,9 +61,10 @@ func TestPool_ATurnLongerThanTheDrainIsCutShortWithAnError(t *testing.T) {
 	s := newService(t, nil)
 	first := s.ask("ada", "one", nil)
 	first.text(t)
+	before := len(s.api.Calls())
 	response, err := s.start(t.Context(), "ada", "long [[words=500]][[delay=100ms]]", nil)
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return s.api.Open() == 1 }, 5*time.Second, 5*time.Millisecond)
+	s.awaitCall(before)
 	cut := make(chan reply)
 	go func() { cut <- read(response) }()
 

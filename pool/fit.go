@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"strings"
 
 	"claudepool/pool/api"
@@ -44,9 +45,21 @@ func (s settings) with(req *api.Request) settings {
 	return s
 }
 
+// withoutCommands leaves MCP servers out that are programs.
+func withoutCommands(servers json.RawMessage) json.RawMessage {
+	var all map[string]api.MCPServer
+	if servers == nil || json.Unmarshal(servers, &all) != nil {
+		return nil
+	}
+	maps.DeleteFunc(all, func(_ string, s api.MCPServer) bool { return s.Command != "" })
+	kept, _ := json.Marshal(all) // as in with
+	return kept
+}
+
 // needsRestart reports whether the wanted settings differ in what only a new process can change.
 func (s settings) needsRestart(wanted settings) bool {
-	return s.system != wanted.system || s.fallback != wanted.fallback || wanted.model == "" && s.model != ""
+	return s.system != wanted.system || s.fallback != wanted.fallback || wanted.model == "" && s.model != "" ||
+		wanted.thinking == nil && s.thinking != nil
 }
 
 // fit changes a live process to the wanted settings by control requests. A refusal is the client's error: the settings

@@ -13,6 +13,11 @@ import (
 func TestForward_ATurnThatWasCutShortEndsWithTheReason(t *testing.T) {
 	ends := map[string]func(*turn){
 		"killed": func(u *turn) { u.fail(errDied) },
+		"answered all the same": func(u *turn) {
+			u.result = &claude.Line{Subtype: "success"}
+			close(u.ended)
+			signal(u.more)
+		},
 		"interrupted": func(u *turn) {
 			u.result = &claude.Line{IsError: true}
 			close(u.ended)

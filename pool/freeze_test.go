@@ -23,14 +23,14 @@ func state(t *testing.T, pid string) string {
 
 func awaitState(t *testing.T, pid, want string) {
 	t.Helper()
-	require.Eventually(t, func() bool { return state(t, pid) == want }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return state(t, pid) == want }, 30*time.Second, 10*time.Millisecond)
 }
 
 func TestFreeze_AnIdleProcessIsStoppedAndGoesOnWithTheNextRequest(t *testing.T) {
-	s := newService(t, func(o *pool.Options) { o.Standby, o.FreezeAfter = 1, 500*time.Millisecond })
+	s := newService(t, func(o *pool.Options) { o.Standby, o.FreezeAfter = 1, 3*time.Second })
 	s.awaitStandbys(1)
+	require.Eventually(t, func() bool { return len(s.processes()) == 1 }, 30*time.Second, 5*time.Millisecond)
 	standby := s.processes()
-	require.Len(t, standby, 1)
 	awaitState(t, standby[0], "T")
 	first := s.ask("ada", "one", nil)
 	require.Equal(t, "reply to: one", first.text(t))
@@ -41,7 +41,7 @@ func TestFreeze_AnIdleProcessIsStoppedAndGoesOnWithTheNextRequest(t *testing.T) 
 	require.Equal(t, first.pid, second.pid)
 	awaitState(t, first.pid, "T")
 	s.pool.Evict(s.pool.Users()[0])
-	require.Eventually(t, func() bool { return len(s.pool.Users()) == 0 }, 5*time.Second, 10*time.Millisecond, "a frozen process can be ended")
+	require.Eventually(t, func() bool { return len(s.pool.Users()) == 0 }, 30*time.Second, 10*time.Millisecond, "a frozen process can be ended")
 }
 
 func TestReceipt_TellsHowARequestWasServed(t *testing.T) {

@@ -110,6 +110,7 @@ func (p *Pool) find(u *user, r *recall) {
 	if r.err = errArchiveAway; !away {
 		var records []archive.Record
 		if records, r.err = p.opts.Archive.List(p.life, u.keys.Owner()); r.err == nil {
+			p.unlearn(u, records)
 			p.enroll(u, records)
 			return
 		}
@@ -127,9 +128,35 @@ func (p *Pool) find(u *user, r *recall) {
 
 var errArchiveAway = errors.New("pool: the archive is away")
 
+// unlearn forgets conversations that were deleted at another instance, and those that were to be fetched and aren't there
+// any more.
+func (p *Pool) unlearn(u *user, records []archive.Record) {
+	deleted := make(map[string]bool) // by name; false: it is there
+	for _, r := range records {
+		deleted[r.Name] = r.Deleted
+	}
+	var lost []*conversation
+	p.mu.Lock()
+	for _, c := range u.conversations {
+		isDeleted, isListed := deleted[u.keys.Name(c.id)]
+		gone := isDeleted && c.mirror.version > 0 || !isListed && c.mirror.fetch
+		if gone && !c.held && c.process == nil && !c.mirror.busy {
+			u.loseLocked(c)
+			lost = append(lost, c)
+		}
+	}
+	p.mu.Unlock()
+	for _, c := range lost {
+		p.goes(func() { p.dropFiles(c) })
+	}
+}
+
 // enroll enters what the archive has among the user's conversations.
 func (p *Pool) enroll(u *user, records []archive.Record) {
 	for _, r := range records {
+		if r.Deleted {
+			continue
+		}
 		h, err := openHead(u.keys, r)
 		if err != nil {
 			p.opts.Logger.Warn("an archived conversation can't be read", "user", api.ShortUser(u.id), "error", err)
@@ -137,6 +164,9 @@ func (p *Pool) enroll(u *user, records []archive.Record) {
 		}
 		if permissionRank(h.Settings.Permission) > permissionRank(p.opts.PermissionMode) {
 			h.Settings.Permission = p.opts.PermissionMode
+		}
+		if !p.opts.Confined {
+			h.Settings.MCP = withoutCommands(h.Settings.MCP)
 		}
 		p.mu.Lock()
 		u.enrollLocked(r.Version, h)
@@ -146,18 +176,17 @@ func (p *Pool) enroll(u *user, records []archive.Record) {
 
 func (u *user) enrollLocked(version int64, h *head) {
 	c := u.conversations[h.Session]
-	if c != nil && c.mirror.version >= version {
+	switch {
+	case c == nil:
+		c = &conversation{id: h.Session, user: u}
+		u.conversations[c.id] = c
+	case c.born == h.Born && c.mirror.version >= version || c.mirror.busy:
 		return
-	}
-	if c != nil && (c.held || c.process != nil) {
+	case c.held || c.process != nil:
 		c.mirror.off = true // it was begun here while the archive could not be asked
 		return
 	}
-	if c == nil {
-		c = &conversation{id: h.Session, user: u}
-		u.conversations[c.id] = c
-	}
-	c.named, c.lastUsed, c.settled, c.goodTurn, c.seed = h.Named, time.Now(), true, h.GoodTurn, nil
+	c.born, c.named, c.lastUsed, c.settled, c.goodTurn, c.seed = h.Born, h.Named, time.Now(), true, h.GoodTurn, nil
 	copy(c.digest[:], h.Digest)
 	c.settings = h.Settings.settings()
 	c.mirror = mirror{version: version, fetch: true}
@@ -228,6 +257,7 @@ func (p *Pool) mirror(c *conversation) {
 // mirrorAll saves until nothing newer is to be saved.
 func (p *Pool) mirrorAll(c *conversation, dir *workspace) {
 	retry := firstMirrorRetry
+	unsure := make(map[string]bool) // last good turns of what may have been saved, though no answer said so
 	for {
 		p.mu.Lock()
 		next := c.mirror.next
@@ -238,9 +268,16 @@ func (p *Pool) mirrorAll(c *conversation, dir *workspace) {
 		if next == nil {
 			return
 		}
-		switch err := p.save(c, dir, next, version); {
+		err := p.save(c, dir, next, version)
+		if errors.Is(err, archive.ErrConflict) && len(unsure) > 0 {
+			if err = p.confirm(c, version, unsure); err == nil {
+				p.keepForRetry(c, next)
+			}
+		}
+		switch {
 		case err == nil:
 			retry = firstMirrorRetry
+			clear(unsure)
 			p.mu.Lock()
 			c.mirror.version = version
 			p.mu.Unlock()
@@ -252,11 +289,30 @@ func (p *Pool) mirrorAll(c *conversation, dir *workspace) {
 			p.opts.Logger.Warn("a turn is not mirrored", "user", api.ShortUser(c.user.id), "error", err)
 		default:
 			p.opts.Logger.Warn("the archive can't be written", "error", err, "retry_seconds", retry.Seconds())
+			unsure[next.GoodTurn] = true
 			sleep(p.life, retry)
 			retry = min(2*retry, lastMirrorRetry)
 			p.keepForRetry(c, next)
 		}
 	}
+}
+
+// confirm finds out whether a version that is in the way is one of our own. The error is archive.ErrConflict if it isn't.
+func (p *Pool) confirm(c *conversation, version int64, ours map[string]bool) error {
+	keys := c.user.keys
+	records, err := p.opts.Archive.List(context.WithoutCancel(p.life), keys.Owner())
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		if r.Name != keys.Name(c.id) || r.Version != version || r.Deleted {
+			continue
+		}
+		if h, err := openHead(keys, r); err == nil && ours[h.GoodTurn] {
+			return nil
+		}
+	}
+	return archive.ErrConflict
 }
 
 // keepForRetry has the same saved again if nothing newer is to be, unless the user is somebody else's by now: who has

@@ -1,11 +1,11 @@
 package pool_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -40,13 +40,17 @@ func saved(t *testing.T, dir string, n int) {
 	require.Eventually(t, func() bool {
 		versions := 0
 		_ = walkFiles(dir, func(path string, content []byte) {
-			if _, rest, ok := strings.Cut(string(content), `"Version":`); ok && strings.HasSuffix(path, ".record") {
+			_, rest, ok := strings.Cut(string(content), `"Version":`)
+			if ok && strings.HasSuffix(path, ".record") && !deleted(content) {
 				versions += int(rest[0] - '0')
 			}
 		})
 		return versions == n
-	}, 10*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 }
+
+// deleted reports whether all that a record says is that it was deleted.
+func deleted(content []byte) bool { return bytes.Contains(content, []byte(`"Deleted":true}`)) }
 
 func TestHandoff_AnotherInstanceGoesOnWithTheRealCLI(t *testing.T) {
 	store, dir := kept(t)
@@ -100,7 +104,7 @@ func TestHandoff_WhoHasTheUserNextIsRightAndAnOldOwnerIsNot(t *testing.T) {
 
 func TestHandoff_OnlyGoodTurnsAreMirrored(t *testing.T) {
 	store, dir := kept(t)
-	first := newScriptedService(t, keepingIn(store, func(o *pool.Options) { o.TurnTimeout = time.Second }))
+	first := newScriptedService(t, keepingIn(store, func(o *pool.Options) { o.TurnTimeout = 5 * time.Second }))
 	first.ask("ada", "one", nil).text(t)
 	saved(t, dir, 1)
 	require.Len(t, first.ask("ada", "two [[hang]]", nil).of("error"), 1)
@@ -131,8 +135,7 @@ func TestHandoff_WhatIsTooLargeOrChangedIsNotGoneOnWith(t *testing.T) {
 	first.ask("bob", "one", nil).text(t)
 	first.pool.Close()
 
-	files, err := filepath.Glob(filepath.Join(dir, "*/*.record"))
-	require.NoError(t, err)
+	files := records(t, dir)
 	require.Len(t, files, 1)
 	text, err := os.ReadFile(files[0])
 	require.NoError(t, err)
@@ -144,11 +147,12 @@ func TestHandoff_WhatIsTooLargeOrChangedIsNotGoneOnWith(t *testing.T) {
 	require.Equal(t, []string{"user: new"}, second.lastCall().Messages())
 }
 
-// flaky is an archive that can be away.
+// flaky is an archive that can be away, or lose the answer to what it has saved.
 type flaky struct {
 	archive.Store
-	mu   sync.Mutex
-	away bool
+	mu    sync.Mutex
+	away  bool
+	loses int // so many answers
 }
 
 func (f *flaky) set(away bool) {
@@ -177,7 +181,88 @@ func (f *flaky) Save(ctx context.Context, owner string, r archive.Record, body [
 	if err := f.err(); err != nil {
 		return err
 	}
-	return f.Store.Save(ctx, owner, r, body)
+	if err := f.Store.Save(ctx, owner, r, body); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.loses > 0 {
+		f.loses--
+		return errors.New("the answer was lost")
+	}
+	return nil
+}
+
+func TestHandoff_ASaveWhoseAnswerWasLostIsNotTakenForAnothers(t *testing.T) {
+	store, dir := kept(t)
+	first := newScriptedService(t, keepingIn(&flaky{Store: store, loses: 1}))
+	first.ask("ada", "one", nil).text(t)
+	saved(t, dir, 2) // and once more, to be sure
+	first.ask("ada", "two", nil).text(t)
+	first.pool.Close()
+	second := newScriptedService(t, keepingIn(store))
+	second.ask("ada", "three", nil).text(t)
+	require.Len(t, second.lastCall().Messages(), 5)
+}
+
+func TestHandoff_WhatWasDeletedElsewhereDoesntComeBack(t *testing.T) {
+	store, dir := kept(t)
+	first, second := newScriptedService(t, keepingIn(store)), newScriptedService(t, keepingIn(store))
+	session := fields{"session_id": uuid.NewString()}
+	leave := func() { // the first instance
+		n := len(first.owner.releasedUsers())
+		first.pool.Evict(userID("ada"))
+		require.Eventually(t, func() bool { return len(first.owner.releasedUsers()) == n+1 }, time.Minute, 5*time.Millisecond)
+	}
+	first.ask("ada", "heliotrope", session).text(t)
+	saved(t, dir, 1)
+	leave()
+	require.Equal(t, `{"deleted":1}`, second.forget("ada", ""))
+	first.ask("ada", "two", session).text(t)
+	require.Equal(t, []string{"user: two"}, first.lastCall().Messages())
+	require.Eventually(t, func() bool {
+		left := false
+		_ = walkFiles(first.root, func(_ string, content []byte) { left = left || strings.Contains(string(content), "heliotrope") })
+		return !left
+	}, time.Minute, 10*time.Millisecond, "nor are its files kept")
+
+	saved(t, dir, 1)
+	leave()
+	require.Equal(t, `{"deleted":1}`, second.forget("ada", ""))
+	second.ask("ada", "three", session).text(t)
+	saved(t, dir, 1)
+	first.ask("ada", "four", session).text(t)
+	require.Equal(t, []string{"user: three", "assistant: reply to: three", "user: four"}, first.lastCall().Messages(),
+		"one that was begun anew under its id is gone on with")
+}
+
+func TestHandoff_WhatIsOnlyKnownFromTheArchiveAndDeletedThereBeginsAnew(t *testing.T) {
+	store, _ := kept(t)
+	first := newScriptedService(t, keepingIn(store))
+	first.ask("ada", "one", nil).text(t)
+	first.pool.Close()
+	second, third := newScriptedService(t, keepingIn(store)), newScriptedService(t, keepingIn(store))
+	second.ask("ada", "other", fields{"session_id": uuid.NewString()}).text(t) // now it knows of the default one
+	second.pool.Evict(userID("ada"))
+	require.Eventually(t, func() bool { return len(second.owner.releasedUsers()) == 1 }, time.Minute, 5*time.Millisecond)
+	third.forget("ada", "")
+	second.ask("ada", "two", nil).text(t)
+	require.Equal(t, []string{"user: two"}, second.lastCall().Messages())
+}
+
+// An instance that isolates its processes runs programs as MCP servers; one that doesn't must not, whoever began it.
+func TestHandoff_ProgramsAreNotRunWhereNothingIsIsolated(t *testing.T) {
+	store, _ := kept(t)
+	first := newService(t, keepingIn(store, func(o *pool.Options) { o.Confined = true }))
+	began := first.ask("ada", "one", fields{"mcp_servers": fields{"birds": fields{"command": "/bin/cat"}}})
+	began.text(t)
+	require.NotEmpty(t, began.birds())
+	first.pool.Close()
+	second := newService(t, keepingIn(store))
+	next := second.ask("ada", "two", nil)
+	require.Equal(t, "reply to: two", next.text(t))
+	require.Empty(t, next.birds())
+	require.Len(t, second.lastCall().Messages(), 3)
 }
 
 func TestHandoff_WithoutTheArchiveRequestsAreServedAndMirroredLater(t *testing.T) {

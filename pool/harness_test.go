@@ -33,13 +33,34 @@ import (
 
 const hopKey = "0123456789abcdef0123456789abcdef"
 
-// owner is an Ownership that lets everybody in and remembers whom it let go.
+// owner is an Ownership that lets everybody in until it is told to refuse, and remembers whom it let in and go.
 type owner struct {
 	mu       sync.Mutex
+	refusal  error
+	admitted []string
 	released []string
 }
 
-func (o *owner) Admit(context.Context, string, bool) error { return nil }
+func (o *owner) Admit(_ context.Context, user string, _ bool) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.refusal == nil {
+		o.admitted = append(o.admitted, user)
+	}
+	return o.refusal
+}
+
+func (o *owner) refuse(why error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.refusal = why
+}
+
+func (o *owner) admittedUsers() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return append([]string(nil), o.admitted...)
+}
 
 func (o *owner) Release(_ context.Context, user string, _ bool) error {
 	o.mu.Lock()
@@ -258,15 +279,21 @@ func (s *service) ask(user, text string, more fields) reply {
 // occupy begins a turn that doesn't end, and returns what hangs up on it.
 func (s *service) occupy(user string, more fields) (hangUp func()) {
 	s.t.Helper()
-	before := s.api.Open()
+	before := len(s.api.Calls())
 	ctx, cancel := context.WithCancel(s.t.Context())
 	response, err := s.start(ctx, user, "busy [[silence]]", more)
 	require.NoError(s.t, err)
-	require.Eventually(s.t, func() bool { return s.api.Open() == before+1 }, 10*time.Second, 5*time.Millisecond)
+	s.awaitCall(before)
 	return func() {
 		cancel()
 		_ = response.Body.Close()
 	}
+}
+
+// awaitCall waits until the API has been asked once more than before.
+func (s *service) awaitCall(before int) {
+	s.t.Helper()
+	require.Eventually(s.t, func() bool { return len(s.api.Calls()) > before }, time.Minute, 5*time.Millisecond)
 }
 
 // lastCall is what the API was asked last.

@@ -12,6 +12,7 @@ import (
 // head is what is told of a conversation apart from its transcript.
 type head struct {
 	Session  string
+	Born     string // see conversation
 	Named    bool
 	Standard bool // the user's default one
 	Digest   []byte
@@ -28,7 +29,7 @@ type settingsRecord struct {
 
 // headLocked tells of a conversation that the caller holds.
 func (c *conversation) headLocked() *head {
-	return &head{Session: c.id, Named: c.named, Standard: c.user.standard == c, Digest: bytes.Clone(c.digest[:]),
+	return &head{Session: c.id, Born: c.born, Named: c.named, Standard: c.user.standard == c, Digest: bytes.Clone(c.digest[:]),
 		GoodTurn: c.goodTurn, Settings: recordOf(c.settings), LastUsed: time.Now()}
 }
 

@@ -18,14 +18,19 @@ import (
 // A token is its user's identity. Who comes with a new one and with the one before is the same person: what was the
 // former user's becomes the present one's, with its processes.
 
-// busyRetry is after how long it makes sense to ask again while something of a user is still being saved.
-const busyRetry = time.Second
+const (
+	// busyRetry is after how long it makes sense to ask again while something of a user is still being saved.
+	busyRetry = time.Second
+	// forgetWait is how long a deletion waits for running turns: its answer is no stream, so fronts don't wait for long.
+	forgetWait = 45 * time.Second
+)
 
 // inherit makes the conversations of the former user the present one's, unless that has been done. It waits for their
 // running turns. Either all of them have moved then or none; only one whose id the present user has too stays.
 func (p *Pool) inherit(ctx context.Context, u *user, req, former *api.Request, outage bool) error {
 	p.mu.Lock()
-	done := u.inherited[former.UserID()] && p.users[former.UserID()] == nil
+	past := p.users[former.UserID()]
+	done := u.inherited[former.UserID()] && (past == nil || !past.owned && past.releasing == nil)
 	p.mu.Unlock()
 	if done {
 		return nil
@@ -50,7 +55,7 @@ func (p *Pool) inherit(ctx context.Context, u *user, req, former *api.Request, o
 	if err != nil {
 		return err
 	}
-	moved := p.bequeath(held, copied, u, credentialOf(former), credentialOf(req))
+	moved := p.bequeath(from, u, held, copied, credentialOf(former), credentialOf(req))
 	defer p.yieldAll(slices.Collect(maps.Values(moved)))
 	for old, c := range moved {
 		p.moveEntry(old, c)
@@ -144,9 +149,9 @@ func (p *Pool) reseal(ctx context.Context, from, to *user, held []*conversation)
 	return copied, nil
 }
 
-// bequeath makes the held conversations, some of which the archive has for the heir already, another user's, all at
-// once. It returns them, by what they were before; they are held too.
-func (p *Pool) bequeath(held []*conversation, copied map[*conversation]bool, u *user, before, now broker.Credential) map[*conversation]*conversation {
+// bequeath makes a user's held conversations, some of which the archive has for the heir already, the heir's, all at once.
+// It returns them, by what they were before; they are held too.
+func (p *Pool) bequeath(from, u *user, held []*conversation, copied map[*conversation]bool, before, now broker.Credential) map[*conversation]*conversation {
 	moved := make(map[*conversation]*conversation)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -154,20 +159,20 @@ func (p *Pool) bequeath(held []*conversation, copied map[*conversation]bool, u *
 		if u.conversations[old.id] != nil {
 			continue
 		}
-		c := &conversation{user: u, named: old.named, id: old.id, held: true, process: old.process, digest: old.digest,
+		c := &conversation{user: u, named: old.named, id: old.id, born: old.born, held: true, process: old.process, digest: old.digest,
 			settled: old.settled, lastUsed: old.lastUsed, settings: old.settings, seed: old.seed, dir: old.dir,
 			dirty: old.dirty, goodTurn: old.goodTurn, mirror: mirror{off: old.mirror.off}}
 		if copied[old] {
 			c.mirror = mirror{version: 1, fetch: old.mirror.fetch}
 		}
 		u.conversations[c.id] = c
-		if old.user.standard == old && u.standard == nil {
+		if from.standard == old && u.standard == nil {
 			u.standard = c
 		}
-		old.user.loseLocked(old)
+		from.loseLocked(old)
 		if proc := c.process; proc != nil {
 			old.process = nil
-			old.user.processes--
+			from.processes--
 			u.processes++
 			p.rebindLocked(c, before, now)
 			p.goes(func() { p.bury(c, proc) })
@@ -177,9 +182,7 @@ func (p *Pool) bequeath(held []*conversation, copied map[*conversation]bool, u *
 	if u.inherited == nil {
 		u.inherited = make(map[string]bool)
 	}
-	for _, old := range held {
-		u.inherited[old.user.id] = true
-	}
+	u.inherited[from.id] = true
 	u.wrote = true
 	signal(p.changed)
 	return moved
@@ -236,6 +239,8 @@ func (p *Pool) deleteArchived(c *conversation) error {
 // them, their processes and their files. It waits for running turns. It returns how many there were; the error is as
 // Acquire's.
 func (p *Pool) Forget(ctx context.Context, req *api.Request, outage bool) (deleted int, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, forgetWait, api.Unavailable(busyRetry, "a turn is still running, try again"))
+	defer cancel()
 	u, err := p.joinOwned(ctx, req, outage)
 	if err != nil {
 		return 0, err
@@ -267,11 +272,11 @@ func (p *Pool) forgetOne(c *conversation) error {
 	if c.process != nil {
 		p.retire(c)
 	}
-	p.mu.Lock()
-	c.user.loseLocked(c)
-	p.mu.Unlock()
 	if err := p.removeWorkspace(c); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.user.loseLocked(c)
 	return nil
 }

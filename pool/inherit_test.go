@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +30,11 @@ func records(t *testing.T, dir string) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*/*.record"))
 	require.NoError(t, err)
-	return files
+	return slices.DeleteFunc(files, func(path string) bool {
+		content, err := os.ReadFile(path)
+		require.NoError(t, err)
+		return deleted(content)
+	})
 }
 
 func TestInherit_TheProcessGoesOnUnderTheNewTokenWithTheRealCLI(t *testing.T) {
@@ -74,6 +79,9 @@ func TestInherit_WhatOnlyTheArchiveHasMovesToo(t *testing.T) {
 	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two"}, second.lastCall().Messages())
 	second.ask("new", "three", replacing("ada", "new", nil)).text(t)
 	require.Len(t, second.lastCall().Messages(), 5, "to say it again changes nothing")
+	former := strings.Count(strings.Join(second.owner.admittedUsers(), " "), userID("ada"))
+	second.ask("new", "four", replacing("ada", "new", nil)).text(t)
+	require.Equal(t, former, strings.Count(strings.Join(second.owner.admittedUsers(), " "), userID("ada")), "nor does it cost anything")
 	second.pool.Close()
 	require.Len(t, records(t, dir), 1)
 }

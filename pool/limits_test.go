@@ -47,7 +47,7 @@ func TestPool_WhenAllAreBusyAnotherUserIsTurnedAway(t *testing.T) {
 	defer s.occupy("bob", nil)()
 	requireRefused(t, 529, "overloaded_error", s.ask("eve", "one", nil))
 	hangUp()
-	require.Eventually(t, func() bool { _, idle := s.pool.Load(); return idle == 1 }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { _, idle := s.pool.Load(); return idle == 1 }, 30*time.Second, 5*time.Millisecond)
 	require.Equal(t, "reply to: two", s.ask("eve", "two", nil).text(t))
 }
 
@@ -75,7 +75,7 @@ func TestPool_AUserWithTooManyProcessesLosesAnOwnOne(t *testing.T) {
 }
 
 func TestPool_AFullQueueAndALongWaitAreTurnedAway(t *testing.T) {
-	s := newService(t, func(o *pool.Options) { o.QueueLimit, o.QueueTimeout = 1, 500*time.Millisecond })
+	s := newService(t, func(o *pool.Options) { o.QueueLimit, o.QueueTimeout = 1, 3*time.Second })
 	s.ask("ada", "one", nil).text(t)
 	hangUp := s.occupy("ada", nil)
 	waiting := make(chan reply)
@@ -86,7 +86,7 @@ func TestPool_AFullQueueAndALongWaitAreTurnedAway(t *testing.T) {
 	require.Contains(t, full.body, "waiting already")
 	long := <-waiting
 	requireRefused(t, 429, "rate_limit_error", long)
-	require.Contains(t, long.body, "waited for 500ms")
+	require.Contains(t, long.body, "waited for 3s")
 	hangUp()
 	require.Equal(t, "reply to: two", s.ask("ada", "two", nil).text(t))
 	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two"}, s.lastCall().Messages())
@@ -144,7 +144,7 @@ func TestPool_AClientThatReadsSlowlyHoldsUpNobodyAndFillsNoMemory(t *testing.T) 
 
 	var most int64
 	for i := range 4 {
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		user, more := "bob", fields(nil)
 		if i%2 == 1 {
 			user, more = "ada", other
@@ -172,12 +172,12 @@ func (s *service) beginUnread(user string) *http.Response {
 	s.t.Helper()
 	response, err := s.start(s.t.Context(), user, "large [[words=2048]][[size=32768]]", nil)
 	require.NoError(s.t, err)
-	require.Eventually(s.t, func() bool { return s.pool.Stalled() == 1 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(s.t, func() bool { return s.pool.Stalled() == 1 }, time.Minute, 10*time.Millisecond)
 	return response
 }
 
 func TestPool_AClientThatNeverReadsLosesItsTurnAtTheDeadline(t *testing.T) {
-	s := newService(t, func(o *pool.Options) { o.TurnTimeout, o.QueueTimeout = 3*time.Second, 15*time.Second })
+	s := newService(t, func(o *pool.Options) { o.TurnTimeout, o.QueueTimeout = 10*time.Second, time.Minute })
 	s.ask("ada", "one", nil).text(t)
 	response := s.beginUnread("ada")
 	defer response.Body.Close()

@@ -147,14 +147,7 @@ func signal(ch chan struct{}) {
 // Drain refuses new requests, gives up idle users at once, and each other user when its running turns have ended. It
 // returns when the pool is empty or ctx is done; Close then ends what still runs.
 func (p *Pool) Drain(ctx context.Context) {
-	p.mu.Lock()
-	p.draining = true
-	for _, u := range p.users {
-		for _, c := range u.conversations {
-			c.dismissWaitersLocked()
-		}
-	}
-	p.mu.Unlock()
+	p.refuse()
 	signal(p.changed)
 	signal(p.tend)
 
@@ -162,12 +155,22 @@ func (p *Pool) Drain(ctx context.Context) {
 	p.waitEmpty(ctx)
 }
 
+// refuse has no request begin from now on, also none of those that wait.
+func (p *Pool) refuse() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.draining = true
+	for _, u := range p.users {
+		for _, c := range u.conversations {
+			c.dismissWaitersLocked()
+		}
+	}
+}
+
 // Close cuts running turns short with an error for their clients, ends every process, gives up every user and returns
 // when nothing is left. It may be called more than once.
 func (p *Pool) Close() {
-	p.mu.Lock()
-	p.draining = true
-	p.mu.Unlock()
+	p.refuse()
 	p.cutAll(ErrClosing)
 	p.retireIdle(func(*conversation) bool { return true })
 	p.waitEmpty(context.Background())

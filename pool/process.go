@@ -112,6 +112,9 @@ func (p *process) stop() error {
 // doom ends the process's turn, and with it the process.
 func (p *process) doom(why error) { p.doomed.CompareAndSwap(nil, &why) }
 
+// spent reports whether the process is not to be used for another turn.
+func (p *process) spent() bool { return p.recycle.Load() || p.doomed.Load() != nil }
+
 // kill ends the process at once. stop still has to follow.
 func (p *process) kill() { _ = p.child.Signal(syscall.SIGKILL) }
 
@@ -148,15 +151,20 @@ func (p *process) control(ctx context.Context, request any) (claude.Line, error)
 		delete(p.controls, id)
 		p.mu.Unlock()
 	}()
-	if err := p.send(claude.ControlRequest(id, request)); err != nil {
-		return claude.Line{}, err
-	}
+	failed := make(chan error, 1)
+	go func() { // a CLI that doesn't read must not hold up who has a deadline; the end of its stdin ends this
+		if err := p.send(claude.ControlRequest(id, request)); err != nil {
+			failed <- err
+		}
+	}()
 	select {
 	case line := <-reply:
 		if line.Subtype != "success" {
 			return line, fmt.Errorf("%w: %s", errRefused, line.Error)
 		}
 		return line, nil
+	case err := <-failed:
+		return claude.Line{}, err
 	case <-p.exited:
 		return claude.Line{}, errDied
 	case <-ctx.Done():

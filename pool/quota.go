@@ -9,8 +9,8 @@ import (
 	"claudepool/pool/api"
 )
 
-// quotaInterval is how often the workspaces of users with running turns are measured.
-const quotaInterval = 5 * time.Second
+// quotaInterval is how often the workspaces of users with running turns are measured. Tests say when themselves.
+var quotaInterval = 5 * time.Second
 
 // Space is what files take.
 type Space struct {

@@ -58,13 +58,16 @@ func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
 		p.goes(func() { p.freezeIdle(c) })
 	}
 	for _, c := range stale {
-		p.goes(func() {
-			if err := p.removeWorkspace(c); err != nil {
-				p.opts.Logger.Warn("a workspace could not be removed", "error", err)
-			}
-		})
+		p.goes(func() { p.dropFiles(c) })
 	}
 	return next
+}
+
+// dropFiles removes the files of a conversation that is not known any more.
+func (p *Pool) dropFiles(c *conversation) {
+	if err := p.removeWorkspace(c); err != nil {
+		p.opts.Logger.Warn("a workspace could not be removed", "error", err)
+	}
 }
 
 // cleanUpOne ends the process of a held conversation and counts it.

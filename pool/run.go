@@ -15,8 +15,6 @@ import (
 )
 
 const (
-	// interruptGrace is how long an interrupted turn may take to end before its process is killed.
-	interruptGrace = time.Second
 	// flushInterval and flushBurst bound how often a turn's lines are handed over: lines that come in quick succession go
 	// together, at the cost of a millisecond. A turn's first lines, and a model's usual pace, never wait.
 	flushInterval = time.Millisecond
@@ -24,6 +22,9 @@ const (
 	// watchInterval is how often a running turn is looked at for silence.
 	watchInterval = 100 * time.Millisecond
 )
+
+// interruptGrace is how long an interrupted turn may take to end before its process is killed. Tests take their time.
+var interruptGrace = time.Second
 
 // What ends a turn before its result, beside its client.
 var (
@@ -52,6 +53,7 @@ func (h *Handle) Turn(ctx context.Context, emit func(ctx context.Context, lines 
 
 // revive puts a new process in the place of the one that died.
 func (h *Handle) revive(ctx context.Context) error {
+	h.proc.kill() // its stdin may be closed while it lives on
 	<-h.proc.exited
 	ctx, cancel := context.WithTimeoutCause(ctx, h.pool.opts.SpawnTimeout, errSpawnTimeout)
 	defer cancel()
@@ -112,9 +114,9 @@ func (h *Handle) forward(ctx context.Context, t *turn, emit func(context.Context
 			return context.Cause(ctx)
 		}
 		t.gather(ctx, pace.Reserve().Delay())
-		lines, last := t.pop()
+		lines, last, dropped := t.pop()
 		result, err := t.outcome()
-		if last && err == nil {
+		if last && err == nil && !dropped {
 			h.conclude(t, result) // before the client can send the next request
 		}
 		if len(lines) > 0 {
@@ -123,7 +125,7 @@ func (h *Handle) forward(ctx context.Context, t *turn, emit func(context.Context
 			}
 		}
 		if last {
-			if t.wasDropped() {
+			if dropped {
 				return context.Cause(ctx) // how it ended has been told to nobody
 			}
 			return err
@@ -214,8 +216,7 @@ func (h *Handle) Release() {
 		if h.failed == nil {
 			h.pool.mirror(h.c)
 		}
-		h.proc.detach()
-		h.pool.finish(h.c)
+		h.letGo()
 		return
 	}
 	h.pool.goes(func() {
@@ -223,12 +224,17 @@ func (h *Handle) Release() {
 			h.proc.kill()
 			<-h.proc.exited
 		}
-		h.proc.detach()
-		h.pool.mu.Lock()
-		h.c.settled = true
-		h.pool.mu.Unlock()
-		h.pool.finish(h.c)
+		h.letGo()
 	})
+}
+
+// letGo leaves the conversation to the next in line, with a digest that holds.
+func (h *Handle) letGo() {
+	h.proc.detach()
+	h.pool.mu.Lock()
+	h.c.settled = true
+	h.pool.mu.Unlock()
+	h.pool.finish(h.c)
 }
 
 // attach makes t the process's turn.

@@ -31,8 +31,7 @@ type turn struct {
 	result  *claude.Line
 	err     error
 
-	text      string // of the last assistant line
-	assistant string // its uuid
+	assistant string // uuid of the last assistant line
 }
 
 func newTurn(uuid string, scrub func([]byte) []byte) *turn {
@@ -57,7 +56,7 @@ func (t *turn) take(line claude.Line) {
 	case line.Type == "system" && line.Subtype == "init":
 		closeOnce(t.begun)
 	case line.Type == "assistant" && line.Error == "":
-		t.text, t.assistant = line.AssistantText(), line.UUID
+		t.assistant = line.UUID
 	case line.Type == "result" && !line.Answers(t.uuid):
 		return // of a turn that wasn't ours
 	}
@@ -106,8 +105,9 @@ func (t *turn) stalled() bool {
 	return t.size > queueBytes/2
 }
 
-// pop takes all lines that have come, and tells whether they are the last.
-func (t *turn) pop() (lines [][]byte, last bool) {
+// pop takes all lines that have come, and tells whether they are the last, and whether others, perhaps the result, were
+// kept from the client.
+func (t *turn) pop() (lines [][]byte, last, dropped bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	select {
@@ -116,7 +116,7 @@ func (t *turn) pop() (lines [][]byte, last bool) {
 	}
 	lines, t.lines, t.size = t.lines, nil, 0
 	t.room.Broadcast()
-	return lines, t.result != nil || t.err != nil
+	return lines, t.result != nil || t.err != nil, t.dropped
 }
 
 // gather lets lines come together for d, or until the turn's end.
@@ -139,13 +139,6 @@ func (t *turn) drop() {
 	defer t.mu.Unlock()
 	t.dropped, t.lines, t.size = true, nil, 0
 	t.room.Broadcast()
-}
-
-// wasDropped reports whether lines, perhaps the result, were kept from the client.
-func (t *turn) wasDropped() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.dropped
 }
 
 // fail ends the turn without a result.

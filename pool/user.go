@@ -131,6 +131,7 @@ func (p *Pool) settleUser(id string) {
 		return
 	}
 	if !u.owned {
+		u.leaving = false
 		p.forgetLocked(u)
 		p.mu.Unlock()
 		return
@@ -159,7 +160,7 @@ func (p *Pool) settleUser(id string) {
 
 // forgetLocked drops a user who has nothing here any more, not even a conversation to resume.
 func (p *Pool) forgetLocked(u *user) {
-	if len(u.conversations) == 0 && u.requests == 0 {
+	if len(u.conversations) == 0 && u.requests == 0 && u.releasing == nil {
 		delete(p.users, u.id)
 	}
 	p.empty.Broadcast()

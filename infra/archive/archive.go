@@ -18,24 +18,30 @@ type Record struct {
 	Name    string // unique for its owner; lower-case hex, as owners are
 	Version int64  // 1 for the first
 	Head    []byte // small, what is needed to find the right conversation
+	Deleted bool   // all that is left of it: who still has a copy is to forget it
 }
 
 // Store keeps the records of owners. All methods may be called concurrently, and by many processes; none takes longer
 // than 10 s.
 type Store interface {
-	// List returns an owner's records that have not expired.
+	// List returns an owner's records that have not expired, the deleted ones too.
 	List(ctx context.Context, owner string) ([]Record, error)
 	// Load returns the body of a record, ErrConflict if that version isn't the present one.
 	Load(ctx context.Context, owner, name string, version int64) ([]byte, error)
-	// Save stores the version that follows the present one, or any where there is none, as when the archive was lost.
-	// ErrConflict says that somebody else was faster. It begins the record's life anew.
+	// Save stores the version that follows the present one, the first one where a record was deleted, or any where there
+	// is none, as when the archive was lost. ErrConflict says that somebody else was faster. It begins the record's life anew.
 	Save(ctx context.Context, owner string, r Record, body []byte) error
-	// Delete forgets a record, if there is one.
+	// Delete forgets a record, if there is one, but for its name and that it was deleted.
 	Delete(ctx context.Context, owner, name string) error
 }
 
 // follows reports whether a record may be stored where the present version is there, 0 if none is.
-func follows(r Record, present int64) bool { return present == 0 || present == r.Version-1 }
+func follows(r Record, present int64, deleted bool) bool {
+	if deleted {
+		return r.Version == 1
+	}
+	return present == 0 || present == r.Version-1
+}
 
 // Open returns the Store for a folder if one is named, else for a Firestore project, else nil: then conversations end with
 // their instance. The second result closes it. Records live for ttl after they were saved.

@@ -32,7 +32,9 @@ func stores(t *testing.T, test func(t *testing.T, open func(ttl time.Duration) S
 	})
 }
 
-func record(version int64) Record { return Record{"c1", version, fmt.Append(nil, "head ", version)} }
+func record(version int64) Record {
+	return Record{Name: "c1", Version: version, Head: fmt.Append(nil, "head ", version)}
+}
 
 func TestStore_ReturnsTheVersionThatWasSavedLast(t *testing.T) {
 	stores(t, func(t *testing.T, open func(time.Duration) Store) {
@@ -42,10 +44,11 @@ func TestStore_ReturnsTheVersionThatWasSavedLast(t *testing.T) {
 		require.Empty(t, list)
 		require.NoError(t, store.Save(t.Context(), "ada", record(1), []byte("one")))
 		require.NoError(t, store.Save(t.Context(), "ada", record(2), []byte("two")))
-		require.NoError(t, store.Save(t.Context(), "ada", Record{"c2", 1, []byte("other")}, nil))
+		other := Record{Name: "c2", Version: 1, Head: []byte("other")}
+		require.NoError(t, store.Save(t.Context(), "ada", other, nil))
 		list, err = open(time.Hour).List(t.Context(), "ada")
 		require.NoError(t, err)
-		require.ElementsMatch(t, []Record{record(2), {"c2", 1, []byte("other")}}, list)
+		require.ElementsMatch(t, []Record{record(2), other}, list)
 		body, err := store.Load(t.Context(), "ada", "c1", 2)
 		require.NoError(t, err)
 		require.Equal(t, "two", string(body))
@@ -107,15 +110,35 @@ func TestStore_WhatHasExpiredIsGoneAndLeavesRoom(t *testing.T) {
 	})
 }
 
-func TestStore_DeleteForgetsAndMayBeRepeated(t *testing.T) {
+func TestStore_DeleteLeavesAMarkAndMayBeRepeated(t *testing.T) {
 	stores(t, func(t *testing.T, open func(time.Duration) Store) {
 		store := open(time.Hour)
+		require.NoError(t, store.Delete(t.Context(), "ada", "c1"), "there is none")
 		require.NoError(t, store.Save(t.Context(), "ada", record(1), []byte("one")))
+		require.NoError(t, store.Save(t.Context(), "ada", record(2), []byte("two")))
 		require.NoError(t, store.Delete(t.Context(), "ada", "c1"))
 		require.NoError(t, store.Delete(t.Context(), "ada", "c1"))
 		list, err := store.List(t.Context(), "ada")
 		require.NoError(t, err)
+		require.Equal(t, []Record{{Name: "c1", Version: 2, Deleted: true}}, list)
+		_, err = store.Load(t.Context(), "ada", "c1", 2)
+		require.ErrorIs(t, err, ErrConflict)
+		require.ErrorIs(t, store.Save(t.Context(), "ada", record(3), nil), ErrConflict, "who doesn't know of it can't bring it back")
+		require.NoError(t, store.Save(t.Context(), "ada", record(1), nil), "one that begins anew may have its name")
+		list, err = store.List(t.Context(), "ada")
+		require.NoError(t, err)
+		require.Equal(t, []Record{record(1)}, list)
+	})
+}
+
+func TestStore_TheMarkOfADeletedOneExpires(t *testing.T) {
+	stores(t, func(t *testing.T, open func(time.Duration) Store) {
+		require.NoError(t, open(time.Hour).Save(t.Context(), "ada", record(1), nil))
+		require.NoError(t, open(-time.Second).Delete(t.Context(), "ada", "c1"))
+		list, err := open(time.Hour).List(t.Context(), "ada")
+		require.NoError(t, err)
 		require.Empty(t, list)
+		require.NoError(t, open(time.Hour).Save(t.Context(), "ada", record(2), nil))
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -48,6 +49,7 @@ type document struct {
 	Body    string    `firestore:"body"` // what the ids of its parts begin with
 	Parts   int       `firestore:"parts"`
 	Expires time.Time `firestore:"expires_at"`
+	Deleted bool      `firestore:"deleted"`
 }
 
 type part struct {
@@ -91,7 +93,7 @@ func (f *Firestore) List(ctx context.Context, owner string) ([]Record, error) {
 			return nil, fmt.Errorf("archive: %w", err)
 		}
 		if time.Now().Before(d.Expires) {
-			records = append(records, Record{d.Name, d.Version, d.Head})
+			records = append(records, Record{d.Name, d.Version, d.Head, d.Deleted})
 		}
 	}
 	return records, nil
@@ -106,7 +108,7 @@ func (f *Firestore) Load(ctx context.Context, owner, name string, version int64)
 	if err != nil {
 		return nil, err
 	}
-	if d.Version != version {
+	if d.Version != version || d.Deleted {
 		return nil, ErrConflict
 	}
 	all := make([][]byte, d.Parts)
@@ -132,7 +134,7 @@ func (f *Firestore) Save(ctx context.Context, owner string, r Record, body []byt
 	defer cancel()
 	doc, expires := f.doc(owner, r.Name), time.Now().Add(f.ttl)
 	pieces := slices.Collect(slices.Chunk(body, partBytes))
-	next := document{owner, r.Name, r.Version, r.Head, rand.Text(), len(pieces), expires}
+	next := document{Owner: owner, Name: r.Name, Version: r.Version, Head: r.Head, Body: rand.Text(), Parts: len(pieces), Expires: expires}
 	err := each(ctx, len(pieces), func(ctx context.Context, i int) error {
 		_, err := partOf(doc, next.Body, i).Set(ctx, part{pieces[i], expires})
 		return err
@@ -142,20 +144,23 @@ func (f *Firestore) Save(ctx context.Context, owner string, r Record, body []byt
 	}
 	var before document
 	err = f.client.RunTransaction(ctx, func(_ context.Context, t *firestore.Transaction) error {
-		if before, err = read(t.Get(doc)); err != nil {
+		present, err := read(t.Get(doc))
+		if err != nil || present.Body == next.Body { // an attempt got through whose answer was lost
 			return err
 		}
-		if !follows(r, before.Version) {
+		before = present
+		if !follows(r, before.Version, before.Deleted) {
 			return ErrConflict
 		}
 		return t.Set(doc, next)
 	})
-	useless := before
-	if err != nil {
-		useless = next
+	switch {
+	case err == nil:
+		f.discard(ctx, doc, before)
+	case errors.Is(err, ErrConflict):
+		f.discard(ctx, doc, next)
 	}
-	f.discard(ctx, doc, useless)
-	return err
+	return err // of another one it isn't known whether it was stored: the TTL policy removes what is useless
 }
 
 // Delete implements Store.
@@ -163,14 +168,19 @@ func (f *Firestore) Delete(ctx context.Context, owner, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	doc := f.doc(owner, name)
-	d, err := read(doc.Get(ctx))
+	var before document
+	err := f.client.RunTransaction(ctx, func(_ context.Context, t *firestore.Transaction) error {
+		present, err := read(t.Get(doc))
+		if err != nil || present.Version == 0 || present.Deleted {
+			return err
+		}
+		before = present
+		return t.Set(doc, document{Owner: owner, Name: name, Version: present.Version, Expires: time.Now().Add(f.ttl), Deleted: true})
+	})
 	if err != nil {
-		return err
-	}
-	if _, err := doc.Delete(ctx); err != nil {
 		return fmt.Errorf("archive: %w", err)
 	}
-	f.discard(ctx, doc, d)
+	f.discard(ctx, doc, before)
 	return nil
 }
 
@@ -194,7 +204,7 @@ func read(snapshot *firestore.DocumentSnapshot, err error) (d document, _ error)
 		return d, fmt.Errorf("archive: %w", err)
 	}
 	if time.Now().After(d.Expires) {
-		d.Version = 0
+		d.Version, d.Deleted = 0, false
 	}
 	return d, nil
 }

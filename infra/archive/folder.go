@@ -29,6 +29,7 @@ type meta struct {
 	Version int64
 	Expires time.Time
 	Head    []byte
+	Deleted bool `json:",omitempty"`
 }
 
 // List implements Store.
@@ -49,7 +50,7 @@ func (f *Folder) List(_ context.Context, owner string) ([]Record, error) {
 				continue
 			}
 			name := filepath.Base(path)
-			records = append(records, Record{name[:len(name)-len(".record")], m.Version, m.Head})
+			records = append(records, Record{name[:len(name)-len(".record")], m.Version, m.Head, m.Deleted})
 		}
 		return nil
 	})
@@ -63,7 +64,7 @@ func (f *Folder) Load(_ context.Context, owner, name string, version int64) (bod
 		if err != nil {
 			return err
 		}
-		if m.Version != version {
+		if m.Version != version || m.Deleted {
 			return ErrConflict
 		}
 		body = text
@@ -80,28 +81,22 @@ func (f *Folder) Save(_ context.Context, owner string, r Record, body []byte) er
 		if err != nil {
 			return err
 		}
-		if !follows(r, present.Version) {
+		if !follows(r, present.Version, present.Deleted) {
 			return ErrConflict
 		}
-		first, err := json.Marshal(meta{r.Version, time.Now().Add(f.ttl), r.Head})
-		if err != nil {
-			return err
-		}
-		next := path + ".next"
-		if err := os.WriteFile(next, append(append(first, '\n'), body...), 0o600); err != nil {
-			return err
-		}
-		return os.Rename(next, path)
+		return writeRecord(path, meta{Version: r.Version, Expires: time.Now().Add(f.ttl), Head: r.Head}, body)
 	})
 }
 
 // Delete implements Store.
 func (f *Folder) Delete(_ context.Context, owner, name string) error {
 	return f.locked(owner, func(dir string) error {
-		if err := os.Remove(recordPath(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		path := recordPath(dir, name)
+		present, _, err := readRecord(path)
+		if err != nil || present.Version == 0 || present.Deleted {
 			return err
 		}
-		return nil
+		return writeRecord(path, meta{Version: present.Version, Expires: time.Now().Add(f.ttl), Deleted: true}, nil)
 	})
 }
 
@@ -124,6 +119,18 @@ func (f *Folder) locked(owner string, do func(dir string) error) (err error) {
 
 func recordPath(dir, name string) string { return filepath.Join(dir, name+".record") }
 
+func writeRecord(path string, m meta, body []byte) error {
+	first, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	next := path + ".next"
+	if err := os.WriteFile(next, append(append(first, '\n'), body...), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(next, path)
+}
+
 // readRecord returns version 0 where there is no such file, or an expired one, which is as good as gone.
 func readRecord(path string) (m meta, body []byte, err error) {
 	text, err := os.ReadFile(path) // #nosec G304 -- made of hashes
@@ -138,7 +145,7 @@ func readRecord(path string) (m meta, body []byte, err error) {
 		return m, nil, fmt.Errorf("archive: %s: %w", filepath.Base(path), err)
 	}
 	if time.Now().After(m.Expires) {
-		m.Version = 0
+		m.Version, m.Deleted = 0, false
 	}
 	return m, body, nil
 }

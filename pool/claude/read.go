@@ -27,7 +27,6 @@ type Line struct {
 	Type    string // system, stream_event, assistant, user, result, control_request, control_response, …
 	Subtype string
 
-	SessionID string
 	UUID      string
 	RequestID string // of a control_request, or of the request a control_response answers
 
@@ -86,8 +85,6 @@ func (l *Line) set(key string, value gjson.Result) {
 		l.Type = value.String()
 	case "subtype":
 		l.Subtype = value.String()
-	case "session_id":
-		l.SessionID = value.String()
 	case "uuid":
 		l.UUID = value.String()
 	case "request_id":
@@ -116,18 +113,6 @@ func (l *Line) set(key string, value gjson.Result) {
 			l.Response = []byte(r.Raw)
 		}
 	}
-}
-
-// AssistantText is the text of an assistant line: its text blocks joined, without tool use and thinking.
-func (l *Line) AssistantText() string {
-	var b strings.Builder
-	gjson.GetBytes(l.Raw, "message.content").ForEach(func(_, block gjson.Result) bool {
-		if block.Get("type").Str == "text" {
-			b.WriteString(block.Get("text").String())
-		}
-		return true
-	})
-	return b.String()
 }
 
 // Reader reads newline-delimited JSON as a CLI writes it. It is not safe for concurrent use.
