@@ -107,6 +107,9 @@ func (f *Front) send(ctx context.Context, c call, owner router.Owner) (*http.Res
 	if err == nil || ctx.Err() != nil || errors.Is(err, hop.ErrUnreached) {
 		return answer, err
 	}
+	if c.path != api.PathMessages {
+		c.once = logging.RequestID(nil) // nothing is run by it, and the instance may have seen this one
+	}
 	return f.exchange(ctx, c, owner)
 }
 
@@ -115,7 +118,7 @@ func (f *Front) exchange(ctx context.Context, c call, owner router.Owner) (*http
 	if err != nil {
 		return nil, err
 	}
-	claims := hop.Claims{Instance: owner.Instance, User: c.user, RequestID: c.once, Outage: owner.Outage, Version: hop.Common(owner.Wire)}
+	claims := hop.Claims{Instance: owner.Instance, User: c.user, RequestID: c.once, Path: c.path, Outage: owner.Outage, Version: hop.Common(owner.Wire)}
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set(api.HeaderRequestID, c.id)
 	if c.last != "" {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"claudepool/infra/logging"
 	"claudepool/pool/api"
 )
 
@@ -60,7 +61,7 @@ func (f *Front) stream(ctx context.Context, w http.ResponseWriter, c call, answe
 			return
 		}
 		again := c
-		again.path, again.last = api.PathResume, out.last
+		again.path, again.once, again.last = api.PathResume, logging.RequestID(nil), out.last
 		next, err := f.forward(ctx, again)
 		if err == nil && next.StatusCode != http.StatusOK {
 			_ = next.Body.Close()

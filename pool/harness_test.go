@@ -242,7 +242,7 @@ func (s *service) send(ctx context.Context, client *http.Client, path string, ra
 	if err != nil {
 		return nil, err
 	}
-	r.Header.Set(api.HeaderHop, s.keys.Sign(hop.Claims{Instance: "i1", User: id, RequestID: uuid.NewString()}, time.Now()))
+	r.Header.Set(api.HeaderHop, s.keys.Sign(hop.Claims{Instance: "i1", User: id, RequestID: uuid.NewString(), Path: path}, time.Now()))
 	return client.Do(r)
 }
 

@@ -17,9 +17,15 @@ import (
 // knock sends ada's request under the token, as whoever reaches the instance's port may.
 func (s *service) knock(token string) reply {
 	s.t.Helper()
-	r, err := http.NewRequest(http.MethodPost, s.url+"/v1/messages/pooled", strings.NewReader(adasBody(s.t)))
+	return s.knockAt(api.PathMessages, token, "")
+}
+
+func (s *service) knockAt(path, token, lastEvent string) reply {
+	s.t.Helper()
+	r, err := http.NewRequest(http.MethodPost, s.url+path, strings.NewReader(adasBody(s.t)))
 	require.NoError(s.t, err)
 	r.Header.Set(api.HeaderHop, token)
+	r.Header.Set(api.HeaderLastEvent, lastEvent)
 	response, err := http.DefaultClient.Do(r)
 	require.NoError(s.t, err)
 	return read(response)
@@ -73,6 +79,7 @@ func TestServer_RefusesEveryHopThatIsNotForThisRequest(t *testing.T) {
 		"another instance's":   {with(func(c *hop.Claims) { c.Instance = "i2" }), 421},
 		"no instance's":        {with(func(c *hop.Claims) { c.Instance = "" }), 421},
 		"another user's":       {with(func(c *hop.Claims) { c.User = strings.Repeat("0", 16) }), 401},
+		"another path's":       {with(func(c *hop.Claims) { c.Path = api.PathForget }), 401},
 		"no user's":            {with(func(c *hop.Claims) { c.User = "" }), 401},
 		"a user's in capitals": {with(func(c *hop.Claims) { c.User = strings.ToUpper(c.User) + "A" }), 401},
 	} {
@@ -91,6 +98,23 @@ func TestServer_AHopIsServedOnce(t *testing.T) {
 	require.Equal(t, "reply to: one", s.knock(signed).text(t))
 	for range 3 {
 		require.Equal(t, 409, s.knock(signed).status)
+	}
+	require.Len(t, s.api.Calls(), 1)
+}
+
+// Who has seen a hop can neither repeat what it asked for nor ask for something else.
+func TestServer_AHopIsForOnePathAndServedOnceThere(t *testing.T) {
+	s := newScriptedService(t, nil)
+	turn := s.ask("ada", "zero", finish).header.Get(api.HeaderTurn)
+	for _, path := range []string{api.PathResume, api.PathForget} {
+		claims := adasClaims(t)
+		require.Equal(t, 401, s.knockAt(path, s.keys.Sign(claims, time.Now()), turn+".0").status, "%s: a hop without a path", path)
+		claims.Path = api.PathMessages
+		require.Equal(t, 401, s.knockAt(path, s.keys.Sign(claims, time.Now()), turn+".0").status, path)
+		claims.Path = path
+		signed := s.keys.Sign(claims, time.Now())
+		require.Equal(t, 200, s.knockAt(path, signed, turn+".0").status, path)
+		require.Equal(t, 409, s.knockAt(path, signed, turn+".0").status, path)
 	}
 	require.Len(t, s.api.Calls(), 1)
 }

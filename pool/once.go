@@ -25,7 +25,7 @@ func newOnce() *once {
 	return &once{begun: begun}
 }
 
-// claim takes the id, which has to be given back if no turn begins under it. While another request waits under the same
+// claim takes the id, which has to be given back at the end. While another request waits under the same
 // id nothing has been run yet: that one may be of a connection that broke, so the front may try again.
 func (o *once) claim(id string) error {
 	o.mu.Lock()
@@ -41,8 +41,14 @@ func (o *once) claim(id string) error {
 	return nil
 }
 
-// begin says that the turn runs from now on.
+// begin says that what the request asks for is done from now on.
 func (o *once) begin(id string) { o.begun.Add(id, true) }
 
-// giveBack says that nothing has been run.
-func (o *once) giveBack(id string) { o.begun.Remove(id) }
+// giveBack ends the claim. If nothing has begun under the id, it may be claimed again.
+func (o *once) giveBack(id string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if begun, taken := o.begun.Peek(id); taken && !begun {
+		o.begun.Remove(id)
+	}
+}

@@ -42,16 +42,19 @@ type Server struct {
 func NewServer(pool *Pool, opts ServerOptions) http.Handler {
 	s := &Server{opts: opts, pool: pool, once: newOnce(), replays: newReplays()}
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+api.PathMessages, s.hop(s.serve))
-	mux.HandleFunc("POST "+api.PathResume, s.hop(s.takeUp))
-	mux.HandleFunc("POST "+api.PathForget, s.hop(s.forget))
+	for path, do := range map[string]handler{api.PathMessages: s.serve, api.PathResume: s.takeUp, api.PathForget: s.forget} {
+		mux.HandleFunc("POST "+path, s.hop(path, do))
+	}
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { api.WriteError(w, "", api.NotFound("no such path")) })
 	return mux
 }
 
-// hop returns the handler of what a front sends: do answers it on a stream, and what it returns goes to the client.
-func (s *Server) hop(do func(context.Context, hop.Claims, *http.Request, *stream) error) http.HandlerFunc {
+// handler answers what a front sends on a stream. What it returns goes to the client.
+type handler func(context.Context, hop.Claims, *http.Request, *stream) error
+
+// hop has do answer what a front sends to the path, once.
+func (s *Server) hop(path string, do handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		claims, err := s.opts.Keys.Verify(r.Header.Get(api.HeaderHop), time.Now())
 		if err != nil {
@@ -62,10 +65,16 @@ func (s *Server) hop(do func(context.Context, hop.Claims, *http.Request, *stream
 		ctx := logging.WithRequest(r.Context(), id, r.Header)
 		out := newStream(w, id, s.opts.Instance)
 		defer out.close()
-		if claims.Instance != s.opts.Instance {
+		switch {
+		case claims.Instance != s.opts.Instance:
 			err = s.opts.NotOwner
-		} else {
-			err = do(ctx, claims, r, out)
+		case claims.Path != path && (claims.Path != "" || path != api.PathMessages): // fronts once said none, and had no other
+			err = errOtherPath
+		default:
+			if err = s.once.claim(claims.RequestID); err == nil {
+				err = do(ctx, claims, r, out)
+				s.once.giveBack(claims.RequestID)
+			}
 		}
 		if err != nil {
 			out.fail(s.public(ctx, err))
@@ -84,7 +93,10 @@ func (s *Server) refuse(w http.ResponseWriter, err error) {
 	api.WriteError(w, "", refused)
 }
 
-var errOtherUser = api.Authentication("the hop is not for this user")
+var (
+	errOtherUser = api.Authentication("the hop is not for this user")
+	errOtherPath = api.Authentication("the hop is not for this path")
+)
 
 // serve runs one request's turn.
 func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
@@ -95,13 +107,9 @@ func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, 
 	if req.UserID() != claims.User {
 		return errOtherUser
 	}
-	if err := s.once.claim(claims.RequestID); err != nil {
-		return err
-	}
 	out.openAfter(queueGrace)
 	h, err := s.pool.Acquire(ctx, req, claims.Outage)
 	if err != nil {
-		s.once.giveBack(claims.RequestID)
 		return err
 	}
 	s.once.begin(claims.RequestID)
@@ -122,6 +130,7 @@ func (s *Server) takeUp(ctx context.Context, claims hop.Claims, r *http.Request,
 	if req.UserID() != claims.User {
 		return errOtherUser
 	}
+	s.once.begin(claims.RequestID)
 	return s.resume(ctx, req.UserDigest(), r.Header.Get(api.HeaderLastEvent), out)
 }
 
@@ -134,6 +143,7 @@ func (s *Server) forget(ctx context.Context, claims hop.Claims, r *http.Request,
 	if req.UserID() != claims.User {
 		return errOtherUser
 	}
+	s.once.begin(claims.RequestID)
 	deleted, err := s.pool.Forget(ctx, req, claims.Outage)
 	if err != nil {
 		return err

@@ -52,6 +52,8 @@ type Claims struct {
 	Instance  string // id of the instance that is meant
 	User      string // user id
 	RequestID string
+	// Path is what is asked for. Fronts of earlier releases leave it out.
+	Path string
 	// Outage says that the front has this owner cached and can't reach Redis either.
 	Outage bool
 	// Version is that of the wire which the request is in. Sign takes 0 for this release's own.
@@ -71,6 +73,7 @@ type payload struct {
 	Instance  string `json:"i"`
 	User      string `json:"u"`
 	RequestID string `json:"r"`
+	Path      string `json:"p,omitempty"`
 	Outage    bool   `json:"o,omitempty"`
 	At        int64  `json:"t"` // Unix milliseconds
 }
@@ -98,11 +101,11 @@ func NewKey() string {
 // cut: the other side refuses them as malformed. It panics for Keys that ParseKeys did not make.
 func (k Keys) Sign(claims Claims, now time.Time) string {
 	body, err := json.Marshal(payload{
-		Instance: claims.Instance, User: claims.User, RequestID: claims.RequestID, Outage: claims.Outage,
+		Instance: claims.Instance, User: claims.User, RequestID: claims.RequestID, Path: claims.Path, Outage: claims.Outage,
 		At: now.UnixMilli(),
 	})
 	if err != nil {
-		panic(err) // four strings and numbers can't fail
+		panic(err) // strings and numbers can't fail
 	}
 	version := claims.Version
 	if version == 0 {
@@ -141,7 +144,7 @@ func (k Keys) Verify(token string, now time.Time) (Claims, error) {
 	if age := now.Sub(time.UnixMilli(p.At)); age > Window || age < -Window {
 		return Claims{}, ErrExpired
 	}
-	return Claims{Instance: p.Instance, User: p.User, RequestID: p.RequestID, Outage: p.Outage, Version: version}, nil
+	return Claims{Instance: p.Instance, User: p.User, RequestID: p.RequestID, Path: p.Path, Outage: p.Outage, Version: version}, nil
 }
 
 // String says nothing about the keys.
