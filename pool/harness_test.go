@@ -124,7 +124,7 @@ func newServiceWith(t *testing.T, confinement *confine.Confinement, change func(
 // newScriptedService starts a service with the scripted CLI.
 func newScriptedService(t *testing.T, change func(*pool.Options)) *service {
 	t.Helper()
-	cli, err := pooltest.ScriptedCLI(t.TempDir())
+	cli, err := scriptedCLI()
 	require.NoError(t, err)
 	return startService(t, cli, nil, change)
 }
