@@ -39,7 +39,7 @@ func aggregate(list []snapshot.Instance, asOf time.Time, stale bool, now time.Ti
 			stats.Cleanup.LastCleanup = &last
 		}
 		stats.Instances = append(stats.Instances, api.Instance{ID: i.ID, Age: max(0, now.Sub(i.At).Seconds()), Processes: i.Processes,
-			Standby: i.Standby, Capacity: i.Capacity, Draining: i.Draining, Protections: i.Protections})
+			Standby: i.Standby, StandbyMisses: i.Misses, Queued: i.Queued, Capacity: i.Capacity, Draining: i.Draining, Protections: i.Protections})
 		for _, u := range i.Users {
 			if known, ok := users[u.ID]; !ok || u.LastUsed.After(known.user.LastUsed) {
 				users[u.ID] = place{u, i.ID}

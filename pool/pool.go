@@ -88,6 +88,7 @@ type Pool struct {
 	standbys []*standby
 	waking   int // standbys that are being started or stopped
 	demand   demand
+	misses   int64 // requests that a standby would have fitted, but none was ready
 	draining bool
 	empty    *sync.Cond // signalled when a request has left or a process is gone
 	cleanup  cleanupStats

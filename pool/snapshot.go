@@ -11,7 +11,7 @@ func (p *Pool) Snapshot() snapshot.Instance {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := snapshot.Instance{
-		Capacity: p.opts.MaxProcesses, Draining: p.draining, Standby: len(p.standbys),
+		Capacity: p.opts.MaxProcesses, Draining: p.draining, Standby: len(p.standbys), Misses: p.misses,
 		MaxIdle: p.opts.IdleTimeout, CleanupInterval: p.opts.CleanupInterval,
 		Cleanup: snapshot.Cleanup{Last: p.cleanup.last, Total: p.cleanup.total},
 	}

@@ -273,7 +273,7 @@ func (p *Pool) claim(ctx context.Context, c *conversation, credential broker.Cre
 	}
 }
 
-// takeStandby takes the oldest standby that fits out of the list; a blank one only where no other fits.
+// takeStandby takes the oldest standby that fits out of the list; a blank one only where no other fits. None is a miss.
 func (p *Pool) takeStandby(needsBlank bool) *standby {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -287,6 +287,7 @@ func (p *Pool) takeStandby(needsBlank bool) *standby {
 		}
 	}
 	if best < 0 {
+		p.misses++
 		return nil
 	}
 	s := p.standbys[best]

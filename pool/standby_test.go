@@ -155,7 +155,9 @@ func TestStandby_GivesWayWhenMemoryIsShort(t *testing.T) {
 	short.Store(true)
 	require.Equal(t, pool.ProcessStandby, s.ask("ada", "hello", nil).process)
 	s.awaitStandbys(0)
+	require.Zero(t, s.pool.Snapshot().Misses)
 	require.Equal(t, pool.ProcessCold, s.ask("bob", "hello", nil).process)
+	require.EqualValues(t, 1, s.pool.Snapshot().Misses)
 }
 
 func TestStandby_OneThatDiesIsReplacedAndNothingOfItIsLeft(t *testing.T) {

@@ -32,7 +32,8 @@ type Instance struct {
 	Capacity        int             `firestore:"capacity"`
 	Processes       int             `firestore:"processes"`
 	Standby         int             `firestore:"standby"`
-	Queued          int             `firestore:"queued"`
+	Misses          int64           `firestore:"misses"` // requests since the start that a standby would have fitted, but none was ready
+	Queued          int             `firestore:"queued"` // requests that wait for their conversation
 	Draining        bool            `firestore:"draining"`
 	MaxIdle         time.Duration   `firestore:"max_idle"`
 	CleanupInterval time.Duration   `firestore:"cleanup_interval"`

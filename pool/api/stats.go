@@ -34,13 +34,16 @@ type CleanupStats struct {
 	AvgLifetime  float64    `json:"avg_lifetime"`
 }
 
-// Instance is one pool instance. Age is that of its snapshot.
+// Instance is one pool instance. Age is that of its snapshot. Queued requests wait for their conversation; StandbyMisses
+// are the first requests since the start that found no standby ready.
 type Instance struct {
-	ID          string          `json:"id"`
-	Age         float64         `json:"age"`
-	Processes   int             `json:"processes"`
-	Standby     int             `json:"standby"`
-	Capacity    int             `json:"capacity"`
-	Draining    bool            `json:"draining"`
-	Protections map[string]bool `json:"protections"`
+	ID            string          `json:"id"`
+	Age           float64         `json:"age"`
+	Processes     int             `json:"processes"`
+	Standby       int             `json:"standby"`
+	StandbyMisses int64           `json:"standby_misses"`
+	Queued        int             `json:"queued"`
+	Capacity      int             `json:"capacity"`
+	Draining      bool            `json:"draining"`
+	Protections   map[string]bool `json:"protections"`
 }
