@@ -69,7 +69,11 @@ func (l *lab) burst(ctx context.Context, s *service, pids map[int]bool) (burst, 
 	for i := range l.plan.BurstUsers {
 		u := s.newUser()
 		wg.Go(func() {
-			got, err := u.ask(ctx, fmt.Sprintf("user %d", i))
+			text := fmt.Sprintf("user %d", i)
+			got, err := u.ask(ctx, text)
+			if err == nil && got.text != "reply to: "+text {
+				err = fmt.Errorf("%q was answered with %q", text, got.text)
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			errs = append(errs, err)

@@ -29,6 +29,7 @@ type sample struct {
 	total   time.Duration // until the result, through the service until the end mark
 	process string        // how the service found the process
 	pid     int
+	text    string // of the result
 }
 
 // conversation is one user's, by whichever way it reaches a CLI.

@@ -41,7 +41,7 @@ type plan struct {
 }
 
 var full = plan{
-	Standby: 2, models: []time.Duration{0, 500 * time.Millisecond}, NewUsers: 20, LaterRequests: 50, Tens: 4, Starts: 10,
+	Standby: 2, models: []time.Duration{0, 500 * time.Millisecond}, NewUsers: 20, LaterRequests: 50, Tens: 10, Starts: 10,
 	BurstStandby: 4, BurstUsers: 20, bursts: 3, Settle: 6 * time.Second,
 	idleUsers: 20, idleOver: time.Minute,
 	shortTalks: 20, shortRequests: 25, longStreams: 9, longEvents: 20_000,
@@ -52,7 +52,7 @@ var full = plan{
 var quick = plan{
 	Standby: 1, models: []time.Duration{0}, NewUsers: 1, LaterRequests: 2, Tens: 1, Starts: 1,
 	BurstStandby: 1, BurstUsers: 10, bursts: 1,
-	idleUsers: 2, idleOver: 100 * time.Millisecond,
+	idleUsers: 4, idleOver: 100 * time.Millisecond,
 	shortTalks: 1, shortRequests: 3, longStreams: 1, longEvents: 15_000, // whose result is a long line
 	streams: 3, streamEvents: 100, streamRuns: 1, profileSeconds: 1,
 }

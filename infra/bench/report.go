@@ -145,6 +145,17 @@ func (r requests) Ten() []Way {
 	return rows
 }
 
+// OfPooled is the time of ten requests with standbys by that without, OfSpawned by that of a spawn per request.
+func (r requests) OfPooled() float64 {
+	rows := r.Ten()
+	return ratio(rows[standby].Total, rows[pooled].Total)
+}
+
+func (r requests) OfSpawned() float64 {
+	rows := r.Ten()
+	return ratio(rows[standby].Total, rows[spawned].Total)
+}
+
 // What the tables of first tokens take from a run, by way.
 func (r requests) Model() string              { return fmt.Sprintf("%d ms", r.model.Milliseconds()) }
 func (r requests) Cold() []time.Duration      { return r.first[pooled].First }

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tidwall/gjson"
+
 	"claudepool/infra/freeport"
 	"claudepool/pool/api"
 	"claudepool/pool/claude"
@@ -189,7 +191,7 @@ func (u *user) ask(ctx context.Context, text string) (sample, error) {
 		case s.first == 0 && bytes.Contains(line, textDelta):
 			s.first = time.Since(began)
 		case bytes.Contains(line, resultLine) && !bytes.Contains(line, failedLine):
-			answered = true
+			answered, s.text = true, gjson.GetBytes(line, "result").Str
 		case string(line) == strings.TrimSpace(api.Done):
 			s.total = time.Since(began)
 			if !answered {
