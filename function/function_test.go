@@ -101,6 +101,11 @@ func newFront(t *testing.T, instances ...http.HandlerFunc) (*Front, string, *rou
 	return f, server.URL, r
 }
 
+func eventuallyRunning(t *testing.T, f *Front, n int) {
+	t.Helper()
+	require.Eventually(t, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.running == n }, 30*time.Second, time.Millisecond)
+}
+
 func post(t *testing.T, url, body string) (int, http.Header, string) {
 	t.Helper()
 	response, err := http.Post(url+"/v1/messages/pooled", "application/json", strings.NewReader(body))
@@ -300,13 +305,16 @@ func TestFront_DrainLetsStreamsEndAndTakesNoMore(t *testing.T) {
 	})
 	answered := make(chan string)
 	go func() {
+		defer close(answered)
 		_, _, body := post(t, url, question)
 		answered <- body
 	}()
-	require.Eventually(t, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.running == 1 }, 5*time.Second, time.Millisecond)
+	eventuallyRunning(t, f, 1)
 	drained := make(chan struct{})
 	go func() { f.Drain(time.Minute); close(drained) }()
-	require.Eventually(t, func() bool { status, _, _ := post(t, url, question); return status == 503 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.draining }, 30*time.Second, time.Millisecond)
+	status, _, _ := post(t, url, question)
+	require.Equal(t, 503, status)
 	close(finish)
 	require.True(t, strings.HasSuffix(<-answered, api.Done))
 	<-drained
