@@ -107,7 +107,11 @@ func (f *Front) send(ctx context.Context, c call, owner router.Owner) (*http.Res
 	if err == nil || ctx.Err() != nil || errors.Is(err, hop.ErrUnreached) {
 		return answer, err
 	}
-	return f.exchange(ctx, c, owner)
+	answer, again := f.exchange(ctx, c, owner)
+	if errors.Is(again, hop.ErrUnreached) && c.path == api.PathMessages {
+		return nil, err // the first time it may have been accepted: it must not seem never to have been sent
+	}
+	return answer, again
 }
 
 func (f *Front) exchange(ctx context.Context, c call, owner router.Owner) (*http.Response, error) {
@@ -156,12 +160,17 @@ func passAnswer(w http.ResponseWriter, id string, answer *http.Response) {
 	_, _ = w.Write(body) // #nosec G705 -- JSON of our own instance
 }
 
-// passError hands an instance's error on, if it is one that clients may see.
-func passError(w http.ResponseWriter, id string, answer *http.Response) {
+// passError hands an instance's error on, if it is one that clients may see. A 401 is about the hop, as the credential
+// has been looked at here: the keys or the clocks of front and instance differ.
+func (f *Front) passError(ctx context.Context, w http.ResponseWriter, c call, answer *http.Response) {
+	refused := answer.StatusCode == http.StatusUnauthorized
+	if refused {
+		f.opts.Logger.ErrorContext(ctx, "the instance refuses this front's hop", "user", api.ShortUser(c.user))
+	}
 	body, err := io.ReadAll(io.LimitReader(answer.Body, maxErrorBody))
-	if err != nil || answer.StatusCode < 400 || answer.StatusCode == http.StatusConflict ||
+	if err != nil || refused || answer.StatusCode < 400 || answer.StatusCode == http.StatusConflict ||
 		answer.Header.Get("Content-Type") != "application/json" {
-		api.WriteError(w, id, api.BadGateway("the instance gave no answer"))
+		api.WriteError(w, c.id, api.BadGateway("the instance gave no answer"))
 		return
 	}
 	for _, name := range []string{"Content-Type", "Retry-After"} {
@@ -169,7 +178,7 @@ func passError(w http.ResponseWriter, id string, answer *http.Response) {
 			w.Header().Set(name, v)
 		}
 	}
-	w.Header().Set(api.HeaderRequestID, id)
+	w.Header().Set(api.HeaderRequestID, c.id)
 	w.WriteHeader(answer.StatusCode)
 	_, _ = w.Write(body)
 }

@@ -192,7 +192,7 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, decode decoder, be
 	defer func() { _ = answer.Body.Close() }()
 	switch {
 	case answer.StatusCode != http.StatusOK:
-		passError(w, id, answer)
+		f.passError(ctx, w, c, answer)
 		return
 	case c.path == api.PathForget:
 		passAnswer(w, id, answer)

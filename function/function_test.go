@@ -1,6 +1,7 @@
 package function
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -75,13 +76,19 @@ const question = `{"oauth_credentials":{"access_token":"sk-ant-oat01-secret"},"m
 // newInstance serves the handler as an instance does.
 func newInstance(t *testing.T, h http.Handler) router.Owner {
 	t.Helper()
+	owner, _ := newInstanceServer(t, h)
+	return owner
+}
+
+func newInstanceServer(t *testing.T, h http.Handler) (router.Owner, *httptest.Server) {
+	t.Helper()
 	certificate, err := hop.NewCertificate()
 	require.NoError(t, err)
 	s := httptest.NewUnstartedServer(h)
 	s.TLS = hop.ServerTLS(certificate)
 	s.StartTLS()
 	t.Cleanup(s.Close)
-	return router.Owner{Instance: "i1", Addr: s.Listener.Addr().String(), Fingerprint: hop.Fingerprint(certificate)}
+	return router.Owner{Instance: "i1", Addr: s.Listener.Addr().String(), Fingerprint: hop.Fingerprint(certificate)}, s
 }
 
 // newFront returns a served Front whose instances are the handlers, asked in this order.
@@ -191,6 +198,35 @@ func TestFront_AConnectionThatBrokeIsTriedOnceMoreUnderTheSameID(t *testing.T) {
 	require.NotContains(t, body, "127.0.0.1")
 	require.Len(t, ids, 2)
 	require.Equal(t, ids[0], ids[1])
+}
+
+// The instance may have accepted the request before it went: another one must not get it.
+func TestFront_ATurnIsNotRunElsewhereWhenItsInstanceBreaksAndIsGone(t *testing.T) {
+	elsewhere := 0
+	_, url, r := newFront(t, nil, asked(&elsewhere))
+	var gone *httptest.Server
+	r.owners[0], gone = newInstanceServer(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		_ = gone.Listener.Close()
+		panic(http.ErrAbortHandler)
+	}))
+	status, _, body := post(t, url, question)
+	require.Equal(t, 502, status, body)
+	require.Zero(t, elsewhere)
+	require.Zero(t, r.unreachable)
+}
+
+// What an instance says of the hop is not about the client's credential.
+func TestFront_AHopThatIsRefusedIsNotTheClientsFault(t *testing.T) {
+	f, url, _ := newFront(t, func(w http.ResponseWriter, _ *http.Request) {
+		api.WriteError(w, "", api.Authentication("this address is for fronts only"))
+	})
+	var log bytes.Buffer
+	f.opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	status, _, body := post(t, url, question)
+	require.Equal(t, 502, status)
+	require.Contains(t, body, `"type":"api_error"`)
+	require.NotContains(t, body, "fronts only")
+	require.Contains(t, log.String(), "refuses this front's hop")
 }
 
 func TestFront_AnInstanceThatCantBeDialledIsReported(t *testing.T) {
