@@ -52,6 +52,15 @@ func TestFront_AStreamEndsExplicitlyBeforeItsDeadline(t *testing.T) {
 	require.Equal(t, "data: {}\n\n"+string(api.ErrorEvent(errTooLong))+api.Done, w.Body.String())
 }
 
+// When the silence is noticed the time that the client had for the last event has passed.
+func TestFront_AStreamEndsExplicitlyAfterASilentHop(t *testing.T) {
+	f, url, _ := newFront(t, hanging("data: {}\n\n"))
+	f.clientTimeout, f.hopSilence = 500*time.Millisecond, time.Second
+	status, _, body := post(t, url, question)
+	require.Equal(t, 200, status)
+	require.Equal(t, "data: {}\n\n"+string(api.ErrorEvent(errBroken))+api.Done, body)
+}
+
 func TestFront_ADeadlineBeforeAnyAnswerIs503(t *testing.T) {
 	f, _, _ := newFront(t, hanging(""))
 	w := ask(f, lastWords+300*time.Millisecond)

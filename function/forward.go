@@ -136,10 +136,10 @@ func (f *Front) exchange(ctx context.Context, c call, owner router.Owner) (*http
 
 // public is what the client gets to know of a request that was not served.
 func public(ctx context.Context, err error) error {
-	var ended *api.Error
+	err = orCause(ctx, err)
 	switch {
-	case errors.As(context.Cause(ctx), &ended):
-		return ended
+	case errors.As(err, new(*api.Error)):
+		return err
 	case errors.Is(err, router.ErrFull):
 		return api.Overloaded(2*time.Second, "no instance has room now")
 	case errors.Is(err, router.ErrUnavailable), errors.Is(err, router.ErrDraining), errors.Is(err, errNotNow):

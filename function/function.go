@@ -55,6 +55,7 @@ type Front struct {
 	mux    *http.ServeMux
 	// clientTimeout is how long a client may take to send its body, and to read some of what is there for it.
 	clientTimeout time.Duration
+	hopSilence    time.Duration
 	ending        context.Context // done when running streams are to be ended
 	end           context.CancelFunc
 
@@ -66,7 +67,7 @@ type Front struct {
 
 // New returns a Front.
 func New(opts Options) *Front {
-	f := &Front{opts: opts, mux: http.NewServeMux(), clientTimeout: clientTimeout}
+	f := &Front{opts: opts, mux: http.NewServeMux(), clientTimeout: clientTimeout, hopSilence: hopSilence}
 	f.idle = sync.NewCond(&f.mu)
 	f.ending, f.end = context.WithCancel(context.Background()) // #nosec G118 -- Drain calls it
 	f.client = newClient()
@@ -90,7 +91,18 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer f.done()
+	// A client that has stopped reading must not hold up the end of the front.
+	control := http.NewResponseController(w)
+	defer context.AfterFunc(f.ending, func() { _ = control.SetWriteDeadline(time.Now().Add(lastWrite)) })()
 	f.mux.ServeHTTP(w, r)
+}
+
+// bound bounds how long the client may take to read some of what is written next.
+func (f *Front) bound(control *http.ResponseController) {
+	_ = control.SetWriteDeadline(time.Now().Add(f.clientTimeout))
+	if f.ending.Err() != nil { // asked afterwards, so that the longer time never replaces that of the front's end
+		_ = control.SetWriteDeadline(time.Now().Add(lastWrite))
+	}
 }
 
 func (f *Front) begin() bool {
@@ -174,7 +186,7 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, decode decoder, be
 	}
 	c, beginErr := begin()
 	if err = cmp.Or(err, beginErr); err != nil {
-		api.WriteError(w, id, err)
+		api.WriteError(w, id, orCause(ctx, err))
 		return
 	}
 	c.id, c.once, c.user, c.body, c.trace = id, logging.RequestID(nil), req.UserID(), body, r.Header
@@ -190,6 +202,7 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, decode decoder, be
 		return
 	}
 	defer func() { _ = answer.Body.Close() }()
+	f.bound(http.NewResponseController(w))
 	switch {
 	case answer.StatusCode != http.StatusOK:
 		f.passError(ctx, w, c, answer)
@@ -198,7 +211,7 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, decode decoder, be
 		passAnswer(w, id, answer)
 		return
 	}
-	f.stream(ctx, w, c, answer, cut)
+	f.stream(ctx, w, c, answer)
 }
 
 // read takes the whole body and checks that it is a request.

@@ -283,6 +283,21 @@ func TestFront_TakesAStreamUpAgainWhenTheHopBreaks(t *testing.T) {
 	require.Equal(t, "id: t1.1\ndata: one\n\n: ping\n\n"+string(api.ErrorEvent(errBroken))+api.Done, body, "without progress it is given up")
 }
 
+// A hop that stands still breaks like any other.
+func TestFront_TakesAStreamUpAgainWhenTheHopIsSilent(t *testing.T) {
+	f, url, _ := newFront(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set(api.HeaderTurn, "t1")
+		if r.URL.Path == api.PathMessages {
+			hanging("id: t1.1\ndata: one\n\n")(w, r)
+			return
+		}
+		events("id: t1.2\ndata: two\n\n", api.Done)(w, r)
+	})
+	f.hopSilence = time.Second
+	_, _, body := post(t, url, replaced)
+	require.Equal(t, "id: t1.1\ndata: one\n\nid: t1.2\ndata: two\n\n"+api.Done, body)
+}
+
 func TestFront_ResumeNeedsAnEventAndACredential(t *testing.T) {
 	_, url, _ := newFront(t, refuse(http.StatusTeapot, false))
 	for _, bad := range [][2]string{{"t1.1", `{}`}, {"", question}, {"t1", question}, {"t1.x", question}} {
