@@ -29,7 +29,7 @@ type call struct {
 	once   string // made here: under it an instance accepts the turn once, whatever ids clients send
 	user   string
 	former string // who the user was under the previous token, if the request says so
-	body   []byte
+	body   *body
 	trace  http.Header
 	last   string // the last event that the client has, if it takes a stream up again
 }

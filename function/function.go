@@ -180,7 +180,7 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, decode decoder, be
 		api.WriteError(w, id, err)
 		return
 	}
-	body, req, err := f.read(ctx, w, r, decode)
+	sent, req, err := f.read(ctx, w, r, decode)
 	if err == nil {
 		err = f.opts.Limits.user(ctx, w.Header(), req.UserID())
 	}
@@ -189,7 +189,7 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, decode decoder, be
 		api.WriteError(w, id, orCause(ctx, err))
 		return
 	}
-	c.id, c.once, c.user, c.body, c.trace = id, logging.RequestID(nil), req.UserID(), body, r.Header
+	c.id, c.once, c.user, c.body, c.trace = id, logging.RequestID(nil), req.UserID(), newBody(sent), r.Header
 	if former := req.Former(); former != nil && c.path == api.PathMessages {
 		c.former = former.UserID()
 	}
@@ -211,6 +211,8 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, decode decoder, be
 		passAnswer(w, id, answer)
 		return
 	}
+	c.body.drop() // a stream can be long, and the credential is all it takes to take it up again
+	c.body = newBody(credentialOf(req))
 	f.stream(ctx, w, c, answer)
 }
 
@@ -225,10 +227,7 @@ func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(f.clientTimeout)) // not every ResponseWriter has one
 	defer context.AfterFunc(ctx, func() { _ = control.SetReadDeadline(time.Unix(1, 0)) })()
-	var buffer bytes.Buffer
-	if r.ContentLength > 0 {
-		buffer.Grow(int(r.ContentLength) + bytes.MinRead)
-	}
+	var buffer bytes.Buffer // grows with what has come: a length is soon said
 	req, err = decode(io.TeeReader(r.Body, &buffer), f.opts.MaxBodyBytes)
 	if err != nil {
 		return nil, nil, err

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -283,19 +284,55 @@ func TestFront_TakesAStreamUpAgainWhenTheHopBreaks(t *testing.T) {
 	require.Equal(t, "id: t1.1\ndata: one\n\n: ping\n\n"+string(api.ErrorEvent(errBroken))+api.Done, body, "without progress it is given up")
 }
 
-// A hop that stands still breaks like any other.
+// A hop that stands still breaks like any other, and to take its stream up again costs the credential, not the body.
 func TestFront_TakesAStreamUpAgainWhenTheHopIsSilent(t *testing.T) {
+	var again []byte
 	f, url, _ := newFront(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(api.HeaderTurn, "t1")
 		if r.URL.Path == api.PathMessages {
 			hanging("id: t1.1\ndata: one\n\n")(w, r)
 			return
 		}
+		again, _ = io.ReadAll(r.Body)
 		events("id: t1.2\ndata: two\n\n", api.Done)(w, r)
 	})
 	f.hopSilence = time.Second
 	_, _, body := post(t, url, replaced)
 	require.Equal(t, "id: t1.1\ndata: one\n\nid: t1.2\ndata: two\n\n"+api.Done, body)
+	sent, err := api.Decode(strings.NewReader(replaced), 1<<20)
+	require.NoError(t, err)
+	req, err := api.DecodeCredential(bytes.NewReader(again), 1<<20)
+	require.NoError(t, err)
+	require.Equal(t, sent.UserID(), req.UserID())
+	require.Empty(t, req.Messages)
+}
+
+// letters is a text without end.
+type letters struct{}
+
+func (letters) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = 'y'
+	}
+	return len(p), nil
+}
+
+func TestFront_TheBodyIsNotKeptForAsLongAsTheStreamLasts(t *testing.T) {
+	const large = 4 << 20
+	_, url, _ := newFront(t, hanging("data: {}\n\n"))
+	heap := func() int64 {
+		var stats runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&stats)
+		return int64(stats.HeapAlloc)
+	}
+	before := heap()
+	begin, end, _ := strings.Cut(question, "hi")
+	text := io.MultiReader(strings.NewReader(begin), io.LimitReader(letters{}, large), strings.NewReader(end)) // which keeps nothing either
+	response, err := http.Post(url+"/v1/messages/pooled", "application/json", text)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	require.Eventually(t, func() bool { return heap() < before+large/2 }, 30*time.Second, 100*time.Millisecond)
 }
 
 func TestFront_ResumeNeedsAnEventAndACredential(t *testing.T) {
