@@ -3,6 +3,7 @@ package function
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"claudepool/infra/snapshot"
 	"claudepool/pool/api"
 )
 
@@ -159,6 +161,63 @@ func slowly(t *testing.T, addr string) (answer string) {
 	return string(head[:n])
 }
 
+// A body that the end of the front cuts off was not wrong.
+func TestFront_DrainAnswersWhoseBodyIsStillToComeThatItEnds(t *testing.T) {
+	f, url, _ := newFront(t)
+	answer := make(chan string, 1)
+	go func() { answer <- slowly(t, strings.TrimPrefix(url, "http://")) }()
+	eventuallyRunning(t, f, 1)
+	f.Drain(0)
+	require.Contains(t, <-answer, "HTTP/1.1 503")
+}
+
+// unread asks for stats that don't fit into the connection, and reads nothing of them.
+// The channel is closed when the front is done with the request.
+func unread(t *testing.T, f *Front) <-chan struct{} {
+	t.Helper()
+	store, large := snapshot.NewMemory(), snapshot.Instance{ID: strings.Repeat("i", 64<<10), ExpiresAt: time.Now().Add(time.Hour)}
+	for i := range 160 {
+		large.Users = append(large.Users, snapshot.User{ID: fmt.Sprintf("%016x", i)})
+	}
+	require.NoError(t, store.Put(t.Context(), large))
+	f.opts.View = snapshot.NewView(store, f.opts.Logger)
+	done := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(done)
+		f.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	_, err = io.WriteString(conn, "GET /v1/pool/stats HTTP/1.1\r\nHost: x\r\n\r\n")
+	require.NoError(t, err)
+	return done
+}
+
+func requireSoon(t *testing.T, done <-chan struct{}, otherwise string) {
+	t.Helper()
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second):
+		t.Fatal(otherwise)
+	}
+}
+
+func TestFront_WhoReadsNothingOfTheStatsIsHungUpOn(t *testing.T) {
+	f, _, _ := newFront(t)
+	f.clientTimeout = 500 * time.Millisecond
+	requireSoon(t, unread(t, f), "the request goes on")
+}
+
+func TestFront_DrainDoesNotWaitForWhoReadsNothing(t *testing.T) {
+	f, _, _ := newFront(t)
+	done := unread(t, f)
+	eventuallyRunning(t, f, 1)
+	f.Drain(0)
+	requireSoon(t, done, "the request goes on")
+}
+
 func TestFront_ABodyThatComesSlowlyIsRefused(t *testing.T) {
 	f, _, _ := newFront(t)
 	f.clientTimeout = 300 * time.Millisecond
@@ -184,9 +243,5 @@ func TestFront_AClientThatStopsReadingIsHungUpOn(t *testing.T) {
 	response, err := http.Post(server.URL+"/v1/messages/pooled", "application/json", strings.NewReader(question))
 	require.NoError(t, err)
 	defer response.Body.Close()
-	select {
-	case <-ended:
-	case <-time.After(20 * time.Second):
-		t.Fatal("the stream goes on")
-	}
+	requireSoon(t, ended, "the stream goes on")
 }

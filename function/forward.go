@@ -29,7 +29,7 @@ type call struct {
 	once   string // made here: under it an instance accepts the turn once, whatever ids clients send
 	user   string
 	former string // who the user was under the previous token, if the request says so
-	body   []byte
+	body   *body
 	trace  http.Header
 	last   string // the last event that the client has, if it takes a stream up again
 }
@@ -110,7 +110,11 @@ func (f *Front) send(ctx context.Context, c call, owner router.Owner) (*http.Res
 	if c.path != api.PathMessages {
 		c.once = logging.RequestID(nil) // nothing is run by it, and the instance may have seen this one
 	}
-	return f.exchange(ctx, c, owner)
+	answer, again := f.exchange(ctx, c, owner)
+	if errors.Is(again, hop.ErrUnreached) && c.path == api.PathMessages {
+		return nil, err // the first time it may have been accepted: it must not seem never to have been sent
+	}
+	return answer, again
 }
 
 func (f *Front) exchange(ctx context.Context, c call, owner router.Owner) (*http.Response, error) {
@@ -135,10 +139,10 @@ func (f *Front) exchange(ctx context.Context, c call, owner router.Owner) (*http
 
 // public is what the client gets to know of a request that was not served.
 func public(ctx context.Context, err error) error {
-	var ended *api.Error
+	err = orCause(ctx, err)
 	switch {
-	case errors.As(context.Cause(ctx), &ended):
-		return ended
+	case errors.As(err, new(*api.Error)):
+		return err
 	case errors.Is(err, router.ErrFull):
 		return api.Overloaded(2*time.Second, "no instance has room now")
 	case errors.Is(err, router.ErrUnavailable), errors.Is(err, router.ErrDraining), errors.Is(err, errNotNow):
@@ -159,12 +163,17 @@ func passAnswer(w http.ResponseWriter, id string, answer *http.Response) {
 	_, _ = w.Write(body) // #nosec G705 -- JSON of our own instance
 }
 
-// passError hands an instance's error on, if it is one that clients may see.
-func passError(w http.ResponseWriter, id string, answer *http.Response) {
+// passError hands an instance's error on, if it is one that clients may see. A 401 is about the hop, as the credential
+// has been looked at here: the keys or the clocks of front and instance differ.
+func (f *Front) passError(ctx context.Context, w http.ResponseWriter, c call, answer *http.Response) {
+	refused := answer.StatusCode == http.StatusUnauthorized
+	if refused {
+		f.opts.Logger.ErrorContext(ctx, "the instance refuses this front's hop", "user", api.ShortUser(c.user))
+	}
 	body, err := io.ReadAll(io.LimitReader(answer.Body, maxErrorBody))
-	if err != nil || answer.StatusCode < 400 || answer.StatusCode == http.StatusConflict ||
+	if err != nil || refused || answer.StatusCode < 400 || answer.StatusCode == http.StatusConflict ||
 		answer.Header.Get("Content-Type") != "application/json" {
-		api.WriteError(w, id, api.BadGateway("the instance gave no answer"))
+		api.WriteError(w, c.id, api.BadGateway("the instance gave no answer"))
 		return
 	}
 	for _, name := range []string{"Content-Type", "Retry-After"} {
@@ -172,7 +181,7 @@ func passError(w http.ResponseWriter, id string, answer *http.Response) {
 			w.Header().Set(name, v)
 		}
 	}
-	w.Header().Set(api.HeaderRequestID, id)
+	w.Header().Set(api.HeaderRequestID, c.id)
 	w.WriteHeader(answer.StatusCode)
 	_, _ = w.Write(body)
 }

@@ -55,6 +55,7 @@ type Front struct {
 	mux    *http.ServeMux
 	// clientTimeout is how long a client may take to send its body, and to read some of what is there for it.
 	clientTimeout time.Duration
+	hopSilence    time.Duration
 	ending        context.Context // done when running streams are to be ended
 	end           context.CancelFunc
 
@@ -66,7 +67,7 @@ type Front struct {
 
 // New returns a Front.
 func New(opts Options) *Front {
-	f := &Front{opts: opts, mux: http.NewServeMux(), clientTimeout: clientTimeout}
+	f := &Front{opts: opts, mux: http.NewServeMux(), clientTimeout: clientTimeout, hopSilence: hopSilence}
 	f.idle = sync.NewCond(&f.mu)
 	f.ending, f.end = context.WithCancel(context.Background()) // #nosec G118 -- Drain calls it
 	f.client = newClient()
@@ -90,7 +91,18 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer f.done()
+	// A client that has stopped reading must not hold up the end of the front.
+	control := http.NewResponseController(w)
+	defer context.AfterFunc(f.ending, func() { _ = control.SetWriteDeadline(time.Now().Add(lastWrite)) })()
 	f.mux.ServeHTTP(w, r)
+}
+
+// bound bounds how long the client may take to read some of what is written next.
+func (f *Front) bound(control *http.ResponseController) {
+	_ = control.SetWriteDeadline(time.Now().Add(f.clientTimeout))
+	if f.ending.Err() != nil { // asked afterwards, so that the longer time never replaces that of the front's end
+		_ = control.SetWriteDeadline(time.Now().Add(lastWrite))
+	}
 }
 
 func (f *Front) begin() bool {
@@ -168,16 +180,16 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, decode decoder, be
 		api.WriteError(w, id, err)
 		return
 	}
-	body, req, err := f.read(ctx, w, r, decode)
+	sent, req, err := f.read(ctx, w, r, decode)
 	if err == nil {
 		err = f.opts.Limits.user(ctx, w.Header(), req.UserID())
 	}
 	c, beginErr := begin()
 	if err = cmp.Or(err, beginErr); err != nil {
-		api.WriteError(w, id, err)
+		api.WriteError(w, id, orCause(ctx, err))
 		return
 	}
-	c.id, c.once, c.user, c.body, c.trace = id, logging.RequestID(nil), req.UserID(), body, r.Header
+	c.id, c.once, c.user, c.body, c.trace = id, logging.RequestID(nil), req.UserID(), newBody(sent), r.Header
 	if former := req.Former(); former != nil && c.path == api.PathMessages {
 		c.former = former.UserID()
 	}
@@ -190,15 +202,18 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, decode decoder, be
 		return
 	}
 	defer func() { _ = answer.Body.Close() }()
+	f.bound(http.NewResponseController(w))
 	switch {
 	case answer.StatusCode != http.StatusOK:
-		passError(w, id, answer)
+		f.passError(ctx, w, c, answer)
 		return
 	case c.path == api.PathForget:
 		passAnswer(w, id, answer)
 		return
 	}
-	f.stream(ctx, w, c, answer, cut)
+	c.body.drop() // a stream can be long, and the credential is all it takes to take it up again
+	c.body = newBody(credentialOf(req))
+	f.stream(ctx, w, c, answer)
 }
 
 // read takes the whole body and checks that it is a request.
@@ -212,10 +227,7 @@ func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(f.clientTimeout)) // not every ResponseWriter has one
 	defer context.AfterFunc(ctx, func() { _ = control.SetReadDeadline(time.Unix(1, 0)) })()
-	var buffer bytes.Buffer
-	if r.ContentLength > 0 {
-		buffer.Grow(int(r.ContentLength) + bytes.MinRead)
-	}
+	var buffer bytes.Buffer // grows with what has come: a length is soon said
 	req, err = decode(io.TeeReader(r.Body, &buffer), f.opts.MaxBodyBytes)
 	if err != nil {
 		return nil, nil, err

@@ -1,6 +1,7 @@
 package function
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -75,13 +77,19 @@ const question = `{"oauth_credentials":{"access_token":"sk-ant-oat01-secret"},"m
 // newInstance serves the handler as an instance does.
 func newInstance(t *testing.T, h http.Handler) router.Owner {
 	t.Helper()
+	owner, _ := newInstanceServer(t, h)
+	return owner
+}
+
+func newInstanceServer(t *testing.T, h http.Handler) (router.Owner, *httptest.Server) {
+	t.Helper()
 	certificate, err := hop.NewCertificate()
 	require.NoError(t, err)
 	s := httptest.NewUnstartedServer(h)
 	s.TLS = hop.ServerTLS(certificate)
 	s.StartTLS()
 	t.Cleanup(s.Close)
-	return router.Owner{Instance: "i1", Addr: s.Listener.Addr().String(), Fingerprint: hop.Fingerprint(certificate)}
+	return router.Owner{Instance: "i1", Addr: s.Listener.Addr().String(), Fingerprint: hop.Fingerprint(certificate)}, s
 }
 
 // newFront returns a served Front whose instances are the handlers, asked in this order.
@@ -99,6 +107,11 @@ func newFront(t *testing.T, instances ...http.HandlerFunc) (*Front, string, *rou
 	server := httptest.NewServer(f)
 	t.Cleanup(server.Close)
 	return f, server.URL, r
+}
+
+func eventuallyRunning(t *testing.T, f *Front, n int) {
+	t.Helper()
+	require.Eventually(t, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.running == n }, 30*time.Second, time.Millisecond)
 }
 
 func post(t *testing.T, url, body string) (int, http.Header, string) {
@@ -188,6 +201,35 @@ func TestFront_AConnectionThatBrokeIsTriedOnceMoreUnderTheSameID(t *testing.T) {
 	require.Equal(t, ids[0], ids[1])
 }
 
+// The instance may have accepted the request before it went: another one must not get it.
+func TestFront_ATurnIsNotRunElsewhereWhenItsInstanceBreaksAndIsGone(t *testing.T) {
+	elsewhere := 0
+	_, url, r := newFront(t, nil, asked(&elsewhere))
+	var gone *httptest.Server
+	r.owners[0], gone = newInstanceServer(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		_ = gone.Listener.Close()
+		panic(http.ErrAbortHandler)
+	}))
+	status, _, body := post(t, url, question)
+	require.Equal(t, 502, status, body)
+	require.Zero(t, elsewhere)
+	require.Zero(t, r.unreachable)
+}
+
+// What an instance says of the hop is not about the client's credential.
+func TestFront_AHopThatIsRefusedIsNotTheClientsFault(t *testing.T) {
+	f, url, _ := newFront(t, func(w http.ResponseWriter, _ *http.Request) {
+		api.WriteError(w, "", api.Authentication("this address is for fronts only"))
+	})
+	var log bytes.Buffer
+	f.opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	status, _, body := post(t, url, question)
+	require.Equal(t, 502, status)
+	require.Contains(t, body, `"type":"api_error"`)
+	require.NotContains(t, body, "fronts only")
+	require.Contains(t, log.String(), "refuses this front's hop")
+}
+
 func TestFront_AnInstanceThatCantBeDialledIsReported(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -240,6 +282,57 @@ func TestFront_TakesAStreamUpAgainWhenTheHopBreaks(t *testing.T) {
 	_, url, _ = newFront(t, instance(events(": ping\n\n")))
 	_, _, body = post(t, url, question)
 	require.Equal(t, "id: t1.1\ndata: one\n\n: ping\n\n"+string(api.ErrorEvent(errBroken))+api.Done, body, "without progress it is given up")
+}
+
+// A hop that stands still breaks like any other, and to take its stream up again costs the credential, not the body.
+func TestFront_TakesAStreamUpAgainWhenTheHopIsSilent(t *testing.T) {
+	var again []byte
+	f, url, _ := newFront(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set(api.HeaderTurn, "t1")
+		if r.URL.Path == api.PathMessages {
+			hanging("id: t1.1\ndata: one\n\n")(w, r)
+			return
+		}
+		again, _ = io.ReadAll(r.Body)
+		events("id: t1.2\ndata: two\n\n", api.Done)(w, r)
+	})
+	f.hopSilence = time.Second
+	_, _, body := post(t, url, replaced)
+	require.Equal(t, "id: t1.1\ndata: one\n\nid: t1.2\ndata: two\n\n"+api.Done, body)
+	sent, err := api.Decode(strings.NewReader(replaced), 1<<20)
+	require.NoError(t, err)
+	req, err := api.DecodeCredential(bytes.NewReader(again), 1<<20)
+	require.NoError(t, err)
+	require.Equal(t, sent.UserID(), req.UserID())
+	require.Empty(t, req.Messages)
+}
+
+// letters is a text without end.
+type letters struct{}
+
+func (letters) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = 'y'
+	}
+	return len(p), nil
+}
+
+func TestFront_TheBodyIsNotKeptForAsLongAsTheStreamLasts(t *testing.T) {
+	const large = 4 << 20
+	_, url, _ := newFront(t, hanging("data: {}\n\n"))
+	heap := func() int64 {
+		var stats runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&stats)
+		return int64(stats.HeapAlloc)
+	}
+	before := heap()
+	begin, end, _ := strings.Cut(question, "hi")
+	text := io.MultiReader(strings.NewReader(begin), io.LimitReader(letters{}, large), strings.NewReader(end)) // which keeps nothing either
+	response, err := http.Post(url+"/v1/messages/pooled", "application/json", text)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	require.Eventually(t, func() bool { return heap() < before+large/2 }, 30*time.Second, 100*time.Millisecond)
 }
 
 func TestFront_ResumeNeedsAnEventAndACredential(t *testing.T) {
@@ -300,13 +393,16 @@ func TestFront_DrainLetsStreamsEndAndTakesNoMore(t *testing.T) {
 	})
 	answered := make(chan string)
 	go func() {
+		defer close(answered)
 		_, _, body := post(t, url, question)
 		answered <- body
 	}()
-	require.Eventually(t, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.running == 1 }, 5*time.Second, time.Millisecond)
+	eventuallyRunning(t, f, 1)
 	drained := make(chan struct{})
 	go func() { f.Drain(time.Minute); close(drained) }()
-	require.Eventually(t, func() bool { status, _, _ := post(t, url, question); return status == 503 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.draining }, 30*time.Second, time.Millisecond)
+	status, _, _ := post(t, url, question)
+	require.Equal(t, 503, status)
 	close(finish)
 	require.True(t, strings.HasSuffix(<-answered, api.Done))
 	<-drained

@@ -1,28 +1,73 @@
 package function
 
 import (
-	"bytes"
 	"context"
+	"encoding/json"
+	"io"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"claudepool/infra/hop"
+	"claudepool/pool/api"
 	"claudepool/router"
 )
+
+// body is what a call sends. The transport keeps a request until its answer has ended, and with it the body: dropped, a
+// large one doesn't stay in memory for as long as a stream lasts. It may be used concurrently.
+type body struct{ bytes atomic.Pointer[[]byte] }
+
+func newBody(b []byte) *body {
+	all := new(body)
+	all.bytes.Store(&b)
+	return all
+}
+
+// drop makes the body an empty one.
+func (b *body) drop() { b.bytes.Store(new([]byte)) }
+
+func (b *body) open() (io.ReadCloser, error) { return io.NopCloser(&bodyReader{of: b}), nil }
+
+type bodyReader struct {
+	of *body
+	at int
+}
+
+func (r *bodyReader) Read(p []byte) (int, error) {
+	all := *r.of.bytes.Load()
+	if r.at >= len(all) {
+		return 0, io.EOF
+	}
+	n := copy(p, all[r.at:])
+	r.at += n
+	return n, nil
+}
+
+// credentialOf is the body of a request with the credential alone.
+func credentialOf(req *api.Request) []byte {
+	alone := api.Request{APIKey: req.APIKey}
+	if req.OAuth != nil {
+		alone.OAuth = &api.OAuthCredentials{AccessToken: req.OAuth.AccessToken}
+	}
+	text, _ := json.Marshal(alone) // strings only: can't fail
+	return text
+}
 
 type ownerKey struct{}
 
 // newHop returns a request to an instance. Its URL names the instance by its fingerprint instead of its address, because
 // connections are kept and used again by the URL's host: an address may be another instance's by then.
-func newHop(ctx context.Context, owner router.Owner, path string, body []byte) (*http.Request, error) {
+func newHop(ctx context.Context, owner router.Owner, path string, body *body) (*http.Request, error) {
 	ctx = context.WithValue(ctx, ownerKey{}, owner)
 	url := "https://instance-" + owner.Fingerprint + path
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, nil)
 	if err != nil {
 		return nil, err
 	}
 	r.Host = owner.Addr
+	r.ContentLength, r.GetBody = int64(len(*body.bytes.Load())), body.open
+	r.Body, _ = body.open()
 	return r, nil
 }
 

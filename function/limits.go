@@ -28,13 +28,14 @@ type Limits struct {
 	limiter    *redis_rate.Limiter
 	users      redis_rate.Limit
 	addrs      redis_rate.Limit
+	timeout    time.Duration
 	answered   atomic.Int64 // when Redis last did, in Unix nanoseconds
 	askedAgain atomic.Int64 // when, after it did not; 0 if it did
 }
 
 // NewLimits returns limits whose rates may be zero: that one is off then, and costs nothing.
 func NewLimits(redis router.Redis, users, addrs settings.Rate) *Limits {
-	return &Limits{limiter: redis_rate.NewLimiter(redis), users: limitOf(users), addrs: limitOf(addrs)}
+	return &Limits{limiter: redis_rate.NewLimiter(redis), users: limitOf(users), addrs: limitOf(addrs), timeout: limitTimeout}
 }
 
 func limitOf(r settings.Rate) redis_rate.Limit {
@@ -67,7 +68,7 @@ func (l *Limits) count(ctx context.Context, header http.Header, key string, limi
 	if again != 0 && !l.askedAgain.CompareAndSwap(again, now.Add(limitPause).UnixNano()) {
 		return nil // one request at a time finds out whether Redis is back
 	}
-	asking, cancel := context.WithTimeout(ctx, limitTimeout)
+	asking, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
 	result, err := l.limiter.Allow(asking, key, limit)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"claudepool/infra/freeport"
 	"claudepool/infra/hop"
 	"claudepool/infra/settings"
 	"claudepool/pool/api"
@@ -51,6 +52,17 @@ func newRedisClient(t *testing.T, addr string) (*redis.Client, *commands) {
 	return client, counted
 }
 
+// patientLimits are limits for which every request waits for its count, and which count each once: on a busy machine
+// Redis takes its time.
+func patientLimits(t *testing.T, addr string, users, addrs settings.Rate) *Limits {
+	t.Helper()
+	client := redis.NewClient(&redis.Options{Addr: addr, ReadTimeout: time.Minute, WriteTimeout: time.Minute, PoolTimeout: time.Minute, MaxRetries: -1})
+	t.Cleanup(func() { _ = client.Close() })
+	limits := NewLimits(client, users, addrs)
+	limits.timeout = time.Minute
+	return limits
+}
+
 // questionOf is a request of that user.
 func questionOf(user string) string { return strings.Replace(question, "secret", user, 1) }
 
@@ -61,8 +73,7 @@ func TestLimits_HoldAcrossFrontsAndCostOthersNothing(t *testing.T) {
 	var urls []string
 	for range 2 {
 		f, url, _ := newFront(t, events(api.Done))
-		client, _ := newRedisClient(t, server.Addr())
-		f.opts.Limits = NewLimits(client, settings.Rate{Requests: 10, Per: time.Hour}, settings.Rate{})
+		f.opts.Limits = patientLimits(t, server.Addr(), settings.Rate{Requests: 10, Per: time.Hour}, settings.Rate{})
 		urls = append(urls, url)
 	}
 	var wg sync.WaitGroup
@@ -90,15 +101,14 @@ func TestLimits_HoldAcrossFrontsAndCostOthersNothing(t *testing.T) {
 		require.Equal(t, fmt.Sprint(9-i), response.Header.Get("anthropic-ratelimit-requests-remaining"))
 		reset, err := time.Parse(time.RFC3339, response.Header.Get("anthropic-ratelimit-requests-reset"))
 		require.NoError(t, err)
-		require.WithinDuration(t, time.Now().Add(time.Duration(i+1)*6*time.Minute), reset, 5*time.Second)
+		require.WithinDuration(t, time.Now().Add(time.Duration(i+1)*6*time.Minute), reset, time.Minute)
 	}
 }
 
 func TestLimits_OfAnAddressCountBeforeTheBodyIsRead(t *testing.T) {
 	server := miniredis.RunT(t)
 	f, url, _ := newFront(t, events(api.Done))
-	client, _ := newRedisClient(t, server.Addr())
-	f.opts.Limits = NewLimits(client, settings.Rate{}, settings.Rate{Requests: 2, Per: time.Minute})
+	f.opts.Limits = patientLimits(t, server.Addr(), settings.Rate{}, settings.Rate{Requests: 2, Per: time.Hour})
 	f.opts.TrustedProxies = 1
 	ask := func(body, forwarded string) int {
 		response, _ := do(t, http.MethodPost, url+"/v1/messages/pooled", body, "X-Forwarded-For", forwarded)
@@ -114,10 +124,13 @@ func TestLimits_OfAnAddressCountBeforeTheBodyIsRead(t *testing.T) {
 }
 
 func TestLimits_WhileRedisIsAwayNobodyIsLimitedAndNobodyWaits(t *testing.T) {
-	server := miniredis.RunT(t)
+	addr, err := freeport.Addr() // which nobody else gets while it is away
+	require.NoError(t, err)
+	server := miniredis.NewMiniRedis()
+	require.NoError(t, server.StartAddr(addr))
+	defer server.Close()
 	f, url, _ := newFront(t, events(api.Done))
-	client, _ := newRedisClient(t, server.Addr())
-	f.opts.Limits = NewLimits(client, settings.Rate{Requests: 1, Per: time.Hour}, settings.Rate{})
+	f.opts.Limits = patientLimits(t, addr, settings.Rate{Requests: 1, Per: time.Hour}, settings.Rate{})
 	status := func() int { code, _, _ := post(t, url, question); return code }
 	require.Equal(t, 200, status())
 	require.Equal(t, 429, status())
@@ -126,7 +139,7 @@ func TestLimits_WhileRedisIsAwayNobodyIsLimitedAndNobodyWaits(t *testing.T) {
 		require.Equal(t, 200, status())
 	}
 	require.NoError(t, server.Restart())
-	require.Eventually(t, func() bool { return status() == 429 }, 10*time.Second, 50*time.Millisecond, "it counts again")
+	require.Eventually(t, func() bool { return status() == 429 }, 30*time.Second, 50*time.Millisecond, "it counts again")
 }
 
 // A Redis that takes requests and says nothing is asked by one request a second.
@@ -159,7 +172,7 @@ func TestFront_AKnownUsersRequestAsksRedisNothingWithoutLimits(t *testing.T) {
 	go func() { lease.Run(ctx); close(ended) }()
 	f.opts.Router = router.New(client, router.Options{Logger: f.opts.Logger, Dial: hop.Dial})
 	f.opts.Limits = NewLimits(client, settings.Rate{}, settings.Rate{})
-	require.Eventually(t, func() bool { status, _, _ := post(t, url, question); return status == 200 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { status, _, _ := post(t, url, question); return status == 200 }, 30*time.Second, 10*time.Millisecond)
 	cancel()
 	<-ended
 	before := counted.n.Load()

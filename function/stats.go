@@ -18,6 +18,7 @@ func (f *Front) stats(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	list, asOf, stale := f.opts.View.List()
+	f.bound(http.NewResponseController(w))
 	writeJSON(w, aggregate(list, asOf, stale, time.Now()))
 }
 

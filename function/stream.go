@@ -16,6 +16,8 @@ const (
 	copyBuffer = 64 << 10
 	// hopSilence is how long the hop may carry nothing, not even a ping, before it counts as broken.
 	hopSilence = time.Minute
+	// lastWrite is how long a client may take to read what the front ends with.
+	lastWrite = time.Second
 	// lastWords is how long before its deadline a stream is ended explicitly.
 	lastWords = 5 * time.Second
 )
@@ -32,7 +34,7 @@ var (
 //
 // It is written here because httputil.ReverseProxy panics when the instance dies in the middle of a stream, and
 // functions-framework-go turns that panic into a clean end with the panic's text in the body.
-func (f *Front) stream(ctx context.Context, w http.ResponseWriter, c call, answer *http.Response, cut context.CancelCauseFunc) {
+func (f *Front) stream(ctx context.Context, w http.ResponseWriter, c call, answer *http.Response) {
 	h := w.Header()
 	for _, name := range passed {
 		if v := answer.Header.Get(name); v != "" {
@@ -44,11 +46,7 @@ func (f *Front) stream(ctx context.Context, w http.ResponseWriter, c call, answe
 	control := http.NewResponseController(w)
 	_ = control.Flush()
 
-	// A client that has stopped reading must not hold up the end of the front.
-	defer context.AfterFunc(f.ending, func() { _ = control.SetWriteDeadline(time.Now().Add(time.Second)) })()
-	silence := time.AfterFunc(hopSilence, func() { cut(errBroken) })
-	defer silence.Stop()
-	out := &relay{front: f, w: w, control: control, silence: silence, last: c.last, tail: make([]byte, 0, len(api.Done)), resumable: answer.Header.Get(api.HeaderTurn) != ""}
+	out := &relay{front: f, w: w, control: control, last: c.last, tail: make([]byte, 0, len(api.Done)), resumable: answer.Header.Get(api.HeaderTurn) != ""}
 	for {
 		before := out.last
 		gone := out.copy(answer.Body)
@@ -57,7 +55,7 @@ func (f *Front) stream(ctx context.Context, w http.ResponseWriter, c call, answe
 		case gone:
 			return
 		case out.ended() || ctx.Err() != nil || !out.resumable || out.last == "" || out.last == before:
-			finish(ctx, w, string(out.tail))
+			out.finish(ctx)
 			return
 		}
 		again := c
@@ -68,7 +66,7 @@ func (f *Front) stream(ctx context.Context, w http.ResponseWriter, c call, answe
 			err = errBroken
 		}
 		if err != nil {
-			finish(ctx, w, string(out.tail))
+			out.finish(ctx)
 			return
 		}
 		answer = next
@@ -83,7 +81,6 @@ type relay struct {
 	front     *Front
 	w         http.ResponseWriter
 	control   *http.ResponseController
-	silence   *time.Timer
 	resumable bool // only whole events are written, so that the stream can be taken up between any two
 
 	pending []byte // the beginning of an event
@@ -95,20 +92,21 @@ type relay struct {
 func (o *relay) ended() bool { return string(o.tail) == api.Done }
 
 // copy writes what comes until it ends or breaks, and reports whether the client is gone.
-func (o *relay) copy(from io.Reader) (gone bool) {
+func (o *relay) copy(from io.ReadCloser) (gone bool) {
 	buffer := make([]byte, copyBuffer)
 	o.pending = nil
-	o.silence.Reset(hopSilence)
+	silence := time.AfterFunc(o.front.hopSilence, func() { _ = from.Close() }) // a broken hop like any other
+	defer silence.Stop()
 	for {
 		n, err := from.Read(buffer)
-		o.silence.Stop() // the client may take its time
+		silence.Stop() // the client may take its time
 		if !o.write(o.whole(buffer[:n])) {
 			return true
 		}
 		if err != nil {
 			return false
 		}
-		o.silence.Reset(hopSilence)
+		silence.Reset(o.front.hopSilence)
 	}
 }
 
@@ -116,9 +114,7 @@ func (o *relay) write(b []byte) bool {
 	if len(b) == 0 {
 		return true
 	}
-	if o.front.ending.Err() == nil {
-		_ = o.control.SetWriteDeadline(time.Now().Add(o.front.clientTimeout))
-	}
+	o.front.bound(o.control)
 	if _, err := o.w.Write(b); err != nil {
 		return false
 	}
@@ -156,18 +152,26 @@ func lastID(events []byte) (string, bool) {
 }
 
 // finish says so if the instance's stream did not end as it should.
-func finish(ctx context.Context, w http.ResponseWriter, tail string) {
-	if tail == api.Done {
+func (o *relay) finish(ctx context.Context) {
+	if o.ended() {
 		return
 	}
-	reason := errBroken
-	_ = errors.As(context.Cause(ctx), &reason)
-	end := append(api.ErrorEvent(reason), api.Done...)
-	if !bytes.HasSuffix([]byte(tail), []byte("\n\n")) {
+	end := append(api.ErrorEvent(orCause(ctx, errBroken)), api.Done...)
+	if !bytes.HasSuffix(o.tail, []byte("\n\n")) {
 		end = append([]byte("\n\n"), end...) // end the event that was cut
 	}
-	_, _ = w.Write(end)
-	_ = http.NewResponseController(w).Flush()
+	_ = o.control.SetWriteDeadline(time.Now().Add(lastWrite)) // that of the last write may have passed since
+	_, _ = o.w.Write(end)
+	_ = o.control.Flush()
+}
+
+// orCause is why the front ended the request, if it did, else err.
+func orCause(ctx context.Context, err error) error {
+	var ended *api.Error
+	if errors.As(context.Cause(ctx), &ended) {
+		return ended
+	}
+	return err
 }
 
 // stopper cuts the request shortly before the client's own deadline, and when the front ends.
