@@ -408,3 +408,21 @@ func TestRouter_SaysWhichWireTheOwnerSpeaks(t *testing.T) {
 		require.Equal(t, 1, owner.Wire)
 	})
 }
+
+func TestRouter_WhoHangsUpDoesntMakeRedisAway(t *testing.T) {
+	client := newRedis(t, false)
+	newNode(t, client, 8)
+	front := newRouter(client)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	front.former.Add("cleo", Owner{})
+	owner, err := front.claim(gone, "cleo")
+	require.NoError(t, err)
+	require.False(t, owner.Outage)
+	_, err = front.claim(gone, "ada")
+	require.ErrorIs(t, err, ErrUnavailable)
+	require.False(t, front.away.Load())
+	_, err = front.RouteTogether(gone, "ada", "bob")
+	require.ErrorIs(t, err, ErrUnavailable)
+	require.False(t, front.away.Load())
+}
