@@ -25,9 +25,10 @@ import (
 // stands still at any of its commands while time passes; an instance or a front is cut off from Redis; an instance is
 // killed; Redis is emptied, or fails over to a replica that may lag behind; an instance's clock is slow by a tenth.
 //
-// Safety, after every step, for every user: at most one instance would admit a turn on its own word. Cut-off processes
-// are no exception: the fence has fallen before anybody else is placed. An instance that has told Redis that it drains
-// is given nobody. While nobody reaches Redis, and all did until then, at most one instance admits by a front's word.
+// Safety, after every step, for every user: at most one instance would admit a turn on its own word, also if a front says
+// that Redis is away where the instance knows better. Cut-off processes are no exception: the fence has fallen before
+// anybody else is placed. An instance that has told Redis that it drains is given nobody. While nobody reaches Redis, and
+// all did until then, at most one instance admits by a front's word.
 //
 // Liveness: after the last fault, within horizon, every front finds the same instance for every user, and that one
 // admits; a process whose user has moved has been told to stop; and once all is released, no owner entry is left.
@@ -234,11 +235,11 @@ func (n *instanceModel) admits(user string, mayAsk bool) bool {
 	}
 	l := NewLease(n.redis, n.opts)
 	l.id, l.renewed, l.alive, l.era = n.id, n.renewed, n.alive, n.era
-	l.claims, l.released = maps.Clone(n.Lease.claims), maps.Clone(n.released)
+	l.claims, l.released, l.lost = maps.Clone(n.Lease.claims), maps.Clone(n.released), n.lost
 	if _, held := l.claims[user]; !held && !mayAsk {
 		return false
 	}
-	return l.Admit(context.Background(), user, false) == nil
+	return l.Admit(context.Background(), user, !l.lost) == nil
 }
 
 // recovers is the liveness property.
