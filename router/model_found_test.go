@@ -90,3 +90,14 @@ func TestLease_ALateRegistrationDoesntBringALeaseBack(t *testing.T) {
 	require.NoError(t, a.beat(t.Context()))
 	require.ErrorIs(t, a.Admit(t.Context(), "ada", false), ErrNotOwner)
 }
+
+func TestLease_ABeatUnderWayDoesntUndoADrain(t *testing.T) {
+	net, lease := stage(t)
+	a, _ := lease("a")
+	net.start(func(ctx context.Context) { _ = a.beat(ctx) })
+	require.NoError(t, a.Drain(t.Context()))
+	require.NoError(t, net.execute(net.ops[0].call), "it was sent before")
+	net.finish(nil, nil)
+	_, err := newRouter(net.servers[0]).Route(t.Context(), "ada")
+	require.ErrorIs(t, err, ErrUnavailable)
+}

@@ -65,7 +65,7 @@ type model struct {
 	users     []string
 	fronts    []*frontModel
 	instances []*instanceModel    // the dead too
-	draining  map[string]bool     // by instance: its last beat that Redis executed said so
+	draining  map[string]bool     // by instance: a beat that Redis executed said so
 	claims    map[string]struct{} // claim numbers seen
 	actions   []string
 }
@@ -149,11 +149,12 @@ func (m *model) addInstance() {
 func (m *model) watch(cmd redis.Cmder) {
 	args := cmd.Args()
 	m.t.Log(scriptName(args), args[1:], "=>", result(cmd))
-	if len(args) < 16 || args[1] != beatScript.Hash() || cmd.Err() != nil {
+	if len(args) < 17 || args[1] != beatScript.Hash() || cmd.Err() != nil {
 		return
 	}
 	if answer, _ := cmd.(*redis.Cmd).Slice(); len(answer) > 0 && answer[0] == "ok" {
-		m.draining[args[10].(string)] = args[15] == 1
+		id, madeAnew := args[10].(string), args[16] == ""
+		m.draining[id] = args[15] == 1 || m.draining[id] && !madeAnew
 	}
 }
 
