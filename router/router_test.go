@@ -34,7 +34,7 @@ func newRedis(t *testing.T, embedded bool) *redis.Client {
 	client, err := NewClient("redis://"+addr, "")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = client.Close() })
-	require.Eventually(t, func() bool { return client.Ping(t.Context()).Err() == nil }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return client.Ping(t.Context()).Err() == nil }, 30*time.Second, 10*time.Millisecond)
 	require.NoError(t, Settle(t.Context(), client))
 	return client
 }
@@ -209,7 +209,7 @@ func TestRouter_AnOwnerThatCantBeDialledIsAskedToGiveTheUserUp(t *testing.T) {
 		_, err = front.Route(t.Context(), "ada")
 		require.ErrorIs(t, err, ErrUnavailable, "its lease lives")
 		require.NoError(t, a.beat(t.Context()))
-		require.Eventually(t, func() bool { return len(a.evictions()) == 1 }, time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return len(a.evictions()) == 1 }, 10*time.Second, time.Millisecond)
 		require.NoError(t, a.Release(t.Context(), "ada", false))
 		o, err = front.Route(t.Context(), "ada")
 		require.NoError(t, err)
@@ -337,7 +337,7 @@ func TestLease_WhoWasTakenMeanwhileIsEvicted(t *testing.T) {
 		require.Equal(t, b.ID(), o.Instance)
 
 		require.NoError(t, a.beat(t.Context()))
-		require.Eventually(t, func() bool { return len(a.evictions()) == 1 }, time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return len(a.evictions()) == 1 }, 10*time.Second, time.Millisecond)
 		require.ErrorIs(t, a.Admit(t.Context(), "ada", false), ErrNotOwner)
 		require.NoError(t, b.Admit(t.Context(), "ada", false))
 	})
