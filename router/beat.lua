@@ -12,6 +12,8 @@ local known = before[1] == ARGV[11]
 if ARGV[8] ~= '' and (not known or ARGV[8] ~= run) then
   return {'reconcile', run}
 end
+local now = now_ms()
+redis.call('HSET', KEYS[1], 'since', quiet(now) and now or since, 'beat', now)
 -- Who drains doesn't stop it: a beat that says otherwise was under way when the drain began.
 local draining = before[2] == '1' and '1' or ARGV[7]
 redis.call('HSET', KEYS[2], 'addr', ARGV[3], 'capacity', ARGV[4], 'reserved', ARGV[5], 'idle', ARGV[6], 'draining', draining,
