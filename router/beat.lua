@@ -7,14 +7,19 @@
 -- Returns {state, era, users to give up...}: ok | reconcile. An expired hash is not brought back by a beat that doesn't
 -- know it: the instance may have lost its users, and has to reconcile first. The same goes for a hash of another
 -- registration: one that was thought lost may come in late and bring an expired hash back.
-local known = redis.call('HGET', KEYS[2], 'registration') == ARGV[11]
+local before = redis.call('HMGET', KEYS[2], 'registration', 'draining')
+local known = before[1] == ARGV[11]
 if ARGV[8] ~= '' and (not known or ARGV[8] ~= run) then
   return {'reconcile', run}
 end
-redis.call('HSET', KEYS[2], 'addr', ARGV[3], 'capacity', ARGV[4], 'reserved', ARGV[5], 'idle', ARGV[6], 'draining', ARGV[7],
+local now = now_ms()
+redis.call('HSET', KEYS[1], 'since', quiet(now) and now or since, 'beat', now)
+-- Who drains doesn't stop it: a beat that says otherwise was under way when the drain began.
+local draining = before[2] == '1' and '1' or ARGV[7]
+redis.call('HSET', KEYS[2], 'addr', ARGV[3], 'capacity', ARGV[4], 'reserved', ARGV[5], 'idle', ARGV[6], 'draining', draining,
   'wire', ARGV[9], 'fingerprint', ARGV[10], 'registration', ARGV[11])
 redis.call('PEXPIRE', KEYS[2], ARGV[1])
-if ARGV[7] == '1' then
+if draining == '1' then
   redis.call('ZREM', KEYS[3], ARGV[2])
   redis.call('ZREM', KEYS[4], ARGV[2])
   redis.call('SREM', KEYS[5], ARGV[2])

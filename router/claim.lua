@@ -17,7 +17,7 @@ if entry then
   local it = era == run and instance(id)
   if it then return {it.draining and 'draining' or 'owner', id, it.addr, it.fingerprint, it.wire} end
 end
-if settling() then return {'settling', '', '', '', ''} end
+if settling(now_ms()) then return {'settling', '', '', '', ''} end
 
 -- A member whose hash has expired is a dead instance: it is removed when met.
 local seen = false

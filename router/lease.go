@@ -56,7 +56,7 @@ type Lease struct {
 	draining bool
 	claims   map[string]string // users held, with their claim number
 	released map[string]string // users given up, while Redis couldn't be told
-	lost     bool              // Redis is away; logged once
+	lost     bool              // the last beat failed: Redis is away; logged once
 	keepHome map[string]bool   // of released
 	changes  int               // releases told and reconciliations begun: what Redis answered before one doesn't hold after it
 }
@@ -103,14 +103,15 @@ func (l *Lease) Run(ctx context.Context) {
 
 // Admit says whether a turn of the user may begin here now: nil, ErrNotOwner or ErrNotNow. outage is the front's word
 // that it knows this instance as the owner and can't reach Redis either: then nobody can place anybody, and who is held
-// here may stay. The clock is looked at each time, so that a machine that slept doesn't go on where it was.
+// here may stay. An instance whose own last beat was answered knows better. The clock is looked at each time, so that a
+// machine that slept doesn't go on where it was.
 func (l *Lease) Admit(ctx context.Context, user string, outage bool) error {
 	l.mu.Lock()
 	_, held := l.claims[user]
-	fresh := l.freshLocked()
+	fresh, lost := l.freshLocked(), l.lost
 	l.mu.Unlock()
 	switch {
-	case held && (fresh || outage):
+	case held && (fresh || outage && lost):
 		return nil
 	case !fresh:
 		return ErrNotOwner

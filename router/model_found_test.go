@@ -24,6 +24,15 @@ func stage(t *testing.T) (net *network, lease func(id string) (*Lease, *link)) {
 	}
 }
 
+// settle lets a lease pass while an instance lives.
+func (n *network) settle(t *testing.T, l *Lease) {
+	t.Helper()
+	for range 4 {
+		require.NoError(t, n.pass(renewTime))
+		require.NoError(t, l.beat(t.Context()))
+	}
+}
+
 func TestLease_AnAnswerFromBeforeAReleaseIsNotAdoptedAfterIt(t *testing.T) {
 	net, lease := stage(t)
 	a, link := lease("a")
@@ -82,6 +91,7 @@ func TestLease_ALateRegistrationDoesntBringALeaseBack(t *testing.T) {
 
 	require.NoError(t, net.pass(LeaseTime))
 	b, _ := lease("b")
+	net.settle(t, b)
 	owner, err := newRouter(net.servers[0]).Route(t.Context(), "ada")
 	require.NoError(t, err)
 	require.Equal(t, "b", owner.Instance)
@@ -89,4 +99,63 @@ func TestLease_ALateRegistrationDoesntBringALeaseBack(t *testing.T) {
 	net.again(late)
 	require.NoError(t, a.beat(t.Context()))
 	require.ErrorIs(t, a.Admit(t.Context(), "ada", false), ErrNotOwner)
+}
+
+func TestLease_ABeatUnderWayDoesntUndoADrain(t *testing.T) {
+	net, lease := stage(t)
+	a, _ := lease("a")
+	net.start(func(ctx context.Context) { _ = a.beat(ctx) })
+	require.NoError(t, a.Drain(t.Context()))
+	require.NoError(t, net.execute(net.ops[0].call), "it was sent before")
+	net.finish(nil, nil)
+	_, err := newRouter(net.servers[0]).Route(t.Context(), "ada")
+	require.ErrorIs(t, err, ErrUnavailable)
+}
+
+func TestRouter_AfterAnOutageOfEverybodyNobodyIsPlacedUntilAllHaveBeaten(t *testing.T) {
+	for _, asked := range []bool{false, true} {
+		net, lease := stage(t)
+		a, _ := lease("a")
+		_, err := newRouter(net.servers[0]).Route(t.Context(), "ada")
+		require.NoError(t, err)
+		require.NoError(t, a.Admit(t.Context(), "ada", false))
+
+		require.NoError(t, net.pass(LeaseTime+2*time.Second))
+		if asked {
+			_, err = newRouter(net.servers[0]).Route(t.Context(), "bob")
+			require.ErrorIs(t, err, ErrUnavailable)
+			require.NoError(t, net.pass(LeaseTime))
+		}
+		lease("b")
+		front := newRouter(net.servers[0])
+		front.discover(t.Context())
+		_, err = front.Route(t.Context(), "ada")
+		require.ErrorIs(t, err, ErrUnavailable, "her instance lives, and is later than the other")
+		require.NoError(t, a.beat(t.Context()))
+		owner, err := front.Route(t.Context(), "ada")
+		require.NoError(t, err)
+		require.Equal(t, "a", owner.Instance, "who is owned needn't wait")
+		net.settle(t, a)
+		_, err = front.Route(t.Context(), "bob")
+		require.NoError(t, err)
+	}
+}
+
+func TestRouter_InstancesWhoseBeatsArentKeptAreWaitedForOnce(t *testing.T) {
+	net, lease := stage(t)
+	lease("a")
+	front := newRouter(net.servers[0])
+	front.discover(t.Context())
+	goOn := func() { // as one of an earlier release does
+		require.NoError(t, net.pass(LeaseTime*6/10))
+		require.NoError(t, net.servers[0].PExpire(t.Context(), instanceKey("a"), LeaseTime).Err())
+	}
+	goOn()
+	_, err := front.Route(t.Context(), "ada")
+	require.ErrorIs(t, err, ErrUnavailable)
+	for range 3 {
+		goOn()
+	}
+	_, err = front.Route(t.Context(), "ada")
+	require.NoError(t, err)
 }

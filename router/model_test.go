@@ -25,9 +25,10 @@ import (
 // stands still at any of its commands while time passes; an instance or a front is cut off from Redis; an instance is
 // killed; Redis is emptied, or fails over to a replica that may lag behind; an instance's clock is slow by a tenth.
 //
-// Safety, after every step, for every user: at most one instance would admit a turn on its own word. Cut-off processes
-// are no exception: the fence has fallen before anybody else is placed. An instance that has told Redis that it drains
-// is given nobody. While nobody reaches Redis, and all did until then, at most one instance admits by a front's word.
+// Safety, after every step, for every user: at most one instance would admit a turn on its own word, also if a front says
+// that Redis is away where the instance knows better. Cut-off processes are no exception: the fence has fallen before
+// anybody else is placed. An instance that has told Redis that it drains is given nobody. While nobody reaches Redis, and
+// all did until then, at most one instance admits by a front's word.
 //
 // Liveness: after the last fault, within horizon, every front finds the same instance for every user, and that one
 // admits; a process whose user has moved has been told to stop; and once all is released, no owner entry is left.
@@ -64,7 +65,7 @@ type model struct {
 	users     []string
 	fronts    []*frontModel
 	instances []*instanceModel    // the dead too
-	draining  map[string]bool     // by instance: its last beat that Redis executed said so
+	draining  map[string]bool     // by instance: a beat that Redis executed said so
 	claims    map[string]struct{} // claim numbers seen
 	actions   []string
 }
@@ -148,11 +149,12 @@ func (m *model) addInstance() {
 func (m *model) watch(cmd redis.Cmder) {
 	args := cmd.Args()
 	m.t.Log(scriptName(args), args[1:], "=>", result(cmd))
-	if len(args) < 16 || args[1] != beatScript.Hash() || cmd.Err() != nil {
+	if len(args) < 17 || args[1] != beatScript.Hash() || cmd.Err() != nil {
 		return
 	}
 	if answer, _ := cmd.(*redis.Cmd).Slice(); len(answer) > 0 && answer[0] == "ok" {
-		m.draining[args[10].(string)] = args[15] == 1
+		id, madeAnew := args[10].(string), args[16] == ""
+		m.draining[id] = args[15] == 1 || m.draining[id] && !madeAnew
 	}
 }
 
@@ -234,11 +236,11 @@ func (n *instanceModel) admits(user string, mayAsk bool) bool {
 	}
 	l := NewLease(n.redis, n.opts)
 	l.id, l.renewed, l.alive, l.era = n.id, n.renewed, n.alive, n.era
-	l.claims, l.released = maps.Clone(n.Lease.claims), maps.Clone(n.released)
+	l.claims, l.released, l.lost = maps.Clone(n.Lease.claims), maps.Clone(n.released), n.lost
 	if _, held := l.claims[user]; !held && !mayAsk {
 		return false
 	}
-	return l.Admit(context.Background(), user, false) == nil
+	return l.Admit(context.Background(), user, !l.lost) == nil
 }
 
 // recovers is the liveness property.

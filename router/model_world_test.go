@@ -225,11 +225,11 @@ for _, key in ipairs(redis.call('KEYS', '*')) do
     if left > 0 then redis.call('PEXPIRE', key, left) else redis.call('DEL', key) end
   end
 end
-local since = tonumber(redis.call('HGET', KEYS[1], 'since') or '0')
-if since > 0 then
-  local t = redis.call('TIME')
-  local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
-  redis.call('HSET', KEYS[1], 'since', string.format('%.0f', now - math.floor((now - since) / q) * q - d))
+local t = redis.call('TIME')
+local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+for _, field in ipairs({'since', 'beat'}) do
+  local at = tonumber(redis.call('HGET', KEYS[1], field) or '0')
+  if at > 0 then redis.call('HSET', KEYS[1], field, string.format('%.0f', now - math.floor((now - at) / q) * q - d)) end
 end
 return 1`)
 

@@ -58,7 +58,6 @@ type Router struct {
 	former *lru.Cache[string, Owner] // dropped, but still the best guess while Redis can't say
 	claims singleflight.Group
 	away   atomic.Bool // Redis can't be reached
-	kick   chan struct{}
 
 	firstWait time.Duration // how long a claim waits for an instance that is there but not yet dialled
 
@@ -71,7 +70,7 @@ func New(redis Redis, opts Options) *Router {
 	owners, _ := lru.New[string, Owner](cacheSize) // fails on a size of 0 only
 	former, _ := lru.New[string, Owner](cacheSize)
 	return &Router{redis: redis, opts: opts, owners: owners, former: former,
-		kick: make(chan struct{}, 1), firstWait: firstInstance, avoid: make(map[string]avoidance)}
+		firstWait: firstInstance, avoid: make(map[string]avoidance)}
 }
 
 // Route says where the user's request goes, and makes somebody the owner if nobody is. The error is ErrFull,
@@ -134,7 +133,7 @@ func (r *Router) claim(ctx context.Context, user string) (Owner, error) {
 	deadline := time.Now().Add(r.firstWait)
 	for {
 		state, owner, err := r.ask(ctx, user)
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
 			r.note(err)
 		}
 		switch {
@@ -157,7 +156,7 @@ func (r *Router) claim(ctx context.Context, user string) (Owner, error) {
 		// Redis is away or settling. Who is known here from before is best served where he was: his instance, if it
 		// lives, says so again as soon as it can.
 		if owner, ok := r.former.Get(user); ok {
-			owner.Outage = err != nil
+			owner.Outage = err != nil && r.away.Load()
 			return owner, nil
 		}
 		return Owner{}, ErrUnavailable
@@ -239,7 +238,6 @@ func (r *Router) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-r.kick:
 		case <-tick.C:
 		}
 	}

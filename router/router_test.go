@@ -34,7 +34,7 @@ func newRedis(t *testing.T, embedded bool) *redis.Client {
 	client, err := NewClient("redis://"+addr, "")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = client.Close() })
-	require.Eventually(t, func() bool { return client.Ping(t.Context()).Err() == nil }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return client.Ping(t.Context()).Err() == nil }, 30*time.Second, 10*time.Millisecond)
 	require.NoError(t, Settle(t.Context(), client))
 	return client
 }
@@ -209,7 +209,7 @@ func TestRouter_AnOwnerThatCantBeDialledIsAskedToGiveTheUserUp(t *testing.T) {
 		_, err = front.Route(t.Context(), "ada")
 		require.ErrorIs(t, err, ErrUnavailable, "its lease lives")
 		require.NoError(t, a.beat(t.Context()))
-		require.Eventually(t, func() bool { return len(a.evictions()) == 1 }, time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return len(a.evictions()) == 1 }, 10*time.Second, time.Millisecond)
 		require.NoError(t, a.Release(t.Context(), "ada", false))
 		o, err = front.Route(t.Context(), "ada")
 		require.NoError(t, err)
@@ -290,7 +290,12 @@ func TestLease_TheFenceFallsBeforeTheLeaseEnds(t *testing.T) {
 	require.NoError(t, a.Admit(t.Context(), "ada", false))
 	a.passes(LeaseTime - Margin)
 	require.ErrorIs(t, a.Admit(t.Context(), "ada", false), ErrNotOwner)
+	require.ErrorIs(t, a.Admit(t.Context(), "ada", true), ErrNotOwner, "its own last beat was answered")
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.Error(t, a.beat(gone))
 	require.NoError(t, a.Admit(t.Context(), "ada", true), "an outage for all is no partition")
+	require.ErrorIs(t, a.Admit(t.Context(), "ada", false), ErrNotOwner)
 	require.ErrorIs(t, a.Admit(t.Context(), "stranger", true), ErrNotOwner)
 	require.NoError(t, a.beat(t.Context()))
 	require.NoError(t, a.Admit(t.Context(), "ada", false))
@@ -332,7 +337,7 @@ func TestLease_WhoWasTakenMeanwhileIsEvicted(t *testing.T) {
 		require.Equal(t, b.ID(), o.Instance)
 
 		require.NoError(t, a.beat(t.Context()))
-		require.Eventually(t, func() bool { return len(a.evictions()) == 1 }, time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return len(a.evictions()) == 1 }, 10*time.Second, time.Millisecond)
 		require.ErrorIs(t, a.Admit(t.Context(), "ada", false), ErrNotOwner)
 		require.NoError(t, b.Admit(t.Context(), "ada", false))
 	})
@@ -407,4 +412,22 @@ func TestRouter_SaysWhichWireTheOwnerSpeaks(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 1, owner.Wire)
 	})
+}
+
+func TestRouter_WhoHangsUpDoesntMakeRedisAway(t *testing.T) {
+	client := newRedis(t, false)
+	newNode(t, client, 8)
+	front := newRouter(client)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	front.former.Add("cleo", Owner{})
+	owner, err := front.claim(gone, "cleo")
+	require.NoError(t, err)
+	require.False(t, owner.Outage)
+	_, err = front.claim(gone, "ada")
+	require.ErrorIs(t, err, ErrUnavailable)
+	require.False(t, front.away.Load())
+	_, err = front.RouteTogether(gone, "ada", "bob")
+	require.ErrorIs(t, err, ErrUnavailable)
+	require.False(t, front.away.Load())
 }

@@ -35,7 +35,9 @@ func (r *Router) bringTogether(ctx context.Context, user, former string) (instan
 	for range 2 {
 		state, instance, err := r.askTogether(ctx, user, former)
 		if err != nil {
-			r.note(err)
+			if ctx.Err() == nil {
+				r.note(err)
+			}
 			return "", ErrUnavailable
 		}
 		switch state {

@@ -16,7 +16,7 @@ if present and present.draining or former and former.draining then return {'drai
 if present and former then
   return {present.id == former.id and 'together' or 'apart', former.id}
 end
-if settling() then return {'settling', ''} end
+if settling(now_ms()) then return {'settling', ''} end
 local one = present or former
 if not one then return {'neither', ''} end
 if present then

@@ -48,7 +48,7 @@ func TestRouteTogether_AFormerUserElsewhereIsGivenUpFirst(t *testing.T) {
 		_, err = front.RouteTogether(t.Context(), "user", "former")
 		require.ErrorIs(t, err, ErrDraining)
 		require.NoError(t, a.beat(t.Context()))
-		require.Eventually(t, func() bool { return len(a.evictions()) == 1 }, 5*time.Second, 10*time.Millisecond)
+		require.Eventually(t, func() bool { return len(a.evictions()) == 1 }, 10*time.Second, 10*time.Millisecond)
 		require.Equal(t, []string{"former"}, a.evictions())
 		require.NoError(t, a.Release(t.Context(), "former", false))
 
