@@ -1,5 +1,6 @@
-# The builds' account changes everything in this folder, so it holds the roles for that and no more: no owner, no editor,
-# no way to read the secrets' values by itself beyond what is in the state.
+# The account of the deploying build changes everything in this folder, so it holds the roles for that: no owner, no
+# editor. All the same it can give itself what it lacks, and secretmanager.admin reads the secrets' values. So it builds
+# what is on main and nothing else.
 resource "google_service_account" "build" {
   account_id   = "${var.name}-build"
   display_name = "Builds and deploys ${var.name}"
@@ -34,9 +35,25 @@ resource "google_project_iam_member" "build" {
   member  = google_service_account.build.member
 }
 
+# The state, and the sources that `gcloud builds submit` uploads.
 resource "google_storage_bucket_iam_member" "build_state" {
   bucket = var.state_bucket
   role   = "roles/storage.objectUser"
+  member = google_service_account.build.member
+}
+
+# To plan is to look at who may use the bucket. No predefined role lets one do that without changing it.
+resource "google_project_iam_custom_role" "bucket_policy" {
+  role_id     = "${replace(var.name, "-", "_")}_bucket_policy"
+  title       = "${var.name} reads its state bucket's policy"
+  permissions = ["storage.buckets.get", "storage.buckets.getIamPolicy"]
+
+  depends_on = [google_project_service.apis]
+}
+
+resource "google_storage_bucket_iam_member" "build_policy" {
+  bucket = var.state_bucket
+  role   = google_project_iam_custom_role.bucket_policy.id
   member = google_service_account.build.member
 }
 
@@ -49,7 +66,13 @@ resource "google_service_account_iam_member" "build_deploys" {
   member             = google_service_account.build.member
 }
 
-# The smoke test after a deployment calls the front.
+# The smoke test after a deployment calls the front, with a token of its own account.
+resource "google_service_account_iam_member" "build_identity" {
+  service_account_id = google_service_account.build.name
+  role               = "roles/iam.serviceAccountOpenIdTokenCreator"
+  member             = google_service_account.build.member
+}
+
 resource "google_cloud_run_v2_service_iam_member" "smoke" {
   count = local.deployed ? 1 : 0
 

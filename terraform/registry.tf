@@ -8,8 +8,9 @@ resource "google_artifact_registry_repository" "images" {
     immutable_tags = false # the build moves its cache tag; services run digests
   }
 
+  # The build scans what it is about to deploy. Scanning each push as well would be paid for twice.
   vulnerability_scanning_config {
-    enablement_config = "INHERITED"
+    enablement_config = "DISABLED"
   }
 
   cleanup_policies {

@@ -191,3 +191,35 @@ run "keys_rotate_without_a_gap" {
     error_message = "The first key signs, the others still verify."
   }
 }
+
+run "a_first_apply_finds_its_apis" {
+  command = plan
+
+  assert {
+    condition = length(setsubtract(
+      ["cloudresourcemanager", "serviceusage", "iam", "iamcredentials", "containeranalysis", "ondemandscanning"], keys(google_project_service.apis)
+    )) == 0
+    error_message = "What Terraform and the build call is enabled."
+  }
+  assert {
+    condition     = !contains(keys(google_project_service.apis), "containerscanning") && google_artifact_registry_repository.images.vulnerability_scanning_config[0].enablement_config == "DISABLED"
+    error_message = "Images are scanned once, by the build."
+  }
+}
+
+run "the_build_can_do_what_its_steps_do" {
+  command = apply
+
+  assert {
+    condition     = google_service_account_iam_member.build_identity.service_account_id == google_service_account.build.name && google_service_account_iam_member.build_identity.role == "roles/iam.serviceAccountOpenIdTokenCreator"
+    error_message = "The smoke test gets a token of its own account, and of no other."
+  }
+  assert {
+    condition     = google_project_iam_custom_role.bucket_policy.permissions == toset(["storage.buckets.get", "storage.buckets.getIamPolicy"]) && google_storage_bucket_iam_member.build_policy.bucket == var.state_bucket
+    error_message = "It sees who may use the state's bucket, and can't change that."
+  }
+  assert {
+    condition     = google_storage_bucket_iam_member.build_state.bucket == var.state_bucket && google_storage_bucket_iam_member.build_state.role == "roles/storage.objectUser"
+    error_message = "It reads and writes the state and reads its sources."
+  }
+}
