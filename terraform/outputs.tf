@@ -27,12 +27,16 @@ output "address" {
 }
 
 output "images" {
-  description = "Where the build pushes, and what runs now: pass the latter to applies outside of the build."
+  description = "What the last apply deployed, as variables: an apply outside of the build reads them from images.auto.tfvars.json."
   value = {
-    repository = "${var.region}-docker.pkg.dev/${var.project}/${google_artifact_registry_repository.images.repository_id}"
-    front      = var.front_image
-    pool       = var.pool_image
+    front_image = var.front_image
+    pool_image  = var.pool_image
   }
+}
+
+output "image_repository" {
+  description = "Where the build pushes images."
+  value       = "${var.region}-docker.pkg.dev/${var.project}/${google_artifact_registry_repository.images.repository_id}"
 }
 
 output "build_account" {

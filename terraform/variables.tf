@@ -30,25 +30,31 @@ variable "name" {
   }
 }
 
+variable "bootstrap" {
+  description = "True for the first apply only: there are no images yet, so everything is made but the two services."
+  type        = bool
+  default     = false
+}
+
 variable "front_image" {
-  description = "The front's image by digest. Null until the first build: then there is no front yet."
+  description = "The front's image by digest. The build gives it; `terraform output -json images` tells the present one."
   type        = string
   default     = null
 
   validation {
-    condition     = var.front_image == null || can(regex("@sha256:[0-9a-f]{64}$", var.front_image))
-    error_message = "front_image must end in @sha256: and a digest: a tag can change under a running service."
+    condition     = var.bootstrap ? var.front_image == null : can(regex("@sha256:[0-9a-f]{64}$", var.front_image))
+    error_message = "front_image must be given and end in @sha256: and a digest: a tag can change under a running service. Not with bootstrap, which would take that service away."
   }
 }
 
 variable "pool_image" {
-  description = "The pool's image by digest. Null until the first build."
+  description = "The pool's image by digest, as front_image."
   type        = string
   default     = null
 
   validation {
-    condition     = var.pool_image == null || can(regex("@sha256:[0-9a-f]{64}$", var.pool_image))
-    error_message = "pool_image must end in @sha256: and a digest: a tag can change under a running service."
+    condition     = var.bootstrap ? var.pool_image == null : can(regex("@sha256:[0-9a-f]{64}$", var.pool_image))
+    error_message = "pool_image must be given and end in @sha256: and a digest: a tag can change under a running service. Not with bootstrap, which would take that service away."
   }
 }
 

@@ -154,6 +154,7 @@ run "streams_live_as_long_as_the_platform_lets_them" {
 run "before_the_first_build_there_is_no_service" {
   command = plan
   variables {
+    bootstrap   = true
     front_image = null
     pool_image  = null
   }
@@ -161,6 +162,15 @@ run "before_the_first_build_there_is_no_service" {
   assert {
     condition     = length(google_cloud_run_v2_service.front) + length(google_cloud_run_v2_worker_pool.pool) == 0 && output.url == ""
     error_message = "The first apply makes what the build needs, and no service without an image."
+  }
+}
+
+run "the_next_apply_is_told_what_runs" {
+  command = plan
+
+  assert {
+    condition     = output.images == { front_image = var.front_image, pool_image = var.pool_image }
+    error_message = "The output names images as the variables do."
   }
 }
 
