@@ -5,6 +5,7 @@ resource "google_cloud_run_v2_service" "front" {
   location            = var.region
   deletion_protection = var.protect
   ingress             = var.domain == null ? "INGRESS_TRAFFIC_ALL" : "INGRESS_TRAFFIC_INTERNAL_LOAD_BALANCER"
+  custom_audiences    = var.domain == null ? [] : ["https://${var.domain}"] # whom identity tokens may be made out to
 
   template {
     service_account                  = google_service_account.this["front"].email

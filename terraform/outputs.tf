@@ -26,6 +26,11 @@ output "address" {
   value       = one(google_compute_global_address.front[*].address)
 }
 
+output "certificate" {
+  description = "Name of the domain's certificate; empty without a domain."
+  value       = var.domain == null ? "" : try(google_compute_managed_ssl_certificate.front[0].name, "")
+}
+
 output "images" {
   description = "What the last apply deployed, as variables: an apply outside of the build reads them from images.auto.tfvars.json."
   value = {

@@ -48,6 +48,14 @@ run "the_domain_closes_the_other_door" {
     condition     = google_compute_global_forwarding_rule.front[0].port_range == "443"
     error_message = "Only HTTPS reaches the front."
   }
+  assert {
+    condition     = google_cloud_run_v2_service.front[0].custom_audiences == tolist(["https://claude.example.com"]) && output.url == "https://claude.example.com"
+    error_message = "Identity tokens for the address that is called are accepted."
+  }
+  assert {
+    condition     = output.certificate == "claudepool-front-58c3731e" && output.certificate == google_compute_managed_ssl_certificate.front[0].name
+    error_message = "Another domain's certificate has another name: both are there for a while."
+  }
 }
 
 run "only_the_fronts_subnet_reaches_the_pool" {
