@@ -189,6 +189,18 @@ run "a_pull_request_only_plans" {
   }
 
   assert {
+    condition     = google_cloudbuild_trigger.this["plan"].approval_config[0].approval_required && !google_cloudbuild_trigger.this["deploy"].approval_config[0].approval_required
+    error_message = "What somebody from outside wrote doesn't run before somebody has approved it."
+  }
+  assert {
+    condition     = google_cloudbuild_trigger.this["plan"].substitutions["_ACCOUNT"] == "claudepool-plan" && google_cloudbuild_trigger.this["plan"].substitutions["_IMAGES"] == "claudepool-plan" && google_cloudbuild_trigger.this["deploy"].substitutions["_ACCOUNT"] == "claudepool-build" && google_cloudbuild_trigger.this["deploy"].substitutions["_IMAGES"] == "claudepool"
+    error_message = "Pull requests have an account and images of their own."
+  }
+  assert {
+    condition     = toset(keys(google_project_iam_member.plan)) == toset(["roles/logging.logWriter", "roles/ondemandscanning.admin"]) && google_storage_bucket_iam_member.plan_state.role == "roles/storage.objectViewer"
+    error_message = "That account changes nothing, the state neither."
+  }
+  assert {
     condition     = google_cloudbuild_trigger.this["plan"].substitutions["_DEPLOY"] == "false" && length(google_cloudbuild_trigger.this["plan"].repository_event_config[0].push) == 0
     error_message = "Pull requests must not deploy."
   }
