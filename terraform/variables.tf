@@ -111,6 +111,21 @@ variable "front" {
   }
 }
 
+variable "front_settings" {
+  description = "Settings of the front that differ from their defaults, by the environment variable's name. README.md lists them."
+  type        = map(string)
+  default     = {}
+
+  validation {
+    condition     = alltrue([for name in keys(var.front_settings) : contains(["RATE_LIMIT_USER", "RATE_LIMIT_ADDR", "LOG_LEVEL", "MAX_BODY_BYTES"], name)])
+    error_message = "front_settings has a name that is no setting of the front, or one that this module sets itself."
+  }
+  validation {
+    condition     = alltrue([for name, value in var.front_settings : can(regex("^[1-9][0-9]*/[smh]$", value)) if startswith(name, "RATE_LIMIT_")])
+    error_message = "front_settings: rates are like 60/m."
+  }
+}
+
 variable "pool" {
   description = "Size of the pool: instances at the start (later changes are left to whoever scales it), CPU, memory and disk of each."
   type = object({
@@ -213,6 +228,17 @@ variable "hop_key_ids" {
   validation {
     condition     = length(var.hop_key_ids) >= 1 && length(distinct(var.hop_key_ids)) == length(var.hop_key_ids)
     error_message = "hop_key_ids must be at least one name, each once."
+  }
+}
+
+variable "client_key_ids" {
+  description = "Names of the keys one of which clients must show (`terraform output -json client_keys`). Empty: none is needed. To rotate, apply [a], [a, b], [b]."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = length(distinct(var.client_key_ids)) == length(var.client_key_ids)
+    error_message = "client_key_ids must be names, each once."
   }
 }
 

@@ -91,7 +91,7 @@ run "accounts_read_their_own_secrets_only" {
   command = apply
 
   assert {
-    condition     = toset(keys(google_secret_manager_secret_iam_member.reader)) == toset(["hop-keys/front", "hop-keys/pool", "redis-url/front", "redis-url/pool", "stats-token/front"])
+    condition     = toset(keys(google_secret_manager_secret_iam_member.reader)) == toset(["client-keys/front", "hop-keys/front", "hop-keys/pool", "redis-url/front", "redis-url/pool", "stats-token/front"])
     error_message = "Each account reads what it needs; the pool does not read what only the front needs."
   }
   assert {
@@ -153,6 +153,10 @@ run "protection_can_be_lifted" {
 run "streams_live_as_long_as_the_platform_lets_them" {
   command = plan
 
+  assert {
+    condition     = one([for e in google_cloud_run_v2_service.front[0].template[0].containers[0].env : e.value if e.name == "CLOUD_RUN_TIMEOUT_SECONDS"]) == trimsuffix(google_cloud_run_v2_service.front[0].template[0].timeout, "s")
+    error_message = "The front knows when the platform cuts its streams, and ends them before."
+  }
   assert {
     condition     = google_cloud_run_v2_service.front[0].template[0].timeout == "3600s" && google_cloud_run_v2_service.front[0].template[0].containers[0].resources[0].cpu_idle == false
     error_message = "A stream may take an hour, and the front works between requests."
@@ -251,5 +255,60 @@ run "the_build_can_do_what_its_steps_do" {
   assert {
     condition     = google_storage_bucket_iam_member.build_state.bucket == var.state_bucket && google_storage_bucket_iam_member.build_state.role == "roles/storage.objectUser"
     error_message = "It reads and writes the state and reads its sources."
+  }
+}
+
+run "an_apply_takes_a_pinned_revision_back" {
+  command = plan
+
+  assert {
+    condition     = one(google_cloud_run_v2_service.front[0].traffic).type == "TRAFFIC_TARGET_ALLOCATION_TYPE_LATEST" && one(google_cloud_run_v2_service.front[0].traffic).percent == 100
+    error_message = "All traffic goes to what was deployed last."
+  }
+}
+
+run "the_clients_address_is_before_the_proxies" {
+  command = plan
+
+  assert {
+    condition     = one([for e in google_cloud_run_v2_service.front[0].template[0].containers[0].env : e.value if e.name == "TRUSTED_PROXIES"]) == "1"
+    error_message = "Cloud Run appends one address."
+  }
+}
+
+run "with_a_load_balancer_by_one_more" {
+  command = plan
+  variables {
+    domain         = "claude.example.com"
+    front_settings = { RATE_LIMIT_ADDR = "60/m" }
+  }
+
+  assert {
+    condition     = one([for e in google_cloud_run_v2_service.front[0].template[0].containers[0].env : e.value if e.name == "TRUSTED_PROXIES"]) == "2"
+    error_message = "The load balancer appends one more."
+  }
+  assert {
+    condition     = one([for e in google_cloud_run_v2_service.front[0].template[0].containers[0].env : e.value if e.name == "RATE_LIMIT_ADDR"]) == "60/m"
+    error_message = "The operator's settings reach the front."
+  }
+}
+
+run "clients_need_a_key_when_there_are_keys" {
+  command = apply
+  variables {
+    client_key_ids = ["a", "b"]
+  }
+
+  assert {
+    condition     = google_secret_manager_secret_version.client_keys[0].secret_data == "${sha256(random_password.client["a"].result)},${sha256(random_password.client["b"].result)}"
+    error_message = "The front gets digests of the keys and not the keys."
+  }
+  assert {
+    condition     = one([for e in google_cloud_run_v2_service.front[0].template[0].containers[0].env : one(one(e.value_source).secret_key_ref).secret if e.name == "API_KEYS"]) == "claudepool-client-keys"
+    error_message = "And it gets them by reference."
+  }
+  assert {
+    condition     = toset(keys(output.client_keys)) == toset(["a", "b"]) && strcontains(output.call, "x-api-key")
+    error_message = "The operator can hand them out, and is told how they are shown."
   }
 }

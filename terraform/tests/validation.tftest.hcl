@@ -80,9 +80,26 @@ run "ranges_too_small" {
 run "settings_that_are_none" {
   command = plan
   variables {
-    pool_settings = { HOP_KEYS = "in plain sight" }
+    front_settings = { STATS_TOKEN = "in plain sight" }
+    pool_settings  = { HOP_KEYS = "in plain sight" }
   }
-  expect_failures = [var.pool_settings]
+  expect_failures = [var.front_settings, var.pool_settings]
+}
+
+run "rates" {
+  command = plan
+  variables {
+    front_settings = { RATE_LIMIT_USER = "60 a minute" }
+  }
+  expect_failures = [var.front_settings]
+}
+
+run "client_keys_twice" {
+  command = plan
+  variables {
+    client_key_ids = ["a", "a"]
+  }
+  expect_failures = [var.client_key_ids]
 }
 
 run "names" {
