@@ -312,3 +312,39 @@ run "clients_need_a_key_when_there_are_keys" {
     error_message = "The operator can hand them out, and is told how they are shown."
   }
 }
+
+run "alerts_ask_for_one_kind_of_resource_at_a_time" {
+  command = plan
+
+  assert {
+    condition = alltrue([for query in concat([for a in local.alerts : a.query], [for title, query in local.charts : query if title != "Redis memory used"]) :
+    length(regexall("\\w:\\w+[{]", query)) >= 1 && length(regexall("\\w:\\w+[{]", query)) == length(regexall("\\w:\\w+[{]monitored_resource=\"cloud_run_(revision|worker_pool)\"", query))])
+    error_message = "Metrics that fronts and instances both have are ambiguous without it."
+  }
+  assert {
+    condition     = alltrue([for p in google_monitoring_alert_policy.this : p.conditions[0].condition_prometheus_query_language[0].disable_metric_validation])
+    error_message = "A condition on a metric that has no value yet can be made."
+  }
+  assert {
+    condition     = strcontains(local.alerts.errors.query, " and sum(increase(") && length(regexall("cloud_run_(?:revision|worker_pool)", local.alerts.no-room.query)) == 2
+    error_message = "One failure in a quiet night wakes nobody; no room is counted on both sides."
+  }
+  assert {
+    condition     = alltrue([for m in google_logging_metric.this : can(regex("^\\([^()]*\\) AND \\(.*\\)$", m.filter))])
+    error_message = "A filter with OR must not count other resources' lines."
+  }
+}
+
+run "nobody_is_told_of_a_missing_pool_before_there_is_one" {
+  command = plan
+  variables {
+    bootstrap   = true
+    front_image = null
+    pool_image  = null
+  }
+
+  assert {
+    condition     = !contains(keys(google_monitoring_alert_policy.this), "no-instance") && contains(keys(google_monitoring_alert_policy.this), "errors")
+    error_message = "The alert comes with the pool."
+  }
+}
