@@ -1,6 +1,8 @@
+# Terraform itself needs three of them to begin with: those are turned on by hand first, as OPERATIONS.md says.
 resource "google_project_service" "apis" {
   for_each = toset([
-    "artifactregistry", "cloudbuild", "compute", "containerscanning", "firestore", "iam", "logging", "monitoring", "redis", "run", "secretmanager",
+    "artifactregistry", "cloudbuild", "cloudresourcemanager", "compute", "containeranalysis", "firestore", "iam", "iamcredentials",
+    "logging", "monitoring", "ondemandscanning", "redis", "run", "secretmanager", "serviceusage", "storage",
   ])
 
   service            = "${each.key}.googleapis.com"

@@ -1,5 +1,5 @@
 # A load balancer in front of the front, where it has a host name of its own. Point the name's A record at the address in
-# the output; the certificate follows within the hour.
+# the output; the certificate follows, mostly within the hour, at times after a day.
 resource "google_compute_global_address" "front" {
   count = var.domain == null ? 0 : 1
 
@@ -39,12 +39,17 @@ resource "google_compute_url_map" "front" {
   default_service = google_compute_backend_service.front[0].id
 }
 
+# A certificate in use can't be removed, so another domain's comes beside it, under another name, before it goes.
 resource "google_compute_managed_ssl_certificate" "front" {
   count = length(google_compute_backend_service.front)
 
-  name = "${var.name}-front"
+  name = "${var.name}-front-${substr(sha256(var.domain), 0, 8)}"
   managed {
     domains = [var.domain]
+  }
+
+  lifecycle {
+    create_before_destroy = true
   }
 }
 

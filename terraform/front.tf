@@ -5,6 +5,7 @@ resource "google_cloud_run_v2_service" "front" {
   location            = var.region
   deletion_protection = var.protect
   ingress             = var.domain == null ? "INGRESS_TRAFFIC_ALL" : "INGRESS_TRAFFIC_INTERNAL_LOAD_BALANCER"
+  custom_audiences    = var.domain == null ? [] : ["https://${var.domain}"] # whom identity tokens may be made out to
 
   template {
     service_account                  = google_service_account.this["front"].email
@@ -59,7 +60,7 @@ resource "google_cloud_run_v2_service" "front" {
       }
 
       dynamic "env" {
-        for_each = local.front_environment
+        for_each = merge(local.front_environment, var.front_settings)
         content {
           name  = env.key
           value = env.value
@@ -67,7 +68,7 @@ resource "google_cloud_run_v2_service" "front" {
       }
 
       dynamic "env" {
-        for_each = local.front_secrets
+        for_each = { for name, secret in local.front_secrets : name => secret if secret != null }
         content {
           name = env.key
           value_source {
@@ -81,6 +82,12 @@ resource "google_cloud_run_v2_service" "front" {
     }
   }
 
+  # Said, so that an apply takes back what `gcloud run services update-traffic` has pinned.
+  traffic {
+    type    = "TRAFFIC_TARGET_ALLOCATION_TYPE_LATEST"
+    percent = 100
+  }
+
   depends_on = [google_secret_manager_secret_iam_member.reader, google_project_iam_member.snapshots]
 }
 
@@ -89,11 +96,15 @@ locals {
     FIRESTORE_PROJECT  = var.project
     FIRESTORE_DATABASE = google_firestore_database.this.name
     REDIS_CA           = join("\n", google_redis_instance.this.server_ca_certs[*].cert)
+    TRUSTED_PROXIES    = var.domain == null ? "1" : "2" # Cloud Run's own, and the load balancer
+
+    CLOUD_RUN_TIMEOUT_SECONDS = "3600" # the functions framework's: tells the front of the timeout above
   }
 
   front_secrets = {
     REDIS_URL   = { secret = google_secret_manager_secret.this["redis-url"].secret_id, version = google_secret_manager_secret_version.redis_url.version }
     HOP_KEYS    = { secret = google_secret_manager_secret.this["hop-keys"].secret_id, version = google_secret_manager_secret_version.hop_keys.version }
+    API_KEYS    = length(var.client_key_ids) == 0 ? null : { secret = google_secret_manager_secret.this["client-keys"].secret_id, version = google_secret_manager_secret_version.client_keys[0].version }
     STATS_TOKEN = { secret = google_secret_manager_secret.this["stats-token"].secret_id, version = google_secret_manager_secret_version.stats_token.version }
   }
 }

@@ -22,6 +22,8 @@ resource "google_project_iam_custom_role" "snapshots" {
   role_id     = "${replace(var.name, "-", "_")}_${each.key}_snapshots"
   title       = "${var.name} ${each.value.title}"
   permissions = each.value.permissions
+
+  depends_on = [google_project_service.apis]
 }
 
 resource "google_project_iam_member" "snapshots" {

@@ -17,8 +17,8 @@ resource "google_logging_metric" "this" {
       label       = "jsonPayload.process"
     }
     no-room = {
-      description = "Requests that no instance had room for"
-      filter      = "jsonPayload.message=\"request not served\" AND jsonPayload.error:\"no instance has room\""
+      description = "Requests that no instance had room for (a front's line), or their user's own had none for (an instance's)"
+      filter      = "(jsonPayload.message=\"request not served\" AND jsonPayload.error:\"no instance has room\") OR jsonPayload.message=\"no room for another process\""
       label       = null
     }
     redis-away = {
@@ -30,7 +30,7 @@ resource "google_logging_metric" "this" {
 
   name        = "${var.name}/${each.key}"
   description = each.value.description
-  filter      = "(resource.type=\"cloud_run_revision\" OR resource.type=\"cloud_run_worker_pool\") AND ${each.value.filter}"
+  filter      = "(resource.type=\"cloud_run_revision\" OR resource.type=\"cloud_run_worker_pool\") AND (${each.value.filter})"
 
   label_extractors = each.value.label == null ? {} : { process = "EXTRACT(${each.value.label})" }
 
@@ -52,41 +52,50 @@ resource "google_logging_metric" "this" {
 
 locals {
   log_metric = { for key, metric in google_logging_metric.this : key => "logging_googleapis_com:user_${replace(replace(metric.name, "/", "_"), "-", "_")}" }
-  front_name = "${var.name}-front"
-  pool_name  = "${var.name}-pool"
+
+  # A metric of several kinds of resources is asked for one of them at a time.
+  front_is = "monitored_resource=\"cloud_run_revision\",service_name=\"${var.name}-front\""
+  pool_is  = "monitored_resource=\"cloud_run_worker_pool\",worker_pool_name=\"${var.name}-pool\""
+  requests = "run_googleapis_com:request_count{${local.front_is}}"
+  failures = "run_googleapis_com:request_count{${local.front_is},response_code_class=\"5xx\"}"
+  alive    = "run_googleapis_com:container_instance_count{${local.pool_is}}"
+
+  # What fronts and instances together logged within five minutes. Neither has a series before its first line.
+  logged = { for key, metric in local.log_metric : key =>
+  "(sum(increase(${metric}{${local.front_is}}[5m])) or vector(0)) + (sum(increase(${metric}{${local.pool_is}}[5m])) or vector(0))" }
 
   alerts = {
     no-instance = {
       title   = "No pool instance is alive"
-      query   = "absent_over_time(run_googleapis_com:container_instance_count{worker_pool_name=\"${local.pool_name}\"}[5m]) or sum(run_googleapis_com:container_instance_count{worker_pool_name=\"${local.pool_name}\"}) < 1"
-      for     = "120s"
+      query   = "absent_over_time(${local.alive}[5m]) or sum(${local.alive}) < 1"
+      for     = "300s"
       urgent  = true
       explain = "Nobody is served. Look at the worker pool's revisions and at why its instances end: with isolation = require they refuse to start where a protection is missing, and say which."
     }
     errors = {
       title   = "More than 5 % of requests fail"
-      query   = "sum(rate(run_googleapis_com:request_count{service_name=\"${local.front_name}\",response_code_class=\"5xx\"}[5m])) / sum(rate(run_googleapis_com:request_count{service_name=\"${local.front_name}\"}[5m])) > 0.05"
+      query   = "sum(rate(${local.failures}[5m])) / sum(rate(${local.requests}[5m])) > 0.05 and sum(increase(${local.requests}[5m])) > 20"
       for     = "300s"
       urgent  = true
-      explain = "503 is a user that could not be placed: Redis or all instances away. 502 is an instance that did not answer. 529 is no room."
+      explain = "503 is a user that could not be placed: Redis or all instances away. 502 is an instance that did not answer. 529 is no room. Of twenty requests in five minutes or fewer nothing is said."
     }
     standby-misses = {
       title   = "More than half of new users wait for a start"
-      query   = "sum(rate(${local.log_metric["process-starts"]}{process=\"cold\"}[15m])) / sum(rate(${local.log_metric["process-starts"]}[15m])) > 0.5"
+      query   = "sum(rate(${local.log_metric["process-starts"]}{${local.pool_is},process=\"cold\"}[15m])) / sum(rate(${local.log_metric["process-starts"]}{${local.pool_is}}[15m])) > 0.5"
       for     = "900s"
       urgent  = false
       explain = "Standbys run out or can't be fitted: raise STANDBY or add memory; requests that choose a new session_id or a fallback_model always start cold."
     }
     no-room = {
       title   = "Requests find no room"
-      query   = "sum(increase(${local.log_metric["no-room"]}[5m])) > 0"
+      query   = "${local.logged["no-room"]} > 0"
       for     = "60s"
       urgent  = true
-      explain = "Every instance is full of busy processes: raise the worker pool's instance count or its memory."
+      explain = "Every instance is full of busy processes, or that of a known user is: raise the worker pool's instance count or its memory."
     }
     redis-away = {
       title   = "Redis could not be reached"
-      query   = "sum(increase(${local.log_metric["redis-away"]}[5m])) > 0"
+      query   = "${local.logged["redis-away"]} > 0"
       for     = "0s"
       urgent  = false
       explain = "Known users are served on, new ones are refused until it is back, and for ten seconds more if it comes back empty."
@@ -95,7 +104,7 @@ locals {
 }
 
 resource "google_monitoring_alert_policy" "this" {
-  for_each = local.alerts
+  for_each = { for key, alert in local.alerts : key => alert if local.deployed || key != "no-instance" }
 
   display_name          = "${var.name}: ${each.value.title}"
   combiner              = "OR"
@@ -108,6 +117,8 @@ resource "google_monitoring_alert_policy" "this" {
       query               = each.value.query
       duration            = each.value.for
       evaluation_interval = "60s"
+
+      disable_metric_validation = true # a metric isn't known before its first value
     }
   }
 
@@ -116,16 +127,16 @@ resource "google_monitoring_alert_policy" "this" {
     mime_type = "text/markdown"
   }
 
-  depends_on = [google_project_service.apis]
+  depends_on = [google_project_service.apis, google_cloud_run_v2_worker_pool.pool]
 }
 
 locals {
   charts = {
-    "Requests a second by class"          = "sum by (response_code_class) (rate(run_googleapis_com:request_count{service_name=\"${local.front_name}\"}[1m]))"
-    "Pool instances"                      = "sum(run_googleapis_com:container_instance_count{worker_pool_name=\"${local.pool_name}\"})"
-    "Processes started, by how"           = "sum by (process) (rate(${local.log_metric["process-starts"]}[5m]))"
-    "Pool memory in use, 99th percentile" = "histogram_quantile(0.99, sum by (le) (rate(run_googleapis_com:container_memory_utilizations_bucket{worker_pool_name=\"${local.pool_name}\"}[5m])))"
-    "Pool CPU in use, 99th percentile"    = "histogram_quantile(0.99, sum by (le) (rate(run_googleapis_com:container_cpu_utilizations_bucket{worker_pool_name=\"${local.pool_name}\"}[5m])))"
+    "Requests a second by class"          = "sum by (response_code_class) (rate(${local.requests}[1m]))"
+    "Pool instances"                      = "sum(${local.alive})"
+    "Processes started, by how"           = "sum by (process) (rate(${local.log_metric["process-starts"]}{${local.pool_is}}[5m]))"
+    "Pool memory in use, 99th percentile" = "histogram_quantile(0.99, sum by (le) (rate(run_googleapis_com:container_memory_utilizations_bucket{${local.pool_is}}[5m])))"
+    "Pool CPU in use, 99th percentile"    = "histogram_quantile(0.99, sum by (le) (rate(run_googleapis_com:container_cpu_utilizations_bucket{${local.pool_is}}[5m])))"
     "Redis memory used"                   = "max(redis_googleapis_com:stats_memory_usage_ratio{instance_id=~\".*/${var.name}\"})"
   }
 }

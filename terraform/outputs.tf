@@ -10,10 +10,16 @@ output "url" {
 output "call" {
   description = "How to call it."
   value       = <<-EOT
-    curl -N ${local.url}/v1/messages/pooled -H 'Content-Type: application/json' ${var.public ? "" : "-H \"Authorization: Bearer $(gcloud auth print-identity-token)\" "}-d '{
+    curl -N ${local.url}/v1/messages/pooled -H 'Content-Type: application/json' ${var.public ? "" : "-H \"Authorization: Bearer $(gcloud auth print-identity-token)\" "}${length(var.client_key_ids) == 0 ? "" : "-H 'x-api-key: CLIENT_KEY' "}-d '{
       "api_key": "YOUR_ANTHROPIC_API_KEY", "model": "haiku",
       "messages": [{"role": "user", "content": "Hello"}]}'
   EOT
+}
+
+output "client_keys" {
+  description = "What clients show as x-api-key, by the names in client_key_ids."
+  value       = { for id in var.client_key_ids : id => random_password.client[id].result }
+  sensitive   = true
 }
 
 output "stats_token" {
@@ -26,13 +32,22 @@ output "address" {
   value       = one(google_compute_global_address.front[*].address)
 }
 
+output "certificate" {
+  description = "Name of the domain's certificate; empty without a domain."
+  value       = var.domain == null ? "" : try(google_compute_managed_ssl_certificate.front[0].name, "")
+}
+
 output "images" {
-  description = "Where the build pushes, and what runs now: pass the latter to applies outside of the build."
+  description = "What the last apply deployed, as variables: an apply outside of the build reads them from images.auto.tfvars.json."
   value = {
-    repository = "${var.region}-docker.pkg.dev/${var.project}/${google_artifact_registry_repository.images.repository_id}"
-    front      = var.front_image
-    pool       = var.pool_image
+    front_image = var.front_image
+    pool_image  = var.pool_image
   }
+}
+
+output "image_repository" {
+  description = "Where the build pushes images."
+  value       = "${var.region}-docker.pkg.dev/${var.project}/${google_artifact_registry_repository.images.repository_id}"
 }
 
 output "build_account" {

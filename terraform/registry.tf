@@ -8,8 +8,9 @@ resource "google_artifact_registry_repository" "images" {
     immutable_tags = false # the build moves its cache tag; services run digests
   }
 
+  # The build scans what it is about to deploy. Scanning each push as well would be paid for twice.
   vulnerability_scanning_config {
-    enablement_config = "INHERITED"
+    enablement_config = "DISABLED"
   }
 
   cleanup_policies {
@@ -25,6 +26,28 @@ resource "google_artifact_registry_repository" "images" {
     action = "DELETE"
     condition {
       older_than = "2592000s"
+    }
+  }
+
+  depends_on = [google_project_service.apis]
+}
+
+# What pull requests build: nothing is deployed from here.
+resource "google_artifact_registry_repository" "plan" {
+  repository_id = "${var.name}-plan"
+  location      = var.region
+  format        = "DOCKER"
+  description   = "Images and cache of pull requests"
+
+  vulnerability_scanning_config {
+    enablement_config = "DISABLED"
+  }
+
+  cleanup_policies {
+    id     = "drop-old"
+    action = "DELETE"
+    condition {
+      older_than = "604800s"
     }
   }
 

@@ -1,6 +1,7 @@
 locals {
   # Which account reads which secret. Neither reads what only the other needs.
   secrets = {
+    client-keys = ["front"]
     hop-keys    = ["front", "pool"]
     redis-url   = ["front", "pool"]
     stats-token = ["front"]
@@ -38,6 +39,13 @@ resource "random_password" "hop" {
   special = false
 }
 
+resource "random_password" "client" {
+  for_each = toset(var.client_key_ids)
+
+  length  = 48
+  special = false
+}
+
 resource "random_password" "stats" {
   length  = 32
   special = false
@@ -47,6 +55,18 @@ resource "random_password" "stats" {
 resource "google_secret_manager_secret_version" "hop_keys" {
   secret      = google_secret_manager_secret.this["hop-keys"].id
   secret_data = join(",", [for id in var.hop_key_ids : random_password.hop[id].result])
+
+  lifecycle {
+    create_before_destroy = true
+  }
+}
+
+# The front compares digests, so it never has the keys themselves.
+resource "google_secret_manager_secret_version" "client_keys" {
+  count = length(var.client_key_ids) == 0 ? 0 : 1
+
+  secret      = google_secret_manager_secret.this["client-keys"].id
+  secret_data = join(",", [for id in var.client_key_ids : sha256(random_password.client[id].result)])
 
   lifecycle {
     create_before_destroy = true

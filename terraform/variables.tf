@@ -30,25 +30,31 @@ variable "name" {
   }
 }
 
+variable "bootstrap" {
+  description = "True for the first apply only: there are no images yet, so everything is made but the two services."
+  type        = bool
+  default     = false
+}
+
 variable "front_image" {
-  description = "The front's image by digest. Null until the first build: then there is no front yet."
+  description = "The front's image by digest. The build gives it; `terraform output -json images` tells the present one."
   type        = string
   default     = null
 
   validation {
-    condition     = var.front_image == null || can(regex("@sha256:[0-9a-f]{64}$", var.front_image))
-    error_message = "front_image must end in @sha256: and a digest: a tag can change under a running service."
+    condition     = var.bootstrap ? var.front_image == null : can(regex("@sha256:[0-9a-f]{64}$", var.front_image))
+    error_message = "front_image must be given and end in @sha256: and a digest: a tag can change under a running service. Not with bootstrap, which would take that service away."
   }
 }
 
 variable "pool_image" {
-  description = "The pool's image by digest. Null until the first build."
+  description = "The pool's image by digest, as front_image."
   type        = string
   default     = null
 
   validation {
-    condition     = var.pool_image == null || can(regex("@sha256:[0-9a-f]{64}$", var.pool_image))
-    error_message = "pool_image must end in @sha256: and a digest: a tag can change under a running service."
+    condition     = var.bootstrap ? var.pool_image == null : can(regex("@sha256:[0-9a-f]{64}$", var.pool_image))
+    error_message = "pool_image must be given and end in @sha256: and a digest: a tag can change under a running service. Not with bootstrap, which would take that service away."
   }
 }
 
@@ -102,6 +108,21 @@ variable "front" {
   validation {
     condition     = contains(["1", "2", "4", "6", "8"], var.front.cpu) && can(regex("^[0-9]+(Mi|Gi)$", var.front.memory))
     error_message = "front.cpu must be 1, 2, 4, 6 or 8, front.memory like 512Mi."
+  }
+}
+
+variable "front_settings" {
+  description = "Settings of the front that differ from their defaults, by the environment variable's name. README.md lists them."
+  type        = map(string)
+  default     = {}
+
+  validation {
+    condition     = alltrue([for name in keys(var.front_settings) : contains(["RATE_LIMIT_USER", "RATE_LIMIT_ADDR", "LOG_LEVEL", "MAX_BODY_BYTES"], name)])
+    error_message = "front_settings has a name that is no setting of the front, or one that this module sets itself."
+  }
+  validation {
+    condition     = alltrue([for name, value in var.front_settings : can(regex("^[1-9][0-9]*/[smh]$", value)) if startswith(name, "RATE_LIMIT_")])
+    error_message = "front_settings: rates are like 60/m."
   }
 }
 
@@ -207,6 +228,17 @@ variable "hop_key_ids" {
   validation {
     condition     = length(var.hop_key_ids) >= 1 && length(distinct(var.hop_key_ids)) == length(var.hop_key_ids)
     error_message = "hop_key_ids must be at least one name, each once."
+  }
+}
+
+variable "client_key_ids" {
+  description = "Names of the keys one of which clients must show (`terraform output -json client_keys`). Empty: none is needed. To rotate, apply [a], [a, b], [b]."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = length(distinct(var.client_key_ids)) == length(var.client_key_ids)
+    error_message = "client_key_ids must be names, each once."
   }
 }
 

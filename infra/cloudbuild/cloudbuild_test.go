@@ -84,7 +84,7 @@ func TestBuild_DeploysWhatWasTestedScannedAndPlannedAndByDigest(t *testing.T) {
 	}
 	plan, deploy := script(build, "plan"), script(build, "deploy")
 	require.Contains(t, plan, "-out=/workspace/plan")
-	require.Contains(t, deploy, "terraform apply -input=false /workspace/plan")
+	require.Contains(t, deploy, "terraform apply -input=false -lock-timeout=10m /workspace/plan")
 	for _, image := range []string{"front", "pool"} {
 		require.Contains(t, plan, fmt.Sprintf(`-var="%s_image=$REPOSITORY/%[1]s@$(cat /workspace/%[1]s.digest)"`, image))
 		require.Contains(t, script(build, "build-"+image), "> /workspace/"+image+".digest")
@@ -98,13 +98,17 @@ func TestBuild_DeploysWhatWasTestedScannedAndPlannedAndByDigest(t *testing.T) {
 
 func TestBuild_RunsAsItsOwnAccountAndLeavesItsProvenance(t *testing.T) {
 	build, _ := read(t)
-	require.Equal(t, "projects/$PROJECT_ID/serviceAccounts/${_NAME}-build@$PROJECT_ID.iam.gserviceaccount.com", build.ServiceAccount)
+	require.Equal(t, "projects/$PROJECT_ID/serviceAccounts/${_ACCOUNT}@$PROJECT_ID.iam.gserviceaccount.com", build.ServiceAccount)
 	require.Equal(t, cloudbuildpb.BuildOptions_CLOUD_LOGGING_ONLY, build.Options.Logging, "an account of one's own needs it")
 	require.Equal(t, cloudbuildpb.BuildOptions_VERIFIED, build.Options.RequestedVerifyOption)
 	require.Len(t, build.Images, 2)
 	terraform, err := os.ReadFile("../../terraform/build.tf")
 	require.NoError(t, err)
-	require.Contains(t, string(terraform), `account_id   = "${var.name}-build"`)
+	for _, account := range []string{"build", "plan"} {
+		require.Contains(t, string(terraform), `account_id   = "${var.name}-`+account+`"`)
+	}
+	require.Equal(t, build.Substitutions["_NAME"]+"-build", build.Substitutions["_ACCOUNT"])
+	require.Equal(t, build.Substitutions["_NAME"], build.Substitutions["_IMAGES"])
 	for name := range build.Substitutions {
 		require.Contains(t, string(terraform), name, "the triggers say it")
 	}

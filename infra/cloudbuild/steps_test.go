@@ -107,16 +107,16 @@ func (m *machine) run(id string, given ...string) (output string, err error) {
 func TestSteps_ABuildLeavesTheDigestOfWhatItPushed(t *testing.T) {
 	for _, image := range []string{"front", "pool"} {
 		m := newMachine(t)
-		m.stand("docker", `case "$*" in *imagetools*) echo `+digest+`;; esac`)
+		m.stand("docker", `case "$*" in "image inspect"*) for r in elsewhere/`+image+`@sha256:0 us-central1-docker.pkg.dev/p/claudepool/`+image+`@`+digest+`; do echo $r; done;; esac`)
 		out, err := m.run("build-" + image)
 		require.NoError(t, err, out)
 		calls := m.calls()
 		require.Len(t, calls, 4)
 		tag := "us-central1-docker.pkg.dev/p/claudepool/" + image + ":b"
 		require.Contains(t, calls[1], "--file=infra/docker/"+image+".Dockerfile --build-arg=REVISION=c --tag="+tag)
-		require.Contains(t, calls[1], "--build-arg=SOURCE_DATE_EPOCH=0 --output=type=image,push=true,rewrite-timestamp=true")
-		require.Contains(t, calls[2], "imagetools inspect "+tag)
-		require.Equal(t, "docker pull "+tag, calls[3], "Cloud Build writes provenance for what is there")
+		require.Contains(t, calls[1], "--build-arg=SOURCE_DATE_EPOCH=0 --output=type=docker,rewrite-timestamp=true")
+		require.Equal(t, "docker push "+tag, calls[2], "as Cloud Build does, which writes provenance for what it gets")
+		require.Regexp(t, "^docker image inspect .* "+tag+"$", calls[3])
 		require.Equal(t, digest+"\n", m.read(image+".digest"))
 
 		m = newMachine(t)
@@ -124,12 +124,17 @@ func TestSteps_ABuildLeavesTheDigestOfWhatItPushed(t *testing.T) {
 		_, err = m.run("build-" + image)
 		require.Error(t, err)
 		require.Len(t, m.calls(), 2, "nothing goes on after a build that failed")
+
+		m = newMachine(t)
+		m.stand("docker", "")
+		_, err = m.run("build-" + image)
+		require.Error(t, err, "without a digest there is nothing to deploy")
 	}
 }
 
 func TestSteps_ARefusedPackageIsReplacedByTheNextBuild(t *testing.T) {
 	m := newMachine(t)
-	m.stand("docker", "")
+	m.stand("docker", `echo us-central1-docker.pkg.dev/p/claudepool/pool@`+digest)
 	out, err := m.run("build-pool")
 	require.NoError(t, err, out)
 	require.Contains(t, m.calls()[1], " --no-cache-filter=image ")
@@ -148,20 +153,24 @@ func TestSteps_TheScanStopsAtACriticalFlawThatHasAFix(t *testing.T) {
 	} {
 		m := newMachine(t)
 		m.stand("gcloud", `case "$*" in *" list-vulnerabilities "*) printf '`+found+`\n';; *) echo scans/1;; esac`)
+		m.stand("apt-get", "")
 		out, err := m.run("scan")
 		require.Equal(t, stops, err != nil, "%s: %s", found, out)
-		require.Contains(t, m.calls()[0], "images scan us-central1-docker.pkg.dev/p/claudepool/front@"+digest)
+		require.Contains(t, m.calls()[1], " google-cloud-cli-local-extract", "gcloud's scan asks for it, remote or not")
+		require.Contains(t, m.calls()[2], "images scan us-central1-docker.pkg.dev/p/claudepool/front@"+digest)
 		if !stops {
-			require.Len(t, m.calls(), 4)
-			require.Contains(t, m.calls()[2], "/pool@"+digest)
+			require.Len(t, m.calls(), 6)
+			require.Contains(t, m.calls()[4], "/pool@"+digest)
 		}
 	}
 }
 
 func TestSteps_AScanThatCannotBeMadeStopsTheBuild(t *testing.T) {
-	for _, fails := range []string{"images scan", "list-vulnerabilities"} {
+	for _, fails := range []string{"install", "images scan", "list-vulnerabilities"} {
 		m := newMachine(t)
-		m.stand("gcloud", `case "$*" in *"`+fails+`"*) exit 1;; esac`)
+		for _, program := range []string{"apt-get", "gcloud"} {
+			m.stand(program, `case "$*" in *"`+fails+`"*) exit 1;; esac`)
+		}
 		_, err := m.run("scan")
 		require.Error(t, err, fails)
 	}
@@ -177,12 +186,23 @@ func TestSteps_WhatWasPlannedIsApplied(t *testing.T) {
 	const repository = "us-central1-docker.pkg.dev/p/claudepool"
 	require.Equal(t, []string{
 		"terraform init -input=false -backend-config=bucket=states -backend-config=prefix=claudepool",
-		"terraform plan -input=false -out=" + m.workspace + "/plan -var=front_image=" + repository + "/front@" + digest +
+		"terraform plan -input=false -lock-timeout=10m -out=" + m.workspace + "/plan -var=front_image=" + repository + "/front@" + digest +
 			" -var=pool_image=" + repository + "/pool@" + digest,
-		"terraform apply -input=false " + m.workspace + "/plan",
+		"terraform apply -input=false -lock-timeout=10m " + m.workspace + "/plan",
 		"terraform output -raw url",
+		"terraform output -raw certificate",
 	}, m.calls())
 	require.Equal(t, "https://front.example\n", m.read("url"))
+	require.Empty(t, m.read("certificate"))
+}
+
+func TestSteps_APullRequestPlansWithoutLockAndSecrets(t *testing.T) {
+	m := newMachine(t)
+	m.stand("terraform", "")
+	out, err := m.run("plan", "_STATE_BUCKET", "states", "_DEPLOY", "false", "_IMAGES", "claudepool-plan")
+	require.NoError(t, err, out)
+	require.Contains(t, m.calls()[1], " -lock=false -refresh=false ")
+	require.Contains(t, m.calls()[1], " -var=front_image=us-central1-docker.pkg.dev/p/claudepool-plan/front@"+digest)
 }
 
 func TestSteps_APullRequestChangesNothing(t *testing.T) {
@@ -213,10 +233,31 @@ func TestSteps_SmokeAsksTheFront(t *testing.T) {
 	defer server.Close()
 	m := newMachine(t)
 	m.write("url", server.URL)
+	m.write("certificate", "")
 	m.stand("gcloud", "echo identity")
 	out, err := m.run("smoke")
 	require.NoError(t, err, out)
 	require.Equal(t, []string{"/health", "/"}, asked)
 	require.Contains(t, out, `"status": "ok"`)
 	require.Equal(t, []string{"gcloud auth print-identity-token --audiences=" + server.URL}, m.calls())
+}
+
+func TestSteps_SmokeLeavesADomainAloneUntilItsCertificateIsThere(t *testing.T) {
+	for status, calls := range map[string]bool{"PROVISIONING": false, "FAILED_NOT_VISIBLE": false, "ACTIVE": true} {
+		m := newMachine(t)
+		m.write("url", "https://claude.example.com")
+		m.write("certificate", "claudepool-front-1")
+		m.stand("gcloud", `case "$*" in *ssl-certificates*) echo `+status+`;; *) echo identity;; esac`)
+		m.stand("curl", "")
+		out, err := m.run("smoke")
+		require.NoError(t, err, out)
+		require.Contains(t, m.calls()[0], "ssl-certificates describe claudepool-front-1 --global")
+		if !calls {
+			require.Len(t, m.calls(), 1)
+			require.Contains(t, out, "the certificate is "+status)
+			continue
+		}
+		require.Len(t, m.calls(), 4)
+		require.Contains(t, m.calls()[3], "Bearer identity https://claude.example.com/")
+	}
 }

@@ -2,6 +2,7 @@ package settings
 
 import (
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/hashicorp/hcl/v2"
@@ -11,18 +12,21 @@ import (
 )
 
 // deployment is what the Terraform folder says of settings: the keys of its maps of environment variables, by the
-// map's name, and the names it lets operators set.
+// map's name, and the names it lets operators set, by whose they are.
 type deployment struct {
 	maps     map[string][]string
-	settable []string
+	settable map[string][]string
 }
+
+// ofFramework is what the functions framework reads and not the service itself.
+const ofFramework = "CLOUD_RUN_TIMEOUT_SECONDS"
 
 func readTerraform(t *testing.T) deployment {
 	t.Helper()
 	files, err := filepath.Glob("../../terraform/*.tf")
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
-	d := deployment{maps: map[string][]string{}}
+	d := deployment{maps: map[string][]string{}, settable: map[string][]string{}}
 	parser := hclparse.NewParser()
 	for _, path := range files {
 		file, problems := parser.ParseHCLFile(path)
@@ -35,8 +39,10 @@ func readTerraform(t *testing.T) deployment {
 						d.maps[name] = keysOf(object)
 					}
 				}
+			case block.Type == "variable" && block.Labels[0] == "front_settings":
+				d.settable[OfFront] = namesIn(block.Body)
 			case block.Type == "variable" && block.Labels[0] == "pool_settings":
-				d.settable = stringsIn(block.Body)
+				d.settable[OfPool] = namesIn(block.Body)
 			}
 		}
 	}
@@ -50,8 +56,8 @@ func keysOf(object *hclsyntax.ObjectConsExpr) (keys []string) {
 	return keys
 }
 
-// stringsIn returns all strings of the lists in a block.
-func stringsIn(body *hclsyntax.Body) (all []string) {
+// namesIn returns all strings of the lists in a block.
+func namesIn(body *hclsyntax.Body) (all []string) {
 	_ = hclsyntax.VisitAll(body, func(node hclsyntax.Node) hcl.Diagnostics {
 		if list, ok := node.(*hclsyntax.TupleConsExpr); ok {
 			for _, e := range list.Exprs {
@@ -65,13 +71,16 @@ func stringsIn(body *hclsyntax.Body) (all []string) {
 	return all
 }
 
+func without(name string, names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == name })
+}
+
 func TestTerraform_SetsWhatIsASettingAndNothingElse(t *testing.T) {
 	d := readTerraform(t)
 	side := map[string][]string{
-		OfFront: append(d.maps["front_environment"], d.maps["front_secrets"]...),
+		OfFront: without(ofFramework, append(d.maps["front_environment"], d.maps["front_secrets"]...)),
 		OfPool:  append(d.maps["pool_environment"], d.maps["pool_secrets"]...),
 	}
-	require.NotEmpty(t, d.settable)
 	known := map[string]Setting{}
 	for _, s := range List() {
 		known[s.Name] = s
@@ -91,11 +100,14 @@ func TestTerraform_SetsWhatIsASettingAndNothingElse(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range d.settable {
-		require.Contains(t, known, name)
-		require.Contains(t, []string{OfBoth, OfPool}, known[name].Of, name)
-		require.NotContains(t, side[OfPool], name, "operators can't set what the module sets itself")
-		require.False(t, known[name].Secret, "%s must not stand in a variable", name)
+	for of := range side {
+		require.NotEmpty(t, d.settable[of], of)
+		for _, name := range d.settable[of] {
+			require.Contains(t, known, name)
+			require.Contains(t, []string{OfBoth, of}, known[name].Of, name)
+			require.NotContains(t, side[of], name, "operators can't set what the module sets itself")
+			require.False(t, known[name].Secret, "%s must not stand in a variable", name)
+		}
 	}
 	for _, name := range append(d.maps["front_environment"], d.maps["pool_environment"]...) {
 		require.False(t, known[name].Secret, "%s must be set from its secret", name)

@@ -48,6 +48,14 @@ run "the_domain_closes_the_other_door" {
     condition     = google_compute_global_forwarding_rule.front[0].port_range == "443"
     error_message = "Only HTTPS reaches the front."
   }
+  assert {
+    condition     = google_cloud_run_v2_service.front[0].custom_audiences == tolist(["https://claude.example.com"]) && output.url == "https://claude.example.com"
+    error_message = "Identity tokens for the address that is called are accepted."
+  }
+  assert {
+    condition     = output.certificate == "claudepool-front-58c3731e" && output.certificate == google_compute_managed_ssl_certificate.front[0].name
+    error_message = "Another domain's certificate has another name: both are there for a while."
+  }
 }
 
 run "only_the_fronts_subnet_reaches_the_pool" {
@@ -83,7 +91,7 @@ run "accounts_read_their_own_secrets_only" {
   command = apply
 
   assert {
-    condition     = toset(keys(google_secret_manager_secret_iam_member.reader)) == toset(["hop-keys/front", "hop-keys/pool", "redis-url/front", "redis-url/pool", "stats-token/front"])
+    condition     = toset(keys(google_secret_manager_secret_iam_member.reader)) == toset(["client-keys/front", "hop-keys/front", "hop-keys/pool", "redis-url/front", "redis-url/pool", "stats-token/front"])
     error_message = "Each account reads what it needs; the pool does not read what only the front needs."
   }
   assert {
@@ -146,6 +154,10 @@ run "streams_live_as_long_as_the_platform_lets_them" {
   command = plan
 
   assert {
+    condition     = one([for e in google_cloud_run_v2_service.front[0].template[0].containers[0].env : e.value if e.name == "CLOUD_RUN_TIMEOUT_SECONDS"]) == trimsuffix(google_cloud_run_v2_service.front[0].template[0].timeout, "s")
+    error_message = "The front knows when the platform cuts its streams, and ends them before."
+  }
+  assert {
     condition     = google_cloud_run_v2_service.front[0].template[0].timeout == "3600s" && google_cloud_run_v2_service.front[0].template[0].containers[0].resources[0].cpu_idle == false
     error_message = "A stream may take an hour, and the front works between requests."
   }
@@ -154,6 +166,7 @@ run "streams_live_as_long_as_the_platform_lets_them" {
 run "before_the_first_build_there_is_no_service" {
   command = plan
   variables {
+    bootstrap   = true
     front_image = null
     pool_image  = null
   }
@@ -164,12 +177,33 @@ run "before_the_first_build_there_is_no_service" {
   }
 }
 
+run "the_next_apply_is_told_what_runs" {
+  command = plan
+
+  assert {
+    condition     = output.images == { front_image = var.front_image, pool_image = var.pool_image }
+    error_message = "The output names images as the variables do."
+  }
+}
+
 run "a_pull_request_only_plans" {
   command = plan
   variables {
     repository = "projects/my-project/locations/us-central1/connections/github/repositories/claudepool"
   }
 
+  assert {
+    condition     = google_cloudbuild_trigger.this["plan"].approval_config[0].approval_required && !google_cloudbuild_trigger.this["deploy"].approval_config[0].approval_required
+    error_message = "What somebody from outside wrote doesn't run before somebody has approved it."
+  }
+  assert {
+    condition     = google_cloudbuild_trigger.this["plan"].substitutions["_ACCOUNT"] == "claudepool-plan" && google_cloudbuild_trigger.this["plan"].substitutions["_IMAGES"] == "claudepool-plan" && google_cloudbuild_trigger.this["deploy"].substitutions["_ACCOUNT"] == "claudepool-build" && google_cloudbuild_trigger.this["deploy"].substitutions["_IMAGES"] == "claudepool"
+    error_message = "Pull requests have an account and images of their own."
+  }
+  assert {
+    condition     = toset(keys(google_project_iam_member.plan)) == toset(["roles/logging.logWriter", "roles/ondemandscanning.admin"]) && google_storage_bucket_iam_member.plan_state.role == "roles/storage.objectViewer"
+    error_message = "That account changes nothing, the state neither."
+  }
   assert {
     condition     = google_cloudbuild_trigger.this["plan"].substitutions["_DEPLOY"] == "false" && length(google_cloudbuild_trigger.this["plan"].repository_event_config[0].push) == 0
     error_message = "Pull requests must not deploy."
@@ -189,5 +223,128 @@ run "keys_rotate_without_a_gap" {
   assert {
     condition     = google_secret_manager_secret_version.hop_keys.secret_data == "${random_password.hop["b"].result},${random_password.hop["a"].result}"
     error_message = "The first key signs, the others still verify."
+  }
+}
+
+run "a_first_apply_finds_its_apis" {
+  command = plan
+
+  assert {
+    condition = length(setsubtract(
+      ["cloudresourcemanager", "serviceusage", "iam", "iamcredentials", "containeranalysis", "ondemandscanning"], keys(google_project_service.apis)
+    )) == 0
+    error_message = "What Terraform and the build call is enabled."
+  }
+  assert {
+    condition     = !contains(keys(google_project_service.apis), "containerscanning") && google_artifact_registry_repository.images.vulnerability_scanning_config[0].enablement_config == "DISABLED"
+    error_message = "Images are scanned once, by the build."
+  }
+}
+
+run "the_build_can_do_what_its_steps_do" {
+  command = apply
+
+  assert {
+    condition     = google_service_account_iam_member.build_identity.service_account_id == google_service_account.build.name && google_service_account_iam_member.build_identity.role == "roles/iam.serviceAccountOpenIdTokenCreator"
+    error_message = "The smoke test gets a token of its own account, and of no other."
+  }
+  assert {
+    condition     = google_project_iam_custom_role.bucket_policy.permissions == toset(["storage.buckets.get", "storage.buckets.getIamPolicy"]) && google_storage_bucket_iam_member.build_policy.bucket == var.state_bucket
+    error_message = "It sees who may use the state's bucket, and can't change that."
+  }
+  assert {
+    condition     = google_storage_bucket_iam_member.build_state.bucket == var.state_bucket && google_storage_bucket_iam_member.build_state.role == "roles/storage.objectUser"
+    error_message = "It reads and writes the state and reads its sources."
+  }
+}
+
+run "an_apply_takes_a_pinned_revision_back" {
+  command = plan
+
+  assert {
+    condition     = one(google_cloud_run_v2_service.front[0].traffic).type == "TRAFFIC_TARGET_ALLOCATION_TYPE_LATEST" && one(google_cloud_run_v2_service.front[0].traffic).percent == 100
+    error_message = "All traffic goes to what was deployed last."
+  }
+}
+
+run "the_clients_address_is_before_the_proxies" {
+  command = plan
+
+  assert {
+    condition     = one([for e in google_cloud_run_v2_service.front[0].template[0].containers[0].env : e.value if e.name == "TRUSTED_PROXIES"]) == "1"
+    error_message = "Cloud Run appends one address."
+  }
+}
+
+run "with_a_load_balancer_by_one_more" {
+  command = plan
+  variables {
+    domain         = "claude.example.com"
+    front_settings = { RATE_LIMIT_ADDR = "60/m" }
+  }
+
+  assert {
+    condition     = one([for e in google_cloud_run_v2_service.front[0].template[0].containers[0].env : e.value if e.name == "TRUSTED_PROXIES"]) == "2"
+    error_message = "The load balancer appends one more."
+  }
+  assert {
+    condition     = one([for e in google_cloud_run_v2_service.front[0].template[0].containers[0].env : e.value if e.name == "RATE_LIMIT_ADDR"]) == "60/m"
+    error_message = "The operator's settings reach the front."
+  }
+}
+
+run "clients_need_a_key_when_there_are_keys" {
+  command = apply
+  variables {
+    client_key_ids = ["a", "b"]
+  }
+
+  assert {
+    condition     = google_secret_manager_secret_version.client_keys[0].secret_data == "${sha256(random_password.client["a"].result)},${sha256(random_password.client["b"].result)}"
+    error_message = "The front gets digests of the keys and not the keys."
+  }
+  assert {
+    condition     = one([for e in google_cloud_run_v2_service.front[0].template[0].containers[0].env : one(one(e.value_source).secret_key_ref).secret if e.name == "API_KEYS"]) == "claudepool-client-keys"
+    error_message = "And it gets them by reference."
+  }
+  assert {
+    condition     = toset(keys(output.client_keys)) == toset(["a", "b"]) && strcontains(output.call, "x-api-key")
+    error_message = "The operator can hand them out, and is told how they are shown."
+  }
+}
+
+run "alerts_ask_for_one_kind_of_resource_at_a_time" {
+  command = plan
+
+  assert {
+    condition = alltrue([for query in concat([for a in local.alerts : a.query], [for title, query in local.charts : query if title != "Redis memory used"]) :
+    length(regexall("\\w:\\w+[{]", query)) >= 1 && length(regexall("\\w:\\w+[{]", query)) == length(regexall("\\w:\\w+[{]monitored_resource=\"cloud_run_(revision|worker_pool)\"", query))])
+    error_message = "Metrics that fronts and instances both have are ambiguous without it."
+  }
+  assert {
+    condition     = alltrue([for p in google_monitoring_alert_policy.this : p.conditions[0].condition_prometheus_query_language[0].disable_metric_validation])
+    error_message = "A condition on a metric that has no value yet can be made."
+  }
+  assert {
+    condition     = strcontains(local.alerts.errors.query, " and sum(increase(") && length(regexall("cloud_run_(?:revision|worker_pool)", local.alerts.no-room.query)) == 2
+    error_message = "One failure in a quiet night wakes nobody; no room is counted on both sides."
+  }
+  assert {
+    condition     = alltrue([for m in google_logging_metric.this : can(regex("^\\([^()]*\\) AND \\(.*\\)$", m.filter))])
+    error_message = "A filter with OR must not count other resources' lines."
+  }
+}
+
+run "nobody_is_told_of_a_missing_pool_before_there_is_one" {
+  command = plan
+  variables {
+    bootstrap   = true
+    front_image = null
+    pool_image  = null
+  }
+
+  assert {
+    condition     = !contains(keys(google_monitoring_alert_policy.this), "no-instance") && contains(keys(google_monitoring_alert_policy.this), "errors")
+    error_message = "The alert comes with the pool."
   }
 }

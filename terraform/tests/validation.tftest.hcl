@@ -5,6 +5,8 @@ mock_provider "random" {}
 variables {
   project      = "my-project"
   state_bucket = "my-bucket"
+  front_image  = "us-central1-docker.pkg.dev/my-project/claudepool/front@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+  pool_image   = "us-central1-docker.pkg.dev/my-project/claudepool/pool@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 }
 
 run "project" {
@@ -20,6 +22,31 @@ run "images_by_tag" {
   variables {
     front_image = "docker.pkg.dev/p/r/front:latest"
     pool_image  = "docker.pkg.dev/p/r/pool@sha256:abc"
+  }
+  expect_failures = [var.front_image, var.pool_image]
+}
+
+run "no_images" {
+  command = plan
+  variables {
+    front_image = null
+    pool_image  = null
+  }
+  expect_failures = [var.front_image, var.pool_image]
+}
+
+run "one_image_of_two" {
+  command = plan
+  variables {
+    pool_image = null
+  }
+  expect_failures = [var.pool_image]
+}
+
+run "a_bootstrap_of_what_runs" {
+  command = plan
+  variables {
+    bootstrap = true
   }
   expect_failures = [var.front_image, var.pool_image]
 }
@@ -53,9 +80,26 @@ run "ranges_too_small" {
 run "settings_that_are_none" {
   command = plan
   variables {
-    pool_settings = { HOP_KEYS = "in plain sight" }
+    front_settings = { STATS_TOKEN = "in plain sight" }
+    pool_settings  = { HOP_KEYS = "in plain sight" }
   }
-  expect_failures = [var.pool_settings]
+  expect_failures = [var.front_settings, var.pool_settings]
+}
+
+run "rates" {
+  command = plan
+  variables {
+    front_settings = { RATE_LIMIT_USER = "60 a minute" }
+  }
+  expect_failures = [var.front_settings]
+}
+
+run "client_keys_twice" {
+  command = plan
+  variables {
+    client_key_ids = ["a", "a"]
+  }
+  expect_failures = [var.client_key_ids]
 }
 
 run "names" {
