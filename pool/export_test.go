@@ -28,6 +28,16 @@ func (p *Pool) Blanks() int {
 	return p.blanksLocked()
 }
 
+// StandbyPIDs are the process ids of the standbys, the one that the next user gets first.
+func (p *Pool) StandbyPIDs() (pids []int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.standbys {
+		pids = append(pids, s.proc.child.PID())
+	}
+	return pids
+}
+
 // Conversations is the number of conversations that are known.
 func (p *Pool) Conversations() int {
 	p.mu.Lock()
