@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -44,7 +45,9 @@ func TestAttacks(t *testing.T) {
 	around := surroundings(t)
 	through := newScene(t, nil, around).attack()
 	held := newScene(t, confinement(t), around)
+	undisturbed := held.keepTalking()
 	results := held.attack()
+	undisturbed()
 	for _, a := range attempts() {
 		t.Run(a.name, func(t *testing.T) {
 			require.Equal(t, "through", through[a.name], "the control: without isolation")
@@ -60,6 +63,45 @@ func TestAttacks(t *testing.T) {
 	secret, err := os.ReadFile(filepath.Join(held.victim.workspace, "work", "secret"))
 	require.NoError(t, err)
 	require.Equal(t, victimSecret, string(secret))
+	next := held.ask("cleo", "hello", nil)
+	require.Equal(t, "reply to: hello", next.text(t))
+	require.Equal(t, held.environment["STANDBY_PID"], next.pid, "what B tried on is the next user's")
+}
+
+// keepTalking has A take one turn after the other until stop is called, each of which has to arrive whole.
+func (s *scene) keepTalking() (stop func()) {
+	const words = 50
+	var whole strings.Builder
+	for i := range words {
+		fmt.Fprintf(&whole, "w%d ", i)
+	}
+	var (
+		replies []reply
+		talk    sync.WaitGroup
+		over    = make(chan struct{})
+		before  = len(s.api.Calls())
+	)
+	talk.Go(func() {
+		for {
+			replies = append(replies, s.ask("ada", fmt.Sprintf("long [[words=%d]][[delay=50ms]]", words), nil))
+			select {
+			case <-over:
+				return
+			default:
+			}
+		}
+	})
+	s.awaitCall(before)
+	return func() {
+		s.t.Helper()
+		close(over)
+		talk.Wait()
+		s.t.Logf("A took %d turns meanwhile", len(replies))
+		for _, r := range replies {
+			require.Equal(s.t, whole.String(), r.text(s.t))
+			require.Equal(s.t, s.victim.pid, r.pid)
+		}
+	}
 }
 
 func runInNamespace(t *testing.T) {
@@ -124,6 +166,9 @@ const victimSecret = "what ada wrote down"
 
 // surroundings are what a tenant could reach beside the service, by the names that attempts have for them.
 func surroundings(t *testing.T) map[string]string {
+	spool := t.TempDir() // as that of cron and at, but nobody needs their setgid programs to write there
+	require.NoError(t, os.Chmod(filepath.Dir(spool), 0o711))
+	require.NoError(t, os.Chmod(spool, 0o777|os.ModeSticky))
 	listen(t, "127.0.0.1:443")
 	if server := nameserver(); server != "" {
 		resolve(t, server)
@@ -131,6 +176,7 @@ func surroundings(t *testing.T) map[string]string {
 	return map[string]string{
 		"META": metadataServer, "META_PORT": listen(t, metadataServer+":80"), "REDIS_PORT": listen(t, "127.0.0.1:6379"),
 		"EMULATOR_PORT": listen(t, "127.0.0.1:8085"), "OTHER_PORT": listen(t, "127.0.0.1:0"),
+		"SPOOL": spool,
 	}
 }
 
@@ -141,6 +187,7 @@ func newScene(t *testing.T, confinement *confine.Confinement, around map[string]
 func newSceneWith(t *testing.T, confinement *confine.Confinement, around map[string]string, change func(*pool.Options)) *scene {
 	s := &scene{free: confinement == nil, service: newServiceWith(t, confinement, func(o *pool.Options) {
 		o.PermissionMode, o.Confined = "bypassPermissions", true
+		o.Standby, o.FreezeAfter, o.TurnTimeout = 1, time.Hour, 10*time.Minute
 		change(o)
 		if confinement == nil {
 			o.ClaudeBin = asRoot(t, o.ClaudeBin)
@@ -151,14 +198,18 @@ func newSceneWith(t *testing.T, confinement *confine.Confinement, around map[str
 	self, err := os.ReadFile("/proc/self/exe")
 	require.NoError(t, err)
 	s.place(s.attacker, "tool", self, 0o755)
-	s.place(s.attacker, "setuid", self, 0o755)
-	setuid := filepath.Join(s.attacker.workspace, "work", "setuid")
-	require.NoError(t, os.Chown(setuid, 0, 0))
-	require.NoError(t, os.Chmod(setuid, 0o755|os.ModeSetuid))
+	for _, name := range []string{"setuid", "sudo"} {
+		s.place(s.attacker, name, self, 0o755)
+		setuid := filepath.Join(s.attacker.workspace, "work", name)
+		require.NoError(t, os.Chown(setuid, 0, 0))
+		require.NoError(t, os.Chmod(setuid, 0o755|os.ModeSetuid))
+	}
+	standby := s.oneStandby()
 	s.environment = map[string]string{
 		"A": s.victim.workspace, "A_PID": s.victim.pid, "A_INDEX": s.victim.index, "INSTANCE": s.root,
 		"SERVICE": strconv.Itoa(os.Getpid()), "TOOL": filepath.Join(s.attacker.workspace, "work", "tool"),
 		"SERVICE_PORT": s.url[strings.LastIndex(s.url, ":")+1:],
+		"STANDBY":      standby.workspace, "STANDBY_PID": standby.pid,
 	}
 	maps.Copy(s.environment, around)
 	return s
@@ -169,6 +220,15 @@ func asRoot(t *testing.T, cli string) string {
 	path := filepath.Join(t.TempDir(), "claude")
 	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\nIS_SANDBOX=1 exec "+cli+" \"$@\"\n"), 0o755))
 	return path
+}
+
+// oneStandby is the process that the next user will get.
+func (s *scene) oneStandby() tenant {
+	var pids []int
+	require.Eventually(s.t, func() bool { pids = s.pool.StandbyPIDs(); return len(pids) > 0 }, time.Minute, 5*time.Millisecond)
+	work, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pids[0]))
+	require.NoError(s.t, err)
+	return tenant{pid: strconv.Itoa(pids[0]), workspace: filepath.Dir(work)}
 }
 
 func (s *scene) newTenant(user string) tenant {
@@ -267,7 +327,7 @@ func (s *scene) attack() map[string]string {
 		fmt.Fprintf(&script, "export %s='%s'\n", name, value)
 	}
 	script.WriteString("export GORACE=atexit_sleep_ms=0\n")
-	script.WriteString(`try() { if timeout -k 1 5 bash -c "$2" >/dev/null 2>&1 </dev/null; then echo "@@$1=through"; else echo "@@$1=held"; fi; }` + "\n")
+	script.WriteString(`try() { if timeout -k 1 20 bash -c "$2" >/dev/null 2>&1 </dev/null; then echo "@@$1=through"; else echo "@@$1=held"; fi; }` + "\n")
 	for _, a := range append(attempts(), abilities()...) {
 		command := a.command
 		if s.free && a.control != "" {

@@ -61,11 +61,30 @@ var direct = []attempt{
 	{name: "write to the instance's folder", command: `touch $INSTANCE/x && rm $INSTANCE/x`},
 	{name: "enter A in the index", command: `mkdir $A_INDEX-x && rmdir $A_INDEX-x`},
 	{name: "plant settings for A", command: `mkdir -p $A/home/.claude && touch $A/home/.claude/settings.local.json && rm $A/home/.claude/settings.local.json`},
+	{name: "plant a hook for A", command: `mkdir -p $A/home/.claude && echo "{\"hooks\":{}}" > $A/home/.claude/hooks.json && rm $A/home/.claude/hooks.json`},
+	{name: "plant an MCP server for A", command: `echo "{}" > $A/work/.mcp.json && rm $A/work/.mcp.json`},
+	{name: "change A's configuration", command: `printf "" >> $A/home/.claude.json`},
+	{name: "plant an MCP server above all workspaces", command: `echo "{}" > $INSTANCE/.mcp.json && rm $INSTANCE/.mcp.json`},
+	{name: "plant instructions above all workspaces", command: `echo hi > $INSTANCE/CLAUDE.md && rm $INSTANCE/CLAUDE.md`},
+	{name: "list a standby's workspace", command: `ls $STANDBY/home`},
+	{name: "read what a standby left", command: `cat $STANDBY/home/.claude.json`},
+	{name: "read what a standby left by a link", command: `ln -sf $STANDBY/home/.claude.json spare && cat spare`},
+	{name: "write into a standby's workspace", command: `touch $STANDBY/work/planted && rm $STANDBY/work/planted`},
+	{name: "plant a hook for a standby's user", command: `mkdir -p $STANDBY/home/.claude && echo "{\"hooks\":{}}" > $STANDBY/home/.claude/hooks.json && rm $STANDBY/home/.claude/hooks.json`},
+	{name: "plant an MCP server for a standby's user", command: `echo "{}" > $STANDBY/work/.mcp.json && rm $STANDBY/work/.mcp.json`},
+	{name: "change a standby's configuration", command: `printf "" >> $STANDBY/home/.claude.json`},
+	{name: "read a standby's environment", command: `cat /proc/$STANDBY_PID/environ`},
+	{name: "list a standby's files", command: `ls /proc/$STANDBY_PID/fd`},
+	{name: "signal a standby", command: `kill -CONT $STANDBY_PID`},
+	{name: "trace a standby", command: `$TOOL -attack ptrace $STANDBY_PID`},
 	{name: "plant settings for everybody", command: `mkdir /etc/claude-code-attack && rmdir /etc/claude-code-attack`},
 	{name: "plant a program in the path", command: `touch /usr/local/bin/claudepool-attack && rm /usr/local/bin/claudepool-attack`},
 	{name: "fill /tmp", command: `f=$(mktemp -p /tmp) && rm $f`},
 	{name: "fill /dev/shm", command: `f=$(mktemp -p /dev/shm) && rm $f`},
 	{name: "fill /var/tmp", command: `f=$(mktemp -p /var/tmp) && rm $f`},
+	{name: "leave a job in a spool that is open to all", command: `f=$(mktemp -p $SPOOL) && rm $f`},
+	{name: "leave a job where cron looks", command: `mkdir /etc/claudepool-cron.d && rmdir /etc/claudepool-cron.d`},
+	{name: "leave a job in the system's spool", command: `mkdir /var/spool/claudepool-attack && rmdir /var/spool/claudepool-attack`},
 	{name: "read the passwords", command: `cat /etc/shadow`},
 	{name: "read root's home", command: `ls /root`},
 	{name: "write a huge file", command: `truncate -s 3G huge; r=$?; rm -f huge; exit $r`},
@@ -94,6 +113,7 @@ var direct = []attempt{
 	{name: "slow A down", command: `$TOOL -attack renice $A_PID`},
 	{name: "pin A to a processor", command: `$TOOL -attack affinity $A_PID`},
 	{name: "become root by a setuid file", command: `./setuid -attack uid0`},
+	{name: "become root by sudo", command: `sudo -n true || ./sudo -attack uid0`}, // few machines have one
 	{name: "become root by su", command: `su root -c true`},
 	{name: "become another user", command: `setpriv --reuid 12345 --clear-groups true`},
 	{name: "raise its own limits", command: `ulimit -n 20000`},
@@ -150,6 +170,8 @@ func init() {
 	}
 	os.Exit(0)
 }
+
+const million = 1_000_000
 
 var tools = map[string]func(args []string) error{
 	"tcp":   func(a []string) error { return exchange(a, unix.SOCK_STREAM, 0, connect) },
@@ -234,6 +256,17 @@ var tools = map[string]func(args []string) error{
 			time.Sleep(50 * time.Millisecond)
 		}
 		time.Sleep(time.Minute)
+		return nil
+	},
+	"litter": func([]string) error { // a million files, unless somebody stops it
+		if err := os.Mkdir("litter", 0o700); err != nil {
+			return err
+		}
+		for i := range million {
+			if err := os.WriteFile("litter/"+strconv.Itoa(i), nil, 0o600); err != nil {
+				return err
+			}
+		}
 		return nil
 	},
 	"keyctl": func([]string) error { return raw(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING) },

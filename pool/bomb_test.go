@@ -61,7 +61,6 @@ func TestAttacks_NothingOutlivesItsProcess(t *testing.T) {
 	for _, command := range outliving {
 		script.WriteString(command + "\n")
 	}
-	script.WriteString("echo \"sleep 7007\" | at now; echo \"* * * * * sleep 7008\" | crontab -; true\n")
 	s.place(s.attacker, "outlive.sh", []byte(script.String()), 0o644)
 	s.bash("bob", "bash outlive.sh")
 	sleeping := func(seconds string) bool {
@@ -73,27 +72,27 @@ func TestAttacks_NothingOutlivesItsProcess(t *testing.T) {
 		return false
 	}
 	for seconds := range outliving {
-		require.Eventually(t, func() bool { return sleeping(seconds) }, 10*time.Second, 10*time.Millisecond, "the control: %s runs", seconds)
+		require.Eventually(t, func() bool { return sleeping(seconds) }, time.Minute, 10*time.Millisecond, "the control: %s runs", seconds)
 	}
 	s.pool.Evict(userID("bob"))
-	require.Eventually(t, func() bool { return len(s.owner.releasedUsers()) == 1 }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.owner.releasedUsers()) == 1 }, time.Minute, 10*time.Millisecond)
 	require.Empty(t, s.ofUID(uid))
 	require.Equal(t, s.victim.pid, s.ask("ada", "still here", nil).pid)
 }
 
 func TestAttacks_BombsHurtNobodyElse(t *testing.T) {
 	needRoot(t)
-	const tooMuch = 512 << 20
-	s := newSceneWith(t, confinement(t), nil, func(o *pool.Options) { o.MaxProcessRSS = tooMuch })
+	const tooMuch, tooMany = 512 << 20, 20_000
+	s := newSceneWith(t, confinement(t), nil, func(o *pool.Options) { o.MaxProcessRSS, o.Quota.Files = tooMuch, tooMany })
 	uid := s.uidOf(s.attacker)
 	s.latencies("before")
 
 	s.bash("bob", "bomb() { bomb | bomb & }; bomb >/dev/null 2>&1; true")
-	require.Eventually(t, func() bool { return len(s.ofUID(uid)) > 100 }, 20*time.Second, 10*time.Millisecond, "the control: it goes off")
+	require.Eventually(t, func() bool { return len(s.ofUID(uid)) > 100 }, 2*time.Minute, 100*time.Millisecond, "the control: it goes off")
 	s.latencies("during the fork bomb")
 	require.LessOrEqual(t, len(s.ofUID(uid)), 512)
 	s.pool.Evict(userID("bob"))
-	require.Eventually(t, func() bool { return len(s.owner.releasedUsers()) == 1 }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.owner.releasedUsers()) == 1 }, time.Minute, 10*time.Millisecond)
 	require.Empty(t, s.ofUID(uid))
 
 	done := make(chan reply)
@@ -102,6 +101,33 @@ func TestAttacks_BombsHurtNobodyElse(t *testing.T) {
 	r := <-done
 	require.Empty(t, r.of("result"))
 	require.Contains(t, r.body, "more memory than a process may", "%s", s.logs)
+	require.Equal(t, s.victim.pid, s.ask("ada", "still here", nil).pid)
+
+	go func() { done <- s.ask("bob", `[[tool=Bash {"command":"./tool -attack litter"}]]`, nil) }()
+	over, looked := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(looked)
+		for {
+			select {
+			case <-over:
+				return
+			case <-time.After(100 * time.Millisecond):
+				s.pool.CheckSpace()
+			}
+		}
+	}()
+	s.latencies("during the file bomb")
+	r = <-done
+	close(over)
+	<-looked
+	require.Empty(t, r.of("result"))
+	require.Len(t, r.of("error"), 1, r.body)
+	require.Contains(t, r.of("error")[0].Get("error.message").Str, "beyond 1073741824 bytes or 20000 files")
+	require.Eventually(t, func() bool { return len(s.ofUID(uid)) == 0 }, time.Minute, 10*time.Millisecond)
+	left, err := os.ReadDir(filepath.Join(s.attacker.workspace, "work", "litter"))
+	require.NoError(t, err)
+	require.Less(t, len(left), million)
+	t.Logf("%d files were made", len(left))
 	require.Equal(t, s.victim.pid, s.ask("ada", "still here", nil).pid)
 	s.latencies("after")
 }

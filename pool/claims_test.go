@@ -4,19 +4,26 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"github.com/tidwall/gjson"
 
 	"claudepool/pool"
 	"claudepool/pool/api"
+	"claudepool/pool/broker"
 )
 
 // claims is how many new users the claim test lets come: `go test ./pool -run Claims -claims 10000`.
@@ -25,7 +32,8 @@ var claims = flag.Int("claims", 150, "new users of the claim test")
 var saidBy = regexp.MustCompile(`I am (user-\d+)`)
 
 // New users come all at once, some hang up in the middle of their claim, some standbys are killed at any moment. Still
-// nobody gets a process that was another's, and no call carries a credential but that of the user it speaks for.
+// nobody gets a process that was another's, and no call carries a credential or a system prompt but that of the user it
+// speaks for.
 func TestClaims_AStandbyIsOneUsersAndNobodyElses(t *testing.T) {
 	s := newScriptedService(t, func(o *pool.Options) { o.Standby, o.MaxProcesses = 6, 24 })
 	s.awaitStandbys(6)
@@ -43,7 +51,7 @@ func TestClaims_AStandbyIsOneUsersAndNobodyElses(t *testing.T) {
 			defer func() { <-crowd }()
 			user := fmt.Sprint("user-", i)
 			if rand.N(4) == 0 {
-				s.hangUpSoon(user)
+				s.hangUpSoon(user, systemOf(i))
 			}
 			r := s.ask(user, "I am "+user, systemOf(i))
 			s.giveUp(userID(user))
@@ -69,6 +77,11 @@ func TestClaims_AStandbyIsOneUsersAndNobodyElses(t *testing.T) {
 			name := saidBy.FindStringSubmatch(line)
 			require.NotNil(t, name, line)
 			require.Equal(t, "Bearer "+token(name[1]), call.Header.Get("Authorization"))
+			var i int
+			_, err := fmt.Sscanf(name[1], "user-%d", &i)
+			require.NoError(t, err)
+			system, _ := systemOf(i)["system"].(string)
+			require.Equal(t, system, gjson.GetBytes(call.Body, "system").Str, "of %s", name[1])
 		}
 		require.NotContains(t, string(call.Body), "warm-up")
 	}
@@ -98,10 +111,10 @@ func systemOf(i int) fields {
 }
 
 // hangUpSoon sends a request and goes away at any moment of it.
-func (s *service) hangUpSoon(user string) {
+func (s *service) hangUpSoon(user string, more fields) {
 	ctx, cancel := context.WithTimeout(context.Background(), rand.N(20*time.Millisecond))
 	defer cancel()
-	if response, err := s.start(ctx, user, "I am "+user, nil); err == nil {
+	if response, err := s.start(ctx, user, "I am "+user, more); err == nil {
 		read(response)
 	}
 }
@@ -124,4 +137,90 @@ func (s *service) killSomeStandbys() (stop func()) {
 		cancel()
 		killer.Wait()
 	}
+}
+
+// What goes wrong between the claim and the bind costs the standby, and neither its user's answer nor anybody's secret.
+func TestClaims_WhatGoesWrongBeforeTheBindIsNobodyElsesConcern(t *testing.T) {
+	var fault atomic.Pointer[func(pool.Adoption)]
+	t.Cleanup(pool.OnAdopt(func(a pool.Adoption) {
+		if f := fault.Swap(nil); f != nil {
+			(*f)(a)
+		}
+	}))
+	s := newScriptedService(t, withStandby(1))
+	var pid string // of the standby that was taken
+	during := func(f func(pool.Adoption)) {
+		s.awaitStandbys(1)
+		seen := func(a pool.Adoption) {
+			pid = strconv.Itoa(a.PID())
+			f(a)
+		}
+		fault.Store(&seen)
+	}
+	gone := func() {
+		t.Helper()
+		require.Eventually(t, func() bool { return !exists(pid) }, time.Minute, 5*time.Millisecond)
+	}
+	said := func(user string, want ...string) {
+		t.Helper()
+		require.Equal(t, want, s.lastCall().Messages())
+		require.Equal(t, "Bearer "+token(user), s.lastCall().Header.Get("Authorization"))
+	}
+
+	during(func(a pool.Adoption) { a.Kill() })
+	r := s.ask("ada", "one", nil)
+	require.Equal(t, "reply to: one", r.text(t), "it died")
+	said("ada", "user: one")
+	require.NotEqual(t, pid, r.pid)
+	gone()
+
+	before := len(s.api.Calls())
+	during(func(a pool.Adoption) { assert.NoError(t, a.Bind(broker.Credential{OAuthToken: token("eve")})) })
+	require.Equal(t, http.StatusServiceUnavailable, s.ask("bob", "one", nil).status, "it is another's")
+	require.Len(t, s.api.Calls(), before)
+	gone()
+	require.Equal(t, "reply to: two", s.ask("bob", "two", nil).text(t))
+	said("bob", "user: two")
+
+	before = len(s.api.Calls())
+	body, finish := io.Pipe()
+	answer := make(chan reply, 1)
+	during(func(a pool.Adoption) {
+		r, err := http.NewRequest(http.MethodPost, s.broker+"/v1/messages", body)
+		assert.NoError(t, err)
+		r.Header.Set("Authorization", "Bearer "+a.Secret())
+		go func() {
+			if response, err := http.DefaultClient.Do(r); err == nil {
+				answer <- read(response)
+			}
+			close(answer)
+		}()
+		assert.Eventually(t, func() bool { return a.Open() == 1 }, 20*time.Second, time.Millisecond)
+	})
+	r = s.ask("cleo", "one", nil)
+	require.Equal(t, "reply to: one", r.text(t), "a call of it was under way")
+	require.NotEqual(t, pid, r.pid)
+	gone()
+	_, _ = io.WriteString(finish, `{"model":"haiku","stream":true,"messages":[{"role":"user","content":"whose?"}]}`)
+	require.NoError(t, finish.Close())
+	require.Equal(t, http.StatusOK, (<-answer).status, "it began as nobody's, and so it ends")
+	require.Len(t, s.api.Calls(), before+1)
+	said("cleo", "user: one")
+
+	before = len(s.api.Calls())
+	ctx, hangUp := context.WithCancel(t.Context())
+	during(func(pool.Adoption) {
+		hangUp()
+		assert.Eventually(t, func() bool { return strings.Contains(s.logs.String(), "client gone") }, 20*time.Second, time.Millisecond)
+	})
+	_, err := s.start(ctx, "dan", "one", nil)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, "reply to: other", s.ask("fay", "other", nil).text(t))
+	said("fay", "user: other")
+	r = s.ask("dan", "two", nil)
+	require.Equal(t, "reply to: two", r.text(t))
+	require.Equal(t, pool.ProcessReused, r.process, "it had been made ready for who went")
+	require.Equal(t, pid, r.pid)
+	said("dan", "user: two")
+	require.Len(t, s.api.Calls(), before+2)
 }

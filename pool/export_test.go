@@ -3,6 +3,8 @@ package pool
 import (
 	"errors"
 	"time"
+
+	"claudepool/pool/broker"
 )
 
 func init() { quotaInterval, interruptGrace = time.Hour, 5*time.Second }
@@ -27,6 +29,44 @@ func (p *Pool) Blanks() int {
 	defer p.mu.Unlock()
 	return p.blanksLocked()
 }
+
+// StandbyPIDs are the process ids of the standbys, the one that the next user gets first.
+func (p *Pool) StandbyPIDs() (pids []int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.standbys {
+		pids = append(pids, s.proc.child.PID())
+	}
+	return pids
+}
+
+// Adoption is a standby that has been taken for a user and isn't bound yet.
+type Adoption struct{ s *standby }
+
+// OnAdopt has f called with each Adoption until restore is called. No pool may be running then.
+func OnAdopt(f func(Adoption)) (restore func()) {
+	before := adopting
+	adopting = func(s *standby) { f(Adoption{s}) }
+	return func() { adopting = before }
+}
+
+// PID is the standby's process id.
+func (a Adoption) PID() int { return a.s.proc.child.PID() }
+
+// Kill kills the standby and returns when its end has been seen.
+func (a Adoption) Kill() {
+	a.s.proc.kill()
+	<-a.s.proc.exited
+}
+
+// Bind makes the standby somebody's.
+func (a Adoption) Bind(c broker.Credential) error { return a.s.proc.grant.Bind(c) }
+
+// Secret is what the standby knows itself by at the broker.
+func (a Adoption) Secret() string { return a.s.proc.grant.Secret() }
+
+// Open is the number of the standby's calls under way.
+func (a Adoption) Open() int { return a.s.proc.grant.Open() }
 
 // Conversations is the number of conversations that are known.
 func (p *Pool) Conversations() int {

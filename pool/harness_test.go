@@ -85,6 +85,8 @@ type service struct {
 	keys  hop.Keys
 	logs  *logBuffer
 	root  string
+
+	broker string // its URL
 }
 
 type logBuffer struct {
@@ -153,7 +155,7 @@ func startService(t *testing.T, cli string, confinement *confine.Confinement, ch
 	launcher, err := confine.New(confine.Options{Root: folder.Path(), Logger: log, Confinement: confinement})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, launcher.Close()) })
-	s.root = folder.Path()
+	s.root, s.broker = folder.Path(), b.URL()
 	opts := pool.Options{
 		Logger: log, Launcher: launcher, Broker: b, ClaudeBin: cli, Workspaces: folder.Path(),
 		MaxProcesses: 8, MaxProcessesPerUser: 4, QueueLimit: 32, MaxProcessRSS: 4 << 30, Quota: pool.Space{Bytes: 1 << 30, Files: 100_000},

@@ -2,9 +2,16 @@ package pool_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -98,4 +105,71 @@ func TestPool_MCPServersThatCantBeReachedFailByNameAndHoldUpNoTurn(t *testing.T)
 		require.Equal(t, first.pid, r.pid)
 		require.Equal(t, "failed", r.birds(), "the client is told")
 	}
+}
+
+// init makes the test binary an MCP server on its standard input and output.
+func init() {
+	if len(os.Args) < 2 || os.Args[1] != "-mcp" {
+		return
+	}
+	server := mcp.NewServer(&mcp.Implementation{Name: "owls", Version: "1"}, nil)
+	_ = server.Run(context.Background(), &mcp.StdioTransport{})
+	os.Exit(0)
+}
+
+// commandLines are those of all processes, by pid.
+func commandLines(t *testing.T) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	lines := make(map[string]string)
+	for _, file := range files {
+		if line, err := os.ReadFile(file); err == nil {
+			lines[filepath.Base(filepath.Dir(file))] = string(line)
+		}
+	}
+	return lines
+}
+
+// Everybody on the machine can read command lines. The servers get their secrets all the same.
+func TestPool_SecretsOfMCPServersAreInNoCommandLine(t *testing.T) {
+	s := newService(t, func(o *pool.Options) { o.Confined = true })
+	var keys sync.Map
+	birds := toolServer(t)
+	upstream, err := url.Parse(birds)
+	require.NoError(t, err)
+	proxy := httputil.NewSingleHostReverseProxy(upstream)
+	proxy.FlushInterval = -1
+	door := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		keys.Store(r.Header.Get("X-Key"), true)
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(func() { door.CloseClientConnections(); door.Close() })
+	self, err := os.Executable()
+	require.NoError(t, err)
+	seen := fmt.Sprint("seen-", os.Getpid()) // an argument, which is no place for a secret
+	r := s.ask("ada", "one", fields{"mcp_servers": fields{
+		"birds": fields{"type": "http", "url": door.URL, "headers": fields{"X-Key": "heliotrope-of-the-header"}},
+		"owls":  fields{"command": self, "args": []string{"-mcp", seen}, "env": fields{"OWL_KEY": "heliotrope-of-the-environment"}},
+	}})
+	require.Equal(t, "reply to: one", r.text(t))
+	for _, name := range []string{"birds", "owls"} {
+		require.Equal(t, "connected", r.of("system")[0].Get(`mcp_servers.#(name=="`+name+`").status`).Str, r.body)
+	}
+	_, came := keys.Load("heliotrope-of-the-header")
+	require.True(t, came)
+
+	owls := ""
+	for pid, line := range commandLines(t) {
+		if strings.Contains(line, seen) && strings.Contains(line, "-mcp") {
+			owls = pid
+		}
+		require.NotContains(t, line, "heliotrope", pid)
+		require.NotContains(t, line, token("ada"), pid)
+	}
+	require.NotEmpty(t, owls, "the control: an argument is found")
+	environment, err := os.ReadFile("/proc/" + owls + "/environ")
+	require.NoError(t, err)
+	require.Contains(t, string(environment), "heliotrope-of-the-environment")
+	require.NotContains(t, s.logs.String(), "heliotrope")
 }

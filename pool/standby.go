@@ -27,6 +27,9 @@ const (
 	warmUpText = `"warm-up"`
 )
 
+// adopting is called with each standby that has been taken for a user and isn't bound yet. Tests have things go wrong there.
+var adopting = func(*standby) {}
+
 // standby is a process that was started in advance and belongs to nobody. Its broker has answered it a first turn, which
 // it has forgotten again, so that what it needs is loaded when its user comes.
 //
@@ -299,7 +302,11 @@ func (p *Pool) takeStandby(needsBlank bool) *standby {
 // adopt binds the standby to the conversation's user. If that fails, nothing is left of the standby.
 func (p *Pool) adopt(ctx context.Context, c *conversation, s *standby, credential broker.Credential) error {
 	s.proc.thaw()
+	adopting(s)
 	err := s.proc.grant.Bind(credential)
+	if err == nil && !s.proc.alive() {
+		err = errDied
+	}
 	if err == nil && c.settings.system != "" {
 		err = s.proc.initialize(ctx, c.settings.system)
 	}

@@ -43,11 +43,19 @@ func TestStandby_ServesAFirstRequestAsIfItHadBeenStartedForIt(t *testing.T) {
 			s := newService(t, withStandby(1))
 			s.awaitStandbys(1)
 			require.Empty(t, s.api.Calls(), "warming up costs no call")
-			first := s.ask("ada", "one", fields{"model": "sonnet", "thinking": false})
+			wishes := servers(toolServer(t))
+			wishes["model"], wishes["thinking"], wishes["permission_mode"] = "claude-haiku-4-5", false, "plan"
+			first := s.ask("ada", "one", wishes)
 			require.Equal(t, "reply to: one", first.text(t))
 			require.Equal(t, pool.ProcessStandby, first.process)
 			require.Equal(t, []string{"user: one"}, s.lastCall().Messages())
-			require.Contains(t, s.lastCall().Model, "sonnet")
+			require.Equal(t, "claude-haiku-4-5", s.lastCall().Model)
+			if name == "real" {
+				require.Contains(t, string(s.lastCall().Body), `"thinking":{"type":"disabled"}`)
+				require.Equal(t, "plan", first.of("system")[0].Get("permissionMode").Str)
+				require.Equal(t, "connected", first.birds())
+				require.Contains(t, string(s.lastCall().Body), magpie)
+			}
 			require.Equal(t, "Bearer "+token("ada"), s.lastCall().Header.Get("Authorization"))
 			require.NotContains(t, strings.ToLower(string(s.lastCall().Body)), "warm-up")
 

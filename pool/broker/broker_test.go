@@ -153,3 +153,38 @@ func TestGrant_IsBoundOnce(t *testing.T) {
 	require.ErrorIs(t, g.Bind(Credential{OAuthToken: "token-2"}), ErrBound)
 	require.NotContains(t, fmt.Sprintf("%v %+v %#v %s", Credential{OAuthToken: "token-1"}, Credential{OAuthToken: "token-1"}, Credential{OAuthToken: "token-1"}, Credential{OAuthToken: "token-1"}), "token-1")
 }
+
+// A call that began when the process was nobody's is answered as such, whoever the process becomes.
+func TestGrant_IsNotBoundWhileACallIsUnderWay(t *testing.T) {
+	b := newBroker(t, func(http.ResponseWriter, *http.Request) { t.Error("the API must not be reached") })
+	g := b.Register()
+	body, finish := io.Pipe()
+	r, err := http.NewRequest(http.MethodPost, b.URL()+"/v1/messages", body)
+	require.NoError(t, err)
+	r.Header.Set("Authorization", "Bearer "+g.Secret())
+	type outcome struct {
+		text []byte
+		err  error
+	}
+	answer := make(chan outcome, 1)
+	go func() {
+		response, err := http.DefaultClient.Do(r)
+		if err != nil {
+			answer <- outcome{nil, err}
+			return
+		}
+		defer response.Body.Close()
+		text, err := io.ReadAll(response.Body)
+		answer <- outcome{text, err}
+	}()
+	require.Eventually(t, func() bool { return g.Open() == 1 }, time.Minute, time.Millisecond)
+	require.ErrorIs(t, g.Bind(Credential{OAuthToken: "token-1"}), ErrBusy)
+	_, err = io.WriteString(finish, `{"model":"m","stream":true}`)
+	require.NoError(t, err)
+	require.NoError(t, finish.Close())
+	got := <-answer
+	require.NoError(t, got.err)
+	require.Contains(t, string(got.text), "msg_warm")
+	require.Eventually(t, func() bool { return g.Open() == 0 }, time.Minute, time.Millisecond)
+	require.NoError(t, g.Bind(Credential{OAuthToken: "token-1"}))
+}
