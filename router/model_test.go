@@ -49,6 +49,10 @@ func longRuns(t *testing.T) {
 	setFlag(t, "rapid.steps", "100")
 }
 
+// alone has each question asked at once: an op that waits for another's command would not be seen to wait. Those that are
+// asked together are answered as if each had been asked alone, one after the other.
+const alone = 100
+
 // setFlag sets a flag that still has its default, for the time of the test.
 func setFlag(t *testing.T, name, value string) {
 	f := flag.Lookup(name)
@@ -94,7 +98,8 @@ type instanceModel struct {
 
 func newModel(t *rapid.T, c *cluster, faults []string) *model {
 	m := &model{t: t, users: []string{"ada", "bob"}, draining: make(map[string]bool), claims: make(map[string]struct{})}
-	m.network = &network{cluster: c, now: time.Hour, passed: time.Now(), sent: m.watch}
+	m.network = &network{cluster: c, now: time.Hour, passed: time.Now(), sent: m.watch,
+		others: rapid.Bool().Draw(t, "others beat")}
 	for _, server := range c.servers {
 		m.must(server.FlushAll(context.Background()).Err())
 	}
@@ -120,7 +125,7 @@ func (m *model) must(err error) {
 func (m *model) addFront() {
 	link, client := m.newLink()
 	f := &frontModel{Router: newRouter(client), link: link, busy: make(map[string]bool)}
-	f.firstWait = 0
+	f.firstWait, f.asker.lanes = 0, alone
 	m.fronts = append(m.fronts, f)
 }
 
@@ -141,7 +146,7 @@ func (m *model) addInstance() {
 			}
 			return m.now
 		}})
-	n.id = fmt.Sprint("instance", len(m.instances))
+	n.id, n.asker.lanes = fmt.Sprint("instance", len(m.instances)), alone
 	m.instances = append(m.instances, n)
 }
 
