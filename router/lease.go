@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -87,7 +88,8 @@ func (l *Lease) ID() string { return l.id }
 
 // Run renews the lease until ctx is done.
 func (l *Lease) Run(ctx context.Context) {
-	refreshed := time.Now()
+	// Instances that started together shall not keep Redis busy at the same time.
+	refreshed := time.Now().Add(-rand.N(refreshEvery)) // #nosec G404 -- no secret
 	for {
 		next := renewTime
 		if err := l.beat(ctx); err != nil {
