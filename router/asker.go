@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 )
@@ -75,7 +76,7 @@ func (k *asker[A]) send(ctx context.Context, users []string) ([]A, error) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err != nil && ctx.Err() == nil {
+	if err != nil && !errors.Is(ctx.Err(), context.Canceled) {
 		k.failLocked(err)
 	}
 	if len(k.waiting) == 0 {

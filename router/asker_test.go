@@ -2,7 +2,6 @@ package router
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -73,18 +72,24 @@ func TestAsker_WhoHangsUpCancelsNobodyElse(t *testing.T) {
 
 func TestAsker_WhoWaitsWhenRedisIsAwayIsToldAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		away := errors.New("away")
 		k := asker[string]{lanes: 1, script: func(ctx context.Context, _ []string) ([]string, error) {
-			pause(ctx, time.Second)
-			return nil, away
+			<-ctx.Done()
+			return nil, ctx.Err()
 		}}
 		began := time.Now()
+		first, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
 		var all sync.WaitGroup
 		for i := range 3 * mostAsked {
+			ctx := t.Context()
+			if i == 0 {
+				ctx = first
+			}
 			all.Go(func() {
-				_, err := k.ask(t.Context(), fmt.Sprint("user", i))
-				assert.ErrorIs(t, err, away)
+				_, err := k.ask(ctx, fmt.Sprint("user", i))
+				assert.ErrorIs(t, err, context.DeadlineExceeded)
 			})
+			synctest.Wait()
 		}
 		all.Wait()
 		require.Equal(t, time.Second, time.Since(began))
