@@ -9,8 +9,8 @@ local function now_ms()
 end
 local function run_id()
   local ok, info = pcall(redis.call, 'INFO', 'server')
-  local id = ok and type(info) == 'string' and string.match(info, 'run_id:(%w+)')
-  return id and string.sub(id, 1, 12) or 'embedded'
+  local _, before = string.find(ok and info or '', 'run_id:', 1, true)
+  return before and string.sub(info, before + 1, before + 12) or 'embedded'
 end
 local run = run_id()
 local era = redis.call('HMGET', KEYS[1], 'run', 'since', 'beat')

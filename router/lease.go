@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -47,6 +48,7 @@ type Lease struct {
 	redis Redis
 	opts  LeaseOptions
 	id    string
+	asker asker[string]
 
 	mu       sync.Mutex    // guards everything below
 	renewed  time.Duration // when the last good renewal was sent
@@ -67,8 +69,10 @@ func NewLease(redis Redis, opts LeaseOptions) *Lease {
 	if opts.Clock == nil {
 		opts.Clock = bootTime
 	}
-	return &Lease{redis: redis, opts: opts, id: random(8),
+	l := &Lease{redis: redis, opts: opts, id: random(8),
 		claims: make(map[string]string), released: make(map[string]string), keepHome: make(map[string]bool)}
+	l.asker = asker[string]{lanes: lanes, script: l.ownAll}
+	return l
 }
 
 func bootTime() time.Duration {
@@ -84,7 +88,8 @@ func (l *Lease) ID() string { return l.id }
 
 // Run renews the lease until ctx is done.
 func (l *Lease) Run(ctx context.Context) {
-	refreshed := time.Now()
+	// Instances that started together shall not keep Redis busy at the same time.
+	refreshed := time.Now().Add(-rand.N(refreshEvery)) // #nosec G404 -- no secret
 	for {
 		next := renewTime
 		if err := l.beat(ctx); err != nil {
@@ -130,7 +135,7 @@ func (l *Lease) adopt(ctx context.Context, user string) error {
 		l.mu.Lock()
 		before := l.changes
 		l.mu.Unlock()
-		claim, err := ownScript.Run(ctx, l.redis, []string{eraKey, ownerKey(user)}, LeaseTime.Milliseconds(), l.id).Text()
+		claim, err := l.asker.ask(ctx, user)
 		if err != nil {
 			return ErrNotNow
 		}
@@ -139,6 +144,15 @@ func (l *Lease) adopt(ctx context.Context, user string) error {
 		}
 	}
 	return ErrNotNow
+}
+
+// ownAll returns for each user the number of the claim by which it is this instance's, or an empty string.
+func (l *Lease) ownAll(ctx context.Context, users []string) ([]string, error) {
+	keys := []string{eraKey}
+	for _, user := range users {
+		keys = append(keys, ownerKey(user))
+	}
+	return ownScript.Run(ctx, l.redis, keys, LeaseTime.Milliseconds(), l.id).StringSlice()
 }
 
 func (l *Lease) adopted(user, claim string, before int) (changed bool, err error) {

@@ -23,7 +23,8 @@ import (
 //
 // Faults: a command or its answer is lost, a command is executed twice, or long after its sender gave up; any process
 // stands still at any of its commands while time passes; an instance or a front is cut off from Redis; an instance is
-// killed; Redis is emptied, or fails over to a replica that may lag behind; an instance's clock is slow by a tenth.
+// killed; Redis is emptied, or fails over to a replica that may lag behind; an instance's clock is slow by a tenth; there
+// are no other instances whose beats come all the time.
 //
 // Safety, after every step, for every user: at most one instance would admit a turn on its own word, also if a front says
 // that Redis is away where the instance knows better. Cut-off processes are no exception: the fence has fallen before
@@ -48,6 +49,10 @@ func TestModel_NoUserIsAdmittedByTwoInstances(t *testing.T) {
 func longRuns(t *testing.T) {
 	setFlag(t, "rapid.steps", "100")
 }
+
+// alone has each question asked at once: an op that waits for another's command would not be seen to wait. Those that are
+// asked together are answered as if each had been asked alone, one after the other.
+const alone = 100
 
 // setFlag sets a flag that still has its default, for the time of the test.
 func setFlag(t *testing.T, name, value string) {
@@ -94,7 +99,8 @@ type instanceModel struct {
 
 func newModel(t *rapid.T, c *cluster, faults []string) *model {
 	m := &model{t: t, users: []string{"ada", "bob"}, draining: make(map[string]bool), claims: make(map[string]struct{})}
-	m.network = &network{cluster: c, now: time.Hour, passed: time.Now(), sent: m.watch}
+	m.network = &network{cluster: c, now: time.Hour, passed: time.Now(), sent: m.watch,
+		others: !slices.Contains(faults, silence)}
 	for _, server := range c.servers {
 		m.must(server.FlushAll(context.Background()).Err())
 	}
@@ -120,7 +126,7 @@ func (m *model) must(err error) {
 func (m *model) addFront() {
 	link, client := m.newLink()
 	f := &frontModel{Router: newRouter(client), link: link, busy: make(map[string]bool)}
-	f.firstWait = 0
+	f.firstWait, f.asker.lanes = 0, alone
 	m.fronts = append(m.fronts, f)
 }
 
@@ -141,7 +147,7 @@ func (m *model) addInstance() {
 			}
 			return m.now
 		}})
-	n.id = fmt.Sprint("instance", len(m.instances))
+	n.id, n.asker.lanes = fmt.Sprint("instance", len(m.instances)), alone
 	m.instances = append(m.instances, n)
 }
 

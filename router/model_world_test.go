@@ -61,6 +61,7 @@ type network struct {
 	ops    []*op         // under way, each waiting for a command
 	late   []lateCommand
 
+	others  bool // beat all the time: instances that nobody is placed on
 	changed bool // something has happened since the last check
 	// sent is called after each command that Redis executed.
 	sent func(redis.Cmder)
@@ -229,13 +230,16 @@ local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 for _, field in ipairs({'since', 'beat'}) do
   local at = tonumber(redis.call('HGET', KEYS[1], field) or '0')
-  if at > 0 then redis.call('HSET', KEYS[1], field, string.format('%.0f', now - math.floor((now - at) / q) * q - d)) end
+  local age = math.floor((now - at) / q) * q + d
+  if field == 'beat' and ARGV[3] == '1' then age = 0 end
+  if at > 0 then redis.call('HSET', KEYS[1], field, string.format('%.0f', now - age)) end
 end
 return 1`)
 
 func (n *network) pass(d time.Duration) error {
 	for _, server := range n.servers {
-		if err := passScript.Run(context.Background(), server, []string{eraKey}, d.Milliseconds(), quantum.Milliseconds()).Err(); err != nil {
+		err := passScript.Run(context.Background(), server, []string{eraKey}, d.Milliseconds(), quantum.Milliseconds(), n.others).Err()
+		if err != nil {
 			return err
 		}
 	}

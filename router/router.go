@@ -57,6 +57,7 @@ type Router struct {
 	owners *lru.Cache[string, Owner] // in steady state a request costs no round trip
 	former *lru.Cache[string, Owner] // dropped, but still the best guess while Redis can't say
 	claims singleflight.Group
+	asker  asker[claimed]
 	away   atomic.Bool // Redis can't be reached
 
 	firstWait time.Duration // how long a claim waits for an instance that is there but not yet dialled
@@ -69,8 +70,10 @@ type Router struct {
 func New(redis Redis, opts Options) *Router {
 	owners, _ := lru.New[string, Owner](cacheSize) // fails on a size of 0 only
 	former, _ := lru.New[string, Owner](cacheSize)
-	return &Router{redis: redis, opts: opts, owners: owners, former: former,
+	r := &Router{redis: redis, opts: opts, owners: owners, former: former,
 		firstWait: firstInstance, avoid: make(map[string]avoidance)}
+	r.asker = asker[claimed]{lanes: lanes, script: r.claimAll}
+	return r
 }
 
 // Route says where the user's request goes, and makes somebody the owner if nobody is. The error is ErrFull,
@@ -132,7 +135,8 @@ func (r *Router) Unreachable(ctx context.Context, user string, owner Owner) {
 func (r *Router) claim(ctx context.Context, user string) (Owner, error) {
 	deadline := time.Now().Add(r.firstWait)
 	for {
-		state, owner, err := r.ask(ctx, user)
+		answer, err := r.asker.ask(ctx, user)
+		state, owner := answer.state, answer.owner
 		if err != nil && ctx.Err() == nil {
 			r.note(err)
 		}
@@ -163,34 +167,46 @@ func (r *Router) claim(ctx context.Context, user string) (Owner, error) {
 	}
 }
 
-func (r *Router) ask(ctx context.Context, user string) (state string, owner Owner, err error) {
-	args := []any{LeaseTime.Milliseconds(), instanceKeys, random(8), ownerTTL.Milliseconds()}
+// claimed is what a claim came to.
+type claimed struct {
+	state string
+	owner Owner
+}
+
+func (r *Router) claimAll(ctx context.Context, users []string) ([]claimed, error) {
+	keys := []string{eraKey, candidatesKey, evictableKey}
+	args := []any{LeaseTime.Milliseconds(), instanceKeys, ownerTTL.Milliseconds(), len(users)}
+	for _, user := range users {
+		keys, args = append(keys, ownerKey(user), homeKey(user)), append(args, random(8))
+	}
 	for _, id := range r.avoided() {
 		args = append(args, id)
 	}
-	keys := []string{eraKey, ownerKey(user), candidatesKey, evictableKey, homeKey(user)}
 	answer, err := claimScript.Run(ctx, r.redis, keys, args...).Slice()
 	if err != nil {
-		return "", Owner{}, err
+		return nil, err
 	}
-	if state, err = text(answer, 0); err != nil {
-		return "", Owner{}, err
+	all := make([]claimed, len(answer))
+	for i, one := range answer {
+		fields, _ := one.([]any)
+		if all[i], err = readClaimed(fields); err != nil {
+			return nil, err
+		}
 	}
-	if owner.Instance, err = text(answer, 1); err != nil {
-		return "", Owner{}, err
+	return all, nil
+}
+
+func readClaimed(fields []any) (c claimed, err error) {
+	var wire string
+	for i, to := range []*string{&c.state, &c.owner.Instance, &c.owner.Addr, &c.owner.Fingerprint, &wire} {
+		if *to, err = text(fields, i); err != nil {
+			return claimed{}, err
+		}
 	}
-	if owner.Addr, err = text(answer, 2); err != nil || state != "owner" {
-		return state, owner, err
+	if c.state == "owner" {
+		c.owner.Wire, err = strconv.Atoi(wire)
 	}
-	if owner.Fingerprint, err = text(answer, 3); err != nil {
-		return "", Owner{}, err
-	}
-	wire, err := text(answer, 4)
-	if err != nil {
-		return "", Owner{}, err
-	}
-	owner.Wire, err = strconv.Atoi(wire)
-	return state, owner, err
+	return c, err
 }
 
 // avoidance is for how long an instance isn't to be placed on, and taken for gone: all its users find it unreachable at

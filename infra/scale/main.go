@@ -47,7 +47,7 @@ func realMain(ctx context.Context, args []string) error {
 	set.IntVar(&n.instances, "instances", 1000, "instances")
 	set.IntVar(&n.fronts, "fronts", 50, "fronts")
 	set.IntVar(&n.capacity, "capacity", 0, "processes of an instance; 0: a quarter above the mean need")
-	set.IntVar(&n.workers, "workers", 128, "requests at a time")
+	set.IntVar(&n.workers, "workers", 1000, "requests at a time")
 	set.Float64Var(&n.lost, "lost", 0.1, "share of the instances that vanish at once")
 	set.Float64Var(&n.deployed, "deployed", 1, "share of the instances that the rolling deploy replaces")
 	set.IntVar(&n.batch, "batch", 20, "instances that the rolling deploy replaces at a time")
