@@ -25,8 +25,8 @@ variable "name" {
   default     = "claudepool"
 
   validation {
-    condition     = can(regex("^[a-z][a-z0-9-]{1,18}[a-z0-9]$", var.name))
-    error_message = "name must be 3 to 20 lower-case letters, digits and hyphens."
+    condition     = can(regex("^[a-z][a-z0-9-]{2,18}[a-z0-9]$", var.name))
+    error_message = "name must be 4 to 20 lower-case letters, digits and hyphens, first a letter and no hyphen at the end."
   }
 }
 
@@ -98,6 +98,10 @@ variable "front" {
   default = {}
 
   validation {
+    condition     = alltrue([for n in [var.front.min_instances, var.front.max_instances, var.front.concurrency] : floor(n) == n])
+    error_message = "front: instances and concurrency must be whole numbers."
+  }
+  validation {
     condition     = var.front.min_instances >= 0 && var.front.max_instances >= max(1, var.front.min_instances) && var.front.max_instances <= 100
     error_message = "front: 0 <= min_instances <= max_instances <= 100, and max_instances at least 1."
   }
@@ -106,8 +110,16 @@ variable "front" {
     error_message = "front.concurrency must be from 1 to 1000."
   }
   validation {
-    condition     = contains(["1", "2", "4", "6", "8"], var.front.cpu) && can(regex("^[0-9]+(Mi|Gi)$", var.front.memory))
-    error_message = "front.cpu must be 1, 2, 4, 6 or 8, front.memory like 512Mi."
+    condition     = try(4 * var.front.max_instances <= pow(2, 32 - tonumber(split("/", var.ranges.front)[1])) - 4, true)
+    error_message = "front.max_instances must fit into ranges.front: while a revision replaces another, each takes four addresses."
+  }
+  # What Cloud Run gives to so many processors.
+  validation {
+    condition = can(regex("^[0-9]+(Mi|Gi)$", var.front.memory)) && try(
+      { "1" = 512, "2" = 512, "4" = 2048, "6" = 4096, "8" = 4096 }[var.front.cpu] <= tonumber(regex("^[0-9]+", var.front.memory)) * (endswith(var.front.memory, "Gi") ? 1024 : 1) &&
+      { "1" = 4, "2" = 8, "4" = 16, "6" = 24, "8" = 32 }[var.front.cpu] * 1024 >= tonumber(regex("^[0-9]+", var.front.memory)) * (endswith(var.front.memory, "Gi") ? 1024 : 1),
+    false)
+    error_message = "front.cpu must be 1, 2, 4, 6 or 8, with front.memory of 512Mi to 4Gi, 512Mi to 8Gi, 2Gi to 16Gi, 4Gi to 24Gi, 4Gi to 32Gi."
   }
 }
 
@@ -127,26 +139,33 @@ variable "front_settings" {
 }
 
 variable "pool" {
-  description = "Size of the pool: instances at the start (later changes are left to whoever scales it), CPU, memory and disk of each."
+  description = "Size of the pool: instances at the start (later changes are left to whoever scales it), CPU, memory and disk of each. More than 10Gi of disk is a quota to be asked for."
   type = object({
     instances = optional(number, 2)
     cpu       = optional(string, "4")
     memory    = optional(string, "16Gi")
-    disk      = optional(string, "50Gi")
+    disk      = optional(string, "10Gi")
   })
   default = {}
 
   validation {
-    condition     = var.pool.instances >= 1 && var.pool.instances <= 100
-    error_message = "pool.instances must be from 1 to 100."
+    condition     = var.pool.instances >= 1 && var.pool.instances <= 100 && floor(var.pool.instances) == var.pool.instances
+    error_message = "pool.instances must be a whole number from 1 to 100."
   }
   validation {
-    condition     = contains(["1", "2", "4", "6", "8"], var.pool.cpu)
-    error_message = "pool.cpu must be 1, 2, 4, 6 or 8."
+    condition     = try(4 * var.pool.instances <= pow(2, 32 - tonumber(split("/", var.ranges.pool)[1])) - 4, true)
+    error_message = "pool.instances must fit into ranges.pool: while a revision replaces another, each takes four addresses."
   }
   validation {
-    condition     = can(regex("^[0-9]+Gi$", var.pool.memory)) && can(regex("^[0-9]+Gi$", var.pool.disk)) && try(tonumber(trimsuffix(var.pool.memory, "Gi")), 33) <= 32
-    error_message = "pool.memory and pool.disk must be like 16Gi, and memory at most 32Gi."
+    condition = can(regex("^[0-9]+Gi$", var.pool.memory)) && try(
+      { "1" = 1, "2" = 1, "4" = 2, "6" = 4, "8" = 4 }[var.pool.cpu] <= tonumber(trimsuffix(var.pool.memory, "Gi")) &&
+      { "1" = 4, "2" = 8, "4" = 16, "6" = 24, "8" = 32 }[var.pool.cpu] >= tonumber(trimsuffix(var.pool.memory, "Gi")),
+    false)
+    error_message = "pool.cpu must be 1, 2, 4, 6 or 8, with pool.memory of 1Gi to 4Gi, 1Gi to 8Gi, 2Gi to 16Gi, 4Gi to 24Gi, 4Gi to 32Gi."
+  }
+  validation {
+    condition     = can(regex("^[0-9]+Gi$", var.pool.disk)) && try(tonumber(trimsuffix(var.pool.disk, "Gi")), 0) >= 10
+    error_message = "pool.disk must be like 10Gi, which is the least."
   }
 }
 
@@ -162,6 +181,10 @@ variable "pool_settings" {
       "WORKSPACE_MAX_FILES", "CONNECT_PORTS", "BIND_PORTS", "PERMISSION_MODE", "MAX_BODY_BYTES", "LOG_LEVEL", "ANTHROPIC_BASE_URL",
     ], name)])
     error_message = "pool_settings has a name that is no setting of the pool, or one that this module sets itself."
+  }
+  validation {
+    condition     = alltrue([for name, value in var.pool_settings : can(regex("^([0-9]+(\\.[0-9]+)?(ms|s|m|h))+$", value)) || "${name} ${value}" == "ARCHIVE_TTL 0" if can(regex("_(TIMEOUT|INTERVAL|TTL)$", name))])
+    error_message = "pool_settings: durations are like 90s, 5m or 1h30m."
   }
 }
 
@@ -202,11 +225,11 @@ variable "redis" {
 }
 
 variable "ranges" {
-  description = "Private address ranges: of the front (about two addresses an instance), of the pool, and of Redis (a /29)."
+  description = "Private address ranges: of the front and of the pool (two addresses an instance, twice that during a rollout), and of Redis (a /29)."
   type = object({
     front = optional(string, "10.80.0.0/24")
-    pool  = optional(string, "10.80.1.0/24")
-    redis = optional(string, "10.80.2.0/29")
+    redis = optional(string, "10.80.1.0/29")
+    pool  = optional(string, "10.80.2.0/23")
   })
   default = {}
 
@@ -217,6 +240,18 @@ variable "ranges" {
   validation {
     condition     = alltrue([for r in [var.ranges.front, var.ranges.pool] : try(tonumber(split("/", r)[1]), 32) <= 26])
     error_message = "Direct VPC needs subnets of /26 or larger."
+  }
+  validation {
+    condition     = endswith(var.ranges.redis, "/29")
+    error_message = "Redis takes a /29."
+  }
+  # Two ranges are apart when they differ in as many bits as the wider one is named by.
+  validation {
+    condition = try(alltrue([
+      for pair in [[var.ranges.front, var.ranges.pool], [var.ranges.front, var.ranges.redis], [var.ranges.pool, var.ranges.redis]] :
+      length(distinct([for r in pair : cidrhost("${split("/", r)[0]}/${min([for p in pair : tonumber(split("/", p)[1])]...)}", 0)])) == 2
+    ]), false)
+    error_message = "ranges must not overlap."
   }
 }
 
@@ -246,6 +281,11 @@ variable "redis_url_version" {
   description = "Raise by one after the AUTH string of Redis has changed, so that it is written to its secret again."
   type        = number
   default     = 1
+
+  validation {
+    condition     = var.redis_url_version >= 1 && floor(var.redis_url_version) == var.redis_url_version
+    error_message = "redis_url_version must be a whole number from 1 on."
+  }
 }
 
 variable "protect" {

@@ -163,7 +163,11 @@ func TestBuild_FetchesTheGoThatGoModNames(t *testing.T) {
 var (
 	joined  = regexp.MustCompile(`\\\n\s*`)
 	flagged = regexp.MustCompile(`\s(--?[a-z][a-z-]+)`)
+	overput = regexp.MustCompile(`.\x08|\x1b\[[0-9;]*m`)
 )
+
+// renamed are flags that newer versions of a command call otherwise.
+var renamed = map[string]string{"--scaling": "--instances"}
 
 // checkFlags looks every flag that a script gives to a command up in the command's own help.
 func checkFlags(t *testing.T, command, text string) {
@@ -172,22 +176,45 @@ func checkFlags(t *testing.T, command, text string) {
 		t.Logf("%s is not on this machine: its flags are not checked", command)
 		return
 	}
-	calls := regexp.MustCompile(`\b` + command + `((?: [a-z][a-z-]*)+)([^\n|;]*)`)
+	calls := regexp.MustCompile(`(?m)(?:^|[\s(])` + command + `(?: -chdir=\S+)?((?: [a-z][a-z-]*)+)([^\n|;]*)`)
 	for _, call := range calls.FindAllStringSubmatch(joined.ReplaceAllString(text, " "), -1) {
 		help := helpOf(t, command, strings.Fields(call[1]))
+		if command == "terraform" && strings.HasPrefix(call[1], " apply") {
+			help += helpOf(t, command, []string{"plan"}) // whose options it takes as well, as its own help says
+		}
 		for _, flag := range flagged.FindAllStringSubmatch(call[2], -1) {
-			require.Contains(t, help, strings.TrimLeft(flag[1], "-"), "%s%s has no %s", command, call[1], flag[1])
+			require.True(t, offers(help, flag[1]) || offers(help, renamed[flag[1]]), "%s%s has no %s", command, call[1], flag[1])
 		}
 	}
 }
+
+// offers reports whether a help names a flag, and not just a longer one. gcloud takes --no-x for every --x without a
+// value; its help says so with --[no-]x for some of them only.
+func offers(help, flag string) bool {
+	name, double := strings.CutPrefix(flag, "--")
+	forms := regexp.QuoteMeta(flag) + `(?:$|[^\w-])`
+	if positive, negated := strings.CutPrefix(name, "no-"); double && negated {
+		forms += `|--(?:\[no-\])?` + regexp.QuoteMeta(positive) + `(?:$|[^\w=-])`
+	} else if double {
+		forms += `|--\[no-\]` + regexp.QuoteMeta(name) + `(?:$|[^\w-])`
+	}
+	return flag != "" && regexp.MustCompile(`(?:^|[^\w-])(?:`+forms+`)`).MatchString(help)
+}
+
+var helps = map[string]string{}
 
 // helpOf is what a command says of itself; the first words that are its sub-commands are known by having a help.
 func helpOf(t *testing.T, command string, words []string) string {
 	t.Helper()
 	for n := len(words); n > 0; n-- {
+		key := strings.Join(append([]string{command}, words[:n]...), " ")
+		if help, known := helps[key]; known {
+			return help
+		}
 		out, err := exec.Command(command, append(slices.Clone(words[:n]), "--help")...).CombinedOutput()
 		if err == nil || command == "terraform" && strings.Contains(string(out), "Usage:") {
-			return regexp.MustCompile(`.\x08`).ReplaceAllString(string(out), "")
+			helps[key] = overput.ReplaceAllString(string(out), "")
+			return helps[key]
 		}
 	}
 	require.Fail(t, "no such command", "%s %v", command, words)

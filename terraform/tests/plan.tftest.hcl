@@ -87,6 +87,19 @@ run "only_the_fronts_subnet_reaches_the_pool" {
   }
 }
 
+run "what_cannot_be_logged_is_not_claimed" {
+  command = plan
+
+  assert {
+    condition     = alltrue([for r in [google_compute_firewall.front_to_pool, google_compute_firewall.others_to_pool, google_compute_firewall.pool_to_private, google_compute_firewall.pool_to_others] : length(r.log_config) == 0])
+    error_message = "Firewall rules don't log Direct VPC egress."
+  }
+  assert {
+    condition     = google_compute_subnetwork.pool.log_config[0].flow_sampling == 0.1
+    error_message = "Flow logs are a sample."
+  }
+}
+
 run "accounts_read_their_own_secrets_only" {
   command = apply
 

@@ -65,16 +65,129 @@ run "sizes" {
     front = { min_instances = 5, max_instances = 2 }
     pool  = { cpu = "3", memory = "64Gi" }
     redis = { memory_gb = 0 }
+
+    redis_url_version = 0
   }
-  expect_failures = [var.front, var.pool, var.redis]
+  expect_failures = [var.front, var.pool, var.redis, var.redis_url_version]
 }
 
 run "ranges_too_small" {
   command = plan
   variables {
-    ranges = { pool = "10.0.0.0/28" }
+    ranges = { pool = "10.80.2.0/28" }
+    pool   = { instances = 1 }
   }
   expect_failures = [var.ranges]
+}
+
+run "a_name_too_short_for_the_database" {
+  command = plan
+  variables {
+    name = "abc"
+  }
+  expect_failures = [var.name]
+}
+
+run "memory_that_so_many_processors_do_not_get" {
+  command = plan
+  variables {
+    front = { cpu = "1", memory = "8Gi" }
+    pool  = { cpu = "8", memory = "2Gi" }
+  }
+  expect_failures = [var.front, var.pool]
+}
+
+run "memory_that_is_too_little" {
+  command = plan
+  variables {
+    front = { memory = "256Mi" }
+    pool  = { cpu = "4", memory = "32Gi" }
+  }
+  expect_failures = [var.front, var.pool]
+}
+
+run "memory_at_the_bounds" {
+  command = plan
+  variables {
+    front = { cpu = "2", memory = "8192Mi" }
+    pool  = { cpu = "8", memory = "32Gi" }
+  }
+}
+
+run "halves" {
+  command = plan
+  variables {
+    front             = { max_instances = 1.5 }
+    pool              = { instances = 2.5 }
+    redis_url_version = 1.5
+  }
+  expect_failures = [var.front, var.pool, var.redis_url_version]
+}
+
+run "a_disk_too_small" {
+  command = plan
+  variables {
+    pool = { disk = "9Gi" }
+  }
+  expect_failures = [var.pool]
+}
+
+run "more_instances_than_addresses" {
+  command = plan
+  variables {
+    ranges = { front = "10.80.0.0/26", pool = "10.80.2.0/25" }
+    front  = { max_instances = 16 }
+    pool   = { instances = 32 }
+  }
+  expect_failures = [var.front, var.pool]
+}
+
+run "as_many_instances_as_addresses" {
+  command = plan
+  variables {
+    ranges = { front = "10.80.0.0/26", pool = "10.80.2.0/25" }
+    front  = { max_instances = 15 }
+    pool   = { instances = 31 }
+  }
+}
+
+run "ranges_within_each_other" {
+  command = plan
+  variables {
+    ranges = { front = "10.80.0.0/16" }
+  }
+  expect_failures = [var.ranges]
+}
+
+run "redis_in_the_pools_range" {
+  command = plan
+  variables {
+    ranges = { redis = "10.80.3.248/29" }
+  }
+  expect_failures = [var.ranges]
+}
+
+run "redis_with_another_size" {
+  command = plan
+  variables {
+    ranges = { redis = "10.80.1.0/28" }
+  }
+  expect_failures = [var.ranges]
+}
+
+run "durations" {
+  command = plan
+  variables {
+    pool_settings = { IDLE_TIMEOUT = "10" }
+  }
+  expect_failures = [var.pool_settings]
+}
+
+run "durations_that_are_some" {
+  command = plan
+  variables {
+    pool_settings = { IDLE_TIMEOUT = "1h30m", CLEANUP_INTERVAL = "0.5s", ARCHIVE_TTL = "0", MAX_PROCESSES = "10" }
+  }
 }
 
 run "settings_that_are_none" {
