@@ -4,8 +4,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
@@ -18,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"claudepool/infra/hop"
 	"claudepool/infra/logging"
 	"claudepool/infra/settings"
 )
@@ -111,14 +110,12 @@ func handler(front http.Handler, f flags) http.Handler {
 // withDefaults puts before the environment what a developer need not set: keys for the hop, a folder for the
 // workspaces, readable logs.
 func withDefaults(environ []string, scratch string, f flags) []string {
-	key := make([]byte, 32)
-	rand.Read(key)
 	level := "info"
 	if f.demo {
 		level = "error"
 	}
 	return append([]string{
-		"HOP_KEYS=" + hex.EncodeToString(key), "WORKSPACES_ROOT=" + filepath.Join(scratch, "workspaces"),
+		"HOP_KEYS=" + hop.NewKey(), "WORKSPACES_ROOT=" + filepath.Join(scratch, "workspaces"),
 		"ARCHIVE_DIR=" + filepath.Join(scratch, "archive"), "LOG_FORMAT=text", "LOG_LEVEL=" + level,
 	}, environ...)
 }

@@ -102,7 +102,7 @@ func (d *deployment) placeable(n int64) {
 	d.t.Helper()
 	require.Eventually(d.t, func() bool {
 		return d.redis.ZCard(d.t.Context(), "{claudepool}:candidates").Val() == n
-	}, 10*time.Second, 20*time.Millisecond)
+	}, patience, 20*time.Millisecond)
 }
 
 // testTooFar: where a release was left out, users are refused, not served wrongly.

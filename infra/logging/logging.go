@@ -35,19 +35,6 @@ func New(w io.Writer, level slog.Leveler, format, projectID string) *slog.Logger
 	return slog.New(&handler{plain: json, inner: json, attrs: func(r request) []slog.Attr { return cloudAttrs(r, prefix) }})
 }
 
-// With returns a logger whose lines carry the context's request also where they are logged without a context. It
-// returns the logger itself where the context has no request or New did not make the logger.
-func With(ctx context.Context, logger *slog.Logger) *slog.Logger {
-	r, found := requestOf(ctx)
-	h, ours := logger.Handler().(*handler)
-	if !found || !ours {
-		return logger
-	}
-	bound := *h
-	bound.request = &r
-	return slog.New(&bound)
-}
-
 // handler adds the request of a line's context to it. The platform reads these attributes at the top of a line only,
 // so they must not end up in a group that the logger has open.
 type handler struct {
@@ -56,7 +43,6 @@ type handler struct {
 	inner   slog.Handler
 	grouped bool // a step opened a group
 	attrs   func(request) []slog.Attr
-	request *request // of lines whose context has none
 }
 
 func (h *handler) Enabled(ctx context.Context, level slog.Level) bool {
@@ -65,9 +51,6 @@ func (h *handler) Enabled(ctx context.Context, level slog.Level) bool {
 
 func (h *handler) Handle(ctx context.Context, record slog.Record) error {
 	r, found := requestOf(ctx)
-	if !found && h.request != nil {
-		r, found = *h.request, true
-	}
 	if !found {
 		return h.inner.Handle(ctx, record)
 	}

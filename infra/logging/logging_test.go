@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -131,27 +130,6 @@ func TestHandler_KeepsSlogsOwnRules(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestWith_BindsTheRequestOnce(t *testing.T) {
-	ctx := WithRequest(t.Context(), "req_1", nil)
-	other := WithRequest(t.Context(), "req_2", nil)
-	for want, log := range map[string]func(*slog.Logger){
-		"req_1": func(l *slog.Logger) { With(ctx, l).With("a", 1).Info("x") },
-		"req_2": func(l *slog.Logger) { With(ctx, l).InfoContext(other, "x") },
-	} {
-		require.Equal(t, want, line(t, log)["request_id"])
-	}
-	var out bytes.Buffer
-	With(ctx, New(&out, slog.LevelInfo, "json", "")).InfoContext(ctx, "x")
-	require.Equal(t, 1, strings.Count(out.String(), "request_id"))
-}
-
-func TestWith_LeavesForeignLoggersAndEmptyContextsAlone(t *testing.T) {
-	foreign := slog.New(slog.NewTextHandler(io.Discard, nil))
-	require.Same(t, foreign, With(WithRequest(t.Context(), "req_1", nil), foreign))
-	ours := New(io.Discard, slog.LevelInfo, "json", "")
-	require.Same(t, ours, With(t.Context(), ours))
-}
-
 func TestHandler_ConcurrentLinesStayWhole(t *testing.T) {
 	var out bytes.Buffer
 	logger := New(&out, slog.LevelInfo, "json", "p").WithGroup("g")
@@ -175,11 +153,6 @@ func TestRequestID_AcceptsOnlyPlainOnes(t *testing.T) {
 		require.Regexp(t, `^req_[0-9a-f]{24}$`, got, "%q", odd)
 	}
 	require.NotEqual(t, NewRequestID(), NewRequestID())
-}
-
-func TestRequestIDIn_IsThatOfTheContext(t *testing.T) {
-	require.Empty(t, RequestIDIn(t.Context()))
-	require.Equal(t, "req_1", RequestIDIn(WithRequest(t.Context(), "req_1", nil)))
 }
 
 func TestTraceOf_ReadsBothHeaders(t *testing.T) {

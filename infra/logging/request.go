@@ -46,12 +46,6 @@ func WithRequest(ctx context.Context, id string, header http.Header) context.Con
 	return context.WithValue(ctx, requestKey{}, request{id: id, trace: TraceOf(header)})
 }
 
-// RequestIDIn returns the id of the context's request, or "".
-func RequestIDIn(ctx context.Context) string {
-	r, _ := requestOf(ctx)
-	return r.id
-}
-
 // RequestID returns the id that the client gave its request, or a new one where it gave none or an odd one: ids go
 // into logs and headers as they are.
 func RequestID(header http.Header) string {

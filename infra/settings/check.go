@@ -38,15 +38,12 @@ var (
 
 // load fills the struct from the environment. Its error says what each wrong setting must be and never what it is:
 // whatever a variable was set to by mistake may be a secret.
-func load(into any, sound func() map[string]bool, environ []string, opts []Option) error {
+func load(into any, sound func() map[string]bool, environ []string) error {
 	environment := env.ToMap(environ)
 	for name, value := range environment {
 		if strings.TrimSpace(value) == "" {
 			delete(environment, name)
 		}
-	}
-	for _, opt := range opts {
-		opt(environment)
 	}
 	unread, err := unreadable(env.ParseWithOptions(into, env.Options{Environment: environment}))
 	if err != nil {

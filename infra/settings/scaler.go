@@ -31,7 +31,7 @@ type Scaler struct {
 // LoadScaler reads the scaler's settings as LoadFront does a front's.
 func LoadScaler(environ []string) (Scaler, error) {
 	var scaler Scaler
-	err := load(&scaler, scaler.sound, environ, nil)
+	err := load(&scaler, scaler.sound, environ)
 	return scaler, err
 }
 

@@ -78,27 +78,15 @@ type Pool struct {
 
 // LoadFront reads a front's settings from an environment in os.Environ's form. Its error tells of everything that is
 // wrong, one line each.
-func LoadFront(environ []string, opts ...Option) (Front, error) {
+func LoadFront(environ []string) (Front, error) {
 	var front Front
-	err := load(&front, front.sound, environ, opts)
+	err := load(&front, front.sound, environ)
 	return front, err
 }
 
 // LoadPool reads an instance's settings as LoadFront does a front's.
-func LoadPool(environ []string, opts ...Option) (Pool, error) {
+func LoadPool(environ []string) (Pool, error) {
 	var pool Pool
-	err := load(&pool, pool.sound, environ, opts)
+	err := load(&pool, pool.sound, environ)
 	return pool, err
-}
-
-// Option changes how settings are loaded.
-type Option func(environment map[string]string)
-
-// DefaultHopKeys is what HOP_KEYS is when it is unset, for a service that runs in one process.
-func DefaultHopKeys(keys string) Option {
-	return func(environment map[string]string) {
-		if environment["HOP_KEYS"] == "" {
-			environment["HOP_KEYS"] = keys
-		}
-	}
 }

@@ -109,16 +109,11 @@ func TestLoad_BlankIsUnset(t *testing.T) {
 	require.Equal(t, 5*time.Minute, pool.IdleTimeout)
 }
 
-func TestLoad_DefaultHopKeysYieldToGivenOnes(t *testing.T) {
-	fallback := DefaultHopKeys(strings.Repeat("x", 32))
-	front, err := LoadFront([]string{"HOP_KEYS= "}, fallback)
-	require.NoError(t, err)
-	require.Equal(t, strings.Repeat("x", 32), front.HopKeys.Reveal())
-	front, err = LoadFront([]string{hopKey}, fallback)
-	require.NoError(t, err)
-	require.Equal(t, strings.TrimPrefix(hopKey, "HOP_KEYS="), front.HopKeys.Reveal())
-	_, err = LoadFront(nil)
-	require.EqualError(t, err, "HOP_KEYS must be one or more comma-separated keys of at least 32 characters each")
+func TestLoad_HopKeysAreRequired(t *testing.T) {
+	for _, environ := range [][]string{nil, {"HOP_KEYS= "}} {
+		_, err := LoadFront(environ)
+		require.EqualError(t, err, "HOP_KEYS must be one or more comma-separated keys of at least 32 characters each")
+	}
 }
 
 func TestLoad_TakesWhatTheRulesAllow(t *testing.T) {

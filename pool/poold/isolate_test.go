@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/alicebob/miniredis/v2"
@@ -19,6 +20,24 @@ import (
 
 // unusable is the base of a block that would reach beyond the last uid.
 const unusable = 1<<32 - 1
+
+// logs is a log that may be read while it is written.
+type logs struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
+}
+
+func (l *logs) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(line)
+}
+
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
 
 // begin starts an instance with the settings given and returns it, or why it didn't start, with what it logged.
 func begin(t *testing.T, base int, environ ...string) (*Instance, string, error) {
@@ -33,16 +52,15 @@ func begin(t *testing.T, base int, environ ...string) (*Instance, string, error)
 	t.Cleanup(func() { _ = redis.Close() })
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	var log bytes.Buffer
+	var log logs
 	i, err := Start(s, Parts{Logger: slog.New(slog.NewTextHandler(&log, nil)), Redis: redis, Store: snapshot.NewMemory(),
 		Listener: listener, Addr: listener.Addr().String()})
 	if err != nil {
 		listener.Close()
 		return nil, log.String(), err
 	}
-	logged := log.String() // before anything else writes to it
 	t.Cleanup(i.Shutdown)
-	return i, logged, nil
+	return i, log.String(), nil
 }
 
 func needRoot(t *testing.T) {

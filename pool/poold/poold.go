@@ -23,8 +23,12 @@ import (
 	"claudepool/router"
 )
 
-// freezeAfter is long enough for a CLI to finish what it does after a turn.
-const freezeAfter = 3 * time.Second
+const (
+	// freezeAfter is long enough for a CLI to finish what it does after a turn.
+	freezeAfter = 3 * time.Second
+	// endTimeout bounds each of the calls that an instance ends with.
+	endTimeout = 2 * time.Second
+)
 
 // Parts are what an instance doesn't make itself.
 type Parts struct {
@@ -171,7 +175,7 @@ func (i *Instance) Shutdown() {
 	i.pool.Drain(ctx)
 	i.pool.Close()
 
-	end, cancelEnd := context.WithTimeout(context.Background(), 2*time.Second)
+	end, cancelEnd := context.WithTimeout(context.Background(), endTimeout)
 	defer cancelEnd()
 	if err := i.server.Shutdown(end); err != nil {
 		_ = i.server.Close()
@@ -179,7 +183,9 @@ func (i *Instance) Shutdown() {
 	i.beating()
 	i.published()
 	i.work.Wait()
-	if err := i.lease.Close(end); err != nil {
+	back, cancelBack := context.WithTimeout(context.Background(), endTimeout) // a store that is away has taken the other
+	defer cancelBack()
+	if err := i.lease.Close(back); err != nil {
 		i.log.Warn("the lease could not be given back, it will expire", "error", err)
 	}
 	i.abandon()

@@ -1,6 +1,7 @@
 package poold
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"net/http"
@@ -18,6 +19,35 @@ import (
 	"claudepool/pool/pooltest"
 	"claudepool/router"
 )
+
+// away is a store that never answers what it is asked to delete.
+type away struct{ *snapshot.Memory }
+
+func (away) Delete(ctx context.Context, _ string) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestInstance_GivesItsLeaseBackAlsoWhileTheStoreIsAway(t *testing.T) {
+	cli, err := pooltest.ScriptedCLI(t.TempDir())
+	require.NoError(t, err)
+	redis := miniredis.RunT(t)
+	client, err := router.NewClient("redis://"+redis.Addr(), "")
+	require.NoError(t, err)
+	defer client.Close()
+	s, err := settings.LoadPool([]string{"HOP_KEYS=" + strings.Repeat("k", 32), "CLAUDE_BIN=" + cli, "STANDBY=0",
+		"WORKSPACES_ROOT=" + filepath.Join(t.TempDir(), "workspaces")})
+	require.NoError(t, err)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	i, err := Start(s, Parts{Logger: slog.New(slog.DiscardHandler), Redis: client, Store: away{snapshot.NewMemory()},
+		Listener: listener, Addr: listener.Addr().String()})
+	require.NoError(t, err)
+	key := "{claudepool}:instance:" + i.ID()
+	require.Eventually(t, func() bool { return redis.Exists(key) }, 30*time.Second, 10*time.Millisecond)
+	i.Shutdown()
+	require.False(t, redis.Exists(key))
+}
 
 func TestInstance_ServesUnderThePublishedFingerprintOnly(t *testing.T) {
 	cli, err := pooltest.ScriptedCLI(t.TempDir())
@@ -42,7 +72,7 @@ func TestInstance_ServesUnderThePublishedFingerprintOnly(t *testing.T) {
 	require.Eventually(t, func() bool {
 		owner, err = front.Route(t.Context(), "ada")
 		return err == nil
-	}, 5*time.Second, 10*time.Millisecond, "the front has dialled it, so the fingerprint is the server's")
+	}, 30*time.Second, 10*time.Millisecond, "the front has dialled it, so the fingerprint is the server's")
 	require.Equal(t, addr, owner.Addr)
 	conn, err := hop.Dial(t.Context(), addr, owner.Fingerprint)
 	require.NoError(t, err)

@@ -14,6 +14,7 @@ import (
 	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
 
 	"claudepool/function"
+	"claudepool/infra/freeport"
 )
 
 const (
@@ -72,7 +73,7 @@ func underFramework(ctx context.Context, front http.Handler) (http.Handler, erro
 	if err := os.Setenv("FUNCTION_TARGET", "Front"); err != nil {
 		return nil, err
 	}
-	addr, err := freeAddr()
+	addr, err := freeport.Addr()
 	if err != nil {
 		return nil, err
 	}
@@ -93,15 +94,6 @@ func underFramework(ctx context.Context, front http.Handler) (http.Handler, erro
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-}
-
-// freeAddr returns an address on loopback that nobody listens on.
-func freeAddr() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return listener.Addr().String(), listener.Close()
 }
 
 // knock makes a request whose answer doesn't matter.
