@@ -40,6 +40,16 @@ func (p *Pool) StandbyPIDs() (pids []int) {
 	return pids
 }
 
+// AgeStandbys makes all standbys older.
+func (p *Pool) AgeStandbys(by time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.standbys {
+		s.since = s.since.Add(-by)
+	}
+	signal(p.tend)
+}
+
 // Adoption is a standby that has been taken for a user and isn't bound yet.
 type Adoption struct{ s *standby }
 

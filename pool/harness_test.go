@@ -123,6 +123,17 @@ func newServiceWith(t *testing.T, confinement *confine.Confinement, change func(
 	return startService(t, cli, confinement, change)
 }
 
+// scriptedFolder holds the scripted CLI, which is built once for all tests: to link it takes longer than most of them.
+var scriptedFolder string
+
+var scriptedCLI = sync.OnceValues(func() (string, error) {
+	var err error
+	if scriptedFolder, err = os.MkdirTemp("", "scripted"); err != nil {
+		return "", err
+	}
+	return pooltest.ScriptedCLI(scriptedFolder)
+})
+
 // newScriptedService starts a service with the scripted CLI.
 func newScriptedService(t *testing.T, change func(*pool.Options)) *service {
 	t.Helper()

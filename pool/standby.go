@@ -47,7 +47,7 @@ type standby struct {
 func (p *Pool) keepStandbys() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	retry := firstRetry
+	retry, pause := firstRetry, time.Time{}
 	for {
 		select {
 		case <-p.life.Done():
@@ -61,8 +61,13 @@ func (p *Pool) keepStandbys() {
 		p.freezeStandbys()
 		next := standbyInterval
 		for p.short(want) {
+			if left := time.Until(pause); left > 0 { // who comes meanwhile doesn't shorten it
+				next = left
+				break
+			}
 			if err := p.addStandby(want); err != nil {
 				p.opts.Logger.Warn("a standby could not be started", "error", err, "retry_seconds", retry.Seconds())
+				pause = time.Now().Add(retry)
 				next, retry = retry, min(2*retry, lastRetry)
 				break
 			}

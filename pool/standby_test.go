@@ -2,8 +2,11 @@ package pool_test
 
 import (
 	"bytes"
+	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -184,4 +187,43 @@ func TestStandby_OneThatDiesIsReplacedAndNothingOfItIsLeft(t *testing.T) {
 	}, 10*time.Second, 5*time.Millisecond)
 	s.awaitStandbys(1)
 	require.Equal(t, pool.ProcessStandby, s.ask("ada", "hello", nil).process)
+}
+
+// While standbys can't be started, users who come don't have it tried more often, and the log isn't filled.
+func TestStandby_WhatCantBeStartedIsTriedLessAndLessOften(t *testing.T) {
+	s := startService(t, "/bin/false", nil, withStandby(2))
+	line := regexp.MustCompile(`time=(\S+) .*a standby could not be started.* retry_seconds=(\d+)`)
+	var tries [][]string
+	for i := 0; len(tries) < 3; i++ {
+		require.Equal(t, http.StatusServiceUnavailable, s.ask("user-"+strconv.Itoa(i), "hello", nil).status)
+		tries = line.FindAllStringSubmatch(s.logs.String(), -1)
+	}
+	var last time.Time
+	for i, try := range tries {
+		require.Equal(t, strconv.Itoa(1<<i), try[2])
+		at, err := time.Parse(time.RFC3339Nano, try[1])
+		require.NoError(t, err)
+		if i > 0 {
+			pause := time.Duration(1<<(i-1)) * time.Second
+			require.GreaterOrEqual(t, at.Sub(last), pause-10*time.Millisecond) // the log has milliseconds
+		}
+		last = at
+	}
+	require.Zero(t, s.pool.Snapshot().Standby)
+}
+
+func TestStandby_OneThatIsOldIsRenewed(t *testing.T) {
+	s := newScriptedService(t, withStandby(1))
+	s.awaitStandbys(1)
+	old := s.pool.StandbyPIDs()
+	s.pool.AgeStandbys(59 * time.Minute)
+	s.pool.AgeStandbys(2 * time.Minute)
+	require.Eventually(t, func() bool {
+		now := s.pool.StandbyPIDs()
+		return len(now) == 1 && now[0] != old[0]
+	}, time.Minute, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return !exists(strconv.Itoa(old[0])) }, time.Minute, 5*time.Millisecond)
+	r := s.ask("ada", "hello", nil)
+	require.Equal(t, "reply to: hello", r.text(t))
+	require.Equal(t, pool.ProcessStandby, r.process)
 }

@@ -1,6 +1,7 @@
 package pool_test
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 func (s *service) wait(user, text string) <-chan reply {
 	s.t.Helper()
 	answer := make(chan reply, 1)
+	queued := s.pool.Snapshot().Queued
 	go func() {
 		response, err := s.start(s.t.Context(), user, text, nil)
 		if err == nil {
@@ -24,8 +26,27 @@ func (s *service) wait(user, text string) <-chan reply {
 		}
 		close(answer)
 	}()
-	require.Eventually(s.t, func() bool { return s.pool.Snapshot().Queued == 1 }, time.Minute, time.Millisecond)
+	require.Eventually(s.t, func() bool { return s.pool.Snapshot().Queued == queued+1 }, time.Minute, time.Millisecond)
 	return answer
+}
+
+func TestPool_WhoWaitsIsServedInTheOrderOfComing(t *testing.T) {
+	s := newScriptedService(t, nil)
+	hangUp := s.occupy("ada", nil)
+	before := len(s.api.Calls())
+	var answers []<-chan reply
+	for i := range 10 {
+		answers = append(answers, s.wait("ada", fmt.Sprint("q", i)))
+	}
+	hangUp()
+	for i, answer := range answers {
+		require.Equal(t, fmt.Sprint("reply to: q", i), (<-answer).text(t))
+	}
+	for i, call := range s.api.Calls()[before:] {
+		said := call.Messages()
+		require.Len(t, said, 2*i+1)
+		require.Equal(t, fmt.Sprint("user: q", i), said[2*i])
+	}
 }
 
 func TestPool_CloseSendsThoseAwayWhoWait(t *testing.T) {
@@ -88,13 +109,31 @@ func TestPool_WhatEndedOneTurnDoesntEndTheNext(t *testing.T) {
 	require.Equal(t, pool.ProcessResumed, two.process)
 }
 
-// What doesn't fit into a pipe would wait for ever for a CLI that doesn't read.
-func TestPool_ACLIThatDoesntReadIsGivenUp(t *testing.T) {
-	deaf := filepath.Join(t.TempDir(), "deaf")
-	require.NoError(t, os.WriteFile(deaf, []byte("#!/bin/sh\nexec sleep 1000\n"), 0o700))
-	s := startService(t, deaf, nil, func(o *pool.Options) { o.SpawnTimeout = time.Second })
-	r := s.ask("ada", "one", fields{"system": strings.Repeat("long ", 100_000)})
-	require.Equal(t, http.StatusServiceUnavailable, r.status, r.body)
-	reserved, _ := s.pool.Load()
-	require.Zero(t, reserved)
+// What doesn't fit into a pipe would wait for ever for a CLI that doesn't read; and one that reads may never answer.
+func TestPool_ACLIThatIsNotReadyInTimeIsGivenUp(t *testing.T) {
+	for name, does := range map[string]string{"deaf": "exec sleep 1000", "mute": "cat >/dev/null; true"} {
+		cli := filepath.Join(t.TempDir(), name)
+		require.NoError(t, os.WriteFile(cli, []byte("#!/bin/sh\n"+does+"\n"), 0o700))
+		s := startService(t, cli, nil, func(o *pool.Options) { o.SpawnTimeout = time.Second })
+		r := s.ask("ada", "one", fields{"system": strings.Repeat("long ", 100_000)})
+		require.Equal(t, http.StatusServiceUnavailable, r.status, r.body)
+		require.NotEmpty(t, r.header.Get("Retry-After"), name)
+		require.Contains(t, r.body, "could not be made ready", name)
+		require.Contains(t, s.logs.String(), "not ready in time", name)
+		require.Empty(t, s.processes(), name)
+		reserved, _ := s.pool.Load()
+		require.Zero(t, reserved, name)
+	}
+}
+
+// A tool may take as long as it likes: only an API that says nothing is silent. The CLI tells of a task after some three
+// seconds, then no more.
+func TestPool_AToolThatRunsQuietlyIsNoSilence(t *testing.T) {
+	s := newService(t, func(o *pool.Options) { o.SilenceTimeout = 5 * time.Second })
+	first := s.ask("ada", "one", fields{"system": "first"})
+	first.text(t)
+	s.allow("Bash")
+	quiet := s.ask("ada", `[[tool=Bash {"command":"sleep 10; echo slept"}]]`, fields{"system": "second"}) // a restart, for the permission
+	require.Equal(t, "tool said: slept", quiet.text(t))
+	require.Equal(t, quiet.pid, s.ask("ada", "two", nil).pid)
 }
