@@ -35,6 +35,7 @@ func (p *Pool) reserve(c *conversation) error {
 		case ofUser:
 			return api.RateLimited(time.Second, "%d conversations of this user are in use", p.opts.MaxProcessesPerUser)
 		default:
+			p.opts.Logger.Warn("no room for another process", "user", api.ShortUser(c.user.id)) // an alert counts these lines
 			return api.Overloaded(time.Second, "no room for another process")
 		}
 	}
