@@ -217,13 +217,9 @@ func (s *simulation) replace(ctx context.Context, old []*instance) (moved int, r
 func (i *instance) end(ctx context.Context, users []int) error {
 	ctx = context.WithValue(ctx, requestKey{}, true)
 	i.leaving.Store(true)
-	if err := i.Drain(ctx); err != nil {
-		return err
-	}
+	_ = i.Drain(ctx) // as in a pool instance, beats and Close tell later what Redis was too slow for
 	for _, u := range users {
-		if err := i.Release(ctx, userID(u), false); err != nil {
-			return err
-		}
+		_ = i.Release(ctx, userID(u), false)
 	}
 	i.stop()
 	<-i.stopped
