@@ -9,6 +9,17 @@ import (
 
 func init() { quotaInterval, interruptGrace = time.Hour, 5*time.Second }
 
+// SetIntervals changes how long a stream stays silent, and how long a request waits before its stream is opened. No
+// server may be running then.
+func SetIntervals(ping, grace time.Duration) (pingBefore, graceBefore time.Duration) {
+	pingBefore, graceBefore = pingInterval, queueGrace
+	pingInterval, queueGrace = ping, grace
+	return pingBefore, graceBefore
+}
+
+// CleanUp has the reaper do what it would do at the time.
+func (p *Pool) CleanUp(at time.Time) { p.cleanUp(at) }
+
 // Stalled is the number of turns whose process waits for a client to read.
 func (p *Pool) Stalled() int {
 	stalled := 0

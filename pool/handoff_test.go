@@ -2,8 +2,10 @@ package pool_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"os"
 	"strings"
@@ -52,6 +54,31 @@ func saved(t *testing.T, dir string, n int) {
 // deleted reports whether all that a record says is that it was deleted.
 func deleted(content []byte) bool { return bytes.Contains(content, []byte(`"Deleted":true}`)) }
 
+func gzipped(t *testing.T, text string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, err := w.Write([]byte(text))
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	return b.Bytes()
+}
+
+// zipped are the beginnings of what anything in the content decompresses to.
+func zipped(content []byte) (texts []string) {
+	for i := range content {
+		r, err := gzip.NewReader(bytes.NewReader(content[i:]))
+		if err != nil {
+			continue
+		}
+		text := make([]byte, 100)
+		if n, _ := io.ReadFull(r, text); n > 0 {
+			texts = append(texts, string(text[:n]))
+		}
+	}
+	return texts
+}
+
 func TestHandoff_AnotherInstanceGoesOnWithTheRealCLI(t *testing.T) {
 	store, dir := kept(t)
 	first := newService(t, keepingIn(store))
@@ -60,10 +87,12 @@ func TestHandoff_AnotherInstanceGoesOnWithTheRealCLI(t *testing.T) {
 	require.Equal(t, "reply to: other", first.ask("ada", "other", fields{"session_id": named}).text(t))
 	first.pool.Close() // as when the instance ends by SIGTERM
 
+	require.Equal(t, []string{"plain"}, zipped(append([]byte("before"), gzipped(t, "plain")...)), "the control")
 	require.NoError(t, walkFiles(dir, func(_ string, content []byte) {
 		for _, word := range []string{"one", "reply", "brief", "ada", named, userID("ada")} {
 			require.NotContains(t, string(content), word)
 		}
+		require.Empty(t, zipped(content), "a transcript is compressed, and then sealed")
 	}))
 
 	second := newService(t, keepingIn(store))
@@ -153,6 +182,7 @@ type flaky struct {
 	mu    sync.Mutex
 	away  bool
 	loses int // so many answers
+	saves int // after so many more it is away; 0 is never
 }
 
 func (f *flaky) set(away bool) {
@@ -181,6 +211,12 @@ func (f *flaky) Save(ctx context.Context, owner string, r archive.Record, body [
 	if err := f.err(); err != nil {
 		return err
 	}
+	f.mu.Lock()
+	if f.saves == 1 {
+		f.away = true
+	}
+	f.saves = max(0, f.saves-1)
+	f.mu.Unlock()
 	if err := f.Store.Save(ctx, owner, r, body); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -226,7 +227,8 @@ type fields map[string]any
 
 func token(user string) string { return "sk-ant-oat01-token-of-" + user }
 
-// start sends a request of the user, who says text; more adds to or replaces the body's fields.
+// start sends a request of the user, who says text; more adds to or replaces the body's fields, and removes those that
+// are nil.
 func (s *service) start(ctx context.Context, user, text string, more fields) (*http.Response, error) {
 	return s.startWith(ctx, http.DefaultClient, user, text, more)
 }
@@ -234,9 +236,8 @@ func (s *service) start(ctx context.Context, user, text string, more fields) (*h
 func (s *service) startWith(ctx context.Context, client *http.Client, user, text string, more fields) (*http.Response, error) {
 	body := fields{"oauth_credentials": fields{"access_token": token(user)}, "model": "haiku",
 		"messages": []fields{{"role": "user", "content": text}}}
-	for k, v := range more {
-		body[k] = v
-	}
+	maps.Copy(body, more)
+	maps.DeleteFunc(body, func(_ string, v any) bool { return v == nil })
 	raw, err := json.Marshal(body)
 	if err != nil {
 		return nil, err

@@ -59,7 +59,7 @@ func (p *Pool) inherit(ctx context.Context, u *user, req, former *api.Request, o
 	defer p.yieldAll(slices.Collect(maps.Values(moved)))
 	for old, c := range moved {
 		p.moveEntry(old, c)
-		if copied[old] {
+		if copied[old] > 0 {
 			p.goes(func() { p.forgetArchived(old) })
 		} else {
 			p.mirror(c)
@@ -118,13 +118,18 @@ func (p *Pool) yieldAll(held []*conversation) {
 	}
 }
 
-// reseal copies what the archive has of the held conversations to where the heir will look for it.
-func (p *Pool) reseal(ctx context.Context, from, to *user, held []*conversation) (copied map[*conversation]bool, err error) {
-	copied = make(map[*conversation]bool)
+// reseal copies what the archive has of the held conversations to where the heir will look for it, and returns under
+// which versions. What it had copied when it failed before may be old by now and is copied again.
+func (p *Pool) reseal(ctx context.Context, from, to *user, held []*conversation) (copied map[*conversation]int64, err error) {
+	copied = make(map[*conversation]int64)
 	for _, c := range held {
 		p.mu.Lock()
 		version, h := c.mirror.version, c.headLocked()
-		stays := version == 0 || c.mirror.off || to.conversations[c.id] != nil
+		there, next := to.conversations[c.id], int64(1)
+		if there != nil {
+			next = there.mirror.version + 1
+		}
+		stays := version == 0 || c.mirror.off || there != nil && !there.unusedCopyLocked(c)
 		p.mu.Unlock()
 		if stays {
 			continue
@@ -135,7 +140,7 @@ func (p *Pool) reseal(ctx context.Context, from, to *user, held []*conversation)
 			sealed, err = from.keys.Open(sealed, seal.Place{Name: name, Version: version, Part: "body"})
 		}
 		if err == nil {
-			err = p.store(to.keys, h, 1, sealed)
+			err = p.store(to.keys, h, next, sealed)
 		}
 		if err != nil {
 			p.opts.Logger.Warn("an archived conversation can't be moved", "user", api.ShortUser(from.id), "error", err)
@@ -144,26 +149,34 @@ func (p *Pool) reseal(ctx context.Context, from, to *user, held []*conversation)
 			p.mu.Unlock()
 			return nil, api.Unavailable(busyRetry, "the conversations of the previous token can't be moved now, try again")
 		}
-		copied[c] = true
+		copied[c] = next
 	}
 	return copied, nil
 }
 
+// unusedCopyLocked reports whether c is what the archive has of a copy of the other, and nothing more.
+func (c *conversation) unusedCopyLocked(of *conversation) bool {
+	return c.born == of.born && c.mirror.fetch && c.dir == nil && c.process == nil && !c.held
+}
+
 // bequeath makes a user's held conversations, some of which the archive has for the heir already, the heir's, all at once.
 // It returns them, by what they were before; they are held too.
-func (p *Pool) bequeath(from, u *user, held []*conversation, copied map[*conversation]bool, before, now broker.Credential) map[*conversation]*conversation {
+func (p *Pool) bequeath(from, u *user, held []*conversation, copied map[*conversation]int64, before, now broker.Credential) map[*conversation]*conversation {
 	moved := make(map[*conversation]*conversation)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, old := range held {
-		if u.conversations[old.id] != nil {
-			continue
+		if there := u.conversations[old.id]; there != nil {
+			if copied[old] == 0 || !there.unusedCopyLocked(old) {
+				continue
+			}
+			u.loseLocked(there)
 		}
 		c := &conversation{user: u, named: old.named, id: old.id, born: old.born, held: true, process: old.process, digest: old.digest,
 			settled: old.settled, lastUsed: old.lastUsed, settings: old.settings, seed: old.seed, dir: old.dir,
 			dirty: old.dirty, goodTurn: old.goodTurn, mirror: mirror{off: old.mirror.off}}
-		if copied[old] {
-			c.mirror = mirror{version: 1, fetch: old.mirror.fetch}
+		if copied[old] > 0 {
+			c.mirror = mirror{version: copied[old], fetch: old.mirror.fetch}
 		}
 		u.conversations[c.id] = c
 		if from.standard == old && u.standard == nil {

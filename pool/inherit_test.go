@@ -142,6 +142,43 @@ func TestInherit_WhileTheArchiveIsAwayNothingMoves(t *testing.T) {
 	require.Equal(t, first.pid, s.ask("ada", "still here", nil).pid)
 }
 
+func TestInherit_AnArchiveThatFailsHalfWayLeavesAllWhereItWas(t *testing.T) {
+	store, dir := kept(t)
+	way := &flaky{Store: store}
+	s := newScriptedService(t, keepingIn(way))
+	sessions := []fields{{"session_id": uuid.NewString()}, {"session_id": uuid.NewString()}}
+	var pids []string
+	for _, session := range sessions {
+		r := s.ask("ada", "one", session)
+		r.text(t)
+		pids = append(pids, r.pid)
+	}
+	saved(t, dir, 2)
+	way.mu.Lock()
+	way.saves = 1
+	way.mu.Unlock()
+	refused := s.ask("new", "two", replacing("ada", "new", sessions[0]))
+	require.Equal(t, http.StatusServiceUnavailable, refused.status, refused.body)
+	require.NotEmpty(t, refused.header.Get("Retry-After"))
+	way.set(false)
+	for i, session := range sessions {
+		r := s.ask("ada", "two", session)
+		require.Equal(t, "reply to: two", r.text(t))
+		require.Equal(t, pids[i], r.pid)
+		require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two"}, s.lastCall().Messages())
+	}
+	for i, session := range sessions {
+		var r reply
+		require.Eventually(t, func() bool { // what has failed is not asked again at once
+			r = s.ask("new", "three", replacing("ada", "new", session))
+			return r.status == http.StatusOK
+		}, time.Minute, 10*time.Millisecond)
+		require.Equal(t, "reply to: three", r.text(t))
+		require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two", "assistant: reply to: two", "user: three"}, s.lastCall().Messages())
+		require.Equal(t, pids[i], r.pid)
+	}
+}
+
 func TestInherit_ASessionThatBothHaveStaysWhereItIs(t *testing.T) {
 	store, _ := kept(t)
 	s := newScriptedService(t, keepingIn(store))

@@ -137,3 +137,35 @@ func TestPool_AProcessFarOverItsMemoryIsKilledInItsTurn(t *testing.T) {
 	require.Equal(t, "resumed", second.process)
 	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two"}, s.lastCall().Messages())
 }
+
+func TestPool_AWorkspaceIsKeptForItsTimeAndNoLonger(t *testing.T) {
+	s := newScriptedService(t, func(o *pool.Options) { o.IdleTimeout, o.WorkspaceTTL = 5*time.Minute, time.Hour })
+	s.ask("ada", "one", nil).text(t)
+	workspace := home(t, s)
+	idle := func(d time.Duration) { s.pool.CleanUp(time.Now().Add(d)) }
+	reaped := func(times int64) {
+		t.Helper()
+		idle(6 * time.Minute)
+		require.Eventually(t, func() bool { return s.pool.Snapshot().Cleanup.Total == times }, time.Minute, time.Millisecond)
+		require.Eventually(t, func() bool { return len(s.owner.releasedUsers()) == int(times) }, time.Minute, time.Millisecond)
+	}
+	reaped(1)
+	require.DirExists(t, workspace)
+	two := s.ask("ada", "two", nil)
+	require.Equal(t, pool.ProcessResumed, two.process)
+	require.Len(t, s.lastCall().Messages(), 3)
+
+	reaped(2)
+	idle(59 * time.Minute)
+	require.DirExists(t, workspace)
+	idle(61 * time.Minute)
+	require.Eventually(t, func() bool { _, err := os.Stat(workspace); return os.IsNotExist(err) }, time.Minute, time.Millisecond)
+	entries, err := filepath.Glob(filepath.Join(s.root, "*", "*-*-*-*-*"))
+	require.NoError(t, err)
+	require.Empty(t, entries, "nor is it in the index")
+	require.Zero(t, s.pool.Conversations())
+	three := s.ask("ada", "three", nil)
+	require.Equal(t, "reply to: three", three.text(t))
+	require.Equal(t, pool.ProcessCold, three.process)
+	require.Equal(t, []string{"user: three"}, s.lastCall().Messages())
+}

@@ -12,12 +12,11 @@ import (
 	"claudepool/pool/api"
 )
 
-const (
-	// queueGrace is how long a request may wait before its stream is opened with nothing but pings in it.
-	queueGrace = 10 * time.Second
-	// updateTime is after how long a client of a front whose release is too far from this one's may find another.
-	updateTime = 10 * time.Second
-)
+// queueGrace is how long a request may wait before its stream is opened with nothing but pings in it. Tests have less time.
+var queueGrace = 10 * time.Second
+
+// updateTime is after how long a client of a front whose release is too far from this one's may find another.
+const updateTime = 10 * time.Second
 
 // ServerOptions are the settings of an instance's HTTP server.
 type ServerOptions struct {

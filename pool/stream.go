@@ -12,8 +12,8 @@ import (
 	"claudepool/pool/api"
 )
 
-// pingInterval is the longest a stream stays silent, so that nobody on the way takes it for dead.
-const pingInterval = 15 * time.Second
+// pingInterval is the longest a stream stays silent, so that nobody on the way takes it for dead. Tests have less time.
+var pingInterval = 15 * time.Second
 
 // lastWords is how long a client may take to read what is left once its turn has been ended for it.
 const lastWords = 2 * time.Second

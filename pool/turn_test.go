@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"claudepool/pool"
+	"claudepool/pool/api"
 )
 
 func TestPool_ASecondRequestFindsTheProcessAndTheConversation(t *testing.T) {
@@ -42,6 +44,19 @@ func TestPool_SimultaneousRequestsOfAUserDontMix(t *testing.T) {
 		require.Equal(t, "reply to: question "+strconv.Itoa(i), r.text(t))
 		require.Equal(t, replies[0].pid, r.pid)
 		require.Len(t, r.of("assistant"), 1)
+		begins := 0
+		for _, e := range r.of("system") {
+			if e.Get("subtype").Str == "init" {
+				begins++
+			}
+		}
+		require.Equal(t, 1, begins, r.body)
+		for j := range replies {
+			if j != i {
+				require.NotContains(t, r.body, "question "+strconv.Itoa(j))
+			}
+		}
+		require.True(t, strings.HasSuffix(r.body, api.Done))
 	}
 }
 
@@ -140,7 +155,13 @@ func TestPool_SettingsOfALaterRequestAreInForceOnTheSameProcess(t *testing.T) {
 	sonnet := s.ask("ada", "five", fields{"model": "sonnet"})
 	sonnet.text(t)
 	require.Contains(t, s.lastCall().Model, "sonnet")
-	for _, r := range []reply{off, on, plan, sonnet} {
+	s.ask("ada", "six", fields{"model": "claude-haiku-4-5", "thinking": false}).text(t)
+	omitted := s.ask("ada", "seven", fields{"model": nil})
+	omitted.text(t)
+	require.Equal(t, "claude-haiku-4-5", s.lastCall().Model)
+	require.Contains(t, string(s.lastCall().Body), `"thinking":{"type":"disabled"}`)
+	require.Equal(t, "plan", omitted.of("system")[0].Get("permissionMode").Str)
+	for _, r := range []reply{off, on, plan, sonnet, omitted} {
 		require.Equal(t, first.pid, r.pid)
 	}
 }
@@ -162,6 +183,8 @@ func TestPool_SessionsOfAUserNeverSeeEachOther(t *testing.T) {
 	a, b := uuid.NewString(), uuid.NewString()
 	s.ask("ada", "alpha", fields{"session_id": a}).text(t)
 	s.ask("ada", "beta", fields{"session_id": b}).text(t)
+	require.Equal(t, []string{"user: beta"}, s.lastCall().Messages())
+	require.NotContains(t, string(s.lastCall().Body), "alpha")
 	require.Eventually(t, func() bool { reserved, _ := s.pool.Load(); return reserved == 0 }, 10*time.Second, 20*time.Millisecond)
 
 	again := s.ask("ada", "gamma", fields{"session_id": a})
@@ -169,6 +192,13 @@ func TestPool_SessionsOfAUserNeverSeeEachOther(t *testing.T) {
 	require.Equal(t, "resumed", again.process)
 	require.Equal(t, a, again.of("result")[0].Get("session_id").Str)
 	require.Equal(t, []string{"user: alpha", "assistant: reply to: alpha", "user: gamma"}, s.lastCall().Messages())
+
+	again = s.ask("ada", "epsilon", fields{"session_id": b})
+	again.text(t)
+	require.Equal(t, "resumed", again.process)
+	require.Equal(t, b, again.of("result")[0].Get("session_id").Str)
+	require.Equal(t, []string{"user: beta", "assistant: reply to: beta", "user: epsilon"}, s.lastCall().Messages())
+	require.NotContains(t, string(s.lastCall().Body), "alpha")
 
 	stranger := s.ask("eve", "delta", fields{"session_id": a})
 	require.Equal(t, pool.ProcessCold, stranger.process)
@@ -208,16 +238,27 @@ func TestPool_CommandsInATextAreWordsToTheModel(t *testing.T) {
 func TestPool_FailuresOfTheAPIAreToldAndForgotten(t *testing.T) {
 	s := newService(t, func(o *pool.Options) { o.SilenceTimeout = 5 * time.Second })
 	s.ask("ada", "one", nil).text(t)
-	for _, fault := range []string{"[[status=401]]", "[[status=429]]", "[[status=529]]", "[[status=500]]", "[[silence]]"} {
-		r := s.ask("ada", "fault "+fault, nil)
+	said := []string{"user: one", "assistant: reply to: one"}
+	for fault, status := range map[string]int64{"[[status=401]]": 401, "[[status=429]]": 429, "[[status=529]]": 529, "[[status=500]]": 500, "[[silence]]": 0} {
+		r := s.ask("ada", "heliotrope "+fault, nil)
 		require.True(t, r.done, fault)
-		failed := len(r.of("error")) == 1 || len(r.of("result")) == 1 && r.of("result")[0].Get("is_error").Bool()
-		require.True(t, failed, "%s: %s", fault, r.body)
 		require.NotContains(t, r.body, "127.0.0.1", fault)
-		require.Equal(t, "reply to: after", s.ask("bob", "after", nil).text(t), fault)
+		if status == 0 {
+			require.Empty(t, r.of("result"))
+			require.Len(t, r.of("error"), 1, r.body)
+			require.Equal(t, "no answer from the API for 5s", r.of("error")[0].Get("error.message").Str)
+		} else {
+			require.Len(t, r.of("result"), 1, r.body)
+			require.True(t, r.of("result")[0].Get("is_error").Bool(), fault)
+			require.Equal(t, status, r.of("result")[0].Get("api_error_status").Int(), r.body)
+		}
+		after := "after " + strconv.FormatInt(status, 10)
+		require.Equal(t, "reply to: "+after, s.ask("ada", after, nil).text(t), fault)
+		said = append(said, "user: "+after)
+		require.Equal(t, said, s.lastCall().Messages(), fault)
+		require.NotContains(t, string(s.lastCall().Body), "heliotrope", fault)
+		said = append(said, "assistant: reply to: "+after)
 	}
-	require.Equal(t, "reply to: two", s.ask("ada", "two", nil).text(t))
-	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two"}, s.lastCall().Messages())
 }
 
 func TestPool_AnIdleProcessAndAllItStartedIsEnded(t *testing.T) {
@@ -240,33 +281,79 @@ func exists(pid string) bool {
 
 func TestPool_TheTokenIsNowhere(t *testing.T) {
 	s := newService(t, nil)
+	const key = "sk-ant-api03-key-of-kim"
+	kim := fields{"oauth_credentials": nil, "api_key": key}
+	secrets := []string{token("ada"), key}
+	nowhereIn := func(text, where string) {
+		t.Helper()
+		for _, secret := range secrets {
+			require.NotContains(t, text, secret, where)
+		}
+	}
+	nowhere := func(r reply) {
+		t.Helper()
+		nowhereIn(r.body, "the answer")
+		nowhereIn(fmt.Sprint(r.header), "the answer's header")
+		for _, pid := range s.processes() {
+			for _, file := range []string{"cmdline", "environ"} {
+				content, err := os.ReadFile("/proc/" + pid + "/" + file)
+				if err != nil && !exists(pid) {
+					continue
+				}
+				require.NoError(t, err)
+				nowhereIn(string(content), file)
+			}
+		}
+		for pid, line := range commandLines(t) {
+			nowhereIn(line, "the command line of "+pid)
+		}
+		nowhereIn(s.logs.String(), "the log")
+		require.NoError(t, walkFiles(s.root, func(path string, content []byte) { nowhereIn(string(content), path) }))
+	}
 	r := s.ask("ada", "one", nil)
 	r.text(t)
-	for _, file := range []string{"cmdline", "environ"} {
-		content, err := os.ReadFile("/proc/" + r.pid + "/" + file)
-		require.NoError(t, err)
-		require.NotEmpty(t, content)
-		require.NotContains(t, string(content), token("ada"))
-	}
-	require.NotContains(t, s.logs.String(), token("ada"))
-	require.NotContains(t, r.body, token("ada"))
-	require.NoError(t, walkFiles(s.root, func(path string, content []byte) {
-		require.NotContains(t, string(content), token("ada"), path)
-	}))
+	require.Contains(t, s.processes(), r.pid)
+	nowhere(r)
 	require.Equal(t, "Bearer "+token("ada"), s.lastCall().Header.Get("Authorization"))
+	r = s.ask("kim", "one", kim)
+	r.text(t)
+	nowhere(r)
+	require.Equal(t, key, s.lastCall().Header.Get("X-Api-Key"))
+	require.Empty(t, s.lastCall().Header.Get("Authorization"))
+
+	for user, who := range map[string]fields{"ada": {}, "kim": kim} {
+		failed := s.ask(user, "[[status=401]]", who)
+		require.True(t, failed.of("result")[0].Get("is_error").Bool())
+		nowhere(failed)
+		before := len(s.api.Calls())
+		response, err := s.start(t.Context(), user, "killed [[silence]]", who)
+		require.NoError(t, err)
+		s.awaitCall(before)
+		kill(t, response.Header.Get(api.HeaderPID))
+		killed := read(response)
+		require.Len(t, killed.of("error"), 1)
+		nowhere(killed)
+		s.allow("Bash")
+		who["system"] = "be brief" // a restart, for the permission
+		environment := s.ask(user, `[[tool=Bash {"command":"env; cat /proc/$PPID/environ | tr \"\\0\" \"\\n\""}]]`, who)
+		require.Contains(t, environment.text(t), "CLAUDE_CODE_OAUTH_TOKEN=cp-", "the control: that of the process is seen")
+		nowhere(environment)
+	}
 }
 
-func TestPool_ProgramsAndHigherPermissionsAreRefusedWithoutIsolation(t *testing.T) {
-	s := newService(t, nil)
+func TestPool_ProgramsAndHigherPermissionsAreForWhereIsolationIsInForce(t *testing.T) {
+	open := newScriptedService(t, nil)
+	confined := newScriptedService(t, func(o *pool.Options) { o.Confined, o.PermissionMode = true, "bypassPermissions" })
 	for name, more := range map[string]fields{
 		"command": {"mcp_servers": fields{"x": fields{"command": "touch", "args": []string{"/tmp/never"}}}},
 		"mode":    {"permission_mode": "bypassPermissions"},
 	} {
-		r := s.ask("ada", "one", more)
+		r := open.ask("ada", "one", more)
 		require.Equal(t, 400, r.status, name)
 		require.True(t, json.Valid([]byte(r.body)), name)
+		require.Equal(t, "reply to: one", confined.ask("ada", "one", more).text(t), name)
 	}
-	require.Empty(t, s.api.Calls())
+	require.Empty(t, open.api.Calls())
 }
 
 func TestPool_LargeMessagesAndEventsPassWhole(t *testing.T) {

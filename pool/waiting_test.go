@@ -2,6 +2,7 @@ package pool_test
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"claudepool/pool"
+	"claudepool/pool/api"
 )
 
 // wait sends a request that waits behind another one, and returns its answer to come.
@@ -136,4 +138,34 @@ func TestPool_AToolThatRunsQuietlyIsNoSilence(t *testing.T) {
 	quiet := s.ask("ada", `[[tool=Bash {"command":"sleep 10; echo slept"}]]`, fields{"system": "second"}) // a restart, for the permission
 	require.Equal(t, "tool said: slept", quiet.text(t))
 	require.Equal(t, quiet.pid, s.ask("ada", "two", nil).pid)
+}
+
+// A stream whose turn has not begun, and one whose process says nothing, isn't taken for dead by what is on the way.
+func TestServer_AStreamIsOpenedInTheQueueAndNeverSilentForLong(t *testing.T) {
+	ping, grace := pool.SetIntervals(50*time.Millisecond, 100*time.Millisecond)
+	t.Cleanup(func() { pool.SetIntervals(ping, grace) })
+	require.Equal(t, 15*time.Second, ping)
+	require.Equal(t, 10*time.Second, grace)
+	s := newScriptedService(t, nil)
+	first := s.ask("ada", "one", nil)
+	hangUp := s.occupy("ada", nil)
+	response, err := s.start(t.Context(), "ada", "two [[latency=300ms]]", nil)
+	require.NoError(t, err)
+	require.Equal(t, 1, s.pool.Snapshot().Queued, "the headers come while it waits")
+	require.Equal(t, http.StatusOK, response.StatusCode)
+	require.Equal(t, "text/event-stream", response.Header.Get("Content-Type"))
+	require.NotEmpty(t, response.Header.Get(api.HeaderRequestID))
+	require.Empty(t, response.Header.Get(api.HeaderPID), "which process it will be isn't known")
+	begin := make([]byte, 2*len(api.Ping))
+	_, err = io.ReadFull(response.Body, begin)
+	require.NoError(t, err)
+	require.Equal(t, api.Ping+api.Ping, string(begin))
+	require.Equal(t, 1, s.pool.Snapshot().Queued)
+	hangUp()
+	r := read(response)
+	require.Equal(t, "reply to: two [[latency=300ms]]", r.text(t))
+	require.Equal(t, first.pid, r.pid, "the receipt has it")
+	_, turn, begun := strings.Cut(r.body, `"subtype":"init"`)
+	require.True(t, begun)
+	require.Contains(t, turn, api.Ping, "also in the middle of a turn")
 }
