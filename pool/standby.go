@@ -23,6 +23,8 @@ const (
 	lastRetry  = time.Minute
 	// standbyNice is the scheduling priority of a standby until it is ready.
 	standbyNice = 10
+	// warmUpTurns is how many turns a warm-up has: with each the CLI's code becomes faster, less and less so.
+	warmUpTurns = 4
 	// warmUpText is what a warm-up says. The broker answers it; see broker/warmup.go.
 	warmUpText = `"warm-up"`
 )
@@ -30,8 +32,8 @@ const (
 // adopting is called with each standby that has been taken for a user and isn't bound yet. Tests have things go wrong there.
 var adopting = func(*standby) {}
 
-// standby is a process that was started in advance and belongs to nobody. Its broker has answered it a first turn, which
-// it has forgotten again, so that what it needs is loaded when its user comes.
+// standby is a process that was started in advance and belongs to nobody. Its broker has answered it a few turns,
+// which it has forgotten again, so that what it needs is loaded when its user comes.
 //
 // A CLI takes a system prompt before its first turn only. A blank standby was therefore warmed up by a side question,
 // which is no turn but doesn't warm as much.
@@ -211,12 +213,21 @@ func (s *standby) warmUp(ctx context.Context, scrub func([]byte) []byte) error {
 		_, err := s.proc.control(ctx, claude.SideQuestion{Question: "warm-up"})
 		return err
 	}
+	defer s.proc.detach()
+	for range warmUpTurns {
+		if err := s.warmUpTurn(ctx, scrub); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *standby) warmUpTurn(ctx context.Context, scrub func([]byte) []byte) error {
 	t := newTurn(uuid.NewString(), scrub)
 	t.drop()
 	if err := s.proc.attach(t); err != nil {
 		return err
 	}
-	defer s.proc.detach()
 	if err := s.proc.send(claude.UserMessage(t.uuid, []byte(warmUpText))); err != nil {
 		return err
 	}
