@@ -1,8 +1,8 @@
 package confine
 
 import (
-	"errors"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
