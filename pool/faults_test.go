@@ -13,6 +13,7 @@ import (
 
 // The CLI tries a cut stream again, up to ten times with pauses of 0.5 s, 1 s, 2 s and so on, and says so in the stream.
 func TestPool_ACutAnswerIsTriedAgainByTheCLI(t *testing.T) {
+	t.Parallel()
 	s := newService(t, nil)
 	r := s.ask("ada", "one [[words=3]][[cut=1]]", nil)
 	require.Equal(t, "w0 w1 w2 ", r.text(t))
@@ -27,6 +28,7 @@ func TestPool_ACutAnswerIsTriedAgainByTheCLI(t *testing.T) {
 }
 
 func TestPool_AnAPIThatCutsEveryAnswerEndsTheTurnAtItsDeadline(t *testing.T) {
+	t.Parallel()
 	s := newService(t, func(o *pool.Options) { o.TurnTimeout = 5 * time.Second })
 	first := s.ask("ada", "one", nil)
 	first.text(t)

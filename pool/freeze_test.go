@@ -27,6 +27,7 @@ func awaitState(t *testing.T, pid, want string) {
 }
 
 func TestFreeze_AnIdleProcessIsStoppedAndGoesOnWithTheNextRequest(t *testing.T) {
+	t.Parallel()
 	s := newService(t, func(o *pool.Options) { o.Standby, o.FreezeAfter = 1, 3*time.Second })
 	s.awaitStandbys(1)
 	require.Eventually(t, func() bool { return len(s.processes()) == 1 }, 30*time.Second, 5*time.Millisecond)

@@ -132,6 +132,7 @@ func TestHandoff_WhoHasTheUserNextIsRightAndAnOldOwnerIsNot(t *testing.T) {
 }
 
 func TestHandoff_OnlyGoodTurnsAreMirrored(t *testing.T) {
+	t.Parallel()
 	store, dir := kept(t)
 	first := newScriptedService(t, keepingIn(store, func(o *pool.Options) { o.TurnTimeout = 5 * time.Second }))
 	first.ask("ada", "one", nil).text(t)
@@ -302,6 +303,7 @@ func TestHandoff_ProgramsAreNotRunWhereNothingIsIsolated(t *testing.T) {
 }
 
 func TestHandoff_WithoutTheArchiveRequestsAreServedAndMirroredLater(t *testing.T) {
+	t.Parallel()
 	store, dir := kept(t)
 	way := &flaky{Store: store}
 	s := newScriptedService(t, keepingIn(way))

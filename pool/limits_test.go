@@ -75,6 +75,7 @@ func TestPool_AUserWithTooManyProcessesLosesAnOwnOne(t *testing.T) {
 }
 
 func TestPool_AFullQueueAndALongWaitAreTurnedAway(t *testing.T) {
+	t.Parallel()
 	s := newService(t, func(o *pool.Options) { o.QueueLimit, o.QueueTimeout = 1, 3*time.Second })
 	s.ask("ada", "one", nil).text(t)
 	hangUp := s.occupy("ada", nil)
@@ -177,6 +178,7 @@ func (s *service) beginUnread(user string) *http.Response {
 }
 
 func TestPool_AClientThatNeverReadsLosesItsTurnAtTheDeadline(t *testing.T) {
+	t.Parallel()
 	s := newService(t, func(o *pool.Options) { o.TurnTimeout, o.QueueTimeout = 10*time.Second, time.Minute })
 	s.ask("ada", "one", nil).text(t)
 	response := s.beginUnread("ada")

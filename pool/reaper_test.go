@@ -41,6 +41,7 @@ func sleepers(t *testing.T, length string) []string {
 }
 
 func TestPool_WhatAnIdleProcessStartedGoesWithIt(t *testing.T) {
+	t.Parallel()
 	const timeout = 3 * time.Second
 	s := newService(t, func(o *pool.Options) { o.IdleTimeout = timeout })
 	s.ask("ada", "one", fields{"system": "first"}).text(t)

@@ -16,6 +16,7 @@ import (
 )
 
 func TestScripted_IsPooledLikeTheRealOne(t *testing.T) {
+	t.Parallel()
 	s := newScriptedService(t, func(o *pool.Options) { o.IdleTimeout = 2 * time.Second })
 	first := s.ask("ada", "one", nil)
 	require.Equal(t, "reply to: one", first.text(t))

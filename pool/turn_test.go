@@ -236,6 +236,7 @@ func TestPool_CommandsInATextAreWordsToTheModel(t *testing.T) {
 }
 
 func TestPool_FailuresOfTheAPIAreToldAndForgotten(t *testing.T) {
+	t.Parallel()
 	s := newService(t, func(o *pool.Options) { o.SilenceTimeout = 5 * time.Second })
 	s.ask("ada", "one", nil).text(t)
 	said := []string{"user: one", "assistant: reply to: one"}
@@ -262,6 +263,7 @@ func TestPool_FailuresOfTheAPIAreToldAndForgotten(t *testing.T) {
 }
 
 func TestPool_AnIdleProcessAndAllItStartedIsEnded(t *testing.T) {
+	t.Parallel()
 	s := newService(t, func(o *pool.Options) { o.IdleTimeout = time.Second })
 	first := s.ask("ada", "one", nil)
 	first.text(t)

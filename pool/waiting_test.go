@@ -131,6 +131,7 @@ func TestPool_ACLIThatIsNotReadyInTimeIsGivenUp(t *testing.T) {
 // A tool may take as long as it likes: only an API that says nothing is silent. The CLI tells of a task after some three
 // seconds, then no more.
 func TestPool_AToolThatRunsQuietlyIsNoSilence(t *testing.T) {
+	t.Parallel()
 	s := newService(t, func(o *pool.Options) { o.SilenceTimeout = 5 * time.Second })
 	first := s.ask("ada", "one", fields{"system": "first"})
 	first.text(t)
