@@ -41,7 +41,7 @@ type plan struct {
 }
 
 var full = plan{
-	Standby: 2, models: []time.Duration{0, 500 * time.Millisecond}, NewUsers: 20, LaterRequests: 50, Tens: 10, Starts: 10,
+	Standby: 2, models: []time.Duration{0, 500 * time.Millisecond}, NewUsers: 20, LaterRequests: 50, Tens: 6, Starts: 10,
 	BurstStandby: 4, BurstUsers: 20, bursts: 3, Settle: 6 * time.Second,
 	idleUsers: 20, idleOver: time.Minute,
 	shortTalks: 20, shortRequests: 25, longStreams: 9, longEvents: 20_000,
