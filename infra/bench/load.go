@@ -33,7 +33,7 @@ type loadPlan struct {
 }
 
 var (
-	fullLoad  = loadPlan{Held: 500, Streams: 200, Events: 2000, Turns: 100_000, Users: 40, Each: 25, Idle: time.Second}
+	fullLoad  = loadPlan{Held: 500, Streams: 200, Events: 2000, Turns: 100_000, Users: 16, Each: 100, Idle: 2 * time.Second}
 	quickLoad = loadPlan{Held: 4, Streams: 3, Events: 100, Turns: 60, Users: 4, Each: 5, Idle: 200 * time.Millisecond}
 )
 
