@@ -144,7 +144,12 @@ func (a *turn) read(body io.Reader) {
 			a.broke(fmt.Errorf("the stream ended without its mark: %w", err))
 			return
 		}
-		if id, found := bytes.CutPrefix(line, []byte("id: ")); found && string(id) != string(api.AppendEventID(nil, a.id, a.events+1)) {
+		id, found := bytes.CutPrefix(line, []byte("id: "))
+		if found && a.id == "" { // the headers had to go before the turn began
+			turn, _, _ := bytes.Cut(id, []byte("."))
+			a.id = string(turn)
+		}
+		if found && string(id) != string(api.AppendEventID(nil, a.id, a.events+1)) {
 			a.outcome, a.detail = wrong, fmt.Sprintf("event %s after number %d", id, a.events)
 			return
 		}
