@@ -50,7 +50,7 @@ func credentialOf(req *api.Request) []byte {
 	if req.OAuth != nil {
 		alone.OAuth = &api.OAuthCredentials{AccessToken: req.OAuth.AccessToken}
 	}
-	text, _ := json.Marshal(alone) // strings only: can't fail. #nosec G117 -- it goes to where it is used, encrypted
+	text, _ := json.Marshal(alone) // #nosec G117 -- it goes to where it is used, encrypted; strings can't fail
 	return text
 }
 
