@@ -319,10 +319,14 @@ func TestConfined_TheMachinesOtherSystemCallsAreDeniedAsWell(t *testing.T) {
 		time.Sleep(time.Millisecond)
 		out, err = exec.Command(file).CombinedOutput()
 	}
-	var exit *exec.ExitError
-	require.ErrorAs(t, err, &exit, "%s", out)
-	require.Equal(t, 42, exit.ExitCode(), "the test shows nothing where the kernel has no calls for 32 bits")
-	require.NotContains(t, b.says(w, w+"/exit42; echo $?"), "42")
+	if errors.Is(err, syscall.ENOEXEC) {
+		t.Log("this kernel runs no programs for 32 bits: there is nothing to deny")
+	} else {
+		var exit *exec.ExitError
+		require.ErrorAs(t, err, &exit, "%s", out)
+		require.Equal(t, 42, exit.ExitCode())
+	}
+	require.NotRegexp(t, `(?m)^42$`, b.says(w, w+"/exit42; echo $?"))
 }
 
 // exit42 is a program for 32 bits that exits with 42, and crashes if it can't.
