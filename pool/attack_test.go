@@ -63,9 +63,13 @@ func TestAttacks(t *testing.T) {
 	secret, err := os.ReadFile(filepath.Join(held.victim.workspace, "work", "secret"))
 	require.NoError(t, err)
 	require.Equal(t, victimSecret, string(secret))
-	next := held.ask("cleo", "hello", nil)
-	require.Equal(t, "reply to: hello", next.text(t))
-	require.Equal(t, held.environment["STANDBY_PID"], next.pid, "what B tried on is the next user's")
+	pids := make([]string, 3) // there may be more than one standby by now
+	for i := range pids {
+		next := held.ask(fmt.Sprint("next-", i), "hello", nil)
+		require.Equal(t, "reply to: hello", next.text(t))
+		pids[i] = next.pid
+	}
+	require.Contains(t, pids, held.environment["STANDBY_PID"], "what B tried on is one of the next users'")
 }
 
 // keepTalking has A take one turn after the other until stop is called, each of which has to arrive whole.
