@@ -3,8 +3,6 @@ package pool
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -195,29 +193,21 @@ func (p *Pool) newWorkspace() (*workspace, error) {
 	return &workspace{root: root, home: filepath.Join(root, homeFolder), temp: filepath.Join(root, tempFolder), cwd: filepath.Join(root, workFolder)}, nil
 }
 
-// settle gives the workspace to the held conversation and enters it in the user's index.
+// settle gives the workspace to the held conversation and enters it in the index.
 func (p *Pool) settle(c *conversation, w *workspace) error {
-	index := filepath.Join(p.opts.Workspaces, c.user.id)
-	if err := os.MkdirAll(index, 0o700); err != nil {
-		return fmt.Errorf("pool: workspace: %w", err)
-	}
-	if err := os.Symlink(filepath.Join("..", filepath.Base(w.root)), filepath.Join(index, c.id)); err != nil {
-		return fmt.Errorf("pool: workspace: %w", err)
+	if err := p.index.enter(c.user.id, c.id, w); err != nil {
+		return err
 	}
 	c.dir = w
 	return nil
 }
 
-// removeWorkspace removes a conversation's files and their entry in the user's index.
+// removeWorkspace removes a conversation's files and their entry in the index.
 func (p *Pool) removeWorkspace(c *conversation) error {
 	if c.dir == nil {
 		return nil
 	}
-	err := os.Remove(filepath.Join(p.opts.Workspaces, c.user.id, c.id)) // first: its id may be used again meanwhile
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	return errors.Join(err, p.opts.Launcher.RemoveWorkspace(c.dir.root))
+	return errors.Join(p.index.strike(c.user.id, c.id, c.dir), p.opts.Launcher.RemoveWorkspace(c.dir.root))
 }
 
 // transcript is that of a session in the workspace whose files are given.

@@ -3,10 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -218,20 +215,15 @@ func (u *user) loseLocked(c *conversation) {
 	c.gone = true
 }
 
-// moveEntry enters the conversation's workspace in the index of its new user.
+// moveEntry enters the conversation's workspace in the index under its new user.
 func (p *Pool) moveEntry(old, c *conversation) {
 	if c.dir == nil {
 		return
 	}
-	from, to := filepath.Join(p.opts.Workspaces, old.user.id), filepath.Join(p.opts.Workspaces, c.user.id)
-	err := os.MkdirAll(to, 0o700)
-	if err == nil {
-		err = os.Rename(filepath.Join(from, c.id), filepath.Join(to, c.id))
-	}
+	err := errors.Join(p.index.enter(c.user.id, c.id, c.dir), p.index.strike(old.user.id, c.id, c.dir))
 	if err != nil {
 		p.opts.Logger.Warn("a workspace is still entered under its former user", "error", err)
 	}
-	_ = os.Remove(from) // if it is empty
 }
 
 // forgetArchived removes what the archive has of a conversation. What it can't remove now expires.
@@ -285,7 +277,7 @@ func (p *Pool) forgetOne(c *conversation) error {
 	if c.process != nil {
 		p.retire(c)
 	}
-	if err := p.removeWorkspace(c); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := p.removeWorkspace(c); err != nil {
 		return err
 	}
 	p.mu.Lock()
