@@ -74,6 +74,7 @@ type Pool struct {
 	opts  Options
 	owner Ownership
 	index index
+	gate  gate
 
 	wake    chan struct{} // buffered by one: the reaper has a new nearest deadline
 	changed chan struct{} // buffered by one: a snapshot would look different now
@@ -106,7 +107,7 @@ type cleanupStats struct {
 // New returns a running pool. Its owner has to call Close.
 func New(opts Options, owner Ownership) *Pool {
 	p := &Pool{
-		opts: opts, owner: owner, index: index{root: opts.Workspaces},
+		opts: opts, owner: owner, index: index{root: opts.Workspaces}, gate: newGate(),
 		wake:    make(chan struct{}, 1),
 		changed: make(chan struct{}, 1),
 		tend:    make(chan struct{}, 1),

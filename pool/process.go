@@ -56,6 +56,11 @@ func (p *Pool) startProcess(ctx context.Context, c *conversation, credential bro
 	if err != nil {
 		return nil, err
 	}
+	over, err := p.gate.pass(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer over()
 	proc, err := p.launch(ctx, c.dir, opts)
 	if err != nil {
 		return nil, err

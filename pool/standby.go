@@ -181,6 +181,11 @@ func (p *Pool) addStandby(want int) error {
 
 // newStandby starts a process and warms it up.
 func (p *Pool) newStandby(blank bool) (*standby, error) {
+	over, err := p.gate.pass(p.life) // behind those who wait for a process
+	if err != nil {
+		return nil, err
+	}
+	over() // but in nobody's way: it yields to them by its priority
 	ctx, cancel := context.WithTimeoutCause(p.life, p.opts.SpawnTimeout, errSpawnTimeout)
 	defer cancel()
 	dir, err := p.newWorkspace()
