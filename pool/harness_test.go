@@ -124,16 +124,8 @@ func newServiceWith(t *testing.T, confinement *confine.Confinement, change func(
 	return startService(t, cli, confinement, change)
 }
 
-// scriptedFolder holds the scripted CLI, which is built once for all tests: to link it takes longer than most of them.
-var scriptedFolder string
-
-var scriptedCLI = sync.OnceValues(func() (string, error) {
-	var err error
-	if scriptedFolder, err = os.MkdirTemp("", "scripted"); err != nil {
-		return "", err
-	}
-	return pooltest.ScriptedCLI(scriptedFolder)
-})
+// scriptedCLI is asked for by most tests, and to see that it is up to date takes a while too.
+var scriptedCLI = sync.OnceValues(pooltest.ScriptedCLI)
 
 // newScriptedService starts a service with the scripted CLI.
 func newScriptedService(t *testing.T, change func(*pool.Options)) *service {

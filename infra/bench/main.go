@@ -10,7 +10,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"syscall"
@@ -90,11 +89,11 @@ func realMain(ctx context.Context, isQuick, onlyLoad bool, out string, say func(
 		return err
 	}
 	defer os.RemoveAll(scratch)
-	l := &lab{plan: full, scratch: scratch, local: filepath.Join(scratch, "local"), say: say}
+	l := &lab{plan: full, scratch: scratch, say: say}
 	if isQuick {
 		l.plan = quick
 	}
-	if err := l.build(ctx, isQuick || onlyLoad); err != nil {
+	if err := l.build(isQuick || onlyLoad); err != nil {
 		return err
 	}
 	if l.api, err = pooltest.NewAPI(nil); err != nil {
@@ -131,12 +130,13 @@ func openFolder(parent, name string) (string, error) {
 }
 
 // build makes the programs, and finds the real CLI.
-func (l *lab) build(ctx context.Context, isQuick bool) error {
-	if text, err := exec.CommandContext(ctx, "go", "build", "-o", l.local, "claudepool/infra/local").CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, text)
+func (l *lab) build(isQuick bool) error {
+	bin, err := pooltest.Build(pooltest.Local)
+	if err != nil {
+		return err
 	}
-	var err error
-	if l.scripted, err = pooltest.ScriptedCLI(l.scratch); err != nil {
+	l.local = filepath.Join(bin, "local")
+	if l.scripted, err = pooltest.ScriptedCLI(); err != nil {
 		return err
 	}
 	if l.bin = l.scripted; !isQuick {

@@ -72,17 +72,16 @@ type instance struct {
 func (f *front) String() string    { return "front " + f.url }
 func (i *instance) String() string { return fmt.Sprintf("instance %d (%s)", i.number, i.id) }
 
-// buildService builds front and poold, with what the overlay file (see go help build) replaces, and the scripted CLI.
-func buildService(dir, overlay string) error {
-	for _, build := range [][]string{
-		{"build", "-overlay", overlay, "-o", dir + "/", "claudepool/function/cmd/front", "claudepool/pool/cmd/poold"},
-		{"build", "-o", dir + "/", "claudepool/pool/pooltest/scripted"},
-	} {
-		if out, err := exec.Command("go", build...).CombinedOutput(); err != nil {
-			return fmt.Errorf("%w: %s", err, out)
-		}
+// buildService returns the folder of front and poold, with what the overlay file (see go help build) replaces.
+func buildService(dir, overlay string) (bin string, err error) {
+	if overlay == "" {
+		return pooltest.Build(pooltest.Front, pooltest.Poold)
 	}
-	return nil
+	out, err := exec.Command("go", "build", "-overlay", overlay, "-o", dir+"/", pooltest.Front, pooltest.Poold).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return dir, nil
 }
 
 // newStage builds and starts everything.
@@ -93,16 +92,15 @@ func newStage(ctx context.Context, dir string, o options) (*stage, error) {
 			return nil, err
 		}
 	}
-	if err := buildService(s.bin, o.overlay); err != nil {
+	var err error
+	if s.bin, err = buildService(s.bin, o.overlay); err != nil {
 		return nil, err
 	}
-	s.scripted = filepath.Join(s.bin, "scripted")
+	if s.scripted, err = resolved(pooltest.ScriptedCLI()); err != nil {
+		return nil, err
+	}
 	if o.real {
-		cli, err := pooltest.RealCLI()
-		if err != nil {
-			return nil, err
-		}
-		if s.real, err = filepath.EvalSymlinks(cli); err != nil {
+		if s.real, err = resolved(pooltest.RealCLI()); err != nil {
 			return nil, err
 		}
 	}
@@ -113,6 +111,14 @@ func newStage(ctx context.Context, dir string, o options) (*stage, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// resolved returns a path as the kernel tells it.
+func resolved(path string, err error) (string, error) {
+	if err != nil {
+		return "", err
+	}
+	return filepath.EvalSymlinks(path)
 }
 
 func (s *stage) start(ctx context.Context, o options) error {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -35,13 +36,12 @@ import (
 // patience is how long a busy machine may take for what others do at once.
 const patience = time.Minute
 
-const project = "claudepool-test"
-
 // deployment is two fronts and three instances as processes of their own, on a real Redis and the Firestore emulator.
 type deployment struct {
 	t         *testing.T
 	bin       string
 	database  string // address of Firestore
+	project   string // there
 	api       *pooltest.API
 	redis     *redis.Client
 	env       []string
@@ -90,10 +90,10 @@ func (d *deployment) run(env []string, name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-func deploy(t *testing.T, cli string) *deployment {
-	t.Helper()
-	d := prepare(t, cli)
-	d.bin = build(t, ".")
+// deploy starts what is deployed.
+func (d *deployment) deploy() {
+	d.t.Helper()
+	d.bin = programs(d.t)
 	for range 3 {
 		d.instance()
 	}
@@ -101,7 +101,6 @@ func deploy(t *testing.T, cli string) *deployment {
 		d.front()
 	}
 	d.placeable(3)
-	return d
 }
 
 // folder returns a temporary folder that children under other uids can get to.
@@ -112,29 +111,32 @@ func folder(t *testing.T) string {
 	return dir
 }
 
-// build makes front and poold of these sources, and returns where they are.
+// programs returns where front and poold of these sources are.
+func programs(t *testing.T) string {
+	t.Helper()
+	bin, err := pooltest.Build(pooltest.Front, pooltest.Poold)
+	require.NoError(t, err)
+	return bin
+}
+
+// build makes front and poold of other sources, or with other flags, and returns where they are.
 func build(t *testing.T, sources string, flags ...string) string {
 	t.Helper()
 	bin := t.TempDir()
 	command := append([]string{"build", "-o", bin + "/"}, flags...)
-	cmd := exec.Command("go", append(command, "claudepool/function/cmd/front", "claudepool/pool/cmd/poold")...)
+	cmd := exec.Command("go", append(command, pooltest.Front, pooltest.Poold)...)
 	cmd.Dir = sources
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))
 	return bin
 }
 
-// prepare is a deployment without fronts and instances yet.
+// prepare is a deployment without fronts and instances yet, on a Redis of its own and a database among others.
 func prepare(t *testing.T, cli string) *deployment {
 	t.Helper()
 	redisBin, err := exec.LookPath("redis-server")
 	redisBin = part(t, redisBin, err)
-	firestoreAddr := freeAddr(t)
-	_, firestorePort, _ := net.SplitHostPort(firestoreAddr)
-	firestore, err := emulator.Command(firestorePort)
-	part(t, "", err)
-
-	d := &deployment{t: t, database: firestoreAddr, instances: make(map[string]*exec.Cmd)}
+	d := &deployment{t: t, database: emulator.Addr(t), project: "test-" + strings.ToLower(rand.Text()), instances: make(map[string]*exec.Cmd)}
 	d.api, err = pooltest.NewAPI(nil)
 	require.NoError(t, err)
 	t.Cleanup(d.api.Close)
@@ -145,24 +147,34 @@ func prepare(t *testing.T, cli string) *deployment {
 	d.redisServer = func() *exec.Cmd {
 		return d.run(plain, redisBin, "--port", redisPort, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
 	}
-	d.firestore = func() *exec.Cmd {
-		return d.run(plain, firestore[0], firestore[1:]...)
-	}
-	d.redisNow, d.firestoreNow = d.redisServer(), d.firestore()
+	d.redisNow = d.redisServer()
 	d.redis, err = router.NewClient("redis://"+redisAddr, "")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = d.redis.Close() })
 	require.Eventually(t, func() bool { return router.Settle(t.Context(), d.redis) == nil }, patience, 20*time.Millisecond)
-	require.NoError(t, emulator.Ready(t.Context(), firestoreAddr))
 
 	isolation := "best-effort"
 	if os.Geteuid() == 0 {
 		isolation = "require"
 	}
-	d.env = append(plain, "REDIS_URL=redis://"+redisAddr, "FIRESTORE_EMULATOR_HOST="+firestoreAddr, "FIRESTORE_PROJECT="+project,
+	d.env = append(plain, "REDIS_URL=redis://"+redisAddr, "FIRESTORE_EMULATOR_HOST="+d.database, "FIRESTORE_PROJECT="+d.project,
 		"HOP_KEYS="+strings.Repeat("k", 32), "CLAUDE_BIN="+cli, "ANTHROPIC_BASE_URL="+d.api.URL(), "QUEUE_LIMIT=300", "DRAIN_TIMEOUT=30s", "IDLE_TIMEOUT=1h",
 		"WORKSPACES_ROOT="+filepath.Join(folder(t), "workspaces"), "LOG_FORMAT=text", "ISOLATION="+isolation)
 	return d
+}
+
+// ownDatabase gives the deployment an emulator that may be stopped.
+func (d *deployment) ownDatabase() {
+	d.t.Helper()
+	d.database = freeAddr(d.t)
+	_, port, _ := net.SplitHostPort(d.database)
+	command, err := emulator.Command(port)
+	part(d.t, "", err)
+	plain := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + d.t.TempDir()}
+	d.firestore = func() *exec.Cmd { return d.run(plain, command[0], command[1:]...) }
+	d.firestoreNow = d.firestore()
+	require.NoError(d.t, emulator.Ready(d.t.Context(), d.database))
+	d.env = append(d.env, "FIRESTORE_EMULATOR_HOST="+d.database)
 }
 
 // front starts a front.
@@ -301,7 +313,7 @@ func (d *deployment) tellers(text string) int {
 func (d *deployment) awaitKept(user, text string) {
 	d.t.Helper()
 	d.t.Setenv(database.EmulatorHost, d.database)
-	store, err := archive.NewFirestore(d.t.Context(), project, "(default)", time.Hour)
+	store, err := archive.NewFirestore(d.t.Context(), d.project, "(default)", time.Hour)
 	require.NoError(d.t, err)
 	defer store.Close()
 	keys := seal.Derive(credentials(user)["access_token"])

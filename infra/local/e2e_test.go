@@ -18,9 +18,11 @@ import (
 )
 
 func TestDeployment_ThreeHundredFirstRequestsMakeOneProcess(t *testing.T) {
-	cli, err := pooltest.ScriptedCLI(t.TempDir())
+	t.Parallel()
+	cli, err := pooltest.ScriptedCLI()
 	require.NoError(t, err)
-	d := deploy(t, cli)
+	d := prepare(t, cli)
+	d.deploy()
 	d.askAtOnce(300)
 	require.Equal(t, 1, d.said("process started"))
 	eventuallyStats(t, d.fronts[1], func(s api.Stats) bool { return s.PoolSize == 1 && len(s.ActiveUsers) == 1 })
@@ -28,7 +30,9 @@ func TestDeployment_ThreeHundredFirstRequestsMakeOneProcess(t *testing.T) {
 
 func TestDeployment_OneProcessPerUserWhicheverFrontIsAsked(t *testing.T) {
 	cli, err := pooltest.RealCLI()
-	d := deploy(t, part(t, cli, err))
+	d := prepare(t, part(t, cli, err))
+	d.ownDatabase()
+	d.deploy()
 	d.askAtOnce(20)
 	for _, user := range []string{"bob", "cleo", "dan"} {
 		requireAnswer(t, d.ask(0, user, "hello"), "hello")

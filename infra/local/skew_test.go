@@ -35,7 +35,7 @@ func releaseBefore(t *testing.T) string {
 	out, err := exec.Command("sh", "-c", "cd ../.. && "+unpack, "sh", previous, sources).CombinedOutput()
 	if err != nil {
 		t.Logf("this clone doesn't have %s, so this release stands in for the one before: %s", previous, out)
-		return build(t, ".")
+		return programs(t)
 	}
 	return build(t, sources)
 }
@@ -47,9 +47,9 @@ func release(t *testing.T, wire int) string {
 }
 
 func TestSkew_ReleasesServeSideBySide(t *testing.T) {
-	cli, err := pooltest.ScriptedCLI(folder(t))
+	cli, err := pooltest.ScriptedCLI()
 	require.NoError(t, err)
-	before, this, next, third := releaseBefore(t), build(t, "."), release(t, 2), release(t, 3)
+	before, this, next, third := releaseBefore(t), programs(t), release(t, 2), release(t, 3)
 	t.Run("with the one before", func(t *testing.T) { testTogether(t, cli, before, this) })
 	t.Run("with the next", func(t *testing.T) { testTogether(t, cli, this, next) })
 	t.Run("too far apart", func(t *testing.T) { testTooFar(t, cli, this, third) })
@@ -57,6 +57,7 @@ func TestSkew_ReleasesServeSideBySide(t *testing.T) {
 
 // testTogether runs a front and an instance of each of two releases, then takes the old instance away as an update does.
 func testTogether(t *testing.T, cli, older, newer string) {
+	t.Parallel()
 	d := prepare(t, cli)
 	d.bin = older
 	d.front()
@@ -107,6 +108,7 @@ func (d *deployment) placeable(n int64) {
 
 // testTooFar: where a release was left out, users are refused, not served wrongly.
 func testTooFar(t *testing.T, cli, first, third string) {
+	t.Parallel()
 	d := prepare(t, cli)
 	for _, bin := range []string{first, third} {
 		d.bin = bin

@@ -29,7 +29,7 @@ func (away) Delete(ctx context.Context, _ string) error {
 }
 
 func TestInstance_GivesItsLeaseBackAlsoWhileTheStoreIsAway(t *testing.T) {
-	cli, err := pooltest.ScriptedCLI(t.TempDir())
+	cli, err := pooltest.ScriptedCLI()
 	require.NoError(t, err)
 	redis := miniredis.RunT(t)
 	client, err := router.NewClient("redis://"+redis.Addr(), "")
@@ -50,7 +50,7 @@ func TestInstance_GivesItsLeaseBackAlsoWhileTheStoreIsAway(t *testing.T) {
 }
 
 func TestInstance_ServesUnderThePublishedFingerprintOnly(t *testing.T) {
-	cli, err := pooltest.ScriptedCLI(t.TempDir())
+	cli, err := pooltest.ScriptedCLI()
 	require.NoError(t, err)
 	client, err := router.NewClient("redis://"+miniredis.RunT(t).Addr(), "")
 	require.NoError(t, err)

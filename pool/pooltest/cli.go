@@ -8,7 +8,17 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"claudepool/pool/claude"
+)
+
+// The programs that tests run.
+const (
+	Front    = "claudepool/function/cmd/front"
+	Poold    = "claudepool/pool/cmd/poold"
+	Local    = "claudepool/infra/local"
+	scripted = "claudepool/pool/pooltest/scripted"
 )
 
 // RealCLI returns the path of the pinned CLI: CLAUDE_BIN, or what `make setup` fetched.
@@ -16,22 +26,54 @@ func RealCLI() (string, error) {
 	if path := os.Getenv("CLAUDE_BIN"); path != "" {
 		return path, nil
 	}
-	module, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	tools, err := toolsFolder()
 	if err != nil {
-		return "", fmt.Errorf("pooltest: not inside the module: %w", err)
+		return "", err
 	}
-	path := filepath.Join(strings.TrimSpace(string(module)), ".tools", "claude-"+claude.Version, "claude")
+	path := filepath.Join(tools, "claude-"+claude.Version, "claude")
 	if _, err := os.Stat(path); err != nil {
 		return "", errors.New("pooltest: the CLI is missing: make setup")
 	}
 	return path, nil
 }
 
-// ScriptedCLI builds the stand-in for the CLI into dir and returns its path.
-func ScriptedCLI(dir string) (string, error) {
-	path := filepath.Join(dir, "scripted")
-	if out, err := exec.Command("go", "build", "-o", path, "claudepool/pool/pooltest/scripted").CombinedOutput(); err != nil {
+// ScriptedCLI builds the stand-in for the CLI and returns its path.
+func ScriptedCLI() (string, error) {
+	dir, err := Build(scripted)
+	return filepath.Join(dir, "scripted"), err
+}
+
+// Build builds programs of this module and returns the folder they are in. The tests of all packages share it, as it
+// takes longer to link a program than to run most tests. It may be called by several processes at a time.
+func Build(packages ...string) (dir string, err error) {
+	tools, err := toolsFolder()
+	if err != nil {
+		return "", err
+	}
+	dir = filepath.Join(tools, "test")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("pooltest: %w", err)
+	}
+	lock, err := os.Create(filepath.Join(dir, ".lock"))
+	if err != nil {
+		return "", fmt.Errorf("pooltest: %w", err)
+	}
+	defer lock.Close() // which unlocks it
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return "", fmt.Errorf("pooltest: %w", err)
+	}
+	command := append([]string{"build", "-o", dir + "/"}, packages...)
+	if out, err := exec.Command("go", command...).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("pooltest: %w: %s", err, out)
 	}
-	return path, nil
+	return dir, nil
+}
+
+// toolsFolder is where the module keeps what git ignores.
+func toolsFolder() (string, error) {
+	module, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		return "", fmt.Errorf("pooltest: not inside the module: %w", err)
+	}
+	return filepath.Join(strings.TrimSpace(string(module)), ".tools"), nil
 }

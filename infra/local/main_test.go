@@ -1,0 +1,14 @@
+package main
+
+import (
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"claudepool/infra/emulator"
+)
+
+func TestMain(m *testing.M) {
+	idle := []goleak.Option{goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop")}
+	emulator.TestMain(m, idle...)
+}
