@@ -21,6 +21,7 @@ func newConfined(t *testing.T) *service {
 }
 
 func TestConfined_AConversationKeepsItsUIDAndFilesWhenItIsResumed(t *testing.T) {
+	t.Parallel()
 	s := newConfined(t)
 	first := s.bash("ada", "echo kept > file; id -u")
 	require.NotContains(t, first, "said: 0")
@@ -40,6 +41,7 @@ func TestConfined_AHistoryWrittenByTheServiceIsResumed(t *testing.T) {
 }
 
 func TestConfined_WhatATenantPlantsIsNotFollowed(t *testing.T) {
+	t.Parallel()
 	s := newConfined(t)
 	outside := t.TempDir()
 	precious := filepath.Join(outside, "precious")

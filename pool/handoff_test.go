@@ -80,6 +80,7 @@ func zipped(content []byte) (texts []string) {
 }
 
 func TestHandoff_AnotherInstanceGoesOnWithTheRealCLI(t *testing.T) {
+	t.Parallel()
 	store, dir := kept(t)
 	first := newService(t, keepingIn(store))
 	named := uuid.NewString()

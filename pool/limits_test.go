@@ -24,6 +24,7 @@ func requireRefused(t *testing.T, status int, kind string, r reply) {
 }
 
 func TestPool_WhenFullTheLongestIdleGivesWayAndIsResumedLater(t *testing.T) {
+	t.Parallel()
 	s := newService(t, func(o *pool.Options) { o.MaxProcesses = 2 })
 	ada, bob := s.ask("ada", "one", nil), s.ask("bob", "one", nil)
 	ada.text(t)
@@ -52,6 +53,7 @@ func TestPool_WhenAllAreBusyAnotherUserIsTurnedAway(t *testing.T) {
 }
 
 func TestPool_AUserWithTooManyProcessesLosesAnOwnOne(t *testing.T) {
+	t.Parallel()
 	s := newService(t, func(o *pool.Options) { o.MaxProcessesPerUser = 2 })
 	a, b, c := fields{"session_id": uuid.NewString()}, fields{"session_id": uuid.NewString()}, fields{"session_id": uuid.NewString()}
 	bob := s.ask("bob", "one", nil) // idle for longest, but not ada's
@@ -209,6 +211,7 @@ func TestPool_ADrainDoesntWaitForAClientThatNeverReads(t *testing.T) {
 }
 
 func TestPool_AClientThatIsBehindIsToldWhyItsTurnWasEnded(t *testing.T) {
+	t.Parallel()
 	s := newService(t, nil)
 	response := s.beginUnread("ada")
 	closed := make(chan struct{})

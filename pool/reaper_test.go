@@ -92,6 +92,7 @@ func resident(t *testing.T, pid string) int64 {
 }
 
 func TestPool_AProcessOverItsMemoryIsReplacedBetweenTurns(t *testing.T) {
+	t.Parallel()
 	s := newService(t, nil)
 	first := s.ask("ada", "one", nil)
 	first.text(t)

@@ -83,6 +83,7 @@ func TestPool_AProcessThatEndsBetweenTurnsIsReplacedAndItsConversationResumed(t 
 
 // An interrupt that its own turn has outrun would end the next one. Many users keep the machine busy enough for it.
 func TestPool_AHangUpAtAnyMomentLeavesTheNextTurnAlone(t *testing.T) {
+	t.Parallel()
 	s := newScriptedService(t, func(o *pool.Options) { o.MaxProcesses = 16 })
 	var users sync.WaitGroup
 	for i := range 16 {

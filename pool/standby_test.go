@@ -88,6 +88,7 @@ func TestStandby_TheWarmUpCostsNobodyAnything(t *testing.T) {
 // A system prompt can't be given to a process that has had a turn, so that some standbys are warmed up without one
 // where clients send system prompts.
 func TestStandby_OneWithoutATurnTakesASystemPrompt(t *testing.T) {
+	t.Parallel()
 	for name, newService := range map[string]func(*testing.T, func(*pool.Options)) *service{"real": newService, "scripted": newScriptedService} {
 		t.Run(name, func(t *testing.T) {
 			s := newService(t, withStandby(2))

@@ -106,6 +106,7 @@ func kill(t *testing.T, pid string) {
 }
 
 func TestPool_AProcessKilledWhileIdleIsResumed(t *testing.T) {
+	t.Parallel()
 	s := newService(t, nil)
 	first := s.ask("ada", "one", nil)
 	first.text(t)
@@ -167,6 +168,7 @@ func TestPool_SettingsOfALaterRequestAreInForceOnTheSameProcess(t *testing.T) {
 }
 
 func TestPool_AChangedSystemPromptCostsAResumeAndIsInForce(t *testing.T) {
+	t.Parallel()
 	s := newService(t, nil)
 	s.ask("ada", "one", fields{"system": "You are FIRST."}).text(t)
 	require.Contains(t, string(s.lastCall().Body), "You are FIRST.")
@@ -375,6 +377,7 @@ func TestPool_LargeMessagesAndEventsPassWhole(t *testing.T) {
 }
 
 func TestPool_DrainLetsTheTurnEndAndGivesEverybodyUp(t *testing.T) {
+	t.Parallel()
 	s := newService(t, nil)
 	s.ask("bob", "idle", nil).text(t)
 	done := make(chan reply)
