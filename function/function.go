@@ -38,6 +38,7 @@ type Router interface {
 type Options struct {
 	Logger       *slog.Logger
 	Router       Router
+	Client       *Client
 	View         *snapshot.View
 	Keys         hop.Keys
 	MaxBodyBytes int64
@@ -50,9 +51,8 @@ type Options struct {
 
 // Front serves the public contract. It is an http.Handler.
 type Front struct {
-	opts   Options
-	client *http.Client
-	mux    *http.ServeMux
+	opts Options
+	mux  *http.ServeMux
 	// clientTimeout is how long a client may take to send its body, and to read some of what is there for it.
 	clientTimeout time.Duration
 	hopSilence    time.Duration
@@ -70,7 +70,6 @@ func New(opts Options) *Front {
 	f := &Front{opts: opts, mux: http.NewServeMux(), clientTimeout: clientTimeout, hopSilence: hopSilence}
 	f.idle = sync.NewCond(&f.mu)
 	f.ending, f.end = context.WithCancel(context.Background()) // #nosec G118 -- Drain calls it
-	f.client = newClient()
 	f.mux.HandleFunc(api.PathMessages, f.only(f.messages, http.MethodPost))
 	f.mux.HandleFunc(api.PathResume, f.only(f.resume, http.MethodPost))
 	f.mux.HandleFunc(api.PathForget, f.only(f.forget, http.MethodPost))
@@ -132,7 +131,7 @@ func (f *Front) Drain(grace time.Duration) {
 		f.idle.Wait()
 	}
 	f.mu.Unlock()
-	f.client.CloseIdleConnections()
+	f.opts.Client.http.CloseIdleConnections()
 }
 
 func (f *Front) only(next http.HandlerFunc, methods ...string) http.HandlerFunc {

@@ -99,7 +99,7 @@ func newFront(t *testing.T, instances ...http.HandlerFunc) (*Front, string, *rou
 	keys, err := hop.ParseKeys("0123456789abcdef0123456789abcdef")
 	require.NoError(t, err)
 	log := slog.New(slog.DiscardHandler)
-	f := New(Options{Logger: log, Router: r, View: snapshot.NewView(snapshot.NewMemory(), log), Keys: keys, MaxBodyBytes: 32 << 20})
+	f := New(Options{Logger: log, Router: r, Client: NewClient(), View: snapshot.NewView(snapshot.NewMemory(), log), Keys: keys, MaxBodyBytes: 32 << 20})
 	t.Cleanup(func() { f.Drain(0) })
 	server := httptest.NewServer(f)
 	t.Cleanup(server.Close)

@@ -56,24 +56,49 @@ func credentialOf(req *api.Request) []byte {
 
 type ownerKey struct{}
 
-// newHop returns a request to an instance. Its URL names the instance by its fingerprint instead of its address, because
+// newHop returns a POST request to an instance. Its URL names the instance by its fingerprint instead of its address, because
 // connections are kept and used again by the URL's host: an address may be another instance's by then.
 func newHop(ctx context.Context, owner router.Owner, path string, body *body) (*http.Request, error) {
-	ctx = context.WithValue(ctx, ownerKey{}, owner)
-	url := "https://instance-" + owner.Fingerprint + path
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, nil)
+	r, err := newRequest(ctx, owner, http.MethodPost, path)
 	if err != nil {
 		return nil, err
 	}
-	r.Host = owner.Addr
 	r.ContentLength, r.GetBody = int64(len(*body.bytes.Load())), body.open
 	r.Body, _ = body.open()
 	return r, nil
 }
 
-// newClient returns a client for what newHop makes.
-func newClient() *http.Client {
-	return &http.Client{
+func newRequest(ctx context.Context, owner router.Owner, method, path string) (*http.Request, error) {
+	ctx = context.WithValue(ctx, ownerKey{}, owner)
+	r, err := http.NewRequestWithContext(ctx, method, "https://instance-"+owner.Fingerprint+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	r.Host = owner.Addr
+	return r, nil
+}
+
+// Client makes the requests to instances, and keeps connections to them.
+type Client struct{ http *http.Client }
+
+// Reach sees that there is a connection to an instance that isn't in use: the next request doesn't wait for one.
+func (c *Client) Reach(ctx context.Context, owner router.Owner) error {
+	r, err := newRequest(ctx, owner, http.MethodGet, "/health")
+	if err != nil {
+		return err
+	}
+	response, err := c.http.Do(r)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	_, err = io.Copy(io.Discard, response.Body) // or the connection isn't kept
+	return err
+}
+
+// NewClient returns a Client. Front.Drain closes its connections.
+func NewClient() *Client {
+	return &Client{&http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -82,5 +107,5 @@ func newClient() *http.Client {
 			},
 			DisableCompression: true, ResponseHeaderTimeout: hopSilence, MaxIdleConnsPerHost: 256, IdleConnTimeout: 5 * time.Minute,
 		},
-	}
+	}}
 }

@@ -2,6 +2,7 @@ package function
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -65,4 +66,21 @@ func TestFront_StreamsHaveAConnectionEachAndAreKeptForTheNext(t *testing.T) {
 	}
 	require.Equal(t, map[int]int{1: 20}, versions)
 	require.Less(t, len(seen), 10, "few handshakes for twenty requests: now and then a connection is dropped")
+}
+
+func TestClient_WhoWasReachedHasAConnectionForTheNextRequest(t *testing.T) {
+	var seen []string
+	f, url, r := newFront(t, func(w http.ResponseWriter, r *http.Request) {
+		seen = append(seen, r.URL.Path+" "+r.RemoteAddr)
+		if r.URL.Path == api.PathMessages {
+			events(api.Done)(w, r)
+		}
+	})
+	require.NoError(t, f.opts.Client.Reach(t.Context(), r.owners[0]))
+	status, _, _ := post(t, url, question)
+	require.Equal(t, 200, status)
+	require.Len(t, seen, 2)
+	reached, found := strings.CutPrefix(seen[0], "/health ")
+	require.True(t, found)
+	require.Equal(t, api.PathMessages+" "+reached, seen[1])
 }

@@ -17,7 +17,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"claudepool/infra/freeport"
-	"claudepool/infra/hop"
 	"claudepool/infra/settings"
 	"claudepool/pool/api"
 	"claudepool/router"
@@ -170,7 +169,7 @@ func TestFront_AKnownUsersRequestAsksRedisNothingWithoutLimits(t *testing.T) {
 		Capacity: 8, Load: func() (int, int) { return 0, 0 }, Evict: func(string) {}})
 	ended := make(chan struct{})
 	go func() { lease.Run(ctx); close(ended) }()
-	f.opts.Router = router.New(client, router.Options{Logger: f.opts.Logger, Dial: hop.Dial})
+	f.opts.Router = router.New(client, router.Options{Logger: f.opts.Logger, Reach: f.opts.Client.Reach})
 	f.opts.Limits = NewLimits(client, settings.Rate{}, settings.Rate{})
 	require.Eventually(t, func() bool { status, _, _ := post(t, url, question); return status == 200 }, 30*time.Second, 10*time.Millisecond)
 	cancel()

@@ -37,6 +37,9 @@ func (h *Handle) PID() int { return h.proc.child.PID() }
 // Process tells how the process was found: ProcessStandby, ProcessReused, ProcessResumed or ProcessCold.
 func (h *Handle) Process() string { return h.how }
 
+// fresh reports whether the process was started for this request. One that was there before may have been about to die.
+func (h *Handle) fresh() bool { return h.how == ProcessCold || h.how == ProcessResumed }
+
 // Waited tells how long the request waited for its conversation, and then for its process.
 func (h *Handle) Waited() (queued, ready time.Duration) { return h.queued, h.ready }
 
@@ -143,6 +146,9 @@ func (p *Pool) ready(ctx context.Context, c *conversation, req *api.Request) (*H
 	var refused *api.Error
 	if !errors.As(err, &refused) {
 		p.retire(c) // whatever state it is in now, nobody asked for it
+	}
+	if errors.Is(err, errDied) && !h.fresh() {
+		return p.ready(ctx, c, req)
 	}
 	return nil, err
 }

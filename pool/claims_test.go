@@ -139,8 +139,8 @@ func (s *service) killSomeStandbys() (stop func()) {
 	}
 }
 
-// What goes wrong between the claim and the bind costs the standby, and neither its user's answer nor anybody's secret.
-func TestClaims_WhatGoesWrongBeforeTheBindIsNobodyElsesConcern(t *testing.T) {
+// What goes wrong between the claim and the first turn costs the standby, and neither its user's answer nor anybody's secret.
+func TestClaims_WhatGoesWrongBeforeTheTurnIsNobodyElsesConcern(t *testing.T) {
 	var fault atomic.Pointer[func(pool.Adoption)]
 	t.Cleanup(pool.OnAdopt(func(a pool.Adoption) {
 		if f := fault.Swap(nil); f != nil {
@@ -171,6 +171,16 @@ func TestClaims_WhatGoesWrongBeforeTheBindIsNobodyElsesConcern(t *testing.T) {
 	r := s.ask("ada", "one", nil)
 	require.Equal(t, "reply to: one", r.text(t), "it died")
 	said("ada", "user: one")
+	require.NotEqual(t, pid, r.pid)
+	gone()
+
+	during(func(a pool.Adoption) {
+		a.Stop()
+		time.AfterFunc(50*time.Millisecond, a.Kill)
+	})
+	r = s.ask("abe", "one", nil)
+	require.Equal(t, "reply to: one", r.text(t), "it died while it was being fitted")
+	said("abe", "user: one")
 	require.NotEqual(t, pid, r.pid)
 	gone()
 

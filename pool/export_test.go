@@ -2,6 +2,7 @@ package pool
 
 import (
 	"errors"
+	"syscall"
 	"time"
 
 	"claudepool/pool/broker"
@@ -82,6 +83,9 @@ func (a Adoption) Kill() {
 
 // Bind makes the standby somebody's.
 func (a Adoption) Bind(c broker.Credential) error { return a.s.proc.grant.Bind(c) }
+
+// Stop stops the standby. What is asked of it from now on stays unanswered.
+func (a Adoption) Stop() { _ = a.s.proc.child.Signal(syscall.SIGSTOP) }
 
 // Secret is what the standby knows itself by at the broker.
 func (a Adoption) Secret() string { return a.s.proc.grant.Secret() }

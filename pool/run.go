@@ -42,7 +42,7 @@ func (h *Handle) Turn(ctx context.Context, emit func(ctx context.Context, lines 
 	ctx, cancel := context.WithTimeoutCause(ctx, h.pool.opts.TurnTimeout, errTurnTimeout)
 	defer cancel()
 	t, err := h.run(ctx, emit)
-	if errors.Is(err, errDied) && h.how == ProcessReused && !t.wasStarted() {
+	if errors.Is(err, errDied) && !h.fresh() && !t.wasStarted() {
 		// It died before it took the message up, as one does that was killed while idle: nothing was run.
 		if err = h.revive(ctx); err == nil {
 			_, err = h.run(ctx, emit)

@@ -275,7 +275,7 @@ func (m *model) release(n *instanceModel, user string, keepHome bool) {
 
 func (m *model) dials() {
 	f, n := m.front(), m.alive()
-	m.start(func(ctx context.Context) { f.dial(ctx, n.id) })
+	m.start(func(ctx context.Context) { f.place(ctx, n.id) })
 }
 
 func (m *model) unreachable() {

@@ -294,7 +294,7 @@ func (m *model) round() bool {
 	for _, f := range m.fronts {
 		f.note(nil)
 		for _, id := range m.servers[m.at].SMembers(ctx, pendingKey).Val() {
-			f.dial(ctx, id)
+			f.place(ctx, id)
 		}
 		for _, user := range m.users {
 			m.request(f, user)

@@ -4,7 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -29,6 +30,11 @@ const (
 	pingInterval = time.Second
 	avoidFor     = 10 * time.Second
 	claimTimeout = 2 * time.Second
+	// warmInstances is how many instances a front keeps a connection to that nobody has used yet, and rewarmAfter how long one
+	// may be idle; see also IdleConnTimeout in package function.
+	warmInstances = 64
+	rewarmAfter   = 4 * time.Minute
+	warmTimeout   = 2 * time.Second
 	// firstInstance is how long a claim waits for an instance that is there but not yet dialled.
 	firstInstance = 3 * time.Second
 )
@@ -45,8 +51,8 @@ type Owner struct {
 // Options are a front's settings.
 type Options struct {
 	Logger *slog.Logger
-	// Dial reaches an instance as requests will.
-	Dial func(ctx context.Context, addr, fingerprint string) (net.Conn, error)
+	// Reach makes a connection to an instance as requests will, and best leaves it for them. It may be called concurrently.
+	Reach func(ctx context.Context, owner Owner) error
 }
 
 // Router is the front's side. Its methods may be called concurrently.
@@ -62,6 +68,8 @@ type Router struct {
 
 	firstWait time.Duration // how long a claim waits for an instance that is there but not yet dialled
 
+	reached map[string]time.Time // when instances were, by id; keepWarm's own
+
 	mu    sync.Mutex           // guards avoid
 	avoid map[string]avoidance // instances that could not be dialled
 }
@@ -71,7 +79,7 @@ func New(redis Redis, opts Options) *Router {
 	owners, _ := lru.New[string, Owner](cacheSize) // fails on a size of 0 only
 	former, _ := lru.New[string, Owner](cacheSize)
 	r := &Router{redis: redis, opts: opts, owners: owners, former: former,
-		firstWait: firstInstance, avoid: make(map[string]avoidance)}
+		firstWait: firstInstance, reached: make(map[string]time.Time), avoid: make(map[string]avoidance)}
 	r.asker = asker[claimed]{lanes: lanes, script: r.claimAll}
 	return r
 }
@@ -245,12 +253,19 @@ func (r *Router) avoids(instance string) bool {
 	return time.Now().Before(r.avoid[instance].until)
 }
 
-// Run watches Redis and makes new instances placeable until ctx is done.
+// Run watches Redis, makes new instances placeable and keeps connections to instances until ctx is done.
 func (r *Router) Run(ctx context.Context) {
+	var both sync.WaitGroup
+	both.Go(func() { repeat(ctx, r.look) })
+	both.Go(func() { repeat(ctx, r.keepWarm) }) // an instance that is silent mustn't hide what Redis does
+	both.Wait()
+}
+
+func repeat(ctx context.Context, do func(context.Context)) {
 	tick := time.NewTicker(pingInterval)
 	defer tick.Stop()
 	for {
-		r.look(ctx)
+		do(ctx)
 		select {
 		case <-ctx.Done():
 			return
@@ -285,36 +300,72 @@ func (r *Router) note(err error) {
 	}
 }
 
-// discover dials instances that no front has dialled yet: the first connection on a VPC can take a minute, and no user
+// discover reaches instances that no front has reached yet: the first connection on a VPC can take a minute, and no user
 // shall wait for it.
 func (r *Router) discover(ctx context.Context) {
 	ids, err := r.redis.SMembers(ctx, pendingKey).Result()
 	if err != nil {
 		return
 	}
-	var dials sync.WaitGroup
+	var all sync.WaitGroup
 	for _, id := range ids {
-		dials.Go(func() { r.dial(ctx, id) })
+		all.Go(func() { r.place(ctx, id) })
 	}
-	dials.Wait()
+	all.Wait()
 }
 
-func (r *Router) dial(ctx context.Context, id string) {
-	known, err := r.redis.HMGet(ctx, instanceKey(id), "addr", "fingerprint").Result()
+// keepWarm reaches the instances that users will be placed on next, each time before a connection would be closed for
+// having been idle.
+func (r *Router) keepWarm(ctx context.Context) {
+	ids, err := r.redis.ZRange(ctx, candidatesKey, 0, warmInstances-1).Result()
 	if err != nil {
 		return
 	}
-	addr, found := known[0].(string)
+	now := time.Now()
+	maps.DeleteFunc(r.reached, func(_ string, at time.Time) bool { return now.Sub(at) > rewarmAfter })
+	cold := slices.DeleteFunc(ids, func(id string) bool { return r.reached[id] != time.Time{} })
+	ctx, cancel := context.WithTimeout(ctx, warmTimeout)
+	defer cancel()
+	warm := make([]bool, len(cold))
+	var all sync.WaitGroup
+	for i, id := range cold {
+		all.Go(func() {
+			found, err := r.reach(ctx, id)
+			warm[i] = found && err == nil
+		})
+	}
+	all.Wait()
+	for i, id := range cold {
+		if warm[i] {
+			r.reached[id] = now
+		}
+	}
+}
+
+// reach reports whether the instance still has a lease, and why it was not reached.
+func (r *Router) reach(ctx context.Context, id string) (found bool, err error) {
+	known, err := r.redis.HMGet(ctx, instanceKey(id), "addr", "fingerprint").Result()
+	if err != nil {
+		return true, err
+	}
+	o := Owner{Instance: id}
+	if o.Addr, found = known[0].(string); !found {
+		return false, nil
+	}
+	o.Fingerprint, _ = known[1].(string)
+	return true, r.opts.Reach(ctx, o)
+}
+
+// place makes an instance one that users are placed on, once it has been reached.
+func (r *Router) place(ctx context.Context, id string) {
+	found, err := r.reach(ctx, id)
 	if !found {
 		r.redis.SRem(ctx, pendingKey, id) // gone; it registers again if it isn't
 		return
 	}
-	fingerprint, _ := known[1].(string)
-	conn, err := r.opts.Dial(ctx, addr, fingerprint)
 	if err != nil {
 		return
 	}
-	_ = conn.Close()
 	keys := []string{pendingKey, candidatesKey, evictableKey, instanceKey(id)}
 	if err := placeScript.Run(ctx, r.redis, keys, id).Err(); err == nil {
 		r.opts.Logger.Info("instance is placeable", "instance", id)

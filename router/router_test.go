@@ -109,9 +109,15 @@ func newNode(t *testing.T, client Redis, capacity int) *node {
 	return n
 }
 
-func newRouter(client Redis) *Router { return New(client, Options{Logger: quiet, Dial: dialPlain}) }
+func newRouter(client Redis) *Router { return New(client, Options{Logger: quiet, Reach: reachPlain}) }
 
-func dialPlain(_ context.Context, addr, _ string) (net.Conn, error) { return net.Dial("tcp", addr) }
+func reachPlain(_ context.Context, owner Owner) error {
+	conn, err := net.Dial("tcp", owner.Addr)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
 
 func TestRouter_AllFrontsFindTheSameOwner(t *testing.T) {
 	both(t, func(t *testing.T, client *redis.Client) {
@@ -173,11 +179,11 @@ func TestRouter_AnInstanceThatIsNotReachedAsRequestsWillBeIsNotPlaceable(t *test
 		old, current := newNode(t, client, 8), newNode(t, client, 8)
 		require.NoError(t, client.HDel(t.Context(), instanceKey(old.ID()), "fingerprint").Err())
 		front := newRouter(client)
-		front.opts.Dial = func(_ context.Context, addr, fingerprint string) (net.Conn, error) {
-			if fingerprint != current.fingerprint() {
-				return nil, errors.New("not who it should be")
+		front.opts.Reach = func(ctx context.Context, owner Owner) error {
+			if owner.Fingerprint != current.fingerprint() {
+				return errors.New("not who it should be")
 			}
-			return net.Dial("tcp", addr)
+			return reachPlain(ctx, owner)
 		}
 		for i := range 8 {
 			o, err := front.Route(t.Context(), fmt.Sprint("user", i))
@@ -189,6 +195,36 @@ func TestRouter_AnInstanceThatIsNotReachedAsRequestsWillBeIsNotPlaceable(t *test
 		require.NoError(t, err)
 		require.Equal(t, Owner{Instance: old.ID(), Addr: old.opts.Addr}, o)
 	})
+}
+
+// Each front has a connection to where its next users will be, so that none of them waits for one.
+func TestRouter_EveryFrontReachesTheInstancesBeforeItsUsersCome(t *testing.T) {
+	client := newRedis(t, false)
+	a, b := newNode(t, client, 8), newNode(t, client, 8)
+	newRouter(client).discover(t.Context())
+	front := newRouter(client)
+	var mu sync.Mutex
+	reached := map[string]int{}
+	unreached := b.ID()
+	front.opts.Reach = func(ctx context.Context, owner Owner) error {
+		mu.Lock()
+		defer mu.Unlock()
+		reached[owner.Instance]++
+		if owner.Instance == unreached {
+			return errors.New("the first connection on a VPC can take a minute")
+		}
+		return reachPlain(ctx, owner)
+	}
+	for range 3 {
+		front.keepWarm(t.Context())
+	}
+	require.Equal(t, map[string]int{a.ID(): 1, b.ID(): 3}, reached)
+	unreached = ""
+	front.keepWarm(t.Context())
+	front.reached[a.ID()] = time.Now().Add(-rewarmAfter - time.Second)
+	front.keepWarm(t.Context())
+	front.keepWarm(t.Context())
+	require.Equal(t, map[string]int{a.ID(): 2, b.ID(): 4}, reached)
 }
 
 func TestRouter_WithoutInstancesNobodyIsPlaced(t *testing.T) {

@@ -220,7 +220,7 @@ func TestSteps_APullRequestChangesNothing(t *testing.T) {
 // TestSteps_SmokeAsksTheFront has the front itself behind what lets in only those with an identity, as Cloud Run does.
 func TestSteps_SmokeAsksTheFront(t *testing.T) {
 	quiet := slog.New(slog.DiscardHandler)
-	front := function.New(function.Options{Logger: quiet, View: snapshot.NewView(snapshot.NewMemory(), quiet)})
+	front := function.New(function.Options{Logger: quiet, Client: function.NewClient(), View: snapshot.NewView(snapshot.NewMemory(), quiet)})
 	var asked []string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer identity" {

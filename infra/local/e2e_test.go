@@ -26,6 +26,8 @@ func TestDeployment_ThreeHundredFirstRequestsMakeOneProcess(t *testing.T) {
 	d.askAtOnce(300)
 	require.Equal(t, 1, d.said("process started"))
 	eventuallyStats(t, d.fronts[1], func(s api.Stats) bool { return s.PoolSize == 1 && len(s.ActiveUsers) == 1 })
+
+	t.Run("limits", func(t *testing.T) { testLimits(t, d) })
 }
 
 func TestDeployment_OneProcessPerUserWhicheverFrontIsAsked(t *testing.T) {

@@ -103,7 +103,8 @@ func (all *service) startFront(log *slog.Logger, client *redis.Client, store sna
 	if err != nil {
 		return err
 	}
-	route := router.New(client, router.Options{Logger: log, Dial: hop.Dial})
+	hops := function.NewClient()
+	route := router.New(client, router.Options{Logger: log, Reach: hops.Reach})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -114,7 +115,7 @@ func (all *service) startFront(log *slog.Logger, client *redis.Client, store sna
 		cancel()
 		<-done
 	})
-	all.front = function.New(function.Options{Logger: log, Router: route, View: snapshot.NewView(store, log), Keys: keys,
+	all.front = function.New(function.Options{Logger: log, Router: route, Client: hops, View: snapshot.NewView(store, log), Keys: keys,
 		MaxBodyBytes: int64(fs.MaxBodyBytes), StatsToken: fs.StatsToken.Reveal(), APIKeys: apiKeys,
 		Limits: function.NewLimits(client, fs.RateLimitUser, fs.RateLimitAddr), TrustedProxies: fs.TrustedProxies})
 	return nil

@@ -48,7 +48,7 @@ func (s *simulation) begin(ctx context.Context, r *results) ([]*instance, error)
 		if err != nil {
 			return nil, err
 		}
-		s.fronts = append(s.fronts, router.New(client, router.Options{Logger: slog.New(slog.DiscardHandler), Dial: dial}))
+		s.fronts = append(s.fronts, router.New(client, router.Options{Logger: slog.New(slog.DiscardHandler), Reach: reach}))
 	}
 	go s.fronts[0].Run(ctx) // one dials them first, so that this program doesn't dial each from each at once
 	var instances []*instance
@@ -255,7 +255,11 @@ func loadAverage() string {
 	return string(text)
 }
 
-// dial reaches the address that all instances share. There is no certificate to be looked at.
-func dial(ctx context.Context, addr, _ string) (net.Conn, error) {
-	return new(net.Dialer).DialContext(ctx, "tcp", addr)
+// reach dials the address that all instances share. There is no certificate to be looked at, and nothing to keep a connection for.
+func reach(ctx context.Context, owner router.Owner) error {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", owner.Addr)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }

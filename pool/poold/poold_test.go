@@ -67,12 +67,18 @@ func TestInstance_ServesUnderThePublishedFingerprintOnly(t *testing.T) {
 	require.NoError(t, err)
 	defer i.Shutdown()
 
-	front := router.New(client, router.Options{Logger: log, Dial: hop.Dial})
+	front := router.New(client, router.Options{Logger: log, Reach: func(ctx context.Context, o router.Owner) error {
+		conn, err := hop.Dial(ctx, o.Addr, o.Fingerprint)
+		if err == nil {
+			err = conn.Close()
+		}
+		return err
+	}})
 	var owner router.Owner
 	require.Eventually(t, func() bool {
 		owner, err = front.Route(t.Context(), "ada")
 		return err == nil
-	}, 30*time.Second, 10*time.Millisecond, "the front has dialled it, so the fingerprint is the server's")
+	}, 30*time.Second, 10*time.Millisecond, "it has been dialled, so the fingerprint is the server's")
 	require.Equal(t, addr, owner.Addr)
 	conn, err := hop.Dial(t.Context(), addr, owner.Fingerprint)
 	require.NoError(t, err)

@@ -56,8 +56,9 @@ func realMain(ctx context.Context) error {
 	if s.FirestoreProject == "" {
 		log.Warn("FIRESTORE_PROJECT is not set: the stats will list no instance")
 	}
-	route := router.New(redis, router.Options{Logger: log, Dial: hop.Dial})
-	front := function.New(function.Options{Logger: log, Router: route, View: snapshot.NewView(store, log), Keys: keys,
+	hops := function.NewClient()
+	route := router.New(redis, router.Options{Logger: log, Reach: hops.Reach})
+	front := function.New(function.Options{Logger: log, Router: route, Client: hops, View: snapshot.NewView(store, log), Keys: keys,
 		MaxBodyBytes: int64(s.MaxBodyBytes), StatsToken: s.StatsToken.Reveal(), APIKeys: apiKeys,
 		Limits: function.NewLimits(redis, s.RateLimitUser, s.RateLimitAddr), TrustedProxies: s.TrustedProxies})
 	watch, stopWatch := context.WithCancel(context.Background())
