@@ -311,6 +311,47 @@ func TestFront_AnswersOddRequestsInTheEnvelope(t *testing.T) {
 	}
 }
 
+// What package api refuses never gets to an instance, and the client is told in the envelope which field it is.
+func TestFront_BadInputIsToldAndGoesNowhere(t *testing.T) {
+	passed := 0
+	f, url, _ := newFront(t, asked(&passed))
+	tooLarge := strings.Repeat("y", 33<<20)
+	with := func(field string) string { return strings.TrimSuffix(question, "}") + "," + field + "}" }
+	for _, c := range []struct {
+		status    int
+		kind, say string
+		body      io.Reader
+	}{
+		{413, "request_too_large", "", strings.NewReader(tooLarge)},
+		{413, "request_too_large", "", strings.NewReader(with(`"system":"` + tooLarge + `"`))},
+		{400, "invalid_request_error", "", strings.NewReader("")},
+		{400, "invalid_request_error", "", strings.NewReader(question[:40])},
+		{400, "invalid_request_error", "", strings.NewReader(question + question)},
+		{400, "invalid_request_error", "", strings.NewReader(strings.Repeat(`{"a":`, 100_000))},
+		{400, "invalid_request_error", "credential", strings.NewReader(strings.Replace(question, "sk-ant-oat01-secret", `sk-ant-oat01-secret\nX-Evil: 1`, 1))},
+		{401, "authentication_error", "", strings.NewReader(`{"messages":[{"role":"user","content":"hi"}]}`)},
+		{400, "invalid_request_error", "messages", strings.NewReader(strings.Replace(question, `"user"`, `"system"`, 1))},
+		{400, "invalid_request_error", "messages", strings.NewReader(strings.Replace(question, `"hi"`, `null`, 1))},
+		{400, "invalid_request_error", "model", strings.NewReader(with(`"model":"--dangerously-skip-permissions"`))},
+		{400, "invalid_request_error", "session_id", strings.NewReader(with(`"session_id":"../../etc/passwd"`))},
+		{400, "invalid_request_error", "permission_mode", strings.NewReader(with(`"permission_mode":"yolo"`))},
+		{400, "invalid_request_error", "mcp_servers", strings.NewReader(with(`"mcp_servers":{"x":{"type":"http","url":"file:///etc/passwd"}}`))},
+	} {
+		response, err := http.Post(url+api.PathMessages, "application/json", c.body)
+		require.NoError(t, err)
+		text, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		require.Equal(t, c.status, response.StatusCode, string(text))
+		require.Contains(t, string(text), `"type":"error"`)
+		require.Contains(t, string(text), `"type":"`+c.kind+`"`)
+		require.Contains(t, string(text), c.say)
+		require.NotContains(t, string(text), "sk-ant")
+	}
+	eventuallyRunning(t, f, 0)
+	require.Zero(t, passed)
+}
+
 func TestFront_AClientMayUseARequestIDAgain(t *testing.T) {
 	seen := map[string]bool{}
 	keys, err := hop.ParseKeys("0123456789abcdef0123456789abcdef")
