@@ -198,8 +198,8 @@ func (p *Pool) bury(c *conversation, proc *process) {
 	}
 	c.held = true
 	p.mu.Unlock()
-	p.opts.Logger.Warn("idle process ended by itself", "user", api.ShortUser(c.user.id), "pid", proc.child.PID())
 	p.retire(c)
+	p.opts.Logger.Warn("idle process ended by itself", "user", api.ShortUser(c.user.id), "pid", proc.child.PID(), "exit", proc.child.Exit())
 	p.yield(c)
 	p.settleUser(c.user.id)
 }

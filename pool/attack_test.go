@@ -148,7 +148,7 @@ func upLoopback(t *testing.T) {
 	require.NoError(t, unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo))
 }
 
-func confinement(t *testing.T) *confine.Confinement {
+func confinement(t testing.TB) *confine.Confinement {
 	uids, err := confine.LockUIDs(2_100_000_000, 100, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, uids.Close()) })

@@ -146,7 +146,7 @@ func (s *scene) latencies(when string) {
 	s.t.Logf("A's turns %s: median %s, longest %s", when, took[len(took)/2].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
 }
 
-func needRoot(t *testing.T) {
+func needRoot(t testing.TB) {
 	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
 		t.Skip("only root can switch uids")
 	}

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"context"
 	"errors"
 	"syscall"
 	"time"
@@ -109,6 +110,22 @@ func (p *Pool) Doom() {
 	for _, proc := range p.running() {
 		proc.doom(errors.New("doomed"))
 	}
+}
+
+// WatchAfter has every process's turn watched once more when it has ended and its context too, and reports whether that
+// interrupts anything.
+func (p *Pool) WatchAfter() (interrupted bool) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for c, proc := range p.running() {
+		t := newTurn("over", p.opts.Broker.Scrub)
+		t.fail(errDied)
+		(&Handle{pool: p, c: c, proc: proc}).watch(ctx, t, func(error) {})
+		t.mu.Lock()
+		interrupted = interrupted || t.dropped
+		t.mu.Unlock()
+	}
+	return interrupted
 }
 
 // CheckSpace measures the workspaces now.

@@ -78,7 +78,7 @@ func (o *owner) releasedUsers() []string {
 
 // service is a pool with its server, the real CLI and a stand-in for the API.
 type service struct {
-	t     *testing.T
+	t     testing.TB
 	api   *pooltest.API
 	pool  *pool.Pool
 	owner *owner
@@ -108,13 +108,13 @@ func (l *logBuffer) String() string {
 }
 
 // newService starts a service with the real CLI; change may alter its options. All of it is gone when the test ends.
-func newService(t *testing.T, change func(*pool.Options)) *service {
+func newService(t testing.TB, change func(*pool.Options)) *service {
 	t.Helper()
 	return newServiceWith(t, nil, change)
 }
 
 // newServiceWith starts a service whose processes are confined, unless confinement is nil, and may connect to the broker.
-func newServiceWith(t *testing.T, confinement *confine.Confinement, change func(*pool.Options)) *service {
+func newServiceWith(t testing.TB, confinement *confine.Confinement, change func(*pool.Options)) *service {
 	t.Helper()
 	cli, err := pooltest.RealCLI()
 	if err != nil && os.Getenv("CI") != "true" {
@@ -135,7 +135,7 @@ func newScriptedService(t *testing.T, change func(*pool.Options)) *service {
 	return startService(t, cli, nil, change)
 }
 
-func startService(t *testing.T, cli string, confinement *confine.Confinement, change func(*pool.Options)) *service {
+func startService(t testing.TB, cli string, confinement *confine.Confinement, change func(*pool.Options)) *service {
 	t.Helper()
 	var err error
 	s := &service{t: t, owner: &owner{}, logs: &logBuffer{}}
@@ -207,7 +207,7 @@ func (r reply) of(kind string) []gjson.Result {
 }
 
 // text is the one result's text.
-func (r reply) text(t *testing.T) string {
+func (r reply) text(t testing.TB) string {
 	t.Helper()
 	require.Equal(t, http.StatusOK, r.status, r.body)
 	require.Len(t, r.of("result"), 1, r.body)

@@ -161,7 +161,9 @@ func (h *Handle) watch(ctx context.Context, t *turn, cut context.CancelCauseFunc
 		case <-t.ended:
 			return
 		case <-ctx.Done():
-			h.proc.interrupt(t)
+			if !t.hasEnded() { // both may be so by now, and to interrupt what is over is to wait for nothing
+				h.proc.interrupt(t)
+			}
 			return
 		case <-tick.C:
 			if h.silent(t) {

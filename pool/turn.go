@@ -119,6 +119,16 @@ func (t *turn) pop() (lines [][]byte, last, dropped bool) {
 	return lines, t.result != nil || t.err != nil, t.dropped
 }
 
+// hasEnded reports whether the turn has a result or an error.
+func (t *turn) hasEnded() bool {
+	select {
+	case <-t.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // gather lets lines come together for d, or until the turn's end.
 func (t *turn) gather(ctx context.Context, d time.Duration) {
 	if d <= 0 {

@@ -111,6 +111,15 @@ func TestPool_WhatEndedOneTurnDoesntEndTheNext(t *testing.T) {
 	require.Equal(t, pool.ProcessResumed, two.process)
 }
 
+// An interrupt that a busy machine answers late would cost the process, and who asks next waits for the answer to come.
+func TestPool_ATurnThatIsOverIsNotInterrupted(t *testing.T) {
+	s := newScriptedService(t, nil)
+	s.ask("ada", "one", nil).text(t)
+	for range 50 { // which of the two is seen first is left to chance
+		require.False(t, s.pool.WatchAfter())
+	}
+}
+
 // What doesn't fit into a pipe would wait for ever for a CLI that doesn't read; and one that reads may never answer.
 func TestPool_ACLIThatIsNotReadyInTimeIsGivenUp(t *testing.T) {
 	for name, does := range map[string]string{"deaf": "exec sleep 1000", "mute": "cat >/dev/null; true"} {
