@@ -31,7 +31,7 @@ func (s *service) knockAt(path, token, lastEvent string) reply {
 	return read(response)
 }
 
-func adasBody(t *testing.T) string {
+func adasBody(t testing.TB) string {
 	t.Helper()
 	raw, err := json.Marshal(fields{"oauth_credentials": fields{"access_token": token("ada")}, "model": "haiku", "messages": []fields{{"role": "user", "content": "one"}}})
 	require.NoError(t, err)
