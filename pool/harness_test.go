@@ -128,7 +128,7 @@ func newServiceWith(t testing.TB, confinement *confine.Confinement, change func(
 var scriptedCLI = sync.OnceValues(pooltest.ScriptedCLI)
 
 // newScriptedService starts a service with the scripted CLI.
-func newScriptedService(t *testing.T, change func(*pool.Options)) *service {
+func newScriptedService(t testing.TB, change func(*pool.Options)) *service {
 	t.Helper()
 	cli, err := scriptedCLI()
 	require.NoError(t, err)
