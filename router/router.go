@@ -315,9 +315,9 @@ func (r *Router) discover(ctx context.Context) {
 }
 
 // keepWarm reaches the instances that users will be placed on next, each time before a connection would be closed for
-// having been idle.
+// having been idle, and clears away who is dead.
 func (r *Router) keepWarm(ctx context.Context) {
-	ids, err := r.redis.ZRange(ctx, candidatesKey, 0, warmInstances-1).Result()
+	ids, err := livingScript.Run(ctx, r.redis, []string{candidatesKey, evictableKey}, instanceKeys, warmInstances).StringSlice()
 	if err != nil {
 		return
 	}

@@ -225,6 +225,12 @@ func TestRouter_EveryFrontReachesTheInstancesBeforeItsUsersCome(t *testing.T) {
 	front.keepWarm(t.Context())
 	front.keepWarm(t.Context())
 	require.Equal(t, map[string]int{a.ID(): 2, b.ID(): 4}, reached)
+
+	require.NoError(t, client.Del(t.Context(), instanceKey(a.ID())).Err()) // as it expires after a SIGKILL
+	front.keepWarm(t.Context())
+	for _, key := range []string{candidatesKey, evictableKey} {
+		require.Equal(t, []string{b.ID()}, client.ZRange(t.Context(), key, 0, -1).Val(), key)
+	}
 }
 
 func TestRouter_WithoutInstancesNobodyIsPlaced(t *testing.T) {

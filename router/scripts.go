@@ -55,6 +55,9 @@ var releaseSource string
 //go:embed place.lua
 var placeSource string
 
+//go:embed living.lua
+var livingSource string
+
 //go:embed together.lua
 var togetherSource string
 
@@ -65,6 +68,7 @@ var (
 	ownScript     = redis.NewScript(eraSource + ownSource)
 	releaseScript = redis.NewScript(releaseSource)
 	placeScript   = redis.NewScript(placeSource)
+	livingScript  = redis.NewScript(livingSource)
 
 	togetherScript = redis.NewScript(eraSource + togetherSource)
 )
