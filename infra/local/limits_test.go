@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 )
 
 // testLimits has a greedy user ask through two fronts that limit users, and a modest one beside it.
@@ -32,16 +32,24 @@ func testLimits(t *testing.T, d *deployment) {
 	alone := latency("modest-alone")
 
 	statuses := make([]int, greed)
-	var wg sync.WaitGroup
-	for i := range statuses {
-		wg.Go(func() { statuses[i] = d.ask(first+i%2, "greedy", "more").status })
-	}
+	var requests errgroup.Group
+	requests.SetLimit(8)
+	ended := make(chan error, 1)
+	go func() {
+		for i := range statuses {
+			requests.Go(func() error { statuses[i] = d.ask(first+i%2, "greedy", "more").status; return nil })
+		}
+		ended <- requests.Wait()
+	}()
 	beside := latency("modest-beside")
-	wg.Wait()
+	require.NoError(t, <-ended)
 	t.Logf("median of a modest user's requests: %s alone, %s while another sends %d", alone, beside, greed)
 	served := map[int]int{}
 	for _, status := range statuses {
 		served[status]++
 	}
-	require.Equal(t, map[int]int{http.StatusOK: limit, http.StatusTooManyRequests: greed - limit}, served)
+	t.Logf("of those were answered: %v", served)
+	require.GreaterOrEqual(t, served[http.StatusOK], limit)
+	require.Less(t, served[http.StatusOK], 2*limit, "each front by itself would let as many through; one that Redis can't count within a second is")
+	require.Equal(t, greed, served[http.StatusOK]+served[http.StatusTooManyRequests])
 }
