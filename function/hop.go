@@ -56,8 +56,6 @@ func credentialOf(req *api.Request) []byte {
 
 type ownerKey struct{}
 
-// newHop returns a POST request to an instance. Its URL names the instance by its fingerprint instead of its address, because
-// connections are kept and used again by the URL's host: an address may be another instance's by then.
 func newHop(ctx context.Context, owner router.Owner, path string, body *body) (*http.Request, error) {
 	r, err := newRequest(ctx, owner, http.MethodPost, path)
 	if err != nil {
@@ -68,6 +66,8 @@ func newHop(ctx context.Context, owner router.Owner, path string, body *body) (*
 	return r, nil
 }
 
+// newRequest returns a request to an instance. Its URL names the instance by its fingerprint instead of its address, because
+// connections are kept and used again by the URL's host: an address may be another instance's by then.
 func newRequest(ctx context.Context, owner router.Owner, method, path string) (*http.Request, error) {
 	ctx = context.WithValue(ctx, ownerKey{}, owner)
 	r, err := http.NewRequestWithContext(ctx, method, "https://instance-"+owner.Fingerprint+path, nil)
@@ -81,7 +81,7 @@ func newRequest(ctx context.Context, owner router.Owner, method, path string) (*
 // Client makes the requests to instances, and keeps connections to them.
 type Client struct{ http *http.Client }
 
-// Reach sees that there is a connection to an instance that isn't in use: the next request doesn't wait for one.
+// Reach leaves a connection to an instance for the next request, which then doesn't wait for one.
 func (c *Client) Reach(ctx context.Context, owner router.Owner) error {
 	r, err := newRequest(ctx, owner, http.MethodGet, "/health")
 	if err != nil {

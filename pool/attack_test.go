@@ -24,6 +24,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
 
+	"claudepool/infra/need"
 	"claudepool/pool"
 	"claudepool/pool/confine"
 )
@@ -109,7 +110,7 @@ func (s *scene) keepTalking() (stop func()) {
 }
 
 func runInNamespace(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
 	cmd.Env = append(os.Environ(), inNamespace+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"claudepool/infra/need"
 	"claudepool/pool"
 )
 
@@ -54,7 +55,7 @@ var outliving = map[string]string{
 }
 
 func TestAttacks_NothingOutlivesItsProcess(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	s := newScene(t, confinement(t), nil)
 	uid := s.uidOf(s.attacker)
 	var script strings.Builder
@@ -81,7 +82,7 @@ func TestAttacks_NothingOutlivesItsProcess(t *testing.T) {
 }
 
 func TestAttacks_BombsHurtNobodyElse(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	const tooMuch, tooMany = 512 << 20, 20_000
 	s := newSceneWith(t, confinement(t), nil, func(o *pool.Options) { o.MaxProcessRSS, o.Quota.Files = tooMuch, tooMany })
 	uid := s.uidOf(s.attacker)
@@ -144,10 +145,4 @@ func (s *scene) latencies(when string) {
 	}
 	slices.Sort(took)
 	s.t.Logf("A's turns %s: median %s, longest %s", when, took[len(took)/2].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
-}
-
-func needRoot(t testing.TB) {
-	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
-		t.Skip("only root can switch uids")
-	}
 }

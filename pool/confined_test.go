@@ -11,12 +11,13 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"claudepool/infra/need"
 	"claudepool/pool"
 	"claudepool/pool/confine"
 )
 
 func newConfined(t *testing.T) *service {
-	needRoot(t)
+	need.Root(t)
 	return newServiceWith(t, confinement(t), func(o *pool.Options) { o.PermissionMode, o.Confined = "bypassPermissions", true })
 }
 
@@ -58,7 +59,7 @@ func TestConfined_WhatATenantPlantsIsNotFollowed(t *testing.T) {
 // What the CLI looks for in its home and in its working directory takes effect for who put it there, which is the
 // control, and for no other user, nor in another conversation of the same one.
 func TestConfined_HooksAndServersThatATenantPlantsRunForNobodyElse(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	s := newServiceWith(t, confinement(t), func(o *pool.Options) { o.PermissionMode, o.Confined, o.Standby = "bypassPermissions", true, 1 })
 	const planted = `
 mkdir -p ~/.claude
@@ -103,7 +104,7 @@ cp CLAUDE.md ~/.claude/CLAUDE.md`
 }
 
 func TestConfined_WithoutAUIDLeftTheInstanceIsFull(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	uids, err := confine.LockUIDs(2_100_000_000, 1, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, uids.Close()) })

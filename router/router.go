@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -27,14 +25,8 @@ var (
 
 const (
 	cacheSize    = 1 << 20
-	pingInterval = time.Second
 	avoidFor     = 10 * time.Second
 	claimTimeout = 2 * time.Second
-	// warmInstances is how many instances a front keeps a connection to that nobody has used yet, and rewarmAfter how long one
-	// may be idle; see also IdleConnTimeout in package function.
-	warmInstances = 64
-	rewarmAfter   = 4 * time.Minute
-	warmTimeout   = 2 * time.Second
 	// firstInstance is how long a claim waits for an instance that is there but not yet dialled.
 	firstInstance = 3 * time.Second
 )
@@ -251,125 +243,6 @@ func (r *Router) avoids(instance string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return time.Now().Before(r.avoid[instance].until)
-}
-
-// Run watches Redis, makes new instances placeable and keeps connections to instances until ctx is done.
-func (r *Router) Run(ctx context.Context) {
-	var both sync.WaitGroup
-	both.Go(func() { repeat(ctx, r.look) })
-	both.Go(func() { repeat(ctx, r.keepWarm) }) // an instance that is silent mustn't hide what Redis does
-	both.Wait()
-}
-
-func repeat(ctx context.Context, do func(context.Context)) {
-	tick := time.NewTicker(pingInterval)
-	defer tick.Stop()
-	for {
-		do(ctx)
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
-}
-
-// look finds out whether Redis can be reached.
-func (r *Router) look(ctx context.Context) {
-	pingCtx, cancel := context.WithTimeout(ctx, pingInterval/2)
-	defer cancel()
-	err := r.redis.Ping(pingCtx).Err()
-	if ctx.Err() != nil {
-		return
-	}
-	r.note(err)
-	if err == nil {
-		r.discover(ctx)
-	}
-}
-
-// note keeps whether Redis could be reached, and tells the log when that changes.
-func (r *Router) note(err error) {
-	if was := r.away.Swap(err != nil); was == (err != nil) {
-		return
-	}
-	if err != nil {
-		r.opts.Logger.Error("Redis is away: known users are served on, new ones are refused", "error", err)
-	} else {
-		r.opts.Logger.Info("Redis is back")
-	}
-}
-
-// discover reaches instances that no front has reached yet: the first connection on a VPC can take a minute, and no user
-// shall wait for it.
-func (r *Router) discover(ctx context.Context) {
-	ids, err := r.redis.SMembers(ctx, pendingKey).Result()
-	if err != nil {
-		return
-	}
-	var all sync.WaitGroup
-	for _, id := range ids {
-		all.Go(func() { r.place(ctx, id) })
-	}
-	all.Wait()
-}
-
-// keepWarm reaches the instances that users will be placed on next, each time before a connection would be closed for
-// having been idle, and clears away who is dead.
-func (r *Router) keepWarm(ctx context.Context) {
-	ids, err := livingScript.Run(ctx, r.redis, []string{candidatesKey, evictableKey}, instanceKeys, warmInstances).StringSlice()
-	if err != nil {
-		return
-	}
-	now := time.Now()
-	maps.DeleteFunc(r.reached, func(_ string, at time.Time) bool { return now.Sub(at) > rewarmAfter })
-	cold := slices.DeleteFunc(ids, func(id string) bool { return r.reached[id] != time.Time{} })
-	ctx, cancel := context.WithTimeout(ctx, warmTimeout)
-	defer cancel()
-	warm := make([]bool, len(cold))
-	var all sync.WaitGroup
-	for i, id := range cold {
-		all.Go(func() {
-			found, err := r.reach(ctx, id)
-			warm[i] = found && err == nil
-		})
-	}
-	all.Wait()
-	for i, id := range cold {
-		if warm[i] {
-			r.reached[id] = now
-		}
-	}
-}
-
-// reach reports whether the instance still has a lease, and why it was not reached.
-func (r *Router) reach(ctx context.Context, id string) (found bool, err error) {
-	known, err := r.redis.HMGet(ctx, instanceKey(id), "addr", "fingerprint").Result()
-	if err != nil {
-		return true, err
-	}
-	o := Owner{Instance: id}
-	if o.Addr, found = known[0].(string); !found {
-		return false, nil
-	}
-	o.Fingerprint, _ = known[1].(string)
-	return true, r.opts.Reach(ctx, o)
-}
-
-// place makes an instance one that users are placed on, once it has been reached.
-func (r *Router) place(ctx context.Context, id string) {
-	found, err := r.reach(ctx, id)
-	if !found {
-		r.redis.SRem(ctx, pendingKey, id) // gone; it registers again if it isn't
-		return
-	}
-	if err != nil {
-		return
-	}
-	keys := []string{pendingKey, candidatesKey, evictableKey, instanceKey(id)}
-	if err := placeScript.Run(ctx, r.redis, keys, id).Err(); err == nil {
-		r.opts.Logger.Info("instance is placeable", "instance", id)
-	}
 }
 
 func pause(ctx context.Context, d time.Duration) {

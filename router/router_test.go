@@ -2,122 +2,14 @@ package router
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
-	"net"
-	"os"
-	"os/exec"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
-
-	"claudepool/infra/freeport"
 )
-
-var quiet = slog.New(slog.DiscardHandler)
-
-// newRedis returns a client of an empty, settled Redis: a real server, or where embedded the one that infra/local has.
-func newRedis(t *testing.T, embedded bool) *redis.Client {
-	t.Helper()
-	addr := ""
-	if embedded {
-		addr = miniredis.RunT(t).Addr()
-	} else {
-		addr = startServer(t)
-	}
-	client, err := NewClient("redis://"+addr, "")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = client.Close() })
-	require.Eventually(t, func() bool { return client.Ping(t.Context()).Err() == nil }, 30*time.Second, 10*time.Millisecond)
-	require.NoError(t, Settle(t.Context(), client))
-	return client
-}
-
-func startServer(t *testing.T) string {
-	t.Helper()
-	path, err := exec.LookPath("redis-server")
-	if err != nil && os.Getenv("CI") != "true" {
-		t.Skip("redis-server is missing: make setup")
-	}
-	require.NoError(t, err)
-	addr, err := freeport.Addr()
-	require.NoError(t, err)
-	_, port, _ := net.SplitHostPort(addr)
-	server := exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir())
-	require.NoError(t, server.Start())
-	t.Cleanup(func() {
-		_ = server.Process.Signal(syscall.SIGTERM)
-		_ = server.Wait()
-	})
-	return addr
-}
-
-// both runs a test against a real server and against the embedded one.
-func both(t *testing.T, test func(t *testing.T, client *redis.Client)) {
-	for _, embedded := range []bool{false, true} {
-		t.Run(fmt.Sprintf("embedded=%t", embedded), func(t *testing.T) { test(t, newRedis(t, embedded)) })
-	}
-}
-
-// node is an instance as a test sees it.
-type node struct {
-	*Lease
-	mu      sync.Mutex
-	now     time.Duration
-	load    [2]int
-	evicted []string
-}
-
-// fingerprint is one that nobody else has.
-func (n *node) fingerprint() string { return fmt.Sprintf("%p", n) }
-
-func (n *node) evictions() []string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return append([]string(nil), n.evicted...)
-}
-
-func (n *node) passes(d time.Duration) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.now += d
-}
-
-// newNode returns a registered instance that fronts can dial.
-func newNode(t *testing.T, client Redis, capacity int) *node {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = listener.Close() })
-	n := &node{now: time.Hour}
-	n.Lease = NewLease(client, LeaseOptions{Logger: quiet, Addr: listener.Addr().String(), Fingerprint: n.fingerprint(), Capacity: capacity, HomeTTL: time.Hour,
-		Load: func() (int, int) { n.mu.Lock(); defer n.mu.Unlock(); return n.load[0], n.load[1] },
-		Evict: func(user string) {
-			n.mu.Lock()
-			defer n.mu.Unlock()
-			n.evicted = append(n.evicted, user)
-		},
-		Clock: func() time.Duration { n.mu.Lock(); defer n.mu.Unlock(); return n.now },
-	})
-	require.NoError(t, n.beat(t.Context()))
-	return n
-}
-
-func newRouter(client Redis) *Router { return New(client, Options{Logger: quiet, Reach: reachPlain}) }
-
-func reachPlain(_ context.Context, owner Owner) error {
-	conn, err := net.Dial("tcp", owner.Addr)
-	if err != nil {
-		return err
-	}
-	return conn.Close()
-}
 
 func TestRouter_AllFrontsFindTheSameOwner(t *testing.T) {
 	both(t, func(t *testing.T, client *redis.Client) {
@@ -171,66 +63,6 @@ func TestRouter_AnOwnerIsKnownByItsFingerprint(t *testing.T) {
 			require.Equal(t, want, o, first)
 		}
 	})
-}
-
-// An instance of a version without encryption has no fingerprint: it keeps whom it has until it gives them up.
-func TestRouter_AnInstanceThatIsNotReachedAsRequestsWillBeIsNotPlaceable(t *testing.T) {
-	both(t, func(t *testing.T, client *redis.Client) {
-		old, current := newNode(t, client, 8), newNode(t, client, 8)
-		require.NoError(t, client.HDel(t.Context(), instanceKey(old.ID()), "fingerprint").Err())
-		front := newRouter(client)
-		front.opts.Reach = func(ctx context.Context, owner Owner) error {
-			if owner.Fingerprint != current.fingerprint() {
-				return errors.New("not who it should be")
-			}
-			return reachPlain(ctx, owner)
-		}
-		for i := range 8 {
-			o, err := front.Route(t.Context(), fmt.Sprint("user", i))
-			require.NoError(t, err)
-			require.Equal(t, current.ID(), o.Instance)
-		}
-		require.NoError(t, client.Set(t.Context(), ownerKey("ada"), old.ID()+" claim "+client.HGet(t.Context(), eraKey, "run").Val(), 0).Err())
-		o, err := front.Route(t.Context(), "ada")
-		require.NoError(t, err)
-		require.Equal(t, Owner{Instance: old.ID(), Addr: old.opts.Addr}, o)
-	})
-}
-
-// Each front has a connection to where its next users will be, so that none of them waits for one.
-func TestRouter_EveryFrontReachesTheInstancesBeforeItsUsersCome(t *testing.T) {
-	client := newRedis(t, false)
-	a, b := newNode(t, client, 8), newNode(t, client, 8)
-	newRouter(client).discover(t.Context())
-	front := newRouter(client)
-	var mu sync.Mutex
-	reached := map[string]int{}
-	unreached := b.ID()
-	front.opts.Reach = func(ctx context.Context, owner Owner) error {
-		mu.Lock()
-		defer mu.Unlock()
-		reached[owner.Instance]++
-		if owner.Instance == unreached {
-			return errors.New("the first connection on a VPC can take a minute")
-		}
-		return reachPlain(ctx, owner)
-	}
-	for range 3 {
-		front.keepWarm(t.Context())
-	}
-	require.Equal(t, map[string]int{a.ID(): 1, b.ID(): 3}, reached)
-	unreached = ""
-	front.keepWarm(t.Context())
-	front.reached[a.ID()] = time.Now().Add(-rewarmAfter - time.Second)
-	front.keepWarm(t.Context())
-	front.keepWarm(t.Context())
-	require.Equal(t, map[string]int{a.ID(): 2, b.ID(): 4}, reached)
-
-	require.NoError(t, client.Del(t.Context(), instanceKey(a.ID())).Err()) // as it expires after a SIGKILL
-	front.keepWarm(t.Context())
-	for _, key := range []string{candidatesKey, evictableKey} {
-		require.Equal(t, []string{b.ID()}, client.ZRange(t.Context(), key, 0, -1).Val(), key)
-	}
 }
 
 func TestRouter_WithoutInstancesNobodyIsPlaced(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"claudepool/infra/freeport"
+	"claudepool/infra/need"
 )
 
 // selfSigned is a certificate for 127.0.0.1 with its key, in PEM form.
@@ -35,11 +36,7 @@ func selfSigned(t *testing.T) (certificate, key []byte) {
 }
 
 func TestNewClient_SpeaksTLSWithWhomItTrustsOnly(t *testing.T) {
-	bin, err := exec.LookPath("redis-server")
-	if err != nil && os.Getenv("CI") != "true" {
-		t.Skip(err)
-	}
-	require.NoError(t, err)
+	bin := need.Program(t, "redis-server")
 	certificate, key := selfSigned(t)
 	dir := t.TempDir()
 	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")

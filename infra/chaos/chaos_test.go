@@ -4,12 +4,13 @@ import (
 	"errors"
 	"flag"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"claudepool/infra/need"
 )
 
 var (
@@ -25,13 +26,6 @@ func scratch(t *testing.T) string {
 	return dir
 }
 
-func needRedis(t *testing.T) {
-	t.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil && os.Getenv("CI") != "true" {
-		t.Skip(err)
-	}
-}
-
 // patient are options for a machine that has other things to do as well.
 func patient() options {
 	return options{seed: *seed, talkers: 1, within: mostRecovery, turnTime: time.Minute}
@@ -39,7 +33,7 @@ func patient() options {
 
 // What takes longer than continuous integration has time for is the command's.
 func TestMatrix_WhatIsPromisedHoldsWhileFourThingsGoWrong(t *testing.T) {
-	needRedis(t)
+	need.Program(t, "redis-server")
 	o := patient()
 	o.users, o.duration = 10, *duration
 	acts := [][]fault{pick(t, "instance SIGKILL", "front SIGTERM", "Redis failed over to its replica", "CLI crashes")}

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"claudepool/infra/need"
 )
 
 var mutants = flag.Bool("mutants", false, "put errors into the service, which takes a minute and a half")
@@ -18,7 +20,7 @@ func TestMutants_AreCaught(t *testing.T) {
 	if !*mutants {
 		t.Skip("only with -mutants: the model in router decides the same in less time")
 	}
-	needRedis(t)
+	need.Program(t, "redis-server")
 	for _, m := range []struct {
 		name, file, old, new string
 		fault                string

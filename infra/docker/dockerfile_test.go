@@ -22,6 +22,8 @@ import (
 	"github.com/moby/patternmatcher"
 	"github.com/moby/patternmatcher/ignorefile"
 	"github.com/stretchr/testify/require"
+
+	"claudepool/infra/need"
 )
 
 // repository is the folder the images are built from.
@@ -228,7 +230,7 @@ func (i *image) root() string {
 func (i *image) bootstrap(suite string, commands []string, kept string) {
 	i.t.Helper()
 	server, err := net.DialTimeout("tcp", "deb.debian.org:80", 10*time.Second)
-	need(i.t, "", err)
+	need.Part(i.t, "", err)
 	_ = server.Close()
 	require.NoError(i.t, os.MkdirAll(filepath.Dir(kept), 0o755))
 	part, err := os.MkdirTemp(filepath.Dir(kept), "rootfs-part-")

@@ -21,34 +21,17 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"claudepool/infra/freeport"
+	"claudepool/infra/need"
 	"claudepool/pool/api"
 	"claudepool/pool/claude"
 	"claudepool/pool/pooltest"
 	"claudepool/router"
 )
 
-// need returns the path of a part the tests can't do without; where it is missing they are skipped, but never in CI.
-func need(t *testing.T, path string, err error) string {
-	t.Helper()
-	if err != nil && os.Getenv("CI") != "true" {
-		t.Skip(err)
-	}
-	require.NoError(t, err)
-	return path
-}
-
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Getuid() != 0 && os.Getenv("CI") != "true" {
-		t.Skip("only root can change its root folder")
-	}
-	require.Zero(t, os.Getuid())
-}
-
 func realCLI(t *testing.T) string {
 	t.Helper()
 	cli, err := pooltest.RealCLI()
-	return need(t, cli, err)
+	return need.Part(t, cli, err)
 }
 
 func TestImages_SayWhatTheyAre(t *testing.T) {
@@ -84,7 +67,7 @@ func TestContext_HoldsWhatIsBuiltAndNothingElse(t *testing.T) {
 
 // TestImages_AnswerATurn runs both images: the front's in a folder that holds nothing else.
 func TestImages_AnswerATurn(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	realCLI(t)
 	d := deploy(t)
 
@@ -110,8 +93,7 @@ type deployment struct {
 func deploy(t *testing.T) *deployment {
 	t.Helper()
 	for _, program := range []string{"debootstrap", "redis-server"} {
-		path, err := exec.LookPath(program)
-		need(t, path, err)
+		need.Program(t, program)
 	}
 	upstream, err := pooltest.NewAPI(nil)
 	require.NoError(t, err)

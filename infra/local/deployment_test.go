@@ -27,6 +27,7 @@ import (
 	"claudepool/infra/database"
 	"claudepool/infra/emulator"
 	"claudepool/infra/freeport"
+	"claudepool/infra/need"
 	"claudepool/pool/api"
 	"claudepool/pool/pooltest"
 	"claudepool/pool/seal"
@@ -53,21 +54,17 @@ type deployment struct {
 	redisNow, firestoreNow *exec.Cmd
 }
 
-// part returns the path of a part the tests need; without it the test is skipped, but never in CI.
-func part(t *testing.T, path string, err error) string {
-	t.Helper()
-	if err != nil && os.Getenv("CI") != "true" {
-		t.Skip(err)
-	}
-	require.NoError(t, err)
-	return path
-}
-
 func freeAddr(t *testing.T) string {
 	t.Helper()
 	addr, err := freeport.Addr()
 	require.NoError(t, err)
 	return addr
+}
+
+// plainEnv has nothing of this machine's own settings in it.
+func plainEnv(t *testing.T) []string {
+	t.Helper()
+	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
 }
 
 // run starts a process that ends with the test, or before when asked to.
@@ -134,16 +131,16 @@ func build(t *testing.T, sources string, flags ...string) string {
 // prepare is a deployment without fronts and instances yet, on a Redis of its own and a database among others.
 func prepare(t *testing.T, cli string) *deployment {
 	t.Helper()
-	redisBin, err := exec.LookPath("redis-server")
-	redisBin = part(t, redisBin, err)
+	redisBin := need.Program(t, "redis-server")
 	d := &deployment{t: t, database: emulator.Addr(t), project: "test-" + strings.ToLower(rand.Text()), instances: make(map[string]*exec.Cmd)}
+	var err error
 	d.api, err = pooltest.NewAPI(nil)
 	require.NoError(t, err)
 	t.Cleanup(d.api.Close)
 
 	redisAddr := freeAddr(t)
 	_, redisPort, _ := net.SplitHostPort(redisAddr)
-	plain := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
+	plain := plainEnv(t)
 	d.redisServer = func() *exec.Cmd {
 		return d.run(plain, redisBin, "--port", redisPort, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
 	}
@@ -169,8 +166,8 @@ func (d *deployment) ownDatabase() {
 	d.database = freeAddr(d.t)
 	_, port, _ := net.SplitHostPort(d.database)
 	command, err := emulator.Command(port)
-	part(d.t, "", err)
-	plain := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + d.t.TempDir()}
+	need.Part(d.t, "", err)
+	plain := plainEnv(d.t)
 	d.firestore = func() *exec.Cmd { return d.run(plain, command[0], command[1:]...) }
 	d.firestoreNow = d.firestore()
 	require.NoError(d.t, emulator.Ready(d.t.Context(), d.database))

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"claudepool/infra/emulator"
+	"claudepool/infra/need"
 	"claudepool/pool/api"
 	"claudepool/pool/pooltest"
 )
@@ -32,7 +33,7 @@ func TestDeployment_ThreeHundredFirstRequestsMakeOneProcess(t *testing.T) {
 
 func TestDeployment_OneProcessPerUserWhicheverFrontIsAsked(t *testing.T) {
 	cli, err := pooltest.RealCLI()
-	d := prepare(t, part(t, cli, err))
+	d := prepare(t, need.Part(t, cli, err))
 	d.ownDatabase()
 	d.deploy()
 	d.askAtOnce(20)

@@ -3,18 +3,17 @@ package main
 import (
 	"bytes"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"claudepool/infra/need"
 )
 
 func TestScale_ServesEverybodyThroughALossAndADeploy(t *testing.T) {
-	if _, err := exec.LookPath("redis-server"); err != nil && os.Getenv("CI") != "true" {
-		t.Skip("redis-server is missing: make setup")
-	}
+	need.Program(t, "redis-server")
 	url, stop, err := startRedis()
 	require.NoError(t, err)
 	defer stop()

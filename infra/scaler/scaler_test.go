@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"os/exec"
 	"sync"
 	"syscall"
@@ -21,6 +20,7 @@ import (
 	"google.golang.org/api/run/v2"
 
 	"claudepool/infra/freeport"
+	"claudepool/infra/need"
 	"claudepool/router"
 )
 
@@ -68,15 +68,10 @@ func (p *platform) seen() []string {
 
 func newRedis(t *testing.T) *redis.Client {
 	t.Helper()
-	path, err := exec.LookPath("redis-server")
-	if err != nil && os.Getenv("CI") != "true" {
-		t.Skip("redis-server is missing: make setup")
-	}
-	require.NoError(t, err)
 	addr, err := freeport.Addr()
 	require.NoError(t, err)
 	_, port, _ := net.SplitHostPort(addr)
-	server := exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
+	server := exec.Command(need.Program(t, "redis-server"), "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
 	require.NoError(t, server.Start())
 	t.Cleanup(func() {
 		_ = server.Process.Signal(syscall.SIGTERM)

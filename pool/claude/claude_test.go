@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"claudepool/infra/need"
 )
 
 func TestArgs_NoValueCanBeReadAsAFlag(t *testing.T) {
@@ -109,9 +111,7 @@ func TestTranscript_ChainsItsEntriesAndCanBeRemoved(t *testing.T) {
 }
 
 func TestTranscript_BelongsToItsOwnerWithAllThatLeadsToIt(t *testing.T) {
-	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
-		t.Skip("only root can give files away")
-	}
+	need.Root(t)
 	transcript, workspace := newTranscript(t)
 	transcript.Owner = 2_100_000_001
 	_, err := transcript.Write(nil, time.Unix(0, 0))

@@ -135,8 +135,15 @@ func (c *Child) PID() int { return c.pid }
 // Done is closed when the child itself has ended. What it started may be gone only a moment later: see Stop.
 func (c *Child) Done() <-chan struct{} { return c.done }
 
-// Exit says how the child ended. It may only be called after Done is closed.
-func (c *Child) Exit() Exit { return c.exit }
+// Exit says how the child ended. Nobody can tell before Done is closed.
+func (c *Child) Exit() Exit {
+	select {
+	case <-c.done:
+		return c.exit
+	default:
+		return Exit{Code: -1}
+	}
+}
 
 // StderrTail returns the last 16 KiB of what was written to stderr until now.
 func (c *Child) StderrTail() string { return c.tail.String() }

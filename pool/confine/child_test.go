@@ -48,6 +48,7 @@ func TestChild_RunsInItsWorkspaceInASessionOfItsOwnAndWithLimits(t *testing.T) {
 	var core unix.Rlimit
 	require.NoError(t, unix.Prlimit(c.PID(), unix.RLIMIT_CORE, nil, &core))
 	require.Zero(t, core)
+	require.Equal(t, "unknown exit status", c.Exit().String(), "it runs")
 	require.Greater(t, oomScore(t, c.PID()), oomScore(t, os.Getpid()))
 }
 

@@ -16,15 +16,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"claudepool/infra/need"
 )
 
 const testUIDs = 2_100_000_000
-
-func needRoot(t testing.TB) {
-	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
-		t.Skip("only root can switch uids")
-	}
-}
 
 func lockUIDs(t testing.TB, count int) *UIDs {
 	u, err := LockUIDs(testUIDs, count, slog.New(slog.DiscardHandler))
@@ -35,7 +31,7 @@ func lockUIDs(t testing.TB, count int) *UIDs {
 
 // newConfined is a bench whose children are confined and have uids.
 func newConfined(t testing.TB) *bench {
-	needRoot(t)
+	need.Root(t)
 	uids := lockUIDs(t, 100)
 	return newBenchWith(t, &Confinement{UIDs: uids})
 }
@@ -121,7 +117,7 @@ func TestConfined_NoChildStartsWithoutAUID(t *testing.T) {
 }
 
 func TestUIDs_AreNotReusedWhileAnythingRunsUnderThem(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	u := lockUIDs(t, 3)
 	one, err := u.take()
 	require.NoError(t, err)
@@ -154,7 +150,7 @@ func startAs(t *testing.T, id int) *exec.Cmd {
 }
 
 func TestLockUIDs_BlocksOfLivingInstancesDontOverlapAndThoseOfDeadOnesAreCleared(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	one, two := lockUIDs(t, 50), lockUIDs(t, 50)
 	require.False(t, two.has(one.first) || two.has(one.first+one.count-1) || one.has(two.first))
 	ofTheDead, ofTheLiving := startAs(t, one.first+7), startAs(t, two.first+7)
@@ -270,7 +266,7 @@ func TestConfined_AnOrphanIsKnownByItsUID(t *testing.T) {
 
 // The change of the uid takes the parent's-death signal back, so it has to be asked for again.
 func TestConfined_ChildDiesWithTheInstance(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	root, err := filepath.EvalSymlinks(t.TempDir())
 	require.NoError(t, err)
 	require.NoError(t, os.Chmod(filepath.Dir(root), passable))
@@ -293,7 +289,7 @@ func TestConfined_ChildHasNoFilesButItsPipes(t *testing.T) {
 }
 
 func TestConfined_PortsThatAreGivenBackCanBeUsed(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	const port = 47123
 	uids := lockUIDs(t, 100)
 	b := newBenchWith(t, &Confinement{UIDs: uids, Connect: []uint16{port}, Bind: []uint16{port}})

@@ -7,12 +7,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"claudepool/infra/need"
 )
 
 func TestSetNice_IsForAllThreadsAndCanBeTakenBack(t *testing.T) {
-	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
-		t.Skip("only root can come back from a lower priority")
-	}
+	need.Root(t) // to come back from a lower priority
 	b := newBench(t)
 	c := b.start(helper(b.workspace("w"), "deaf")) // in Go, so it has several threads
 	require.Equal(t, "ready", readLine(t, c.Stdout))

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"claudepool/infra/need"
 )
 
 func TestProbe_FindsEverythingInForceWhereItIs(t *testing.T) {
@@ -53,7 +55,7 @@ var canBeMissing = map[string]bool{
 }
 
 func TestProbe_WithoutRootFilesNetworkAndSystemCallsStillHold(t *testing.T) {
-	needRoot(t) // to give it up
+	need.Root(t) // to give it up
 	cmd := exec.Command("/proc/self/exe", "-helper", "probe", t.TempDir())
 	for dir := cmd.Args[3]; dir != os.TempDir(); dir = filepath.Dir(dir) {
 		require.NoError(t, os.Chmod(dir, 0o777))

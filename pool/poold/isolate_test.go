@@ -13,6 +13,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/stretchr/testify/require"
 
+	"claudepool/infra/need"
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
 	"claudepool/router"
@@ -63,14 +64,8 @@ func begin(t *testing.T, base int, environ ...string) (*Instance, string, error)
 	return i, log.String(), nil
 }
 
-func needRoot(t *testing.T) {
-	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
-		t.Skip("only root can switch uids")
-	}
-}
-
 func TestIsolation_RequireStartsWhereAllHolds(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	i, _, err := begin(t, 0, "ISOLATION=require")
 	require.NoError(t, err)
 	require.True(t, i.report.InForce(required...))

@@ -9,12 +9,14 @@ import (
 
 	"github.com/prometheus/procfs"
 	"github.com/stretchr/testify/require"
+
+	"claudepool/infra/need"
 )
 
 // Users in turn get a process that is confined and one that isn't: how long their first turns take, and the memory after
 // them (PSS).
 func BenchmarkConfinement_FirstTurnOfANewProcess(b *testing.B) {
-	needRoot(b)
+	need.Root(b)
 	ways := []struct {
 		name   string
 		s      *service
