@@ -49,7 +49,7 @@ chaos: setup ## Break one thing after the other for twenty minutes and write inf
 
 fuzz: ## Run each fuzz target for a minute
 	@for p in $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -n1 dirname | sort -u); do \
-	  for f in $$(grep -ho '^func Fuzz[A-Za-z]*' $$p/*_test.go | sed 's/func //'); do \
+	  for f in $$(grep -ho '^func Fuzz[A-Za-z_]*' $$p/*_test.go | sed 's/func //'); do \
 	    go test -run '^$$' -fuzz "^$$f$$" -fuzztime 60s ./$$p || exit 1; done; done
 
 clean: ## Remove what setup fetched
