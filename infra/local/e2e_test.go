@@ -19,7 +19,6 @@ import (
 )
 
 func TestDeployment_ThreeHundredFirstRequestsMakeOneProcess(t *testing.T) {
-	t.Parallel()
 	cli, err := pooltest.ScriptedCLI()
 	require.NoError(t, err)
 	d := prepare(t, cli)
