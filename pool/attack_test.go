@@ -44,8 +44,12 @@ func TestAttacks(t *testing.T) {
 	}
 	upLoopback(t)
 	around := surroundings(t)
-	through := newScene(t, nil, around).attack()
-	held := newScene(t, confinement(t), around)
+	standbys := withStandby(2) // as many as tenants come at once, so that none is one too many later
+	open := newScene(t, nil, around, standbys)
+	open.findStandby()
+	through := open.attack()
+	held := newScene(t, confinement(t), around, standbys)
+	held.findStandby()
 	undisturbed := held.keepTalking()
 	results := held.attack()
 	undisturbed()
@@ -181,15 +185,14 @@ func surroundings(t *testing.T) map[string]string {
 	}
 }
 
-func newScene(t *testing.T, confinement *confine.Confinement, around map[string]string) *scene {
-	return newSceneWith(t, confinement, around, func(*pool.Options) {})
-}
-
-func newSceneWith(t *testing.T, confinement *confine.Confinement, around map[string]string, change func(*pool.Options)) *scene {
+// newScene is a scene without standbys; change may alter the pool's options.
+func newScene(t *testing.T, confinement *confine.Confinement, around map[string]string, change func(*pool.Options)) *scene {
 	s := &scene{free: confinement == nil, service: newServiceWith(t, confinement, func(o *pool.Options) {
 		o.PermissionMode, o.Confined = "bypassPermissions", true
-		o.Standby, o.FreezeAfter, o.TurnTimeout = 2, time.Hour, 10*time.Minute // as many as tenants came at once, so that none is one too many later
-		change(o)
+		o.FreezeAfter, o.TurnTimeout = time.Hour, 10*time.Minute
+		if change != nil {
+			change(o)
+		}
 		if confinement == nil {
 			o.ClaudeBin = asRoot(t, o.ClaudeBin)
 		}
@@ -205,12 +208,10 @@ func newSceneWith(t *testing.T, confinement *confine.Confinement, around map[str
 		require.NoError(t, os.Chown(setuid, 0, 0))
 		require.NoError(t, os.Chmod(setuid, 0o755|os.ModeSetuid))
 	}
-	standby := s.oneStandby()
 	s.environment = map[string]string{
 		"A": s.victim.workspace, "A_PID": s.victim.pid, "A_INDEX": s.victim.index, "INSTANCE": s.root,
 		"SERVICE": strconv.Itoa(os.Getpid()), "TOOL": filepath.Join(s.attacker.workspace, "work", "tool"),
 		"SERVICE_PORT": s.url[strings.LastIndex(s.url, ":")+1:],
-		"STANDBY":      standby.workspace, "STANDBY_PID": standby.pid,
 	}
 	maps.Copy(s.environment, around)
 	return s
@@ -223,13 +224,13 @@ func asRoot(t *testing.T, cli string) string {
 	return path
 }
 
-// oneStandby is the process that the next user will get.
-func (s *scene) oneStandby() tenant {
+// findStandby tells attempts of the process that the next user will get.
+func (s *scene) findStandby() {
 	var pids []int
 	require.Eventually(s.t, func() bool { pids = s.pool.StandbyPIDs(); return len(pids) > 0 }, time.Minute, 5*time.Millisecond)
 	work, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pids[0]))
 	require.NoError(s.t, err)
-	return tenant{pid: strconv.Itoa(pids[0]), workspace: filepath.Dir(work)}
+	s.environment["STANDBY"], s.environment["STANDBY_PID"] = filepath.Dir(work), strconv.Itoa(pids[0])
 }
 
 func (s *scene) newTenant(user string) tenant {

@@ -56,7 +56,7 @@ var outliving = map[string]string{
 
 func TestAttacks_NothingOutlivesItsProcess(t *testing.T) {
 	need.Root(t)
-	s := newScene(t, confinement(t), nil)
+	s := newScene(t, confinement(t), nil, nil)
 	uid := s.uidOf(s.attacker)
 	var script strings.Builder
 	for _, command := range outliving {
@@ -83,7 +83,7 @@ func TestAttacks_NothingOutlivesItsProcess(t *testing.T) {
 
 func TestAttacks_AForkBombHurtsNobodyElse(t *testing.T) {
 	need.Root(t)
-	s := newScene(t, confinement(t), nil)
+	s := newScene(t, confinement(t), nil, nil)
 	uid := s.uidOf(s.attacker)
 	s.latencies("before")
 	done := make(chan reply)
@@ -106,7 +106,7 @@ func TestAttacks_AForkBombHurtsNobodyElse(t *testing.T) {
 
 func TestAttacks_AMemoryBombHurtsNobodyElse(t *testing.T) {
 	need.Root(t)
-	s := newSceneWith(t, confinement(t), nil, func(o *pool.Options) { o.MaxProcessRSS = 512 << 20 })
+	s := newScene(t, confinement(t), nil, func(o *pool.Options) { o.MaxProcessRSS = 512 << 20 })
 	s.latencies("before")
 	done := make(chan reply)
 	go func() { done <- s.ask("bob", `[[tool=Bash {"command":"./tool -attack eat"}]]`, nil) }()
@@ -119,7 +119,7 @@ func TestAttacks_AMemoryBombHurtsNobodyElse(t *testing.T) {
 
 func TestAttacks_AFileBombHurtsNobodyElse(t *testing.T) {
 	need.Root(t)
-	s := newSceneWith(t, confinement(t), nil, func(o *pool.Options) { o.Quota.Files = 20_000 })
+	s := newScene(t, confinement(t), nil, func(o *pool.Options) { o.Quota.Files = 20_000 })
 	uid := s.uidOf(s.attacker)
 	s.latencies("before")
 	done := make(chan reply)

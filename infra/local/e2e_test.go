@@ -194,4 +194,5 @@ func testRedisAway(t *testing.T, d *deployment) {
 	for _, user := range users {
 		require.Equal(t, pids[user], d.ask(1, user, "after").pid, "the other front finds the same process")
 	}
+	require.Equal(t, len(d.fronts)+len(d.instances), d.said("Redis is away"), "and tells it once")
 }
