@@ -180,8 +180,7 @@ func (u *user) ask(ctx context.Context, text string) (sample, error) {
 		return sample{}, err
 	}
 	defer answer.Body.Close()
-	s := sample{process: answer.Header.Get(api.HeaderProcess)}
-	s.pid, _ = strconv.Atoi(answer.Header.Get(api.HeaderPID))
+	var s sample
 	answered := false
 	for lines := claude.NewReader(answer.Body); ; {
 		line, err := lines.Next()
@@ -192,6 +191,9 @@ func (u *user) ask(ctx context.Context, text string) (sample, error) {
 			s.first = time.Since(began)
 		case bytes.Contains(line, resultLine) && !bytes.Contains(line, failedLine):
 			answered, s.text = true, gjson.GetBytes(line, "result").Str
+		case bytes.HasPrefix(line, receiptLine): // the headers of a turn that began late know of no process
+			receipt := gjson.ParseBytes(line[len(receiptLine):])
+			s.process, s.pid = receipt.Get("process").Str, int(receipt.Get("pid").Int())
 		case string(line) == strings.TrimSpace(api.Done):
 			s.total = time.Since(began)
 			if !answered {
