@@ -133,3 +133,18 @@ func (p *Pool) CheckSpace() { p.checkSpace() }
 
 // CheckMemory looks at the memory of all processes now, as if they might have limit bytes each.
 func (p *Pool) CheckMemory(limit int64) { p.checkMemory(limit) }
+
+// NewTraffic returns one without turns.
+func NewTraffic() *traffic { return &traffic{moved: make(chan struct{}, 1)} }
+
+// Begin and GiveWay are begin and giveWay.
+func (t *traffic) Begin() (end func()) { return t.begin() }
+
+func (t *traffic) GiveWay(ctx context.Context, send func(syscall.Signal) error) { t.giveWay(ctx, send) }
+
+// SetLongestPause changes for how long a turn may hold up a standby, until restore is called. No pool may be running then.
+func SetLongestPause(d time.Duration) (restore func()) {
+	before := longestPause
+	longestPause = d
+	return func() { longestPause = before }
+}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"claudepool/infra/archive"
@@ -22,7 +23,10 @@ import (
 const (
 	// mirrorWait is how long giving up a user waits for what is being mirrored.
 	mirrorWait = 2 * time.Second
-	// writtenWait is how long a CLI may take to write a turn to its transcript. Usually that takes 100 ms.
+	// writtenUsually is how long a CLI takes to write a turn to its transcript. Who asks the next question at once isn't
+	// kept from its answer by what is being saved, and what follows closely is saved together.
+	writtenUsually = 100 * time.Millisecond
+	// writtenWait is how long a CLI may take beyond that.
 	writtenWait = 3 * time.Second
 	// firstMirrorRetry and lastMirrorRetry are the pauses while the archive is away. A newer turn doesn't shorten them.
 	firstMirrorRetry = time.Second
@@ -369,6 +373,7 @@ func (p *Pool) written(dir *workspace, h *head) ([]byte, error) {
 	}
 	defer files.Close()
 	transcript := p.transcript(files, dir, h.Session)
+	sleep(p.life, writtenUsually)
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		text, err := transcript.Read(p.opts.ArchiveMaxBytes)
 		switch {
@@ -399,10 +404,18 @@ func (p *Pool) awaitMirrored(u *user) bool {
 	}
 }
 
+// zippers keeps gzip writers, each of which is more than a megabyte.
+var zippers = sync.Pool{New: func() any {
+	w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level exists
+	return w
+}}
+
 func zip(text []byte) []byte {
 	var b bytes.Buffer
-	w, _ := gzip.NewWriterLevel(&b, gzip.BestSpeed) // the level exists
-	_, _ = w.Write(text)                            // to memory
+	w := zippers.Get().(*gzip.Writer)
+	defer zippers.Put(w)
+	w.Reset(&b)
+	_, _ = w.Write(text) // to memory
 	_ = w.Close()
 	return b.Bytes()
 }

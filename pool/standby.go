@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -185,7 +186,7 @@ func (p *Pool) newStandby(blank bool) (*standby, error) {
 	if err != nil {
 		return nil, err
 	}
-	over() // but in nobody's way: it yields to them by its priority
+	over() // but in nobody's way: see makeReady
 	ctx, cancel := context.WithTimeoutCause(p.life, p.opts.SpawnTimeout, errSpawnTimeout)
 	defer cancel()
 	dir, err := p.newWorkspace()
@@ -198,18 +199,28 @@ func (p *Pool) newStandby(blank bool) (*standby, error) {
 	if err != nil {
 		return nil, errors.Join(err, p.opts.Launcher.RemoveWorkspace(dir.root))
 	}
-	_ = s.proc.child.SetNice(standbyNice) // running turns come first
-	defer func() { _ = s.proc.child.SetNice(0) }()
-	err = s.warmUp(ctx, p.opts.Broker.Scrub)
-	if err == nil {
-		err = p.sweep(ctx, s)
-	}
+	err = p.makeReady(ctx, s)
 	if err != nil {
 		err = fmt.Errorf("%w (stderr: %q)", err, s.proc.child.StderrTail())
 		return nil, errors.Join(err, s.proc.stop(), p.opts.Launcher.RemoveWorkspace(dir.root))
 	}
 	s.since = time.Now()
 	return s, nil
+}
+
+// makeReady warms the process up, while running turns come first.
+func (p *Pool) makeReady(ctx context.Context, s *standby) error {
+	_ = s.proc.child.SetNice(standbyNice)
+	defer func() { _ = s.proc.child.SetNice(0) }()
+	preparing, ready := context.WithCancel(ctx)
+	var way sync.WaitGroup
+	way.Go(func() { p.turns.giveWay(preparing, s.proc.child.Signal) })
+	defer way.Wait()
+	defer ready()
+	if err := s.warmUp(ctx, p.opts.Broker.Scrub); err != nil {
+		return err
+	}
+	return p.sweep(ctx, s)
 }
 
 // warmUp makes the process do all that only a first turn does, and forget it.

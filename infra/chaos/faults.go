@@ -147,18 +147,22 @@ func termInstance(b *blow) (func() error, error) {
 	return func() error { return errors.Join(b.replace(slot), i.term(endTime)) }, nil
 }
 
-// rollInstances does what an update does: a new one first, then the old one's end.
+// rollInstances does what an update does: for each a new one first, then the old one's end. It begins to be over when the
+// last one is asked to end.
 func rollInstances(b *blow) (func() error, error) {
-	return func() error {
-		for slot, i := range b.stage.living() {
-			i.harm.begin()
-			i.graceful.Store(true)
-			if err := errors.Join(b.replace(slot), i.term(endTime)); err != nil {
-				return err
-			}
+	end := func() error { return nil }
+	for slot, i := range b.stage.living() {
+		if err := end(); err != nil {
+			return nil, err
 		}
-		return nil
-	}, nil
+		i.harm.begin()
+		i.graceful.Store(true)
+		if err := b.replace(slot); err != nil {
+			return nil, err
+		}
+		end = func() error { return i.term(endTime) }
+	}
+	return end, nil
 }
 
 func freezeInstance(b *blow) (func() error, error) {
