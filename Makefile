@@ -17,11 +17,11 @@ setup: ## Fetch the pinned CLI, redis-server and debootstrap, tell how to get th
 	@./infra/setup.sh
 
 run: setup ## Serve on 127.0.0.1:8080; ARGS=-offline for a stand-in API
-	@go build -o .tools/bin/local ./infra/local
+	@go build -trimpath -o .tools/bin/local ./infra/local
 	@CLAUDE_BIN=$(CLAUDE_BIN) exec .tools/bin/local $(ARGS)
 
 demo: setup ## Watch three users talk to two instances, offline
-	@go build -o .tools/bin/local ./infra/local
+	@go build -trimpath -o .tools/bin/local ./infra/local
 	@CLAUDE_BIN=$(CLAUDE_BIN) exec .tools/bin/local -addr 127.0.0.1:0 -demo
 
 build: ## Build front and pool into .tools/bin
@@ -33,7 +33,7 @@ check: ## gofmt, vet, staticcheck
 	go run $(STATICCHECK) ./...
 
 test: setup check ## check, then all tests with the real CLI, redis-server and the Firestore emulator
-	CLAUDE_BIN=$(CLAUDE_BIN) go test -race -shuffle=on -timeout 20m ./pool ./infra/local ./... # what takes longest begins first
+	CLAUDE_BIN=$(CLAUDE_BIN) go test -race -shuffle=on -timeout 20m ./pool ./infra/local ./infra/docker ./router ./infra/bench ./... # what takes longest begins first
 
 # G104 asks that the errors of closing what was only read be looked at. What only developers run is left out.
 audit: ## gosec and govulncheck

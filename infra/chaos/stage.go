@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -77,7 +76,7 @@ func buildService(dir, overlay string) (bin string, err error) {
 	if overlay == "" {
 		return pooltest.Build(pooltest.Front, pooltest.Poold)
 	}
-	out, err := exec.Command("go", "build", "-overlay", overlay, "-o", dir+"/", pooltest.Front, pooltest.Poold).CombinedOutput()
+	out, err := pooltest.GoBuild(dir, "-overlay", overlay, pooltest.Front, pooltest.Poold).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
 	}

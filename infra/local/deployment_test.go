@@ -120,8 +120,7 @@ func programs(t *testing.T) string {
 func build(t *testing.T, sources string, flags ...string) string {
 	t.Helper()
 	bin := t.TempDir()
-	command := append([]string{"build", "-o", bin + "/"}, flags...)
-	cmd := exec.Command("go", append(command, pooltest.Front, pooltest.Poold)...)
+	cmd := pooltest.GoBuild(bin, append(flags, pooltest.Front, pooltest.Poold)...)
 	cmd.Dir = sources
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))

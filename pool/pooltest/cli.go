@@ -62,11 +62,18 @@ func Build(packages ...string) (dir string, err error) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return "", fmt.Errorf("pooltest: %w", err)
 	}
-	command := append([]string{"build", "-o", dir + "/"}, packages...)
-	if out, err := exec.Command("go", command...).CombinedOutput(); err != nil {
+	if out, err := GoBuild(dir, packages...).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("pooltest: %w: %s", err, out)
 	}
 	return dir, nil
+}
+
+// GoBuild is the command that builds programs into a folder, with the flags of the images, so that what has been compiled
+// for those serves here too. More flags may come first.
+func GoBuild(dir string, flagsAndPackages ...string) *exec.Cmd {
+	cmd := exec.Command("go", append([]string{"build", "-trimpath", "-buildvcs=false", "-o", dir + "/"}, flagsAndPackages...)...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	return cmd
 }
 
 // toolsFolder is where the module keeps what git ignores.
