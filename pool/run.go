@@ -223,7 +223,9 @@ func (h *Handle) Release() {
 		return
 	}
 	h.pool.goes(func() {
-		if h.proc.doomed.Load() != nil || !h.proc.forget(h.failed) {
+		ctx, cancel := context.WithTimeout(context.Background(), interruptGrace)
+		defer cancel()
+		if h.proc.doomed.Load() != nil || !h.proc.forget(ctx, h.failed) {
 			h.proc.kill()
 			<-h.proc.exited
 		}
@@ -295,9 +297,7 @@ func (p *process) interrupt(t *turn) {
 }
 
 // forget makes the process's conversation what it was before the turn, and reports whether that is certain.
-func (p *process) forget(t *turn) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), interruptGrace)
-	defer cancel()
+func (p *process) forget(ctx context.Context, t *turn) bool {
 	select {
 	case <-t.settled:
 	case <-p.exited:

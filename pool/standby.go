@@ -256,7 +256,7 @@ func (s *standby) warmUpTurn(ctx context.Context, scrub func([]byte) []byte) err
 	if err != nil {
 		return err
 	}
-	if result.IsError || !s.proc.forget(t) {
+	if result.IsError || !s.proc.forget(ctx, t) {
 		return errors.New("pool: the warm-up turn failed")
 	}
 	return nil

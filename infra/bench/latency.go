@@ -65,11 +65,15 @@ func (s services) stop() {
 	}
 }
 
+// settled is how long a standby has waited for its user at least, as usually it has.
+const settled = 500 * time.Millisecond
+
 // begin makes a new user's conversation by the given way, when no standby is being started that would disturb it.
 func (l *lab) begin(ctx context.Context, s services, way int) (conversation, error) {
 	if err := s[standby].awaitStandbys(ctx, l.plan.Standby); err != nil {
 		return nil, err
 	}
+	time.Sleep(settled)
 	switch way {
 	case spawned:
 		return l.newSpawning()

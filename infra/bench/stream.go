@@ -15,6 +15,7 @@ import (
 
 // added is what front, hop and pool add to the scripted CLI.
 type added struct {
+	Bare           []time.Duration // HTTP exchanges between client and front, and nothing more
 	Piped, Through latencies       // short requests
 	PipedEvent     []time.Duration // of a long stream, by event
 	ThroughEvent   []time.Duration
@@ -62,6 +63,13 @@ func (l *lab) short(ctx context.Context, s *service, a *added) error {
 	})
 	if err != nil {
 		return err
+	}
+	for range l.plan.shortRequests {
+		began := time.Now()
+		if _, err := s.get(ctx, "/health"); err != nil {
+			return err
+		}
+		a.Bare = append(a.Bare, time.Since(began))
 	}
 	before, _, err := s.allocations(ctx)
 	if err != nil {
