@@ -6,6 +6,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"claudepool/pool/broker"
 )
 
@@ -141,6 +143,14 @@ func NewTraffic() *traffic { return &traffic{moved: make(chan struct{}, 1)} }
 func (t *traffic) Begin() (end func()) { return t.begin() }
 
 func (t *traffic) GiveWay(ctx context.Context, send func(syscall.Signal) error) { t.giveWay(ctx, send) }
+
+// SetFairRate changes how many lines a second a turn may hand over, after the first ones, until restore is called. No pool
+// may be running then.
+func SetFairRate(lines float64, burst int) (restore func()) {
+	was, wasBurst := fairRate, fairBurst
+	fairRate, fairBurst = rate.Limit(lines), burst
+	return func() { fairRate, fairBurst = was, wasBurst }
+}
 
 // SetLongestPause changes for how long a turn may hold up a standby, until restore is called. No pool may be running then.
 func SetLongestPause(d time.Duration) (restore func()) {

@@ -23,6 +23,10 @@ const (
 	watchInterval = 100 * time.Millisecond
 )
 
+// fairRate and fairBurst bound how many lines a second a turn may hand over, so that a process that floods leaves the
+// machine to others: it waits, as for a client that reads slowly. No model writes a hundredth of it. Tests have less.
+var fairRate, fairBurst = rate.Limit(10_000), 40_000
+
 // interruptGrace is how long an interrupted turn may take to end before its process is killed. Tests take their time.
 var interruptGrace = time.Second
 
@@ -107,6 +111,7 @@ func (h *Handle) begin() {
 // forward empties the turn until its end.
 func (h *Handle) forward(ctx context.Context, t *turn, emit func(context.Context, [][]byte) error, cut context.CancelCauseFunc) error {
 	pace := rate.NewLimiter(rate.Every(flushInterval), flushBurst)
+	share := rate.NewLimiter(fairRate, fairBurst)
 	for {
 		select {
 		case <-t.more:
@@ -124,6 +129,7 @@ func (h *Handle) forward(ctx context.Context, t *turn, emit func(context.Context
 			if emitErr := emit(ctx, lines); emitErr != nil {
 				cut(emitErr)
 			}
+			t.gather(ctx, share.ReserveN(time.Now(), min(len(lines), fairBurst)).Delay())
 		}
 		if last {
 			if dropped {

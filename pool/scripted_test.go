@@ -3,6 +3,7 @@ package pool_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"sync"
@@ -116,6 +117,21 @@ func TestPool_AFloodIsHeldBackByItsReader(t *testing.T) {
 	hangUp()
 	_ = response.Body.Close()
 	require.Equal(t, "reply to: next", s.ask("ada", "next", nil).text(t))
+}
+
+// A client that reads everything gets no more than a fair share of the machine either.
+func TestPool_AFloodIsHeldBackByItsRate(t *testing.T) {
+	t.Cleanup(pool.SetFairRate(0.01, 1)) // after two batches, each of which is of a megabyte at most, a long pause
+	s := newScriptedService(t, nil)
+	ctx, hangUp := context.WithTimeout(t.Context(), 3*time.Second)
+	defer hangUp()
+	response, err := s.start(ctx, "ada", "[[flood]]", nil)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	n, err := io.Copy(io.Discard, response.Body)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.Less(t, n, int64(4<<20))
+	require.Equal(t, "reply to: next", s.ask("ada", "next", nil).text(t), "an interrupt doesn't wait")
 }
 
 func TestPool_ThreeHundredRequestsOfAConversationAreAnsweredInLine(t *testing.T) {
