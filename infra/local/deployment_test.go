@@ -154,7 +154,7 @@ func prepare(t *testing.T, cli string) *deployment {
 		isolation = "require"
 	}
 	d.env = append(plain, "REDIS_URL=redis://"+redisAddr, "FIRESTORE_EMULATOR_HOST="+d.database, "FIRESTORE_PROJECT="+d.project,
-		"HOP_KEYS="+strings.Repeat("k", 32), "CLAUDE_BIN="+cli, "ANTHROPIC_BASE_URL="+d.api.URL(), "QUEUE_LIMIT=300", "DRAIN_TIMEOUT=30s", "IDLE_TIMEOUT=1h",
+		"HOP_KEYS="+strings.Repeat("k", 32), "CLAUDE_BIN="+cli, "ANTHROPIC_BASE_URL="+d.api.URL(), "QUEUE_LIMIT=300", "STANDBY=1", "DRAIN_TIMEOUT=30s", "IDLE_TIMEOUT=1h",
 		"WORKSPACES_ROOT="+filepath.Join(folder(t), "workspaces"), "LOG_FORMAT=text", "ISOLATION="+isolation)
 	return d
 }

@@ -44,7 +44,7 @@ func releaseBefore(t *testing.T) string {
 // release builds these sources as a release that speaks a version of the wire.
 func release(t *testing.T, wire int) string {
 	t.Helper()
-	return build(t, ".", "-ldflags", fmt.Sprintf("-X claudepool/infra/hop.current=%d", wire))
+	return build(t, ".", "-ldflags", fmt.Sprintf("-s -w -X claudepool/infra/hop.current=%d", wire))
 }
 
 func TestSkew_ReleasesServeSideBySide(t *testing.T) {
