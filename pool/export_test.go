@@ -144,11 +144,11 @@ func (t *traffic) Begin() (end func()) { return t.begin() }
 
 func (t *traffic) GiveWay(ctx context.Context, send func(syscall.Signal) error) { t.giveWay(ctx, send) }
 
-// SetFairRate changes how many lines a second a turn may hand over, after the first ones, until restore is called. No pool
+// SetFairRate changes how many bytes a second a turn may hand over, after the first ones, until restore is called. No pool
 // may be running then.
-func SetFairRate(lines float64, burst int) (restore func()) {
+func SetFairRate(bytes float64, burst int) (restore func()) {
 	was, wasBurst := fairRate, fairBurst
-	fairRate, fairBurst = rate.Limit(lines), burst
+	fairRate, fairBurst = rate.Limit(bytes), burst
 	return func() { fairRate, fairBurst = was, wasBurst }
 }
 

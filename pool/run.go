@@ -23,9 +23,9 @@ const (
 	watchInterval = 100 * time.Millisecond
 )
 
-// fairRate and fairBurst bound how many lines a second a turn may hand over, so that a process that floods leaves the
+// fairRate and fairBurst bound how many bytes a second a turn may hand over, so that a process that floods leaves the
 // machine to others: it waits, as for a client that reads slowly. No model writes a hundredth of it. Tests have less.
-var fairRate, fairBurst = rate.Limit(10_000), 40_000
+var fairRate, fairBurst = rate.Limit(2 << 20), 32 << 20
 
 // interruptGrace is how long an interrupted turn may take to end before its process is killed. Tests take their time.
 var interruptGrace = time.Second
@@ -129,7 +129,7 @@ func (h *Handle) forward(ctx context.Context, t *turn, emit func(context.Context
 			if emitErr := emit(ctx, lines); emitErr != nil {
 				cut(emitErr)
 			}
-			t.gather(ctx, share.ReserveN(time.Now(), min(len(lines), fairBurst)).Delay())
+			t.gather(ctx, share.ReserveN(time.Now(), min(sizeOf(lines), fairBurst)).Delay())
 		}
 		if last {
 			if dropped {
@@ -138,6 +138,13 @@ func (h *Handle) forward(ctx context.Context, t *turn, emit func(context.Context
 			return err
 		}
 	}
+}
+
+func sizeOf(lines [][]byte) (n int) {
+	for _, line := range lines {
+		n += len(line)
+	}
+	return n
 }
 
 // conclude notes what a turn with a result did to the conversation.
