@@ -137,7 +137,7 @@ func (p *Pool) CheckSpace() { p.checkSpace() }
 func (p *Pool) CheckMemory(limit int64) { p.checkMemory(limit) }
 
 // NewTraffic returns one without turns.
-func NewTraffic() *traffic { return &traffic{moved: make(chan struct{}, 1)} }
+func NewTraffic() *traffic { return newTraffic() }
 
 // Begin and GiveWay are begin and giveWay.
 func (t *traffic) Begin() (end func()) { return t.begin() }

@@ -75,7 +75,7 @@ type Pool struct {
 	owner Ownership
 	index index
 	gate  gate
-	turns traffic
+	turns *traffic
 
 	wake    chan struct{} // buffered by one: the reaper has a new nearest deadline
 	changed chan struct{} // buffered by one: a snapshot would look different now
@@ -108,7 +108,7 @@ type cleanupStats struct {
 // New returns a running pool. Its owner has to call Close.
 func New(opts Options, owner Ownership) *Pool {
 	p := &Pool{
-		opts: opts, owner: owner, index: index{root: opts.Workspaces}, gate: newGate(), turns: traffic{moved: make(chan struct{}, 1)},
+		opts: opts, owner: owner, index: index{root: opts.Workspaces}, gate: newGate(), turns: newTraffic(),
 		wake:    make(chan struct{}, 1),
 		changed: make(chan struct{}, 1),
 		tend:    make(chan struct{}, 1),

@@ -16,11 +16,13 @@ const mostPauses = 15
 var longestPause = 200 * time.Millisecond
 
 // traffic counts the turns that run, so that what is started in advance keeps out of their way: a low priority still
-// lets it have a processor's caches and the other half of its core. The zero value is not ready for use.
+// lets it have a processor's caches and the other half of its core.
 type traffic struct {
 	running atomic.Int32
 	moved   chan struct{} // buffered by one: a turn has begun or ended
 }
+
+func newTraffic() *traffic { return &traffic{moved: make(chan struct{}, 1)} }
 
 // begin counts a turn until it ends.
 func (t *traffic) begin() (end func()) {
