@@ -7,6 +7,9 @@ GOVULNCHECK    := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 # The toolchain that go.mod names, where the one at hand is older: that one has known vulnerabilities.
 export GOTOOLCHAIN := auto
+# Everything is compiled as for the images, so that it is compiled once; what looks for races needs cgo besides.
+export CGO_ENABLED := 0
+export GOFLAGS := $(GOFLAGS) -trimpath
 
 .PHONY: help setup run demo build check test audit bench chaos fuzz clean
 
@@ -17,15 +20,15 @@ setup: ## Fetch the pinned CLI, redis-server and debootstrap, tell how to get th
 	@./infra/setup.sh
 
 run: setup ## Serve on 127.0.0.1:8080; ARGS=-offline for a stand-in API
-	@go build -trimpath -o .tools/bin/local ./infra/local
+	@go build -o .tools/bin/local ./infra/local
 	@CLAUDE_BIN=$(CLAUDE_BIN) exec .tools/bin/local $(ARGS)
 
 demo: setup ## Watch three users talk to two instances, offline
-	@go build -trimpath -o .tools/bin/local ./infra/local
+	@go build -o .tools/bin/local ./infra/local
 	@CLAUDE_BIN=$(CLAUDE_BIN) exec .tools/bin/local -addr 127.0.0.1:0 -demo
 
 build: ## Build front and pool into .tools/bin
-	go build -trimpath -o .tools/bin/ ./function/cmd/front ./pool/cmd/poold
+	go build -o .tools/bin/ ./function/cmd/front ./pool/cmd/poold
 
 check: ## gofmt, vet, staticcheck
 	@unformatted=$$(gofmt -l $$(go list -f '{{.Dir}}' ./...)); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
@@ -33,7 +36,7 @@ check: ## gofmt, vet, staticcheck
 	go run $(STATICCHECK) ./...
 
 test: setup check ## check, then all tests with the real CLI, redis-server and the Firestore emulator
-	CLAUDE_BIN=$(CLAUDE_BIN) go test -race -shuffle=on -timeout 20m ./pool ./infra/local ./infra/docker ./router ./infra/bench ./... # what takes longest begins first
+	CLAUDE_BIN=$(CLAUDE_BIN) CGO_ENABLED=1 go test -race -shuffle=on -vet=off -timeout 20m ./pool ./infra/local ./infra/docker ./router ./infra/bench ./... # what takes longest begins first
 
 # G104 asks that the errors of closing what was only read be looked at. What only developers run is left out.
 audit: ## gosec and govulncheck

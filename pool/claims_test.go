@@ -24,69 +24,89 @@ import (
 	"claudepool/pool"
 	"claudepool/pool/api"
 	"claudepool/pool/broker"
+	"claudepool/pool/pooltest"
 )
 
-// claims is how many new users the claim test lets come: `go test ./pool -run Claims -claims 10000`.
-var claims = flag.Int("claims", 150, "new users of the claim test")
+// claims is how many standbys are claimed in the claim test: `go test ./pool -run Claims -claims 10000`.
+var claims = flag.Int64("claims", 60, "standbys that are claimed in the claim test")
 
 var saidBy = regexp.MustCompile(`I am (user-\d+)`)
 
-// New users come all at once, some hang up in the middle of their claim, some standbys are killed at any moment. Still
-// nobody gets a process that was another's, and no call carries a credential or a system prompt but that of the user it
-// speaks for.
+// More new users come at once than there are standbys, some hang up in the middle of their claim, some standbys are killed
+// at any moment. Still nobody gets a process that was another's, and no call carries a credential or a system prompt but
+// that of the user it speaks for.
 func TestClaims_AStandbyIsOneUsersAndNobodyElses(t *testing.T) {
-	s := newScriptedService(t, func(o *pool.Options) { o.Standby, o.MaxProcesses = 6, 24 })
-	s.awaitStandbys(6)
+	t.Cleanup(pool.SetCalm(0))
+	var claimed atomic.Int64
+	t.Cleanup(pool.OnAdopt(func(pool.Adoption) { claimed.Add(1) }))
+	const standbys, crowd = 6, 9
+	s := newScriptedService(t, func(o *pool.Options) { o.Standby, o.MaxProcesses = standbys, 24 })
+	s.awaitStandbys(standbys)
 	stopKilling := s.killSomeStandbys()
-	var (
-		mu       sync.Mutex
-		sessions = map[string]string{}
-		kinds    = map[string]int{}
-		users    sync.WaitGroup
-	)
-	crowd := make(chan struct{}, 12)
-	for i := range *claims {
-		crowd <- struct{}{}
-		users.Go(func() {
-			defer func() { <-crowd }()
-			user := fmt.Sprint("user-", i)
-			if rand.N(4) == 0 {
-				s.hangUpSoon(user, systemOf(i))
-			}
-			r := s.ask(user, "I am "+user, systemOf(i))
-			s.giveUp(userID(user))
-			if r.status != 200 || len(r.of("result")) != 1 {
-				require.Contains(t, []int{200, 503, 529}, r.status, r.body) // killed while it was being made ready
-				return
-			}
-			require.Equal(t, "reply to: I am "+user, r.text(t), r.process+" "+r.body)
-			mu.Lock()
-			defer mu.Unlock()
-			session := r.of("result")[0].Get("session_id").Str
-			require.Empty(t, sessions[session], "the conversation of another")
-			sessions[session] = user
-			kinds[r.process]++
-		})
+	c := claimants{service: s, sessions: map[string]string{}, kinds: map[string]int{}}
+	users := 0
+	for ; claimed.Load() < *claims; users += crowd {
+		s.awaitStandbys(standbys)
+		var all sync.WaitGroup
+		for i := range crowd {
+			all.Go(func() { c.come(users + i) })
+		}
+		all.Wait()
 	}
-	users.Wait()
 	stopKilling()
 	for _, call := range s.api.Calls() {
-		said := call.Messages()
-		require.NotEmpty(t, said)
-		for _, line := range said {
-			name := saidBy.FindStringSubmatch(line)
-			require.NotNil(t, name, line)
-			require.Equal(t, "Bearer "+token(name[1]), call.Header.Get("Authorization"))
-			var i int
-			_, err := fmt.Sscanf(name[1], "user-%d", &i)
-			require.NoError(t, err)
-			system, _ := systemOf(i)["system"].(string)
-			require.Equal(t, system, gjson.GetBytes(call.Body, "system").Str, "of %s", name[1])
-		}
-		require.NotContains(t, string(call.Body), "warm-up")
+		requireOneUsers(t, call)
 	}
-	t.Logf("%d users: %v", *claims, kinds)
-	require.Positive(t, kinds[pool.ProcessStandby])
+	t.Logf("%d users, %d standbys claimed, answered by %v", users, claimed.Load(), c.kinds)
+	require.Positive(t, c.kinds[pool.ProcessStandby])
+}
+
+// claimants are users of whom each comes once.
+type claimants struct {
+	*service
+
+	mu       sync.Mutex
+	sessions map[string]string // whose they are
+	kinds    map[string]int    // answers by how their process was found
+}
+
+// come is one user's visit. Every fourth hangs up first and comes again.
+func (c *claimants) come(i int) {
+	user := fmt.Sprint("user-", i)
+	if rand.N(4) == 0 {
+		c.hangUpSoon(user, systemOf(i))
+	}
+	r := c.ask(user, "I am "+user, systemOf(i))
+	c.giveUp(userID(user))
+	if r.status != 200 || len(r.of("result")) != 1 {
+		assert.Contains(c.t, []int{200, 503, 529}, r.status, r.body) // killed while it was being made ready
+		return
+	}
+	assert.Equal(c.t, "reply to: I am "+user, r.text(c.t), r.process+" "+r.body)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	session := r.of("result")[0].Get("session_id").Str
+	assert.Empty(c.t, c.sessions[session], "the conversation of another")
+	c.sessions[session] = user
+	c.kinds[r.process]++
+}
+
+// requireOneUsers checks that all in a call is of the same user.
+func requireOneUsers(t *testing.T, call pooltest.Call) {
+	t.Helper()
+	said := call.Messages()
+	require.NotEmpty(t, said)
+	for _, line := range said {
+		name := saidBy.FindStringSubmatch(line)
+		require.NotNil(t, name, line)
+		require.Equal(t, "Bearer "+token(name[1]), call.Header.Get("Authorization"))
+		var i int
+		_, err := fmt.Sscanf(name[1], "user-%d", &i)
+		require.NoError(t, err)
+		system, _ := systemOf(i)["system"].(string)
+		require.Equal(t, system, gjson.GetBytes(call.Body, "system").Str, "of %s", name[1])
+	}
+	require.NotContains(t, string(call.Body), "warm-up")
 }
 
 func userID(user string) string {
@@ -130,7 +150,7 @@ func (s *service) killSomeStandbys() (stop func()) {
 				_, _ = fmt.Sscan(strings.TrimSpace(pids[rand.N(len(pids))]), &pid)
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(500 * time.Millisecond)
 		}
 	})
 	return func() {

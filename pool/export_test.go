@@ -136,13 +136,19 @@ func (p *Pool) CheckSpace() { p.checkSpace() }
 // CheckMemory looks at the memory of all processes now, as if they might have limit bytes each.
 func (p *Pool) CheckMemory(limit int64) { p.checkMemory(limit) }
 
-// NewTraffic returns one without turns.
+// NewTraffic returns one in which no turn has begun.
 func NewTraffic() *traffic { return newTraffic() }
 
-// Begin and GiveWay are begin and giveWay.
-func (t *traffic) Begin() (end func()) { return t.begin() }
+// Begin, Wait and GiveWay are begin, wait and giveWay.
+func (t *traffic) Begin() { t.begin() }
 
-func (t *traffic) GiveWay(ctx context.Context, send func(syscall.Signal) error) { t.giveWay(ctx, send) }
+func (t *traffic) Wait(ctx context.Context, most time.Duration) time.Duration {
+	return t.wait(ctx, most)
+}
+
+func (t *traffic) GiveWay(ctx context.Context, most time.Duration, send func(syscall.Signal) error) {
+	t.giveWay(ctx, most, send)
+}
 
 // SetFairRate changes how many bytes a second a turn may hand over, after the first ones, until restore is called. No pool
 // may be running then.
@@ -152,9 +158,10 @@ func SetFairRate(bytes float64, burst int) (restore func()) {
 	return func() { fairRate, fairBurst = was, wasBurst }
 }
 
-// SetLongestPause changes for how long a turn may hold up a standby, until restore is called. No pool may be running then.
-func SetLongestPause(d time.Duration) (restore func()) {
-	before := longestPause
-	longestPause = d
-	return func() { longestPause = before }
+// SetCalm changes how long no turn has to have begun before a standby is made, until restore is called. No pool may be
+// running then.
+func SetCalm(d time.Duration) (restore func()) {
+	before := calm
+	calm = d
+	return func() { calm = before }
 }

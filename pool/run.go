@@ -74,7 +74,7 @@ func (h *Handle) run(ctx context.Context, emit func(context.Context, [][]byte) e
 	t := newTurn(uuid.NewString(), h.pool.opts.Broker.Scrub)
 	h.failed = t // until it has gone well
 	h.begin()
-	defer h.pool.turns.begin()()
+	h.pool.turns.begin()
 	ctx, cut := context.WithCancelCause(ctx)
 	defer cut(nil)
 	defer context.AfterFunc(h.pool.life, func() { cut(ErrClosing) })()

@@ -186,7 +186,9 @@ func (p *Pool) newStandby(blank bool) (*standby, error) {
 	if err != nil {
 		return nil, err
 	}
-	over() // but in nobody's way: see makeReady
+	over() // but in nobody's way
+	delay := mostDelays * calm
+	delay -= p.turns.wait(p.life, delay)
 	ctx, cancel := context.WithTimeoutCause(p.life, p.opts.SpawnTimeout, errSpawnTimeout)
 	defer cancel()
 	dir, err := p.newWorkspace()
@@ -199,7 +201,7 @@ func (p *Pool) newStandby(blank bool) (*standby, error) {
 	if err != nil {
 		return nil, errors.Join(err, p.opts.Launcher.RemoveWorkspace(dir.root))
 	}
-	err = p.makeReady(ctx, s)
+	err = p.makeReady(ctx, s, delay)
 	if err != nil {
 		err = fmt.Errorf("%w (stderr: %q)", err, s.proc.child.StderrTail())
 		return nil, errors.Join(err, s.proc.stop(), p.opts.Launcher.RemoveWorkspace(dir.root))
@@ -208,13 +210,13 @@ func (p *Pool) newStandby(blank bool) (*standby, error) {
 	return s, nil
 }
 
-// makeReady warms the process up, while running turns come first.
-func (p *Pool) makeReady(ctx context.Context, s *standby) error {
+// makeReady warms the process up. Turns that begin may delay that by so much in all.
+func (p *Pool) makeReady(ctx context.Context, s *standby, delay time.Duration) error {
 	_ = s.proc.child.SetNice(standbyNice)
 	defer func() { _ = s.proc.child.SetNice(0) }()
 	preparing, ready := context.WithCancel(ctx)
 	var way sync.WaitGroup
-	way.Go(func() { p.turns.giveWay(preparing, s.proc.child.Signal) })
+	way.Go(func() { p.turns.giveWay(preparing, delay, s.proc.child.Signal) })
 	defer way.Wait()
 	defer ready()
 	if err := s.warmUp(ctx, p.opts.Broker.Scrub); err != nil {
@@ -289,6 +291,7 @@ func (p *Pool) claim(ctx context.Context, c *conversation, credential broker.Cre
 		return nil, nil
 	}
 	blank := c.settings.system != ""
+	p.turns.begin() // soon, and nothing is to take the standby's place before
 	p.mu.Lock()
 	p.demand.arrive(time.Now(), blank)
 	p.mu.Unlock()

@@ -2,65 +2,70 @@ package pool
 
 import (
 	"context"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"time"
 )
 
-// mostPauses bounds how long one process may be held up in all, in longest pauses, so that it gets ready too where turns
-// begin all the time.
-const mostPauses = 15
+// calm is how long no turn has to have begun before what is started in advance goes on: what a CLI does before it asks
+// the API is over by then, and whoever talks fast has been answered. Tests have their own.
+var calm = 200 * time.Millisecond
 
-// longestPause bounds how long the beginning of a turn holds up a process that is being made ready. What a CLI does
-// before it asks the API is over by then. Tests take their time.
-var longestPause = 200 * time.Millisecond
+// mostDelays bounds how long the making of one process may be delayed in all, in calms, so that it gets ready too where
+// turns begin all the time.
+const mostDelays = 15
 
-// traffic counts the turns that run, so that what is started in advance keeps out of their way: a low priority still
-// lets it have a processor's caches and the other half of its core.
+// traffic knows when turns begin, so that what is started in advance keeps out of their way: a low priority still lets it
+// have a processor's caches and the other half of its core.
 type traffic struct {
-	running atomic.Int32
-	moved   chan struct{} // buffered by one: a turn has begun or ended
+	began chan struct{} // buffered by one
+
+	mu   sync.Mutex
+	last time.Time // when a turn began
 }
 
-func newTraffic() *traffic { return &traffic{moved: make(chan struct{}, 1)} }
+func newTraffic() *traffic { return &traffic{began: make(chan struct{}, 1)} }
 
-// begin counts a turn until it ends.
-func (t *traffic) begin() (end func()) {
-	t.running.Add(1)
-	signal(t.moved)
-	return func() {
-		t.running.Add(-1)
-		signal(t.moved)
+// begin says that a turn begins.
+func (t *traffic) begin() {
+	t.mu.Lock()
+	t.last = time.Now()
+	t.mu.Unlock()
+	signal(t.began)
+}
+
+// busy is how long it takes until it is calm, should no turn begin. It is not positive when it is calm.
+func (t *traffic) busy() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return calm - time.Since(t.last)
+}
+
+// wait returns when it is calm, when at most so much time has passed, or when ctx is done. It returns how long it took.
+func (t *traffic) wait(ctx context.Context, most time.Duration) time.Duration {
+	began := time.Now()
+	for {
+		left := min(t.busy(), most-time.Since(began))
+		if left <= 0 || ctx.Err() != nil {
+			return time.Since(began)
+		}
+		sleep(ctx, left)
 	}
 }
 
-// giveWay stops a process by its signals when turns begin, until ctx is done. It is for one process at a time, which
-// goes on when it returns.
-func (t *traffic) giveWay(ctx context.Context, send func(syscall.Signal) error) {
-	for left := mostPauses * longestPause; left > 0; {
+// giveWay stops a process by its signals whenever a turn begins, until it is calm again. It returns when ctx is done or
+// the process has stood still for so much time in all; then it runs. It is for one process at a time.
+func (t *traffic) giveWay(ctx context.Context, most time.Duration, send func(syscall.Signal) error) {
+	for most > 0 {
 		select {
 		case <-ctx.Done():
 			return
-		case <-t.moved:
+		case <-t.began:
 		}
-		if t.running.Load() > 0 {
-			left -= t.pause(ctx, send, min(left, longestPause))
-		}
-	}
-}
-
-// pause stops a process until no turn runs any more, or for so long, and returns how long it was.
-func (t *traffic) pause(ctx context.Context, send func(syscall.Signal) error, longest time.Duration) time.Duration {
-	began := time.Now()
-	_ = send(syscall.SIGSTOP) // if it is dead, that shows soon enough
-	defer func() { _ = send(syscall.SIGCONT) }()
-	ctx, cancel := context.WithTimeout(ctx, longest)
-	defer cancel()
-	for t.running.Load() > 0 && ctx.Err() == nil {
-		select {
-		case <-t.moved:
-		case <-ctx.Done():
+		if t.busy() > 0 {
+			_ = send(syscall.SIGSTOP) // if it is dead, that shows soon enough
+			most -= t.wait(ctx, most)
+			_ = send(syscall.SIGCONT)
 		}
 	}
-	return time.Since(began)
 }

@@ -2,6 +2,8 @@ package pool_test
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -24,65 +26,69 @@ func (s *signals) send(sig syscall.Signal) error {
 	return nil
 }
 
-func TestTraffic_AProcessStandsStillUntilTheTurnIsOverOrHasLongBegun(t *testing.T) {
+func TestTraffic_WhoWaitsGoesOnWhenNoTurnHasBegunForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		traffic := pool.NewTraffic()
+		require.Zero(t, traffic.Wait(t.Context(), time.Second), "it is calm")
+		traffic.Begin()
+		time.AfterFunc(150*time.Millisecond, traffic.Begin)
+		require.Equal(t, 350*time.Millisecond, traffic.Wait(t.Context(), time.Second))
+		traffic.Begin()
+		require.Equal(t, 100*time.Millisecond, traffic.Wait(t.Context(), 100*time.Millisecond), "no longer than it may")
+	})
+}
+
+func TestTraffic_AProcessStandsStillUntilNoTurnHasBegunForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		traffic, s := pool.NewTraffic(), &signals{began: time.Now()}
 		ctx, cancel := context.WithCancel(t.Context())
-		go traffic.GiveWay(ctx, s.send)
+		traffic.Begin()
+		time.Sleep(time.Second) // so that it has long begun when the process is there
+		go traffic.GiveWay(ctx, time.Minute, s.send)
 		time.Sleep(time.Second)
-		short := traffic.Begin()
-		time.Sleep(50 * time.Millisecond)
-		short()
-		time.Sleep(time.Second)
-		long := traffic.Begin()
-		time.Sleep(time.Second)
-		long()
+		traffic.Begin()
+		time.Sleep(150 * time.Millisecond)
+		traffic.Begin()
 		time.Sleep(time.Second)
 		cancel()
 		synctest.Wait()
-		require.Equal(t, []syscall.Signal{syscall.SIGSTOP, syscall.SIGCONT, syscall.SIGSTOP, syscall.SIGCONT}, s.sent)
-		require.Equal(t, []time.Duration{time.Second, 1050 * time.Millisecond, 2050 * time.Millisecond, 2250 * time.Millisecond}, s.at)
+		require.Equal(t, []syscall.Signal{syscall.SIGSTOP, syscall.SIGCONT}, s.sent)
+		require.Equal(t, []time.Duration{2000 * time.Millisecond, 2350 * time.Millisecond}, s.at)
 	})
 }
 
 func TestTraffic_AProcessGoesOnWhereTurnsBeginAllTheTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		traffic, s := pool.NewTraffic(), &signals{began: time.Now()}
-		ctx, cancel := context.WithCancel(t.Context())
-		go traffic.GiveWay(ctx, s.send)
+		go traffic.GiveWay(t.Context(), 3*time.Second, s.send)
 		for range 1000 {
 			traffic.Begin()
 			time.Sleep(10 * time.Millisecond)
 		}
-		cancel()
 		synctest.Wait()
-		stopped := time.Duration(0)
-		for i := 0; i < len(s.at); i += 2 {
-			require.Equal(t, []syscall.Signal{syscall.SIGSTOP, syscall.SIGCONT}, s.sent[i:i+2])
-			stopped += s.at[i+1] - s.at[i]
-		}
-		require.Equal(t, 3*time.Second, stopped)
+		require.Equal(t, []syscall.Signal{syscall.SIGSTOP, syscall.SIGCONT}, s.sent)
+		require.Equal(t, []time.Duration{0, 3 * time.Second}, s.at)
 	})
 }
 
-// What a turn holds up is the standby that takes the place of the one its user has got.
-func TestStandby_IsNotMadeReadyInTheWayOfATurn(t *testing.T) {
-	t.Cleanup(pool.SetLongestPause(time.Minute))
+// What a claim delays is the standby that takes the place of the one its user has got.
+func TestStandby_IsNotStartedInTheWayOfATurn(t *testing.T) {
+	t.Cleanup(pool.SetCalm(time.Hour))
 	s := newScriptedService(t, withStandby(1))
 	s.awaitStandbys(1)
-	before := s.processes()
-	hangUp := s.occupy("ada", nil)
-	var replacement string
-	require.Eventually(t, func() bool {
-		for _, pid := range s.processes() {
-			if pid != before[0] {
-				replacement = pid
-			}
-		}
-		return replacement != ""
-	}, time.Minute, time.Millisecond)
-	awaitState(t, replacement, "T")
-	require.Zero(t, s.pool.Snapshot().Standby)
-	hangUp()
-	s.awaitStandbys(1)
+	require.Equal(t, pool.ProcessStandby, s.ask("ada", "one", nil).process)
+	require.Never(t, func() bool { return len(s.processes()) > 1 }, 300*time.Millisecond, 10*time.Millisecond)
+}
+
+func TestStandby_StandsStillWhileATurnBegins(t *testing.T) {
+	t.Cleanup(pool.SetCalm(time.Hour))
+	cli, err := scriptedCLI()
+	require.NoError(t, err)
+	slow := filepath.Join(t.TempDir(), "slow")
+	require.NoError(t, os.WriteFile(slow, []byte("#!/bin/sh\nsleep 3\nexec "+cli+` "$@"`), 0o755))
+	s := newScriptedService(t, func(o *pool.Options) { o.Standby, o.ClaudeBin = 1, slow })
+	var standby []string
+	require.Eventually(t, func() bool { standby = s.processes(); return len(standby) > 0 }, time.Minute, time.Millisecond)
+	go func() { _, _ = s.start(t.Context(), "ada", "one", nil) }()
+	awaitState(t, standby[0], "T")
 }
