@@ -16,7 +16,7 @@ export GOFLAGS := $(GOFLAGS) -trimpath
 help: ## Show this text
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-setup: ## Fetch the pinned CLI, redis-server and debootstrap, tell how to get the Firestore emulator
+setup: ## Fetch the pinned CLI, redis-server and mmdebstrap, tell how to get the Firestore emulator
 	@./infra/setup.sh
 
 run: setup ## Serve on 127.0.0.1:8080; ARGS=-offline for a stand-in API

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 . infra/claude.env
 infra/claude.sh ".tools/claude-$CLAUDE_VERSION"
 
-for package in redis-server debootstrap; do
+for package in redis-server mmdebstrap; do
   if PATH=$PATH:/usr/sbin command -v "$package" >/dev/null; then
     continue
   elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -199,7 +199,7 @@ func (s *stage) newInstance(slot int) (*instance, error) {
 	}
 	cli, size, standby := s.scripted, 80, 2
 	if slot == instances-1 && s.real != "" {
-		cli, size, standby = s.real, 6, 1
+		cli, size, standby = s.real, 4, 1
 	}
 	env := append(s.env[:len(s.env):len(s.env)], "PORT="+port, "ADVERTISE_ADDR="+i.hop.addr(), "REDIS_URL=redis://"+i.redis.addr(),
 		"CLAUDE_BIN="+cli, fmt.Sprint("MAX_PROCESSES=", size), fmt.Sprint("STANDBY=", standby),

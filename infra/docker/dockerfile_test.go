@@ -30,7 +30,7 @@ import (
 const repository = "../.."
 
 // image is what a Dockerfile makes, without a container engine: the stages' commands are run as they stand there, but
-// on this machine's own Go and npm, and on a Debian that debootstrap installed.
+// on this machine's own Go and npm, and on a Debian that mmdebstrap installed.
 type image struct {
 	t      *testing.T
 	args   map[string]string // before the first FROM
@@ -237,7 +237,8 @@ func (i *image) bootstrap(suite string, commands []string, kept string) {
 	require.NoError(i.t, err)
 	defer os.RemoveAll(part)
 	require.NoError(i.t, os.Chmod(part, 0o755))
-	i.run("/", environment(), "debootstrap", "--variant=minbase", suite, part)
+	// As in the base image, dpkg does not wait for the disk.
+	i.run("/", environment(), "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--dpkgopt=force-unsafe-io", suite, part)
 	for _, command := range commands {
 		run := enter(part, "sh", "-c", command)
 		run.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}

@@ -92,7 +92,7 @@ type deployment struct {
 
 func deploy(t *testing.T) *deployment {
 	t.Helper()
-	for _, program := range []string{"debootstrap", "redis-server"} {
+	for _, program := range []string{"mmdebstrap", "redis-server"} {
 		need.Program(t, program)
 	}
 	upstream, err := pooltest.NewAPI(nil)
