@@ -86,8 +86,9 @@ func (h *Handle) run(ctx context.Context, emit func(context.Context, [][]byte) e
 		defer close(watched)
 		h.watch(ctx, t, cut)
 	}()
-	go func() {
-		if err := h.proc.send(claude.UserMessage(t.uuid, h.req.Turn().Content)); err != nil {
+	proc, message := h.proc, claude.UserMessage(t.uuid, h.req.Turn().Content)
+	go func() { // which a process that has died may outlast
+		if err := proc.send(message); err != nil {
 			t.fail(err)
 		}
 	}()
