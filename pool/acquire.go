@@ -86,6 +86,15 @@ func (p *Pool) Acquire(ctx context.Context, req *api.Request, outage bool) (*Han
 // readyUnlessGone makes the process ready. That goes on when the caller gives up meanwhile, so that the client's next
 // try finds it.
 func (p *Pool) readyUnlessGone(ctx context.Context, c *conversation, req *api.Request) (*Handle, error) {
+	if c.process != nil && c.process.fits(c.settings.with(req)) { // as usually: there is nothing to wait for
+		work, cancel := context.WithTimeoutCause(ctx, p.opts.SpawnTimeout, errSpawnTimeout) // it may have died since
+		defer cancel()
+		h, err := p.ready(work, c, req)
+		if err != nil {
+			p.finish(c)
+		}
+		return h, err
+	}
 	type outcome struct {
 		h   *Handle
 		err error

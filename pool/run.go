@@ -19,6 +19,8 @@ const (
 	// together, at the cost of a millisecond. A turn's first lines, and a model's usual pace, never wait.
 	flushInterval = time.Millisecond
 	flushBurst    = 16
+	// pipeRoom is how long a message may be that a CLI's empty stdin takes without its reading, in bytes: half of a pipe.
+	pipeRoom = 32 << 10
 	// watchInterval is how often a running turn is looked at for silence.
 	watchInterval = 100 * time.Millisecond
 )
@@ -86,16 +88,26 @@ func (h *Handle) run(ctx context.Context, emit func(context.Context, [][]byte) e
 		defer close(watched)
 		h.watch(ctx, t, cut)
 	}()
-	proc, message := h.proc, claude.UserMessage(t.uuid, h.req.Turn().Content)
-	go func() { // which a process that has died may outlast
-		if err := proc.send(message); err != nil {
-			t.fail(err)
-		}
-	}()
+	h.say(t)
 	err := h.forward(ctx, t, emit, cut)
 	cut(nil)
 	<-watched
 	return t, err
+}
+
+// say sends the request's message. What a pipe has room for is there at once; more takes as long as the CLI takes to read it.
+func (h *Handle) say(t *turn) {
+	proc, message := h.proc, claude.UserMessage(t.uuid, h.req.Turn().Content)
+	send := func() {
+		if err := proc.send(message); err != nil {
+			t.fail(err)
+		}
+	}
+	if len(message) <= pipeRoom {
+		send()
+		return
+	}
+	go send() // which a process that has died may outlast
 }
 
 // begin marks the conversation as one whose digest and transcript can't be relied on until the turn has gone well.
