@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"reflect"
 	"strings"
 
 	"claudepool/pool/api"
@@ -56,16 +57,9 @@ func withoutCommands(servers json.RawMessage) json.RawMessage {
 	return kept
 }
 
-// same reports whether the wanted settings are these.
-func (s settings) same(wanted settings) bool {
-	return s.model == wanted.model && s.fallback == wanted.fallback && s.permission == wanted.permission && s.system == wanted.system &&
-		(s.thinking == wanted.thinking || s.thinking != nil && wanted.thinking != nil && *s.thinking == *wanted.thinking) &&
-		bytes.Equal(s.mcp, wanted.mcp)
-}
-
 // fits reports whether the process can have a turn with the wanted settings as it is.
 func (p *process) fits(wanted settings) bool {
-	return p.alive() && !p.spent() && p.inForce.same(wanted)
+	return p.alive() && !p.spent() && reflect.DeepEqual(p.inForce, wanted)
 }
 
 // needsRestart reports whether the wanted settings differ in what only a new process can change.

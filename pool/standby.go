@@ -186,7 +186,7 @@ func (p *Pool) newStandby(blank bool) (*standby, error) {
 	if err != nil {
 		return nil, err
 	}
-	over() // but in nobody's way
+	over() // or its place would be taken for as long as turns delay it
 	delay := mostDelays * calm
 	delay -= p.turns.wait(p.life, delay)
 	ctx, cancel := context.WithTimeoutCause(p.life, p.opts.SpawnTimeout, errSpawnTimeout)
