@@ -27,7 +27,8 @@ func (p *Pool) CleanUp(at time.Time) { p.cleanUp(at) }
 // Stalled is the number of turns whose process waits for a client to read.
 func (p *Pool) Stalled() int {
 	stalled := 0
-	for _, proc := range p.running() {
+	_, procs := p.running()
+	for _, proc := range procs {
 		proc.mu.Lock()
 		t := proc.turn
 		proc.mu.Unlock()
@@ -109,7 +110,8 @@ func (p *Pool) Conversations() int {
 
 // Doom has all processes' turns end, also those that have just ended.
 func (p *Pool) Doom() {
-	for _, proc := range p.running() {
+	_, procs := p.running()
+	for _, proc := range procs {
 		proc.doom(errors.New("doomed"))
 	}
 }
@@ -119,10 +121,11 @@ func (p *Pool) Doom() {
 func (p *Pool) WatchAfter() (interrupted bool) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	for c, proc := range p.running() {
+	held, procs := p.running()
+	for i, proc := range procs {
 		t := newTurn("over", p.opts.Broker.Scrub)
 		t.fail(errDied)
-		(&Handle{pool: p, c: c, proc: proc}).watch(ctx, t, func(error) {})
+		(&Handle{pool: p, c: held[i], proc: proc}).watch(ctx, t, func(error) {})()
 		t.mu.Lock()
 		interrupted = interrupted || t.dropped
 		t.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"claudepool/pool/api"
+	"claudepool/pool/confine"
 )
 
 const (
@@ -29,11 +30,21 @@ func (p *Pool) watchMemory() {
 }
 
 func (p *Pool) checkMemory(limit int64) {
-	for c, proc := range p.running() {
-		usage, err := proc.child.Usage()
-		if err != nil || usage.RSS <= limit {
+	held, procs := p.running()
+	children := make([]*confine.Child, len(procs))
+	for i, proc := range procs {
+		children[i] = proc.child
+	}
+	usages, err := confine.UsageOf(children...)
+	if err != nil {
+		p.opts.Logger.Error("the processes' memory can't be told", "error", err)
+		return
+	}
+	for i, usage := range usages {
+		if usage.RSS <= limit {
 			continue
 		}
+		c, proc := held[i], procs[i]
 		proc.recycle.Store(true)
 		if usage.RSS > farOver*limit {
 			proc.doom(errMemory)
@@ -43,17 +54,16 @@ func (p *Pool) checkMemory(limit int64) {
 	}
 }
 
-// running returns the processes there are now.
-func (p *Pool) running() map[*conversation]*process {
+// running returns the processes there are now, each with its conversation.
+func (p *Pool) running() (held []*conversation, procs []*process) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	running := make(map[*conversation]*process)
 	for _, u := range p.users {
 		for _, c := range u.conversations {
 			if c.process != nil {
-				running[c] = c.process
+				held, procs = append(held, c), append(procs, c.process)
 			}
 		}
 	}
-	return running
+	return held, procs
 }

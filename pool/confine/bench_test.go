@@ -36,6 +36,13 @@ func BenchmarkUsage(b *testing.B) {
 	}
 }
 
+func BenchmarkUsageOf(b *testing.B) {
+	all := children(newBench(b), 20)
+	for b.Loop() {
+		_, _ = UsageOf(all...)
+	}
+}
+
 func BenchmarkStartAndStop(b *testing.B) {
 	bench := newBench(b)
 	w := bench.workspace("w")

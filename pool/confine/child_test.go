@@ -335,6 +335,9 @@ func TestUsage_CountsAllThatAChildStarted(t *testing.T) {
 	u, err := other.Usage()
 	require.NoError(t, err)
 	require.Equal(t, 1, u.Processes)
+	both, err := UsageOf(other, c)
+	require.NoError(t, err)
+	require.Equal(t, []int{1, 8}, []int{both[0].Processes, both[1].Processes})
 
 	require.NoError(t, c.Stop(context.Background(), Ladder{}))
 	u, err = c.Usage()

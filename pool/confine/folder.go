@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -175,10 +176,11 @@ func (f *Folder) clear(logger *slog.Logger) {
 func Sweep(root string, dead func(workspace string) bool) (int, error) {
 	killed := make(map[identity]bool)
 	err := killAll(nil, func(all []process) ([]process, bool) {
-		victims := closure(all, func(p process) bool {
+		k := newKin(all)
+		victims := k.closure(slices.DeleteFunc(slices.Clone(k.all), func(p process) bool {
 			workspace, err := marker(p.pid)
-			return err == nil && strings.HasPrefix(workspace, root+"/") && dead(workspace)
-		})
+			return err != nil || !strings.HasPrefix(workspace, root+"/") || !dead(workspace)
+		}))
 		for _, p := range victims {
 			killed[p.identity] = true
 		}

@@ -126,64 +126,20 @@ func (c *Child) plainlyLeft(p process) bool {
 // leftovers finds what an ended child left, without itself: it is kept as a zombie until the others are gone. Strays are
 // among it, for one of them may be this child's.
 func (c *Child) leftovers(all []process) ([]process, bool) {
-	orphans := wards.orphans(all)
-	restless := slices.ContainsFunc(orphans, func(o orphan) bool { return o.ended && (o.owner == c || o.owner == nil) })
-	wards.remember(c, c.family(all, orphans, false)...)
-	family := c.family(all, orphans, true)
+	now := newCensus(all)
+	restless := slices.ContainsFunc(now.orphans, func(o orphan) bool { return o.ended && (o.owner == c || o.owner == nil) })
+	wards.remember(c, now.family(c, false)...)
+	family := now.family(c, true)
 	return slices.DeleteFunc(family, func(p process) bool { return p.pid == c.pid }), restless
 }
 
-// family finds the child and all it started, and if asked for, strays with all they started.
-func (c *Child) family(all []process, orphans []orphan, strays bool) []process {
-	roots := make(map[int]bool)
-	for _, o := range orphans {
-		roots[o.pid] = !o.ended && (o.owner == c || strays && o.owner == nil)
-	}
-	return closure(all, func(p process) bool { return p.session == c.pid || roots[p.pid] || c.runs(p) })
-}
-
-// runs says whether the process has the child's uid, which all that a child starts has for good. Zombies that are
-// somebody else's to reap don't count: nobody here can make them go.
+// runs says whether the process has the child's uid, which all that a child starts has for good.
 func (c *Child) runs(p process) bool {
 	if c.uid == 0 {
 		return false
 	}
-	id, err := p.uid()
-	return err == nil && id == c.uid && (p.ppid == os.Getpid() || !p.isZombie())
-}
-
-// closure finds the processes that root says, their descendants, and whoever shares a session with one of them. A
-// session is only ever inherited, so its members have one origin.
-func closure(all []process, root func(process) bool) []process {
-	own := ownSession()
-	byParent, bySession := make(map[int][]process), make(map[int][]process)
-	var queue []process
-	for _, p := range all {
-		if p.session == own {
-			continue // never ours to kill, whatever its marker says
-		}
-		byParent[p.ppid] = append(byParent[p.ppid], p)
-		bySession[p.session] = append(bySession[p.session], p)
-		if root(p) {
-			queue = append(queue, p)
-		}
-	}
-	var found []process
-	seen := make(map[int]bool)
-	for len(queue) > 0 {
-		p := queue[0]
-		queue = queue[1:]
-		if seen[p.pid] {
-			continue
-		}
-		seen[p.pid] = true
-		found = append(found, p)
-		queue = append(queue, byParent[p.pid]...)
-		if p.session > 0 { // 0 stands for all sessions that have no number in this namespace
-			queue = append(queue, bySession[p.session]...)
-		}
-	}
-	return found
+	id, ok := p.tenant()
+	return ok && id == c.uid
 }
 
 // limit keeps a child from dumping core and makes it give way to the service when memory runs out. What the child has

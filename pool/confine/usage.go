@@ -13,22 +13,33 @@ type Usage struct {
 
 // Usage looks at all processes of the child once. BENCH.md says why it counts memory the way it does.
 func (c *Child) Usage() (Usage, error) {
-	defer takeRound()()
-	all, err := scan(nil)
+	all, err := UsageOf(c)
 	if err != nil {
 		return Usage{}, err
 	}
-	var u Usage
-	for _, p := range c.family(all, wards.orphans(all), false) {
-		if p.state == 'Z' {
-			continue
-		}
-		if rss, err := resident(p.pid); err == nil { // else it has just ended
-			u.RSS += rss
-			u.Processes++
+	return all[0], nil
+}
+
+// UsageOf is the usage of each of the children, by one look at all processes of the machine.
+func UsageOf(children ...*Child) ([]Usage, error) {
+	defer takeRound()()
+	all, err := scan(nil)
+	if err != nil {
+		return nil, err
+	}
+	now, usages := newCensus(all), make([]Usage, len(children))
+	for i, c := range children {
+		for _, p := range now.family(c, false) {
+			if p.state == 'Z' {
+				continue
+			}
+			if rss, err := resident(p.pid); err == nil { // else it has just ended
+				usages[i].RSS += rss
+				usages[i].Processes++
+			}
 		}
 	}
-	return u, nil
+	return usages, nil
 }
 
 // resident returns the anonymous and the shared memory of a process, in bytes. Pages of files aren't counted: the
