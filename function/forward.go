@@ -134,7 +134,7 @@ func (f *Front) exchange(ctx context.Context, c call, owner router.Owner) (*http
 			r.Header.Set(name, v)
 		}
 	}
-	return f.opts.Client.http.Do(r)
+	return f.opts.Client.http.RoundTrip(r)
 }
 
 // public is what the client gets to know of a request that was not served.

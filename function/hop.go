@@ -1,6 +1,7 @@
 package function
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -27,7 +28,16 @@ func newBody(b []byte) *body {
 // drop makes the body an empty one.
 func (b *body) drop() { b.bytes.Store(new([]byte)) }
 
-func (b *body) open() (io.ReadCloser, error) { return io.NopCloser(&bodyReader{of: b}), nil }
+// small is how many bytes aren't worth dropping. They go with the headers in one write, as the transport knows what a
+// bytes.Reader is, and that it doesn't have to be waited for.
+const small = 2 << 10
+
+func (b *body) open() (io.ReadCloser, error) {
+	if all := *b.bytes.Load(); len(all) <= small {
+		return io.NopCloser(bytes.NewReader(all)), nil
+	}
+	return io.NopCloser(&bodyReader{of: b}), nil
+}
 
 type bodyReader struct {
 	of *body
@@ -79,7 +89,7 @@ func newRequest(ctx context.Context, owner router.Owner, method, path string) (*
 }
 
 // Client makes the requests to instances, and keeps connections to them.
-type Client struct{ http *http.Client }
+type Client struct{ http *http.Transport }
 
 // Reach leaves a connection to an instance for the next request, which then doesn't wait for one.
 func (c *Client) Reach(ctx context.Context, owner router.Owner) error {
@@ -87,7 +97,7 @@ func (c *Client) Reach(ctx context.Context, owner router.Owner) error {
 	if err != nil {
 		return err
 	}
-	response, err := c.http.Do(r)
+	response, err := c.http.RoundTrip(r)
 	if err != nil {
 		return err
 	}
@@ -98,14 +108,11 @@ func (c *Client) Reach(ctx context.Context, owner router.Owner) error {
 
 // NewClient returns a Client. Front.Drain closes its connections.
 func NewClient() *Client {
-	return &Client{&http.Client{
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{
-			DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				owner := ctx.Value(ownerKey{}).(router.Owner)
-				return hop.Dial(ctx, owner.Addr, owner.Fingerprint)
-			},
-			DisableCompression: true, ResponseHeaderTimeout: hopSilence, MaxIdleConnsPerHost: 256, IdleConnTimeout: 5 * time.Minute,
+	return &Client{&http.Transport{
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			owner := ctx.Value(ownerKey{}).(router.Owner)
+			return hop.Dial(ctx, owner.Addr, owner.Fingerprint)
 		},
+		DisableCompression: true, ResponseHeaderTimeout: hopSilence, MaxIdleConnsPerHost: 256, IdleConnTimeout: 5 * time.Minute,
 	}}
 }

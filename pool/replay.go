@@ -218,7 +218,7 @@ func (s *Server) finishing(ctx context.Context, h *Handle, out *stream) error {
 	out.open(r.receipt)
 	s.pool.goes(func() {
 		defer h.Release()
-		s.replays.finish(r, h.Turn(context.WithoutCancel(ctx), r.add))
+		s.replays.finish(r, h.Turn(context.WithoutCancel(ctx), func() {}, r.add))
 	})
 	return r.pass(ctx, me, out)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -40,18 +41,19 @@ var (
 	errQuota       = errors.New("pool: workspace full")
 )
 
-// Turn sends the request's message and hands over the lines that answer it, as they come and in batches, until the
-// turn has ended; the last line is the CLI's result. The error says why there is none: an *api.Error for the client,
+// Turn sends the request's message, calls sent, and hands over the lines that answer it, as they come and in batches, until
+// the turn has ended; the last line is the CLI's result. If the process turns out to have died while idle, all of it is done
+// once more with another. The error says why there is none: an *api.Error for the client,
 // or ctx's cause if the client has gone, in which case the turn was interrupted. The end of the context that emit gets
 // says that it may not wait for the client any longer.
-func (h *Handle) Turn(ctx context.Context, emit func(ctx context.Context, lines [][]byte) error) error {
+func (h *Handle) Turn(ctx context.Context, sent func(), emit func(ctx context.Context, lines [][]byte) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, h.pool.opts.TurnTimeout, errTurnTimeout)
 	defer cancel()
-	t, err := h.run(ctx, emit)
+	t, err := h.run(ctx, sent, emit)
 	if errors.Is(err, errDied) && !h.fresh() && !t.wasStarted() {
 		// It died before it took the message up, as one does that was killed while idle: nothing was run.
 		if err = h.revive(ctx); err == nil {
-			_, err = h.run(ctx, emit)
+			_, err = h.run(ctx, sent, emit)
 		}
 	}
 	return h.explain(err)
@@ -72,7 +74,7 @@ func (h *Handle) revive(ctx context.Context) error {
 }
 
 // run tries the turn once.
-func (h *Handle) run(ctx context.Context, emit func(context.Context, [][]byte) error) (*turn, error) {
+func (h *Handle) run(ctx context.Context, sent func(), emit func(context.Context, [][]byte) error) (*turn, error) {
 	t := newTurn(uuid.NewString(), h.pool.opts.Broker.Scrub)
 	h.failed = t // until it has gone well
 	h.begin()
@@ -83,16 +85,10 @@ func (h *Handle) run(ctx context.Context, emit func(context.Context, [][]byte) e
 	if err := h.proc.attach(t); err != nil {
 		return t, err
 	}
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		h.watch(ctx, t, cut)
-	}()
+	defer h.watch(ctx, t, cut)()
 	h.say(t)
-	err := h.forward(ctx, t, emit, cut)
-	cut(nil)
-	<-watched
-	return t, err
+	sent()
+	return t, h.forward(ctx, t, emit, cut)
 }
 
 // say sends the request's message. What a pipe has room for is there at once; more takes as long as the CLI takes to read it.
@@ -179,39 +175,66 @@ func (h *Handle) conclude(t *turn, result *claude.Line) {
 	h.c.settled = true
 }
 
-// watch ends the turn when its client goes or it was cut short, uses too much memory, or the API falls silent.
-func (h *Handle) watch(ctx context.Context, t *turn, cut context.CancelCauseFunc) {
-	tick := time.NewTicker(watchInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-t.ended:
-			return
-		case <-ctx.Done():
-			if !t.hasEnded() { // both may be so by now, and to interrupt what is over is to wait for nothing
-				h.proc.interrupt(t)
-			}
-			return
-		case <-tick.C:
-			if h.silent(t) {
-				cut(errSilence)
-			}
-			if why := h.proc.doomed.Load(); why != nil {
-				cut(*why)
-			}
+// watch ends the turn when its client goes or it was cut short, uses too much memory, or the API falls silent. It does so
+// by timers, as most turns are over before one fires, and a goroutine would cost each of them a thread's wake-up. When stop
+// returns, no interrupt is under way.
+func (h *Handle) watch(ctx context.Context, t *turn, cut context.CancelCauseFunc) (stop func()) {
+	proc, interrupted := h.proc, make(chan struct{})
+	leave := context.AfterFunc(ctx, func() {
+		defer close(interrupted)
+		if !t.hasEnded() { // both may be so by now, and to interrupt what is over is to wait for nothing
+			proc.interrupt(t)
+		}
+	})
+	silence := h.pool.opts.SilenceTimeout
+	rest := every(watchInterval, func() {
+		if proc.silentFor() >= silence && proc.awaits(t) {
+			cut(errSilence)
+		}
+		if why := proc.doomed.Load(); why != nil {
+			cut(*why)
+		}
+	})
+	return func() {
+		rest()
+		if !leave() {
+			<-interrupted
 		}
 	}
 }
 
-// silent reports whether the turn waits for an API that doesn't answer, or a CLI that hasn't begun. A tool that runs
-// quietly and a client that doesn't read are no silence.
-func (h *Handle) silent(t *turn) bool {
-	if h.proc.silentFor() < h.pool.opts.SilenceTimeout || t.stalled() {
+// every calls f again and again, with d between, until stop is called. The last call may outlast that.
+func every(d time.Duration, f func()) (stop func()) {
+	var mu sync.Mutex
+	var timer *time.Timer
+	stopped := false
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(d, func() {
+		f()
+		mu.Lock()
+		defer mu.Unlock()
+		if !stopped {
+			timer.Reset(d)
+		}
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		stopped = true
+		timer.Stop()
+	}
+}
+
+// awaits reports whether a silent process's turn waits for an API that doesn't answer, or for a CLI that hasn't begun. A tool
+// that runs quietly and a client that doesn't read are no silence.
+func (p *process) awaits(t *turn) bool {
+	if t.stalled() {
 		return false
 	}
 	select {
 	case <-t.begun:
-		return h.proc.grant.Open() > 0
+		return p.grant.Open() > 0
 	default:
 		return true
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"claudepool/pool"
+	"claudepool/pool/api"
 )
 
 func TestScripted_IsPooledLikeTheRealOne(t *testing.T) {
@@ -80,6 +82,22 @@ func TestPool_AProcessThatEndsBetweenTurnsIsReplacedAndItsConversationResumed(t 
 	require.Equal(t, "reply to: two", next.text(t))
 	require.Equal(t, pool.ProcessResumed, next.process)
 	require.Len(t, s.lastCall().Messages(), 3)
+}
+
+// A process that dies over a message it has not taken up is replaced. The headers have named it by then; the receipt names the
+// one that answered.
+func TestPool_AReceiptNamesTheProcessThatAnswered(t *testing.T) {
+	s := newScriptedService(t, nil)
+	first := s.ask("ada", "one", nil)
+	signalProcess(t, first.pid, syscall.SIGSTOP)
+	response, err := s.start(t.Context(), "ada", "two", nil)
+	require.NoError(t, err)
+	require.Equal(t, first.pid, response.Header.Get(api.HeaderPID))
+	kill(t, first.pid)
+	next := read(response)
+	require.Equal(t, "reply to: two", next.text(t))
+	require.NotEqual(t, first.pid, next.pid)
+	require.Equal(t, pool.ProcessResumed, next.process)
 }
 
 // An interrupt that its own turn has outrun would end the next one. Many users keep the machine busy enough for it.

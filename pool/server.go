@@ -116,8 +116,7 @@ func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, 
 		return s.finishing(ctx, h, out)
 	}
 	defer h.Release()
-	out.open(out.receiptOf(h))
-	return h.Turn(ctx, out.lines)
+	return h.Turn(ctx, func() { out.open(out.receiptOf(h)) }, out.lines)
 }
 
 // takeUp goes on with the stream of a turn that was begun before. Nothing is run.

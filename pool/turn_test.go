@@ -98,11 +98,13 @@ func TestPool_AQueuedClientThatHangsUpLeavesTheQueue(t *testing.T) {
 	}
 }
 
-func kill(t *testing.T, pid string) {
+func kill(t *testing.T, pid string) { signalProcess(t, pid, syscall.SIGKILL) }
+
+func signalProcess(t *testing.T, pid string, sig syscall.Signal) {
 	t.Helper()
 	n, err := strconv.Atoi(pid)
 	require.NoError(t, err)
-	require.NoError(t, syscall.Kill(n, syscall.SIGKILL))
+	require.NoError(t, syscall.Kill(n, sig))
 }
 
 func TestPool_AProcessKilledWhileIdleIsResumed(t *testing.T) {
