@@ -71,18 +71,27 @@ func (l *lab) short(ctx context.Context, s *service, a *added) error {
 		}
 		a.Bare = append(a.Bare, time.Since(began))
 	}
+	a.RequestAllocs, err = l.requestAllocs(ctx, s, u)
+	return err
+}
+
+// requestAllocs is how many objects the service allocates for one short request, without those it tells their number with.
+func (l *lab) requestAllocs(ctx context.Context, s *service, u *user) (float64, error) {
+	empty, _, err := s.allocations(ctx)
+	if err != nil {
+		return 0, err
+	}
 	before, _, err := s.allocations(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for range l.plan.shortRequests {
 		if _, err := u.ask(ctx, events(1)); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	after, _, err := s.allocations(ctx)
-	a.RequestAllocs = (after - before) / float64(l.plan.shortRequests)
-	return err
+	return (after - before - (before - empty)) / float64(l.plan.shortRequests), err
 }
 
 // long compares streams of many events.
