@@ -3,21 +3,34 @@ package pool
 import (
 	"syscall"
 	"time"
+
+	"claudepool/pool/confine"
 )
 
-// freeze stops an idle process, which would otherwise take 0.5 % of a core for nothing, until its next use. It reports
-// whether it did: a process whose tools still run or whose MCP servers are connected goes on. Whoever may use the
-// process calls it, and thaws it before use.
-func (p *process) freeze() bool {
-	if p.inForce.mcp != nil || p.grant.Open() > 0 {
-		return false
+// freezePause is the least time between two rounds of freezing: each looks at all processes of the machine.
+const freezePause = 500 * time.Millisecond
+
+// freeze stops idle processes, each of which would otherwise take 0.5 % of a core for nothing, until their next use. One
+// whose tools still run or whose MCP servers are connected goes on. Whoever may use the processes calls it, and thaws
+// them before use.
+func freeze(procs ...*process) {
+	var idle []*process
+	var children []*confine.Child
+	for _, p := range procs {
+		if p.alive() && p.inForce.mcp == nil && p.grant.Open() == 0 {
+			idle, children = append(idle, p), append(children, p.child)
+		}
 	}
-	usage, err := p.child.Usage()
-	if err != nil || usage.Processes != 1 {
-		return false
+	if len(idle) == 0 {
+		return
 	}
-	p.frozen = p.child.Signal(syscall.SIGSTOP) == nil
-	return p.frozen
+	usages, err := confine.UsageOf(children...)
+	if err != nil {
+		return // it is tried again after their next use
+	}
+	for i, p := range idle {
+		p.frozen = usages[i].Processes == 1 && p.child.Signal(syscall.SIGSTOP) == nil
+	}
 }
 
 // thaw lets a frozen process go on.
@@ -28,15 +41,21 @@ func (p *process) thaw() {
 	}
 }
 
-// freezeIdle freezes a held conversation's process and gives the slot back.
-func (p *Pool) freezeIdle(c *conversation) {
-	if c.process.alive() {
-		c.process.freeze()
+// freezeIdle freezes held conversations' processes and gives the slots back.
+func (p *Pool) freezeIdle(held []*conversation) {
+	var procs []*process
+	for _, c := range held {
+		procs = append(procs, c.process)
 	}
+	freeze(procs...)
 	p.mu.Lock()
-	c.process.rested = true
+	for _, c := range held {
+		c.process.rested = true
+	}
 	p.mu.Unlock()
-	p.yield(c)
+	for _, c := range held {
+		p.yield(c)
+	}
 }
 
 // freezeStandbys freezes those that have been ready for a while.
@@ -54,12 +73,16 @@ func (p *Pool) freezeStandbys() {
 	p.standbys = kept
 	p.waking += len(awake)
 	p.mu.Unlock()
+	var procs []*process
 	for _, s := range awake {
-		s.proc.freeze()
-		p.mu.Lock()
-		s.proc.rested = true
-		p.waking--
-		p.standbys = append(p.standbys, s)
-		p.mu.Unlock()
+		procs = append(procs, s.proc)
 	}
+	freeze(procs...)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range awake {
+		s.proc.rested = true
+	}
+	p.waking -= len(awake)
+	p.standbys = append(p.standbys, awake...)
 }

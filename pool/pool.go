@@ -95,6 +95,7 @@ type Pool struct {
 	draining bool
 	empty    *sync.Cond // signalled when a request has left or a process is gone
 	cleanup  cleanupStats
+	froze    time.Time // when conversations' processes were frozen last
 
 	archiveFailed time.Time // when the archive could not tell what it has
 }

@@ -32,15 +32,16 @@ func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
 	for _, u := range p.users {
 		for id, c := range u.conversations {
 			idle := now.Sub(c.lastUsed)
+			rest := max(p.opts.FreezeAfter-idle, p.froze.Add(freezePause).Sub(now)) // until its process may be frozen
 			switch {
 			case c.idleLocked() && idle >= p.opts.IdleTimeout:
 				c.held = true
 				due = append(due, c)
-			case c.idleLocked() && !c.process.rested && idle >= p.opts.FreezeAfter:
+			case c.idleLocked() && !c.process.rested && rest <= 0:
 				c.held = true
 				restless = append(restless, c)
 			case c.idleLocked() && !c.process.rested:
-				next = min(next, p.opts.IdleTimeout-idle, p.opts.FreezeAfter-idle)
+				next = min(next, p.opts.IdleTimeout-idle, rest)
 			case c.idleLocked():
 				next = min(next, p.opts.IdleTimeout-idle)
 			case c.process == nil && !c.held && u.requests == 0 && idle >= p.opts.WorkspaceTTL:
@@ -50,12 +51,15 @@ func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
 			}
 		}
 	}
+	if len(restless) > 0 {
+		p.froze = now
+	}
 	p.mu.Unlock()
 	for _, c := range due {
 		p.goes(func() { p.cleanUpOne(c, now) })
 	}
-	for _, c := range restless {
-		p.goes(func() { p.freezeIdle(c) })
+	if len(restless) > 0 {
+		p.goes(func() { p.freezeIdle(restless) })
 	}
 	for _, c := range stale {
 		p.goes(func() { p.dropFiles(c) })
