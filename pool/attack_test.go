@@ -27,6 +27,7 @@ import (
 	"claudepool/infra/need"
 	"claudepool/pool"
 	"claudepool/pool/confine"
+	"claudepool/pool/pooltest"
 )
 
 // inNamespace is set where the tests of attacks run: in a network namespace of their own, which has a metadata server.
@@ -199,11 +200,13 @@ func newScene(t *testing.T, confinement *confine.Confinement, around map[string]
 	})}
 	s.victim, s.attacker = s.newTenant("ada"), s.newTenant("bob")
 	s.place(s.victim, "secret", []byte(victimSecret), 0o600)
-	self, err := os.ReadFile("/proc/self/exe")
+	path, err := pooltest.AttackTool()
 	require.NoError(t, err)
-	s.place(s.attacker, "tool", self, 0o755)
+	tool, err := os.ReadFile(path)
+	require.NoError(t, err)
+	s.place(s.attacker, "tool", tool, 0o755)
 	for _, name := range []string{"setuid", "sudo"} {
-		s.place(s.attacker, name, self, 0o755)
+		s.place(s.attacker, name, tool, 0o755)
 		setuid := filepath.Join(s.attacker.workspace, "work", name)
 		require.NoError(t, os.Chown(setuid, 0, 0))
 		require.NoError(t, os.Chmod(setuid, 0o755|os.ModeSetuid))
@@ -328,7 +331,6 @@ func (s *scene) attack() map[string]string {
 	for name, value := range s.environment {
 		fmt.Fprintf(&script, "export %s='%s'\n", name, value)
 	}
-	script.WriteString("export GORACE=atexit_sleep_ms=0\n")
 	script.WriteString(`try() { if timeout -k 1 20 bash -c "$2" >/dev/null 2>&1 </dev/null; then echo "@@$1=through"; else echo "@@$1=held"; fi; }` + "\n")
 	for _, a := range append(attempts(), abilities()...) {
 		command := a.command

@@ -1,19 +1,5 @@
 package pool_test
 
-import (
-	"errors"
-	"fmt"
-	"net"
-	"net/http"
-	"os"
-	"strconv"
-	"strings"
-	"time"
-	"unsafe"
-
-	"golang.org/x/sys/unix"
-)
-
 // attempt is a command for bash that succeeds if it got through.
 type attempt struct {
 	name, command string
@@ -38,7 +24,7 @@ func attempts() []attempt {
 			if how == "udp" && target.name == "the instance" {
 				continue // it has no UDP, so there would be no control
 			}
-			all = append(all, attempt{name: "reach " + target.name + " by " + how, command: "$TOOL -attack " + how + " " + target.host + " " + target.port})
+			all = append(all, attempt{name: "reach " + target.name + " by " + how, command: "$TOOL " + how + " " + target.host + " " + target.port})
 		}
 	}
 	return all
@@ -55,7 +41,7 @@ var direct = []attempt{
 	{name: "read A's file by the index", command: `cat $A_INDEX/work/secret`},
 	{name: "read A's file by a link", command: `ln -sf $A/work/secret link && cat link`},
 	{name: "link A's file", command: `rm -f hard; ln $A/work/secret hard`},
-	{name: "watch A's folder", command: `$TOOL -attack inotify $A/work`},
+	{name: "watch A's folder", command: `$TOOL inotify $A/work`},
 	{name: "list the instance's folder", command: `ls $INSTANCE`},
 	{name: "list the root of workspaces", command: `ls $INSTANCE/..`},
 	{name: "write to the instance's folder", command: `touch $INSTANCE/x && rm $INSTANCE/x`},
@@ -76,7 +62,7 @@ var direct = []attempt{
 	{name: "read a standby's environment", command: `cat /proc/$STANDBY_PID/environ`},
 	{name: "list a standby's files", command: `ls /proc/$STANDBY_PID/fd`},
 	{name: "signal a standby", command: `kill -CONT $STANDBY_PID`},
-	{name: "trace a standby", command: `$TOOL -attack ptrace $STANDBY_PID`},
+	{name: "trace a standby", command: `$TOOL ptrace $STANDBY_PID`},
 	{name: "plant settings for everybody", command: `mkdir /etc/claude-code-attack && rmdir /etc/claude-code-attack`},
 	{name: "plant a program in the path", command: `touch /usr/local/bin/claudepool-attack && rm /usr/local/bin/claudepool-attack`},
 	{name: "fill /tmp", command: `f=$(mktemp -p /tmp) && rm $f`},
@@ -95,25 +81,25 @@ var direct = []attempt{
 	{name: "read the service's environment", command: `cat /proc/$SERVICE/environ`},
 	{name: "list the service's files", command: `ls /proc/$SERVICE/fd`},
 	{name: "write A's oom_score_adj", command: `cat /proc/$A_PID/oom_score_adj > s && cat s > /proc/$A_PID/oom_score_adj`},
-	{name: "take A's secret to the broker", command: `s=$(tr "\0" "\n" < /proc/$A_PID/environ | grep ^CLAUDE_CODE_OAUTH_TOKEN= | cut -d= -f2) && $TOOL -attack broker $ANTHROPIC_BASE_URL "$s"`},
-	{name: "call the API with a guessed secret", command: `$TOOL -attack broker $ANTHROPIC_BASE_URL cp-00`, control: ownCall},
-	{name: "call the API with no secret", command: `$TOOL -attack broker $ANTHROPIC_BASE_URL ""`, control: ownCall},
-	{name: "call what the broker doesn't pass on", command: `$TOOL -attack get $ANTHROPIC_BASE_URL/v1/models`, control: `$TOOL -attack get http://$META:$META_PORT/`},
+	{name: "take A's secret to the broker", command: `s=$(tr "\0" "\n" < /proc/$A_PID/environ | grep ^CLAUDE_CODE_OAUTH_TOKEN= | cut -d= -f2) && $TOOL broker $ANTHROPIC_BASE_URL "$s"`},
+	{name: "call the API with a guessed secret", command: `$TOOL broker $ANTHROPIC_BASE_URL cp-00`, control: ownCall},
+	{name: "call the API with no secret", command: `$TOOL broker $ANTHROPIC_BASE_URL ""`, control: ownCall},
+	{name: "call what the broker doesn't pass on", command: `$TOOL get $ANTHROPIC_BASE_URL/v1/models`, control: `$TOOL get http://$META:$META_PORT/`},
 	{name: "take its own process's secret", command: `tr "\0" "\n" < /proc/$CLAUDE_PID/environ | grep ^CLAUDE_CODE_OAUTH_TOKEN=`},
 	{name: "read everybody's connections", command: `cat /proc/$CLAUDE_PID/net/tcp`},
 	{name: "read its own view of connections", command: `cat /proc/self/net/unix`},
 	{name: "signal A", command: `kill -CONT $A_PID`},
 	{name: "signal A's group", command: `kill -CONT -- -$A_PID`},
 	{name: "signal the service", command: `kill -CONT $SERVICE`},
-	{name: "trace A", command: `$TOOL -attack ptrace $A_PID`},
-	{name: "trace the service", command: `$TOOL -attack ptrace $SERVICE`},
-	{name: "read A's memory by call", command: `$TOOL -attack vmread $A_PID`},
-	{name: "take A's files", command: `$TOOL -attack getfd $A_PID`},
-	{name: "change A's limits", command: `$TOOL -attack prlimit $A_PID`},
-	{name: "slow A down", command: `$TOOL -attack renice $A_PID`},
-	{name: "pin A to a processor", command: `$TOOL -attack affinity $A_PID`},
-	{name: "become root by a setuid file", command: `./setuid -attack uid0`},
-	{name: "become root by sudo", command: `sudo -n true || ./sudo -attack uid0`}, // few machines have one
+	{name: "trace A", command: `$TOOL ptrace $A_PID`},
+	{name: "trace the service", command: `$TOOL ptrace $SERVICE`},
+	{name: "read A's memory by call", command: `$TOOL vmread $A_PID`},
+	{name: "take A's files", command: `$TOOL getfd $A_PID`},
+	{name: "change A's limits", command: `$TOOL prlimit $A_PID`},
+	{name: "slow A down", command: `$TOOL renice $A_PID`},
+	{name: "pin A to a processor", command: `$TOOL affinity $A_PID`},
+	{name: "become root by a setuid file", command: `./setuid uid0`},
+	{name: "become root by sudo", command: `sudo -n true || ./sudo uid0`}, // few machines have one
 	{name: "become root by su", command: `su root -c true`},
 	{name: "become another user", command: `setpriv --reuid 12345 --clear-groups true`},
 	{name: "raise its own limits", command: `ulimit -n 20000`},
@@ -123,23 +109,23 @@ var direct = []attempt{
 	{name: "unshare a network namespace", command: `unshare -n true`},
 	{name: "enter the service's namespaces", command: `nsenter -t $SERVICE -n true`},
 	{name: "change its root", command: `chroot / /bin/true`},
-	{name: "load a bpf program", command: `$TOOL -attack bpf`},
-	{name: "use io_uring", command: `$TOOL -attack io_uring`},
-	{name: "use keyrings", command: `$TOOL -attack keyctl`},
-	{name: "measure others", command: `$TOOL -attack perf`},
-	{name: "leave shared memory behind", command: `$TOOL -attack shm`},
-	{name: "open a raw socket", command: `$TOOL -attack socket 2 3 1`},
-	{name: "open a packet socket", command: `$TOOL -attack socket 17 3 768`},
-	{name: "open a vsock", command: `$TOOL -attack socket 40 1 0`},
-	{name: "list everybody's connections", command: `$TOOL -attack socket 16 3 4`},
-	{name: "listen for neighbours", command: `$TOOL -attack listen`},
-	{name: "listen without a port", command: `$TOOL -attack autolisten`},
+	{name: "load a bpf program", command: `$TOOL bpf`},
+	{name: "use io_uring", command: `$TOOL io_uring`},
+	{name: "use keyrings", command: `$TOOL keyctl`},
+	{name: "measure others", command: `$TOOL perf`},
+	{name: "leave shared memory behind", command: `$TOOL shm`},
+	{name: "open a raw socket", command: `$TOOL socket 2 3 1`},
+	{name: "open a packet socket", command: `$TOOL socket 17 3 768`},
+	{name: "open a vsock", command: `$TOOL socket 40 1 0`},
+	{name: "list everybody's connections", command: `$TOOL socket 16 3 4`},
+	{name: "listen for neighbours", command: `$TOOL listen`},
+	{name: "listen without a port", command: `$TOOL autolisten`},
 	{name: "set the clock", command: `date -s "$(date)"`},
 	{name: "name the machine", command: `hostname "$(hostname)"`},
 }
 
 // ownCall is an API call with the secret of the caller's own process, which without isolation can be read.
-const ownCall = `$TOOL -attack broker $ANTHROPIC_BASE_URL "$(tr "\0" "\n" < /proc/$CLAUDE_PID/environ | grep ^CLAUDE_CODE_OAUTH_TOKEN= | cut -d= -f2)"`
+const ownCall = `$TOOL broker $ANTHROPIC_BASE_URL "$(tr "\0" "\n" < /proc/$CLAUDE_PID/environ | grep ^CLAUDE_CODE_OAUTH_TOKEN= | cut -d= -f2)"`
 
 // abilities are what a tenant has to be able to do, in the same way.
 func abilities() []attempt {
@@ -150,215 +136,11 @@ func abilities() []attempt {
 }
 
 var ownAbilities = []attempt{
-	{name: "connect to where it may", command: `$TOOL -attack tcp 127.0.0.1 443`},
+	{name: "connect to where it may", command: `$TOOL tcp 127.0.0.1 443`},
 	{name: "use its own files", command: `echo hi > own && grep hi own && mkdir -p d && mv own d/ && rm -r d`},
 	{name: "use its home and its temp folder", command: `touch ~/x $TMPDIR/x && rm ~/x $TMPDIR/x`},
 	{name: "signal its own", command: `sleep 10 & kill -9 $!`},
 	{name: "use pipes of bash", command: `cat <(echo hi) | grep hi`},
-	{name: "reach the broker", command: `$TOOL -attack tcp 127.0.0.1 ${ANTHROPIC_BASE_URL##*:}`},
+	{name: "reach the broker", command: `$TOOL tcp 127.0.0.1 ${ANTHROPIC_BASE_URL##*:}`},
 	{name: "run git", command: `git init -q repository && cd repository && git add . && git -c user.name=b -c user.email=b@b commit -qm x --allow-empty`},
-}
-
-// init makes the test binary the tool with which a tenant makes the attempts a shell can't.
-func init() {
-	if len(os.Args) < 3 || os.Args[1] != "-attack" {
-		return
-	}
-	if err := tools[os.Args[2]](os.Args[3:]); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	os.Exit(0)
-}
-
-const million = 1_000_000
-
-var tools = map[string]func(args []string) error{
-	"tcp":   func(a []string) error { return exchange(a, unix.SOCK_STREAM, 0, connect) },
-	"mptcp": func(a []string) error { return exchange(a, unix.SOCK_STREAM, unix.IPPROTO_MPTCP, connect) },
-	"udp":   func(a []string) error { return exchange(a, unix.SOCK_DGRAM, 0, connect) },
-	"fastopen": func(a []string) error {
-		return exchange(a, unix.SOCK_STREAM, 0, func(fd int, to unix.Sockaddr) error {
-			return unix.Sendto(fd, nil, unix.MSG_FASTOPEN, to)
-		})
-	},
-	"fastopen-connect": func(a []string) error {
-		return exchange(a, unix.SOCK_STREAM, 0, func(fd int, to unix.Sockaddr) error {
-			if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 1); err != nil {
-				return err
-			}
-			return unix.Connect(fd, to)
-		})
-	},
-	"get": func(a []string) error {
-		response, err := http.Get(a[0])
-		if err == nil && response.StatusCode != http.StatusOK {
-			err = errors.New(response.Status)
-		}
-		return err
-	},
-	"broker": func(a []string) error { return askBroker(a[0], a[1]) },
-	"ptrace": func(a []string) error { return raw(unix.SYS_PTRACE, unix.PTRACE_SEIZE, number(a[0])) },
-	"vmread": func(a []string) error {
-		vector := unix.Iovec{Base: new(byte), Len: 1}
-		err := raw(unix.SYS_PROCESS_VM_READV, number(a[0]), uintptr(unsafe.Pointer(&vector)), 1, uintptr(unsafe.Pointer(&vector)), 1)
-		if err == unix.EFAULT {
-			return nil // looked at, but nothing is there
-		}
-		return err
-	},
-	"getfd": func(a []string) error {
-		fd, err := unix.PidfdOpen(int(number(a[0])), 0)
-		if err != nil {
-			return err
-		}
-		return raw(unix.SYS_PIDFD_GETFD, uintptr(fd), 0, 0)
-	},
-	"prlimit": func(a []string) error { return unix.Prlimit(int(number(a[0])), unix.RLIMIT_CORE, &unix.Rlimit{}, nil) },
-	"renice":  func(a []string) error { return unix.Setpriority(unix.PRIO_PROCESS, int(number(a[0])), 1) },
-	"affinity": func(a []string) error {
-		var set unix.CPUSet
-		if err := unix.SchedGetaffinity(int(number(a[0])), &set); err != nil {
-			return err
-		}
-		return unix.SchedSetaffinity(int(number(a[0])), &set)
-	},
-	"uid0": func([]string) error {
-		if unix.Geteuid() != 0 {
-			return unix.EPERM
-		}
-		return nil
-	},
-	"inotify": func(a []string) error {
-		fd, err := unix.InotifyInit()
-		if err != nil {
-			return err
-		}
-		_, err = unix.InotifyAddWatch(fd, a[0], unix.IN_ALL_EVENTS)
-		return err
-	},
-	"bpf": func([]string) error {
-		attr := [18]uint32{2, 4, 4, 1} // an array of one
-		return raw(unix.SYS_BPF, 0, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
-	},
-	"io_uring": func([]string) error {
-		var params [120]byte
-		return raw(unix.SYS_IO_URING_SETUP, 1, uintptr(unsafe.Pointer(&params)))
-	},
-	"eat": func([]string) error { // memory, until somebody stops it
-		var eaten [][]byte
-		for len(eaten) < 40 {
-			block := make([]byte, 64<<20)
-			for i := 0; i < len(block); i += 4096 {
-				block[i] = 1
-			}
-			eaten = append(eaten, block)
-			time.Sleep(50 * time.Millisecond)
-		}
-		time.Sleep(time.Minute)
-		return nil
-	},
-	"litter": func([]string) error { // a million files, unless somebody stops it
-		if err := os.Mkdir("litter", 0o700); err != nil {
-			return err
-		}
-		for i := range million {
-			if err := os.WriteFile("litter/"+strconv.Itoa(i), nil, 0o600); err != nil {
-				return err
-			}
-		}
-		return nil
-	},
-	"keyctl": func([]string) error { return raw(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING) },
-	"perf": func([]string) error {
-		attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_SOFTWARE, Config: unix.PERF_COUNT_SW_CPU_CLOCK}
-		_, err := unix.PerfEventOpen(&attr, 0, -1, -1, 0)
-		return err
-	},
-	"shm": func([]string) error {
-		id, err := unix.SysvShmGet(unix.IPC_PRIVATE, 4096, unix.IPC_CREAT|0o600)
-		if err != nil {
-			return err
-		}
-		_, err = unix.SysvShmCtl(id, unix.IPC_RMID, nil)
-		return err
-	},
-	"socket": func(a []string) error {
-		_, err := unix.Socket(int(number(a[0])), int(number(a[1])), int(number(a[2])))
-		return err
-	},
-	"listen": func([]string) error {
-		_, err := net.Listen("tcp4", "0.0.0.0:0")
-		return err
-	},
-	"autolisten": func([]string) error {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
-		if err != nil {
-			return err
-		}
-		return unix.Listen(fd, 1)
-	},
-}
-
-func number(text string) uintptr {
-	n, err := strconv.Atoi(text)
-	if err != nil {
-		panic(err)
-	}
-	return uintptr(n)
-}
-
-func raw(call uintptr, args ...uintptr) error {
-	var a [6]uintptr
-	copy(a[:], args)
-	if _, _, errno := unix.Syscall6(call, a[0], a[1], a[2], a[3], a[4], a[5]); errno != 0 {
-		return errno
-	}
-	return nil
-}
-
-func connect(fd int, to unix.Sockaddr) error { return unix.Connect(fd, to) }
-
-// exchange reaches host and port, and succeeds when something is said there.
-func exchange(args []string, kind, protocol int, open func(fd int, to unix.Sockaddr) error) error {
-	fd, err := unix.Socket(unix.AF_INET, kind, protocol)
-	if err != nil {
-		return err
-	}
-	to := &unix.SockaddrInet4{Port: int(number(args[1]))}
-	copy(to.Addr[:], net.ParseIP(args[0]).To4())
-	if err := open(fd, to); err != nil {
-		return err
-	}
-	patience := unix.NsecToTimeval((2 * time.Second).Nanoseconds())
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
-		return err
-	}
-	if _, err := unix.Write(fd, []byte("GET / HTTP/1.0\r\n\r\n")); err != nil {
-		return err
-	}
-	n, err := unix.Read(fd, make([]byte, 100))
-	if err == nil && n == 0 {
-		return unix.ECONNRESET
-	}
-	return err
-}
-
-// askBroker makes an API call with a process's secret.
-func askBroker(url, secret string) error {
-	const body = `{"model":"haiku","max_tokens":1,"messages":[{"role":"user","content":"hello"}]}`
-	request, err := http.NewRequest(http.MethodPost, url+"/v1/messages", strings.NewReader(body))
-	if err != nil {
-		return err
-	}
-	request.Header.Set("Authorization", "Bearer "+secret)
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return errors.New(response.Status)
-	}
-	return nil
 }

@@ -109,7 +109,7 @@ func TestAttacks_AMemoryBombHurtsNobodyElse(t *testing.T) {
 	s := newScene(t, confinement(t), nil, func(o *pool.Options) { o.MaxProcessRSS = 512 << 20 })
 	s.latencies("before")
 	done := make(chan reply)
-	go func() { done <- s.ask("bob", `[[tool=Bash {"command":"./tool -attack eat"}]]`, nil) }()
+	go func() { done <- s.ask("bob", `[[tool=Bash {"command":"./tool eat"}]]`, nil) }()
 	s.latencies("meanwhile")
 	r := <-done
 	require.Empty(t, r.of("result"))
@@ -123,7 +123,7 @@ func TestAttacks_AFileBombHurtsNobodyElse(t *testing.T) {
 	uid := s.uidOf(s.attacker)
 	s.latencies("before")
 	done := make(chan reply)
-	go func() { done <- s.ask("bob", `[[tool=Bash {"command":"./tool -attack litter"}]]`, nil) }()
+	go func() { done <- s.ask("bob", `[[tool=Bash {"command":"./tool litter"}]]`, nil) }()
 	over, looked := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(looked)
@@ -146,7 +146,7 @@ func TestAttacks_AFileBombHurtsNobodyElse(t *testing.T) {
 	require.Eventually(t, func() bool { return len(s.ofUID(uid)) == 0 }, time.Minute, 10*time.Millisecond)
 	left, err := os.ReadDir(filepath.Join(s.attacker.workspace, "work", "litter"))
 	require.NoError(t, err)
-	require.Less(t, len(left), million)
+	require.Less(t, len(left), 1_000_000)
 	t.Logf("%d files were made", len(left))
 	require.Equal(t, s.victim.pid, s.ask("ada", "still here", nil).pid)
 }

@@ -43,7 +43,7 @@ func TestPool_WhenFullTheLongestIdleGivesWayAndIsResumedLater(t *testing.T) {
 }
 
 func TestPool_WhenAllAreBusyAnotherUserIsTurnedAway(t *testing.T) {
-	s := newService(t, func(o *pool.Options) { o.MaxProcesses = 2 })
+	s := newScriptedService(t, func(o *pool.Options) { o.MaxProcesses = 2 })
 	hangUp := s.occupy("ada", nil)
 	defer s.occupy("bob", nil)()
 	requireRefused(t, 529, "overloaded_error", s.ask("eve", "one", nil))
@@ -54,7 +54,7 @@ func TestPool_WhenAllAreBusyAnotherUserIsTurnedAway(t *testing.T) {
 
 func TestPool_AUserWithTooManyProcessesLosesAnOwnOne(t *testing.T) {
 	t.Parallel()
-	s := newService(t, func(o *pool.Options) { o.MaxProcessesPerUser = 2 })
+	s := newScriptedService(t, func(o *pool.Options) { o.MaxProcessesPerUser = 2 })
 	a, b, c := fields{"session_id": uuid.NewString()}, fields{"session_id": uuid.NewString()}, fields{"session_id": uuid.NewString()}
 	bob := s.ask("bob", "one", nil) // idle for longest, but not ada's
 	bob.text(t)
@@ -173,7 +173,7 @@ func TestPool_AClientThatReadsSlowlyHoldsUpNobodyAndFillsNoMemory(t *testing.T) 
 // beginUnread begins a turn whose answer is larger than what sockets keep, and returns when nothing moves any more.
 func (s *service) beginUnread(user string) *http.Response {
 	s.t.Helper()
-	response, err := s.start(s.t.Context(), user, "large [[words=2048]][[size=32768]]", nil)
+	response, err := s.start(s.t.Context(), user, "large [[words=768]][[size=32768]]", nil)
 	require.NoError(s.t, err)
 	require.Eventually(s.t, func() bool { return s.pool.Stalled() == 1 }, time.Minute, 10*time.Millisecond)
 	return response

@@ -164,7 +164,12 @@ func (i *image) copyContext(c *instructions.CopyCommand, dir string) {
 			}
 			to := filepath.Join(dir, c.DestPath, inside)
 			require.NoError(i.t, os.MkdirAll(filepath.Dir(to), 0o755))
-			i.run("", environment(), "cp", filepath.Join(repository, file), to)
+			from := filepath.Join(repository, file)
+			content, err := os.ReadFile(from)
+			require.NoError(i.t, err)
+			info, err := os.Stat(from)
+			require.NoError(i.t, err)
+			require.NoError(i.t, os.WriteFile(to, content, info.Mode()))
 			found = true
 		}
 		require.True(i.t, found, "%s isn't sent to the builder", source)

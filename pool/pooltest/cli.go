@@ -19,6 +19,7 @@ const (
 	Poold    = "claudepool/pool/cmd/poold"
 	Local    = "claudepool/infra/local"
 	scripted = "claudepool/pool/pooltest/scripted"
+	attack   = "claudepool/pool/pooltest/attack"
 )
 
 // RealCLI returns the path of the pinned CLI: CLAUDE_BIN, or what `make setup` fetched.
@@ -41,6 +42,12 @@ func RealCLI() (string, error) {
 func ScriptedCLI() (string, error) {
 	dir, err := Build(scripted)
 	return filepath.Join(dir, "scripted"), err
+}
+
+// AttackTool builds what attacks the isolation of processes from within, and returns its path.
+func AttackTool() (string, error) {
+	dir, err := Build(attack)
+	return filepath.Join(dir, "attack"), err
 }
 
 // Build builds programs of this module and returns the folder they are in. The tests of all packages share it, as it
