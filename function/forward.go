@@ -111,7 +111,7 @@ func (f *Front) send(ctx context.Context, c call, owner router.Owner) (*http.Res
 		c.once = logging.RequestID(nil) // nothing is run by it, and the instance may have seen this one
 	}
 	answer, again := f.exchange(ctx, c, owner)
-	if errors.Is(again, hop.ErrUnreached) && c.path == api.PathMessages {
+	if errors.Is(again, hop.ErrUnreached) && c.path == api.PathMessages && !f.opts.Router.Answered(ctx, owner) {
 		return nil, err // the first time it may have been accepted: it must not seem never to have been sent
 	}
 	return answer, again

@@ -32,6 +32,7 @@ type Router interface {
 	RouteTogether(ctx context.Context, user, former string) (router.Owner, error)
 	Misdirected(user string, owner router.Owner)
 	Unreachable(ctx context.Context, user string, owner router.Owner)
+	Answered(ctx context.Context, owner router.Owner) bool
 }
 
 // Options are a front's settings and what it works with.

@@ -77,19 +77,28 @@ func TestFront_AConnectionThatBrokeIsTriedOnceMoreUnderTheSameID(t *testing.T) {
 	require.Equal(t, ids[0], ids[1])
 }
 
-// The instance may have accepted the request before it went: another one must not get it.
+// The instance may have accepted the request before it went: another one must not get it, unless the instance has said that
+// all it had accepted was answered.
 func TestFront_ATurnIsNotRunElsewhereWhenItsInstanceBreaksAndIsGone(t *testing.T) {
-	elsewhere := 0
-	_, url, r := newFront(t, nil, asked(&elsewhere))
-	var gone *httptest.Server
-	r.owners[0], gone = newInstanceServer(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-		_ = gone.Listener.Close()
-		panic(http.ErrAbortHandler)
-	}))
-	status, _, body := post(t, url, question)
-	require.Equal(t, 502, status, body)
-	require.Zero(t, elsewhere)
-	require.Zero(t, r.unreachable)
+	for _, answered := range []bool{false, true} {
+		elsewhere := 0
+		_, url, r := newFront(t, nil, asked(&elsewhere))
+		r.answered = answered
+		var gone *httptest.Server
+		r.owners[0], gone = newInstanceServer(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+			_ = gone.Listener.Close()
+			panic(http.ErrAbortHandler)
+		}))
+		status, _, body := post(t, url, question)
+		if answered {
+			require.Equal(t, 200, status, body)
+			require.Equal(t, 1, elsewhere)
+			continue
+		}
+		require.Equal(t, 502, status, body)
+		require.Zero(t, elsewhere)
+		require.Zero(t, r.unreachable)
+	}
 }
 
 // What an instance says of the hop is not about the client's credential.

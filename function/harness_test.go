@@ -27,6 +27,7 @@ type route struct {
 	err         error
 	misdirected int
 	unreachable int
+	answered    bool // who is gone had answered all
 	together    []string
 }
 
@@ -68,6 +69,8 @@ func (r *route) Unreachable(context.Context, string, router.Owner) {
 	}
 	r.next()
 }
+
+func (r *route) Answered(context.Context, router.Owner) bool { return r.answered }
 
 const question = `{"oauth_credentials":{"access_token":"sk-ant-oat01-secret"},"messages":[{"role":"user","content":"hi"}]}`
 

@@ -212,10 +212,17 @@ func (l *Lease) Drain(ctx context.Context) error {
 	return l.beat(ctx)
 }
 
-// Close ends the lease. Run must have ended, and every user must have been released.
-func (l *Lease) Close(ctx context.Context) error {
+// endedTTL is how long it stays known of an instance that it has ended as it should: longer than a front waits to hear it.
+const endedTTL = 10 * time.Second
+
+// Close ends the lease. Run must have ended, and every user must have been released. That all requests were answered which
+// the instance had accepted is for fronts to rely on, see Router.Answered.
+func (l *Lease) Close(ctx context.Context, answered bool) error {
 	l.tellAll(ctx)
 	pipe := l.redis.TxPipeline()
+	if answered {
+		pipe.Set(ctx, endedKey(l.id), 1, endedTTL)
+	}
 	pipe.Del(ctx, instanceKey(l.id), evictKey(l.id))
 	pipe.ZRem(ctx, candidatesKey, l.id)
 	pipe.ZRem(ctx, evictableKey, l.id)

@@ -286,7 +286,7 @@ func (m *model) round() bool {
 			}
 		}
 		if n.leaving && len(n.holding) == 0 {
-			m.must(n.Close(ctx))
+			m.must(n.Close(ctx, true))
 			n.dead = true
 		}
 	}

@@ -131,6 +131,28 @@ func (r *Router) Unreachable(ctx context.Context, user string, owner Owner) {
 	r.wishAway(ctx, owner.Instance, user)
 }
 
+// answeredWait is how long an instance may take from closing its connections to saying that it has ended.
+const answeredWait = 3 * time.Second
+
+// Answered reports whether an owner that is gone has answered all requests that it had accepted, so that one which got no
+// answer may be sent to another. An instance says so at its end; Answered waits for that, at most for 3 s.
+func (r *Router) Answered(ctx context.Context, owner Owner) bool {
+	ctx, cancel := context.WithTimeout(ctx, answeredWait)
+	defer cancel()
+	for !r.away.Load() {
+		drains, err := r.redis.HGet(ctx, instanceKey(owner.Instance), "draining").Result()
+		ended, endedErr := r.redis.Exists(ctx, endedKey(owner.Instance)).Result() // after it: both change at once
+		if ended == 1 {
+			return true
+		}
+		if err != nil || endedErr != nil || drains != "1" {
+			return false // it has not ended by its own will, or says nothing
+		}
+		pause(ctx, 50*time.Millisecond)
+	}
+	return false
+}
+
 // claim asks Redis, waiting for a first instance if there is none yet.
 func (r *Router) claim(ctx context.Context, user string) (Owner, error) {
 	deadline := time.Now().Add(r.firstWait)

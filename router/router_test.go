@@ -105,8 +105,29 @@ func TestRouter_ADrainingOwnerKeepsItsUserUntilItIsReleased(t *testing.T) {
 		o, err := newRouter(client).Route(t.Context(), "ada")
 		require.NoError(t, err)
 		require.Equal(t, b.ID(), o.Instance)
-		require.NoError(t, a.Close(t.Context()))
+		require.NoError(t, a.Close(t.Context(), true))
 		require.Zero(t, client.Exists(t.Context(), instanceKey(a.ID())).Val())
+	})
+}
+
+func TestRouter_WhoHasEndedAsItShouldHasAnsweredAll(t *testing.T) {
+	both(t, func(t *testing.T, client *redis.Client) {
+		a, b := newNode(t, client, 8), newNode(t, client, 8)
+		front, owner := newRouter(client), Owner{Instance: a.ID()}
+		require.False(t, front.Answered(t.Context(), owner), "it lives, and may have been killed")
+		require.NoError(t, a.Drain(t.Context()))
+		answered := make(chan bool)
+		go func() { answered <- front.Answered(t.Context(), owner) }()
+		select {
+		case <-answered:
+			require.Fail(t, "it has not ended yet")
+		case <-time.After(200 * time.Millisecond):
+		}
+		require.NoError(t, a.Close(t.Context(), true))
+		require.True(t, <-answered)
+		require.True(t, front.Answered(t.Context(), owner))
+		require.NoError(t, b.Close(t.Context(), false))
+		require.False(t, front.Answered(t.Context(), Owner{Instance: b.ID()}))
 	})
 }
 

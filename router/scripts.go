@@ -120,6 +120,7 @@ const (
 
 func instanceKey(id string) string { return instanceKeys + id }
 func evictKey(id string) string    { return prefix + "evict:" + id }
+func endedKey(id string) string    { return prefix + "ended:" + id }
 func ownerKey(user string) string  { return prefix + "owner:" + user }
 func homeKey(user string) string   { return prefix + "home:" + user }
 

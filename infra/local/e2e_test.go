@@ -91,12 +91,12 @@ func testTerm(t *testing.T, d *deployment) {
 	require.Eventually(t, func() bool {
 		for _, key := range d.redis.Keys(context.Background(), "{claudepool}:*").Val() {
 			value, _ := d.redis.Get(context.Background(), key).Result()
-			if strings.Contains(key, owner) || strings.HasPrefix(value, owner) {
+			if strings.Contains(key, owner) && !strings.Contains(key, ":ended:") || strings.HasPrefix(value, owner) {
 				return false
 			}
 		}
 		return true
-	}, patience, 50*time.Millisecond, "nothing of the instance is left in Redis")
+	}, patience, 50*time.Millisecond, "nothing of the instance is left in Redis, but that it has ended")
 }
 
 // testKill kills the instance that owns ada.

@@ -51,13 +51,15 @@ func TestSkew_ReleasesServeSideBySide(t *testing.T) {
 	cli, err := pooltest.ScriptedCLI()
 	require.NoError(t, err)
 	before, this, next, third := releaseBefore(t), programs(t), release(t, 2), release(t, 3)
-	t.Run("with the one before", func(t *testing.T) { testTogether(t, cli, before, this) })
-	t.Run("with the next", func(t *testing.T) { testTogether(t, cli, this, next) })
+	t.Run("with the one before", func(t *testing.T) { testTogether(t, cli, before, this, 1) })
+	t.Run("with the next", func(t *testing.T) { testTogether(t, cli, this, next, 0) })
 	t.Run("too far apart", func(t *testing.T) { testTooFar(t, cli, this, third) })
 }
 
-// testTogether runs a front and an instance of each of two releases, then takes the old instance away as an update does.
-func testTogether(t *testing.T, cli, older, newer string) {
+// testTogether runs a front and an instance of each of two releases, then takes the old instance away as an update does. So
+// many requests may fail by meeting the closing of a connection: the release before doesn't say at its end that it has
+// answered all that it had accepted.
+func testTogether(t *testing.T, cli, older, newer string, mayFail int) {
 	d := prepare(t, cli)
 	d.bin = older
 	d.front()
@@ -89,6 +91,10 @@ func testTogether(t *testing.T, cli, older, newer string) {
 		gone = d.redis.Exists(t.Context(), "{claudepool}:instance:"+oldOne).Val() == 0
 		for i, user := range owned[oldOne] {
 			g := d.ask(i%2, user, "moved")
+			if g.status == http.StatusBadGateway && mayFail > 0 {
+				mayFail--
+				g = d.ask(i%2, user, "moved")
+			}
 			requireAnswer(t, g, "moved")
 			require.True(t, !gone || g.instance == newOne, "answered by who is gone")
 		}

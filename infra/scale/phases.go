@@ -223,7 +223,7 @@ func (i *instance) end(ctx context.Context, users []int) error {
 	}
 	i.stop()
 	<-i.stopped
-	if err := i.Close(ctx); err != nil {
+	if err := i.Close(ctx, true); err != nil {
 		return err
 	}
 	i.dead.Store(true)

@@ -177,7 +177,8 @@ func (i *Instance) Shutdown() {
 
 	end, cancelEnd := context.WithTimeout(context.Background(), endTimeout)
 	defer cancelEnd()
-	if err := i.server.Shutdown(end); err != nil {
+	unanswered := i.server.Shutdown(end)
+	if unanswered != nil {
 		_ = i.server.Close()
 	}
 	i.beating()
@@ -185,7 +186,7 @@ func (i *Instance) Shutdown() {
 	i.work.Wait()
 	back, cancelBack := context.WithTimeout(context.Background(), endTimeout) // a store that is away has taken the other
 	defer cancelBack()
-	if err := i.lease.Close(back); err != nil {
+	if err := i.lease.Close(back, unanswered == nil); err != nil {
 		i.log.Warn("the lease could not be given back, it will expire", "error", err)
 	}
 	i.abandon()
