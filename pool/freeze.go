@@ -21,9 +21,6 @@ func freeze(procs ...*process) {
 			idle, children = append(idle, p), append(children, p.child)
 		}
 	}
-	if len(idle) == 0 {
-		return
-	}
 	usages, err := confine.UsageOf(children...)
 	if err != nil {
 		return // it is tried again after their next use

@@ -43,9 +43,9 @@ var (
 
 // Turn sends the request's message, calls sent, and hands over the lines that answer it, as they come and in batches, until
 // the turn has ended; the last line is the CLI's result. If the process turns out to have died while idle, all of it is done
-// once more with another. The error says why there is none: an *api.Error for the client,
-// or ctx's cause if the client has gone, in which case the turn was interrupted. The end of the context that emit gets
-// says that it may not wait for the client any longer.
+// once more with another. The error says why there is no result: an *api.Error for the client, or ctx's cause if the client
+// has gone, in which case the turn was interrupted. The end of the context that emit gets says that it may not wait for the
+// client any longer.
 func (h *Handle) Turn(ctx context.Context, sent func(), emit func(ctx context.Context, lines [][]byte) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, h.pool.opts.TurnTimeout, errTurnTimeout)
 	defer cancel()
