@@ -44,8 +44,8 @@ audit: ## gosec and govulncheck
 	  -exclude-dir=infra/chaos -exclude-dir=pool/pooltest ./...
 	@db=$$(infra/vulndb.sh) && go run $(GOVULNCHECK) -db "$$db" ./...
 
-bench: setup ## Measure everything with the real CLI and write BENCH.md; takes a quarter of an hour
-	CLAUDE_BIN=$(CLAUDE_BIN) go run ./infra/bench
+bench: setup ## Measure everything and write BENCH.md, in a quarter of an hour; BASE=COMMIT compares with that instead
+	CLAUDE_BIN=$(CLAUDE_BIN) go run ./infra/bench $(if $(BASE),-base '$(BASE)')
 
 chaos: setup ## Break one thing after the other for twenty minutes and write infra/chaos/README.md
 	CLAUDE_BIN=$(CLAUDE_BIN) go run ./infra/chaos -report infra/chaos/README.md

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,7 +15,7 @@ import (
 
 func TestBench_WritesAReportAndAPicture(t *testing.T) {
 	out := t.TempDir()
-	require.NoError(t, realMain(t.Context(), true, false, out, t.Logf))
+	require.NoError(t, realMain(t.Context(), options{quick: true, out: out}, t.Logf))
 	text, err := os.ReadFile(filepath.Join(out, "BENCH.md"))
 	require.NoError(t, err)
 	require.Contains(t, string(text), "the numbers mean nothing")
@@ -27,12 +31,70 @@ func TestBench_WritesAReportAndAPicture(t *testing.T) {
 
 func TestLoad_WritesAReport(t *testing.T) {
 	out := t.TempDir()
-	require.NoError(t, realMain(t.Context(), true, true, out, t.Logf))
+	require.NoError(t, realMain(t.Context(), options{quick: true, load: true, out: out}, t.Logf))
 	text, err := os.ReadFile(filepath.Join(out, "infra/bench/LOAD.md"))
 	require.NoError(t, err)
 	require.Contains(t, string(text), "the numbers mean nothing")
 	require.Regexp(t, `\| 4 processes held \| 4 \| [1-9][\d.]* \| [1-9][\d.]* \| [1-9]\d* \| [1-9]\d* \|`, string(text))
 	require.Regexp(t, `\| reused \| [1-9]\d* \|`, string(text))
+}
+
+func TestCompare_PrintsTheRatiosToACommit(t *testing.T) {
+	if out, err := exec.Command("git", "rev-parse", "HEAD").CombinedOutput(); err != nil {
+		t.Skipf("no clone: %s", out)
+	}
+	folder := t.TempDir()
+	var table strings.Builder
+	require.NoError(t, realMain(t.Context(), options{quick: true, base: "HEAD", out: folder, stdout: &table}, t.Logf))
+	t.Log("\n" + table.String())
+	require.Contains(t, table.String(), "the numbers mean nothing")
+	require.Contains(t, table.String(), "new users who found no standby: 0 and 0 of 1\n")
+	for row, pairs := range map[string]string{
+		"new user, first token": "1 +1", "new user, total": "1 +1",
+		"second request, first token": "1 +1", "second request, total": "1 +1",
+		"short request, first token": "4 +2", "short request, total": "4 +2",
+		"short request, CPU time of the service": "2 +2", "short request, allocations": "2 +2",
+		"event of many streams, time": "2 +2", "event of many streams, CPU time of the service": "2 +2",
+	} {
+		line := fmt.Sprintf(`(?m)^%s +[1-9].* +[1-9].* +\d+\.\d{3} +\d+\.\d{3} to [\d.+Inf]+ +%s +\w`, row, pairs)
+		require.Regexp(t, line, table.String())
+	}
+	written, err := os.ReadDir(folder)
+	require.NoError(t, err)
+	require.Empty(t, written)
+}
+
+func TestCompare_RefusesWhatIsNoCommit(t *testing.T) {
+	if err := exec.Command("git", "rev-parse", "HEAD").Run(); err != nil {
+		t.Skip("no clone")
+	}
+	for _, name := range []string{"no-such-commit", "--all", "0123456789abcdef0123456789abcdef01234567"} {
+		err := realMain(t.Context(), options{quick: true, base: name, stdout: io.Discard}, t.Logf)
+		require.ErrorContains(t, err, fmt.Sprintf("no commit %q in this clone", name))
+	}
+	require.ErrorContains(t, realMain(t.Context(), options{load: true, base: "HEAD"}, t.Logf), "exclude each other")
+}
+
+func TestCompare_SidesTakeTurns(t *testing.T) {
+	var order []string
+	require.NoError(t, abba(4, func(_, side int) (int, error) {
+		order = append(order, "AB"[side:side+1])
+		return side, nil
+	}, func(got [2]int) { require.Equal(t, [2]int{base, now}, got) }))
+	require.Equal(t, "ABBAABBA", strings.Join(order, ""))
+}
+
+func TestCompare_CPUTimeIsThatOfAllThreads(t *testing.T) {
+	earlier, err := threadsOf(os.Getpid())
+	require.NoError(t, err)
+	began := ownCPU()
+	for ownCPU()-began < 50*time.Millisecond {
+	}
+	later, err := threadsOf(os.Getpid())
+	require.NoError(t, err)
+	require.InDelta(t, 0.05, later.since(earlier).Seconds(), 0.03)
+	begunAndEnded := threads{1: 3 * time.Second, 3: 2 * time.Second}.since(threads{1: 2 * time.Second, 2: time.Hour})
+	require.Equal(t, 3*time.Second, begunAndEnded)
 }
 
 func TestStatistics_MedianAndQuantile(t *testing.T) {

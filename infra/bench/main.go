@@ -2,6 +2,8 @@
 // token and to the end, with the real CLI on a stand-in for the Messages API, of a CLI per request, of the pool without and
 // with standbys, and of a CLI over its own pipes; what idle processes cost; and what the service itself adds, with
 // the scripted CLI. All that is compared takes turns within one run, so that what else the machine does hits all alike.
+//
+// With -base it compares the working tree with another commit instead, see comparison.
 package main
 
 import (
@@ -9,6 +11,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -56,45 +59,61 @@ var quick = plan{
 	streams: 3, streamEvents: 100, streamRuns: 1, profileSeconds: 1,
 }
 
+// programs are what is built of one state of the code.
+type programs struct {
+	scripted string // the stand-in for the CLI
+	local    string // the service
+}
+
 // lab is what the measurements work with.
 type lab struct {
 	plan      plan
 	scratch   string // folder, removed at the end
 	bin       string // the CLI
-	scripted  string // the stand-in for it
-	local     string // the service
+	programs         // of the working tree
 	api       *pooltest.API
 	redis     string // host:port of a redis-server; empty where there is none
 	databases int    // used of it so far
 	say       func(format string, args ...any)
 }
 
+// options are the command's flags.
+type options struct {
+	quick  bool
+	load   bool
+	base   string
+	out    string    // folder of the reports
+	stdout io.Writer // for the table of a comparison
+}
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	isQuick := flag.Bool("quick", false, "try with the scripted CLI that everything works; the numbers mean nothing")
-	onlyLoad := flag.Bool("load", false, "put one instance under load instead, and write infra/bench/LOAD.md")
-	out := flag.String("out", ".", "folder to write BENCH.md and infra/bench/first-token.svg into")
+	o := options{stdout: os.Stdout}
+	flag.BoolVar(&o.quick, "quick", false, "try with the scripted CLI that everything works; the numbers mean nothing")
+	flag.BoolVar(&o.load, "load", false, "put one instance under load instead, and write infra/bench/LOAD.md")
+	flag.StringVar(&o.base, "base", "", "compare the working tree with this commit instead, and print the ratios")
+	flag.StringVar(&o.out, "out", ".", "folder to write BENCH.md and infra/bench/first-token.svg into")
 	flag.Parse()
 	say := func(format string, args ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...) }
-	if err := realMain(ctx, *isQuick, *onlyLoad, *out, say); err != nil {
+	if err := realMain(ctx, o, say); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func realMain(ctx context.Context, isQuick, onlyLoad bool, out string, say func(string, ...any)) (err error) {
+func realMain(ctx context.Context, o options, say func(string, ...any)) (err error) {
+	if o.load && o.base != "" {
+		return errors.New("-load and -base exclude each other")
+	}
 	scratch, err := openFolder("", "bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(scratch)
 	l := &lab{plan: full, scratch: scratch, say: say}
-	if isQuick {
+	if o.quick {
 		l.plan = quick
-	}
-	if err := l.build(isQuick || onlyLoad); err != nil {
-		return err
 	}
 	if l.api, err = pooltest.NewAPI(nil); err != nil {
 		return err
@@ -105,19 +124,25 @@ func realMain(ctx context.Context, isQuick, onlyLoad bool, out string, say func(
 		return err
 	}
 	defer stopRedis()
-	if onlyLoad {
+	if o.base != "" {
+		return l.compare(ctx, o)
+	}
+	if err := l.build(o.quick || o.load); err != nil {
+		return err
+	}
+	if o.load {
 		plan := fullLoad
-		if isQuick {
+		if o.quick {
 			plan = quickLoad
 		}
-		return l.underLoad(ctx, plan, isQuick, out)
+		return l.underLoad(ctx, plan, o.quick, o.out)
 	}
-	r := newReport(ctx, l, isQuick)
+	r := newReport(ctx, l, o.quick)
 	if err := l.measure(ctx, r); err != nil {
 		return err
 	}
 	r.end()
-	return r.write(out)
+	return r.write(o.out)
 }
 
 // openFolder makes a folder that processes of other uids may pass through, as isolated ones have to.

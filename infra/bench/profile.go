@@ -47,11 +47,11 @@ func (l *lab) profiled(ctx context.Context, c *crowd) ([]share, error) {
 
 // spots are the functions whose share of the CPU time is told, and what they do.
 var spots = []struct{ function, does string }{
-	{"claudepool/pool.(*process).read", "the pool reads the CLIs' lines; of that:"},
+	{"claudepool/pool/cli.(*Process).read", "the pool reads the CLIs' lines; of that:"},
 	{"claudepool/pool/claude.(*Reader).Next", "— reading from pipes, and splitting"},
 	{"claudepool/pool/claude.ParseLine", "— what kind of line it is"},
-	{"claudepool/pool.(*turn).take", "— whose line it is, and waking its request"},
-	{"claudepool/pool.(*stream).lines", "the pool writes events to the hop"},
+	{"claudepool/pool/cli.(*turn).take", "— whose line it is, and waking its request"},
+	{"claudepool/pool/server.(*stream).lines", "the pool writes events to the hop"},
 	{"claudepool/function.(*Front).stream", "the front copies events from the hop to the client"},
 	{"internal/runtime/syscall/linux.Syscall6", "system calls, of all the above"},
 	{"runtime.mallocgc", "allocation, of all the above"},

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -49,8 +48,8 @@ func newReport(ctx context.Context, l *lab, isQuick bool) *report {
 	if l.redis != "" {
 		r.Redis = "a redis-server of its own"
 	}
-	commit, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty").Output()
-	if r.Commit = strings.TrimSpace(string(commit)); err != nil {
+	var err error
+	if r.Commit, err = git(ctx, "", "describe", "--always", "--dirty"); err != nil {
 		r.Commit = "unknown"
 	}
 	return r

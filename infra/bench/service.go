@@ -36,9 +36,14 @@ type service struct {
 	clients *http.Client
 }
 
-// startService starts a service that keeps standby processes ready and runs the CLI at bin, with settings in the form of
-// an environment.
+// startService starts the working tree's service.
 func (l *lab) startService(ctx context.Context, bin string, standby int, settings ...string) (*service, error) {
+	return l.serve(ctx, l.local, bin, standby, settings...)
+}
+
+// serve starts the service that the program at local is. It keeps standby processes ready and runs the CLI at bin, with
+// settings in the form of an environment.
+func (l *lab) serve(ctx context.Context, local, bin string, standby int, settings ...string) (*service, error) {
 	redisURL, err := l.freshDatabase(ctx)
 	if err != nil {
 		return nil, err
@@ -47,7 +52,7 @@ func (l *lab) startService(ctx context.Context, bin string, standby int, setting
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(l.local, "-addr", "127.0.0.1:0", "-instances", "1", "-pprof")
+	cmd := exec.Command(local, "-addr", "127.0.0.1:0", "-instances", "1", "-pprof")
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir, "CLAUDE_BIN=" + bin, "ANTHROPIC_BASE_URL=" + l.api.URL(),
 		"STANDBY=" + strconv.Itoa(standby), "MAX_PROCESSES=400", "LOG_LEVEL=warn"}
 	if redisURL != "" {

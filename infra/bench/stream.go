@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -71,12 +70,14 @@ func (l *lab) short(ctx context.Context, s *service, a *added) error {
 		}
 		a.Bare = append(a.Bare, time.Since(began))
 	}
-	a.RequestAllocs, err = l.requestAllocs(ctx, s, u)
+	a.RequestAllocs, err = u.requestAllocs(ctx, l.plan.shortRequests)
 	return err
 }
 
-// requestAllocs is how many objects the service allocates for one short request, without those it tells their number with.
-func (l *lab) requestAllocs(ctx context.Context, s *service, u *user) (float64, error) {
+// requestAllocs is how many objects the service allocates for a short request, on average over n of them, without those
+// it tells their number with.
+func (u *user) requestAllocs(ctx context.Context, n int) (float64, error) {
+	s := u.service
 	empty, _, err := s.allocations(ctx)
 	if err != nil {
 		return 0, err
@@ -85,13 +86,13 @@ func (l *lab) requestAllocs(ctx context.Context, s *service, u *user) (float64, 
 	if err != nil {
 		return 0, err
 	}
-	for range l.plan.shortRequests {
+	for range n {
 		if _, err := u.ask(ctx, events(1)); err != nil {
 			return 0, err
 		}
 	}
 	after, _, err := s.allocations(ctx)
-	return (after - before - (before - empty)) / float64(l.plan.shortRequests), err
+	return (after - before - (before - empty)) / float64(n), err
 }
 
 // long compares streams of many events.
@@ -118,20 +119,10 @@ func (l *lab) pair(ctx context.Context, s *service) (*cli, *user, error) {
 }
 
 // takeTurns asks both n times, each time the other one first.
-func takeTurns(ctx context.Context, n int, text string, piped, through conversation, each func(piped, through sample)) error {
-	both := [2]conversation{piped, through}
-	for i := range n {
-		var got [2]sample
-		for j := range both {
-			way := (i + j) % 2
-			var err error
-			if got[way], err = both[way].ask(ctx, text); err != nil {
-				return err
-			}
-		}
-		each(got[0], got[1])
-	}
-	return nil
+func takeTurns(ctx context.Context, n int, text string, one, other conversation, each func(one, other sample)) error {
+	both := [2]conversation{one, other}
+	return abba(n, func(_, side int) (sample, error) { return both[side].ask(ctx, text) },
+		func(got [2]sample) { each(got[0], got[1]) })
 }
 
 var (
@@ -180,13 +171,10 @@ func (l *lab) gather(ctx context.Context) (*crowd, error) {
 	}
 	c := &crowd{service: s}
 	for range l.plan.streams {
-		u := s.newUser()
-		got, err := u.ask(ctx, events(1))
-		if err != nil {
+		if err := c.join(ctx); err != nil {
 			c.close()
 			return nil, err
 		}
-		c.users, c.pids = append(c.users, u), append(c.pids, got.pid)
 		one, err := l.warmCLI(ctx, l.scripted, events(1))
 		if err != nil {
 			c.close()
@@ -195,6 +183,14 @@ func (l *lab) gather(ctx context.Context) (*crowd, error) {
 		c.clis = append(c.clis, one)
 	}
 	return c, nil
+}
+
+// join adds a user, who has a first turn.
+func (c *crowd) join(ctx context.Context) error {
+	u := c.service.newUser()
+	got, err := u.ask(ctx, events(1))
+	c.users, c.pids = append(c.users, u), append(c.pids, got.pid)
+	return err
 }
 
 // throughput lets all streams run at once, by both ways in turn.
@@ -252,22 +248,6 @@ func (l *lab) measured(ctx context.Context, c *crowd, t *throughput) (time.Durat
 
 func (c *crowd) run(ctx context.Context, n int) (time.Duration, error) {
 	return atOnce(len(c.users), func(i int) error { return c.users[i].drain(ctx, events(n), n) })
-}
-
-// cpu is the CPU time of the service and of its processes.
-func (c *crowd) cpu() (service, clis time.Duration, err error) {
-	own, err := cpu([]int{c.service.cmd.Process.Pid})
-	if err != nil {
-		return 0, 0, err
-	}
-	all, err := cpu(c.pids)
-	return time.Duration(own * float64(time.Second)), time.Duration(all * float64(time.Second)), err
-}
-
-func ownCPU() time.Duration {
-	var usage syscall.Rusage
-	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
 // atOnce runs n of f side by side and tells how long all of them took.

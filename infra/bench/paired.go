@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// comparison is what the two sides took for the same, in pairs. Both run at once, and take turns in the order A B B A.
+// Each round has new services: which of them is the luckier with its memory and its cores is chance, and has to
+// average out.
+type comparison struct {
+	*lab
+	sizes  sizes
+	sides  [2]side
+	missed [2]int // new users who found no standby
+
+	news, seconds, shorts                          timed
+	requestCPU, requestAllocs, eventTime, eventCPU figure
+}
+
+// sizes are how much is compared.
+type sizes struct {
+	newRounds, newUsers, standby int // pairs of new users in each round
+	rounds                       int // with the scripted CLI, of:
+	talks, requests              int // pairs of talks, and of requests in each
+	streams, events, runs        int // at once, of each, and pairs of runs
+	resamples                    int // more than so many don't change the second decimal place
+}
+
+var (
+	fullSizes = sizes{newRounds: 10, newUsers: 6, standby: 2, rounds: 12, talks: 4, requests: 25,
+		streams: 50, events: 2000, runs: 2, resamples: 4000}
+	quickSizes = sizes{newRounds: 1, newUsers: 1, standby: 1, rounds: 2, talks: 1, requests: 2,
+		streams: 2, events: 100, runs: 1, resamples: 100}
+)
+
+// compare measures both sides and prints their ratios.
+func (l *lab) compare(ctx context.Context, o options) error {
+	c := &comparison{lab: l, sizes: fullSizes}
+	if o.quick {
+		c.sizes = quickSizes
+	}
+	began, loadBefore := time.Now(), load()
+	var err error
+	if c.sides, err = l.openSides(ctx, o); err != nil {
+		return err
+	}
+	for n := range c.sizes.newRounds {
+		if err := c.round(ctx, n, c.withCLI, c.sizes.standby, c.newUsers); err != nil {
+			return fmt.Errorf("new users: %w", err)
+		}
+		l.say("new users: round %d of %d", n+1, c.sizes.newRounds)
+	}
+	for n := range c.sizes.rounds {
+		if err := c.round(ctx, n, c.withScripted, 0, c.scriptedRound); err != nil {
+			return fmt.Errorf("scripted CLI: %w", err)
+		}
+		l.say("scripted CLI: round %d of %d", n+1, c.sizes.rounds)
+	}
+	return c.write(o.stdout, c.head(o.quick, time.Since(began), loadBefore, load()))
+}
+
+func (c *comparison) withCLI(s side) string      { return s.cli }
+func (c *comparison) withScripted(s side) string { return s.scripted }
+
+// opponents are the two sides' services.
+type opponents [2]*service
+
+// round starts the services, in turn the other one first, and measures with them.
+func (c *comparison) round(ctx context.Context, n int, cli func(side) string, standby int,
+	measure func(ctx context.Context, n int, both opponents) error) error {
+	var both opponents
+	for j := range both {
+		i := (n + j) % 2
+		s, err := c.serve(ctx, c.sides[i].local, cli(c.sides[i]), standby, "IDLE_TIMEOUT=1h",
+			fmt.Sprint("UID_BASE=", 2_000_000_000+10_000*i))
+		if err != nil {
+			return fmt.Errorf("%s (%s): %w", c.sides[i].name, c.sides[i].commit, err)
+		}
+		defer s.stop()
+		both[i] = s
+	}
+	return measure(ctx, n, both)
+}
+
+// abba has two sides take n turns each, in the order A B B A, so that what drifts meanwhile hits both alike.
+func abba[T any](n int, turn func(i, side int) (T, error), each func([2]T)) error {
+	for i := range n {
+		var got [2]T
+		for j := range got {
+			side := (i + j) % 2
+			var err error
+			if got[side], err = turn(i, side); err != nil {
+				return err
+			}
+		}
+		each(got)
+	}
+	return nil
+}
+
+// newUsers has new users come when a standby is ready for each. When all have been there, they come back.
+func (c *comparison) newUsers(ctx context.Context, n int, both opponents) error {
+	var users [2][]*user
+	err := abba(c.sizes.newUsers, func(_, side int) (sample, error) {
+		if err := c.ready(ctx, both); err != nil {
+			return sample{}, err
+		}
+		u := both[side].newUser()
+		users[side] = append(users[side], u)
+		got, err := u.ask(ctx, prompt(1, 0))
+		if got.process != "standby" {
+			c.missed[side]++
+		}
+		return got, err
+	}, func(got [2]sample) { c.news.add(n, got) })
+	if err != nil {
+		return err
+	}
+	if err := c.ready(ctx, both); err != nil {
+		return err
+	}
+	return abba(c.sizes.newUsers, func(i, side int) (sample, error) {
+		defer time.Sleep(rest)
+		return users[side][i].ask(ctx, prompt(2, 0))
+	}, func(got [2]sample) { c.seconds.add(n, got) })
+}
+
+// ready waits until both sides have their standbys again, as the start of one would disturb either side.
+func (c *comparison) ready(ctx context.Context, both opponents) error {
+	for _, s := range both {
+		if err := s.awaitReplaced(ctx, c.sizes.standby); err != nil {
+			return err
+		}
+	}
+	time.Sleep(settled)
+	return nil
+}
+
+// awaitReplaced waits for standbys that are there after the latest user has taken one: older stats don't know of it.
+func (s *service) awaitReplaced(ctx context.Context, standbys int) error {
+	return await(ctx, "standbys to be replaced", func() (bool, error) {
+		stats, err := s.stats(ctx)
+		return stats.PoolSize >= s.users && len(stats.Instances) > 0 && stats.Instances[0].Standby >= standbys, err
+	})
+}
+
+// scriptedRound measures all that needs no real CLI.
+func (c *comparison) scriptedRound(ctx context.Context, n int, both opponents) error {
+	if err := c.warmUp(ctx, both); err != nil {
+		return err
+	}
+	for range c.sizes.talks {
+		if err := c.talk(ctx, n, both); err != nil {
+			return fmt.Errorf("short requests: %w", err)
+		}
+	}
+	if err := c.crowds(ctx, n, both); err != nil {
+		return fmt.Errorf("streams: %w", err)
+	}
+	return nil
+}
