@@ -172,7 +172,7 @@ func TestFront_TakesAStreamUpAgainWhenTheHopBreaks(t *testing.T) {
 // A hop that stands still breaks like any other, and to take its stream up again costs the credential, not the body.
 func TestFront_TakesAStreamUpAgainWhenTheHopIsSilent(t *testing.T) {
 	var again []byte
-	f, url, _ := newFront(t, func(w http.ResponseWriter, r *http.Request) {
+	f, url, r := newFront(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(api.HeaderTurn, "t1")
 		if r.URL.Path == api.PathMessages {
 			hanging("id: t1.1\ndata: one\n\n")(w, r)
@@ -190,6 +190,7 @@ func TestFront_TakesAStreamUpAgainWhenTheHopIsSilent(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, sent.UserID(), req.UserID())
 	require.Empty(t, req.Messages)
+	require.Len(t, r.together, 1, "who the user was is asked for when the turn begins, and not again")
 }
 
 // letters is a text without end.

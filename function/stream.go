@@ -60,6 +60,7 @@ func (f *Front) stream(ctx context.Context, w http.ResponseWriter, c call, answe
 		}
 		again := c
 		again.path, again.once, again.last = api.PathResume, logging.RequestID(nil), out.last
+		again.former = "" // the turn has moved with its user by now, and whoever was left behind isn't asked for
 		next, err := f.forward(ctx, again)
 		if err == nil && next.StatusCode != http.StatusOK {
 			_ = next.Body.Close()
