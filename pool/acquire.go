@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"claudepool/pool/api"
-	"claudepool/pool/broker"
+	"claudepool/pool/cli"
 )
 
 // How a request found its process.
@@ -17,31 +17,6 @@ const (
 	ProcessResumed = "resumed" // started for this request, with a transcript to go on from
 	ProcessCold    = "cold"    // started for this request
 )
-
-// Handle is a conversation held for one turn, with a process that is fitted to the request. Its methods are for one
-// goroutine.
-type Handle struct {
-	pool   *Pool
-	c      *conversation
-	proc   *process
-	req    *api.Request
-	how    string
-	failed *turn // the turn that went wrong, if it did
-
-	queued, ready time.Duration
-}
-
-// PID is the process id of the CLI.
-func (h *Handle) PID() int { return h.proc.child.PID() }
-
-// Process tells how the process was found: ProcessStandby, ProcessReused, ProcessResumed or ProcessCold.
-func (h *Handle) Process() string { return h.how }
-
-// fresh reports whether the process was started for this request. One that was there before may have been about to die.
-func (h *Handle) fresh() bool { return h.how == ProcessCold || h.how == ProcessResumed }
-
-// Waited tells how long the request waited for its conversation, and then for its process.
-func (h *Handle) Waited() (queued, ready time.Duration) { return h.queued, h.ready }
 
 // Acquire waits in line for the conversation a request is meant for and makes a process ready for it. The error is an
 // *api.Error where the client is to know it, the Ownership's, ErrDraining, ctx's cause, or internal; in all cases
@@ -55,66 +30,69 @@ func (p *Pool) Acquire(ctx context.Context, req *api.Request, outage bool) (*Han
 	if err != nil {
 		return nil, err
 	}
-	if err := p.full(u); err != nil {
-		p.leave(u)
+	if err := u.full(); err != nil {
+		u.leave()
 		return nil, err
 	}
+	s, err := u.holdFor(ctx, req)
+	if err != nil {
+		u.leave()
+		return nil, err
+	}
+	turn := time.Now()
+	h, err := s.readyUnlessGone(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.owner.Admit(ctx, u.id, outage); err != nil { // the lease may have ended while the request waited
+		h.leave()
+		return nil, err
+	}
+	h.queued, h.prepared = turn.Sub(came), time.Since(turn)
+	return h, nil
+}
+
+// holdFor takes the slot of the conversation that the request is meant for.
+func (u *user) holdFor(ctx context.Context, req *api.Request) (*slot, error) {
 	for {
-		c := p.pick(u, req)
-		if err := p.hold(ctx, c); err != nil {
-			p.leave(u)
-			return nil, err
+		s, err := u.pick(req).hold(ctx)
+		if err != nil || s.fits(req) {
+			return s, err
 		}
-		if !p.fits(c, req) {
-			p.yield(c)
-			continue
-		}
-		turn := time.Now()
-		h, err := p.readyUnlessGone(ctx, c, req)
-		if err != nil {
-			return nil, err
-		}
-		if err := p.owner.Admit(ctx, u.id, outage); err != nil { // the lease may have ended while the request waited
-			p.finish(c)
-			return nil, err
-		}
-		h.queued, h.ready = turn.Sub(came), time.Since(turn)
-		return h, nil
+		s.yield()
 	}
 }
 
+// leave gives a conversation back and lets its request leave. Nobody needs to have got a Handle.
+func (s *slot) leave() {
+	u := s.user
+	s.finish()
+	u.leave()
+}
+
 // readyUnlessGone makes the process ready. That goes on when the caller gives up meanwhile, so that the client's next
-// try finds it.
-func (p *Pool) readyUnlessGone(ctx context.Context, c *conversation, req *api.Request) (*Handle, error) {
-	if c.process != nil && c.process.fits(c.settings.with(req)) { // as usually: there is nothing to wait for
-		work, cancel := context.WithTimeoutCause(ctx, p.opts.SpawnTimeout, errSpawnTimeout) // it may have died since
-		defer cancel()
-		h, err := p.ready(work, c, req)
-		if err != nil {
-			p.finish(c)
-		}
-		return h, err
+// try finds it. On an error the slot is given back and the request has left.
+func (s *slot) readyUnlessGone(ctx context.Context, req *api.Request) (*Handle, error) {
+	if s.process != nil && s.process.Satisfies(with(s.settings, req)) { // as usually: there is nothing to wait for
+		return s.readyWithin(ctx, req)
 	}
 	type outcome struct {
 		h   *Handle
 		err error
 	}
 	done := make(chan outcome)
-	p.goes(func() {
-		work, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), p.opts.SpawnTimeout, errSpawnTimeout)
-		defer cancel()
-		h, err := p.ready(work, c, req)
+	s.pool.goes(func() {
+		h, err := s.readyWithin(context.WithoutCancel(ctx), req)
 		select {
 		case done <- outcome{h, err}:
 		case <-ctx.Done():
-			p.finish(c)
+			if err == nil {
+				h.leave()
+			}
 		}
 	})
 	select {
 	case o := <-done:
-		if o.err != nil {
-			p.finish(c)
-		}
 		return o.h, o.err
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
@@ -123,107 +101,102 @@ func (p *Pool) readyUnlessGone(ctx context.Context, c *conversation, req *api.Re
 
 var errSpawnTimeout = errors.New("pool: the process was not ready in time")
 
-// ready gives the held conversation a process with the settings the request wants.
-func (p *Pool) ready(ctx context.Context, c *conversation, req *api.Request) (*Handle, error) {
-	if c.settings.permission == "" {
-		c.settings.permission = p.opts.PermissionMode
+// readyWithin makes the process ready in the time there is. On an error the slot is given back and the request has left.
+func (s *slot) readyWithin(ctx context.Context, req *api.Request) (*Handle, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.pool.opts.SpawnTimeout, errSpawnTimeout)
+	defer cancel()
+	how, err := s.ready(ctx, req)
+	if err != nil {
+		s.leave()
+		return nil, err
 	}
-	before := c.settings
-	c.settings = before.with(req)
-	h := &Handle{pool: p, c: c, req: req, how: ProcessReused}
-	if proc := c.process; proc != nil && (!proc.alive() || proc.spent() || proc.inForce.needsRestart(c.settings)) {
-		p.retire(c)
-	}
-	if c.process == nil {
-		how, err := p.spawn(ctx, c, req)
-		if err != nil {
-			c.settings = before
-			return nil, err
-		}
-		h.how = how
-	}
-	h.proc = c.process
-	h.proc.thaw()
-	p.mu.Lock()
-	h.proc.rested = false
-	p.mu.Unlock()
-	err := h.proc.fit(ctx, c.settings, p.opts.Broker.Scrub)
-	if err == nil {
-		return h, nil
-	}
-	c.settings = before
-	var refused *api.Error
-	if !errors.As(err, &refused) {
-		p.retire(c) // whatever state it is in now, nobody asked for it
-	}
-	if errors.Is(err, errDied) && !h.fresh() {
-		return p.ready(ctx, c, req)
-	}
-	return nil, err
+	return &Handle{slot: s, req: req, how: how}, nil
 }
 
-// spawn gets a process for the held conversation, making room for it first: a standby if one fits, else a new one.
-func (p *Pool) spawn(ctx context.Context, c *conversation, req *api.Request) (how string, err error) {
-	if err := p.reserve(c); err != nil {
+// ready gives the conversation a process with the settings the request wants, and tells how it was found.
+func (s *slot) ready(ctx context.Context, req *api.Request) (how string, err error) {
+	if s.settings.Permission == "" {
+		s.settings.Permission = s.pool.opts.PermissionMode
+	}
+	before := s.settings
+	s.settings = with(before, req)
+	how = ProcessReused
+	if s.process != nil && s.process.NeedsRestart(s.settings) {
+		s.end()
+	}
+	if s.process == nil {
+		if how, err = s.spawn(ctx, req); err != nil {
+			s.settings = before
+			return "", err
+		}
+	}
+	s.process.Thaw()
+	if err = s.process.Fit(ctx, s.settings); err == nil {
+		return how, nil
+	}
+	s.settings = before
+	var refusal *cli.Refusal
+	if errors.As(err, &refusal) {
+		return "", api.Invalid("%s", refusal)
+	}
+	s.end() // whatever state it is in now, nobody asked for it
+	if errors.Is(err, cli.ErrDied) && (how == ProcessReused || how == ProcessStandby) {
+		return s.ready(ctx, req)
+	}
+	return "", err
+}
+
+// spawn gets a process for the conversation, making room for it first: a standby if one fits, else a new one.
+func (s *slot) spawn(ctx context.Context, req *api.Request) (how string, err error) {
+	p := s.pool
+	if err := s.reserve(); err != nil {
 		return "", err
 	}
+	began := time.Now()
 	how = ProcessStandby
-	proc, err := p.claim(ctx, c, credentialOf(req))
+	proc, err := s.claim(ctx, credentialOf(req))
 	if proc == nil && err == nil {
 		how = ProcessCold
-		proc, err = p.startProcess(ctx, c, credentialOf(req))
+		proc, err = s.start(ctx, credentialOf(req))
 	}
 	if err != nil {
-		p.unreserve(c)
+		s.user.unreserve()
 		return "", fmt.Errorf("pool: spawn: %w", err)
 	}
-	if proc.resumed {
+	if proc.Resumed() {
 		how = ProcessResumed
 	}
-	p.mu.Lock()
-	c.process = proc
-	p.mu.Unlock()
-	signal(p.changed)
-	p.opts.Logger.Info("process started", "user", api.ShortUser(c.user.id), "pid", proc.child.PID(),
-		"process", how, "seconds", time.Since(proc.started).Seconds())
-	p.goes(func() { p.bury(c, proc) })
+	s.install(proc)
+	p.opts.Logger.Info("process started", "user", api.ShortUser(s.user.id), "pid", proc.PID(),
+		"process", how, "seconds", time.Since(began).Seconds())
 	return how, nil
 }
 
-func credentialOf(req *api.Request) broker.Credential {
-	if req.OAuth != nil {
-		return broker.Credential{OAuthToken: req.OAuth.AccessToken}
+// allowed refuses what a request may not ask of this pool.
+func (p *Pool) allowed(req *api.Request) error {
+	if req.PermissionMode != "" && permissionRank(req.PermissionMode) > permissionRank(p.opts.PermissionMode) {
+		return api.Invalid("permission_mode: %q is above what this service allows (%s)", req.PermissionMode, p.opts.PermissionMode)
 	}
-	return broker.Credential{APIKey: req.APIKey}
+	if p.opts.Confined {
+		return nil
+	}
+	for name, server := range req.MCPServers {
+		if server.Command != "" {
+			return api.Invalid("mcp_servers: %q has a command, which this service runs only while its isolation is in force", name)
+		}
+	}
+	return nil
 }
 
-// bury waits for the end of a process and clears it away if it ended while nobody used it.
-func (p *Pool) bury(c *conversation, proc *process) {
-	<-proc.exited
-	p.mu.Lock()
-	if c.process != proc || c.held {
-		p.mu.Unlock()
-		return // whoever holds the conversation sees to it
+// permissionRank orders the permission modes by what they let a process do without anybody being asked.
+func permissionRank(mode string) int {
+	switch mode {
+	case "plan":
+		return 0
+	case "default", "dontAsk":
+		return 1
+	case "acceptEdits":
+		return 2
 	}
-	c.held = true
-	p.mu.Unlock()
-	p.retire(c)
-	p.opts.Logger.Warn("idle process ended by itself", "user", api.ShortUser(c.user.id), "pid", proc.child.PID(), "exit", proc.child.Exit())
-	p.yield(c)
-	p.settleUser(c.user.id)
-}
-
-// finish gives the conversation's slot back and lets the request leave.
-func (p *Pool) finish(c *conversation) {
-	if proc := c.process; proc != nil && !proc.alive() {
-		p.retire(c)
-	}
-	p.mu.Lock()
-	c.lastUsed = time.Now()
-	if c.process == nil && c.dir == nil && !c.mirror.fetch && len(c.waiters) == 0 {
-		c.user.loseLocked(c) // it has never begun, and its history may be large
-	}
-	p.mu.Unlock()
-	p.yield(c)
-	p.leave(c.user)
+	return 3
 }

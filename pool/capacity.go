@@ -1,104 +1,211 @@
 package pool
 
 import (
+	"container/list"
 	"time"
 
 	"claudepool/pool/api"
+	"claudepool/pool/cli"
 )
 
-// stopAttempts is how often it is tried to end a process with all it started, each for several seconds: fork bombs can
-// make a machine slow.
-const stopAttempts = 3
+// line is conversations at rest, the one that was used longest ago first. The pool's lock guards it.
+type line struct{ list list.List }
 
-// reserve takes room for one more process of the held conversation's user. Where there is none, the process that has
-// been idle for longest gives way: the user's own if the user has too many, else anybody's.
-func (p *Pool) reserve(c *conversation) error {
+// addLocked puts a conversation in its place, which mostly is the end.
+func (l *line) addLocked(c *conversation) *list.Element {
+	at := l.list.Back()
+	for at != nil && at.Value.(*conversation).lastUsed.After(c.lastUsed) {
+		at = at.Prev()
+	}
+	if at == nil {
+		return l.list.PushFront(c)
+	}
+	return l.list.InsertAfter(c, at)
+}
+
+// firstLocked is the conversation that was used longest ago, or nil.
+func (l *line) firstLocked() *conversation {
+	if front := l.list.Front(); front != nil {
+		return front.Value.(*conversation)
+	}
+	return nil
+}
+
+// countLocked changes how many requests and processes a user has.
+func (u *user) countLocked(requests, processes int) {
+	p := u.pool
+	before := u.isNewcomerLocked()
+	u.requests += requests
+	u.processes += processes
+	p.slots += processes
+	switch after := u.isNewcomerLocked(); {
+	case after && !before:
+		p.newcomers++
+	case before && !after:
+		p.newcomers--
+	}
+	p.reserved.Store(int64(p.slots + p.newcomers))
+	p.empty.Broadcast()
+}
+
+// isNewcomerLocked reports whether the user is about to get a process and has none.
+func (u *user) isNewcomerLocked() bool { return u.requests > 0 && u.processes == 0 }
+
+// room is how many more processes there may be.
+func (p *Pool) room() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.opts.MaxProcesses - p.slots
+}
+
+// reserve takes room for one more process of the slot's user. Where there is none, the process that has been idle for
+// longest gives way: the user's own if the user has too many, else anybody's.
+func (s *slot) reserve() error {
+	p := s.pool
 	for {
-		p.mu.Lock()
-		if c.user.processes < p.opts.MaxProcessesPerUser && p.slots < p.opts.MaxProcesses {
-			c.user.processes++
-			p.slots++
-			p.mu.Unlock()
-			return nil
-		}
-		ofUser := c.user.processes >= p.opts.MaxProcessesPerUser
-		victim := p.longestIdleLocked(func(o *conversation) bool { return !ofUser || o.user == c.user })
-		if victim != nil {
-			victim.held = true
-		}
-		p.mu.Unlock()
+		victim, ofUser, ok := s.user.tryReserve()
 		switch {
+		case ok:
+			return nil
 		case victim != nil:
-			p.retire(victim)
-			p.yield(victim)
-			p.settleUser(victim.user.id)
+			victim.endIdle()
 		case ofUser:
 			return api.RateLimited(time.Second, "%d conversations of this user are in use", p.opts.MaxProcessesPerUser)
 		default:
-			p.opts.Logger.Warn("no room for another process", "user", api.ShortUser(c.user.id)) // an alert counts these lines
+			p.opts.Logger.Warn("no room for another process", "user", api.ShortUser(s.user.id)) // an alert counts these lines
 			return api.Overloaded(time.Second, "no room for another process")
 		}
 	}
 }
 
-// unreserve gives the room of one process back.
-func (p *Pool) unreserve(c *conversation) {
+// tryReserve takes room, or the slot of who could make some. ofUser says that the user has too many processes.
+func (u *user) tryReserve() (victim *slot, ofUser, ok bool) {
+	p := u.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c.user.processes--
-	p.slots--
-	p.empty.Broadcast()
-}
-
-func (p *Pool) longestIdleLocked(eligible func(*conversation) bool) *conversation {
-	var victim *conversation
-	for _, u := range p.users {
-		for _, c := range u.conversations {
-			if c.idleLocked() && eligible(c) && (victim == nil || c.lastUsed.Before(victim.lastUsed)) {
-				victim = c
-			}
-		}
+	ofUser = u.processes >= p.opts.MaxProcessesPerUser
+	if !ofUser && p.slots < p.opts.MaxProcesses {
+		u.countLocked(0, 1)
+		return nil, false, true
 	}
-	return victim
+	from := &p.idle
+	if ofUser {
+		from = &u.idle
+	}
+	if c := from.firstLocked(); c != nil {
+		victim = c.takeLocked()
+	}
+	return victim, ofUser, false
 }
 
-// retire ends the process of a conversation that the caller holds. When it returns, nothing of the process is left and
-// its room is free.
-func (p *Pool) retire(c *conversation) {
-	proc := c.process
-	for range stopAttempts {
-		err := proc.stop()
-		if err == nil {
+// unreserve gives the room of one process back.
+func (u *user) unreserve() {
+	p := u.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	u.countLocked(0, -1)
+}
+
+// takeAllIdle takes the slots of all conversations with a process that nobody uses.
+func (p *Pool) takeAllIdle() []*slot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.idle.takeAllLocked()
+}
+
+// takeIdle does so for one user, who is to be given up.
+func (u *user) takeIdle() []*slot {
+	u.pool.mu.Lock()
+	defer u.pool.mu.Unlock()
+	u.leaving = true
+	return u.idle.takeAllLocked()
+}
+
+func (l *line) takeAllLocked() (taken []*slot) {
+	for c := l.firstLocked(); c != nil; c = l.firstLocked() {
+		taken = append(taken, c.takeLocked())
+	}
+	return taken
+}
+
+// retire ends the processes of idle conversations side by side, and gives up the users who then have none.
+func (p *Pool) retire(idle []*slot) {
+	for _, s := range idle {
+		p.goes(s.endIdle)
+	}
+}
+
+// ripe is what has come due among conversations at rest.
+type ripe struct {
+	expired  []*slot         // idle for too long
+	restless []*cli.Process  // to be frozen
+	stale    []*conversation // not known any more
+	next     time.Duration   // until something else may be due
+}
+
+// ripen takes what is due at now, from the heads and tails of the lines.
+func (p *Pool) ripen(now time.Time) ripe {
+	r := ripe{next: p.opts.CleanupInterval}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := p.idle.firstLocked(); c != nil; c = p.idle.firstLocked() {
+		if left := p.opts.IdleTimeout - now.Sub(c.lastUsed); left > 0 {
+			r.next = min(r.next, left)
 			break
 		}
-		p.opts.Logger.Error("a process could not be ended", "user", api.ShortUser(c.user.id), "pid", proc.child.PID(), "error", err)
+		r.expired = append(r.expired, c.takeLocked())
 	}
-	p.mu.Lock()
-	c.process = nil
-	p.mu.Unlock()
-	p.unreserve(c)
-	signal(p.changed)
+	p.restlessLocked(now, &r)
+	p.staleLocked(now, &r)
+	return r
 }
 
-// retireIdle ends the processes of all idle conversations that which picks, side by side, and gives up the users who
-// then have none.
-func (p *Pool) retireIdle(which func(*conversation) bool) {
-	p.mu.Lock()
-	var victims []*conversation
-	for _, u := range p.users {
-		for _, c := range u.conversations {
-			if c.idleLocked() && which(c) {
-				c.held = true
-				victims = append(victims, c)
-			}
+// restlessLocked finds those that are to be frozen. They are at the end: what was used before has rested.
+func (p *Pool) restlessLocked(now time.Time, r *ripe) {
+	pause := p.froze.Add(freezePause).Sub(now)
+	for e := p.idle.list.Back(); e != nil && !e.Value.(*conversation).rested; e = e.Prev() {
+		c := e.Value.(*conversation)
+		if left := max(p.opts.FreezeAfter-now.Sub(c.lastUsed), pause); left > 0 {
+			r.next = min(r.next, left)
+			continue
+		}
+		c.rested = true
+		r.restless = append(r.restless, c.process)
+	}
+	if len(r.restless) > 0 {
+		p.froze = now
+	}
+}
+
+// staleLocked forgets conversations whose files have been kept for long enough.
+func (p *Pool) staleLocked(now time.Time, r *ripe) {
+	var next *list.Element
+	for e := p.dormant.list.Front(); e != nil; e = next {
+		next = e.Next()
+		c := e.Value.(*conversation)
+		if now.Sub(c.lastUsed) < p.opts.WorkspaceTTL {
+			return
+		}
+		if c.user.requests == 0 {
+			c.loseLocked()
+			c.user.recalled = nil // the archive may still have it
+			c.user.forgetLocked()
+			r.stale = append(r.stale, c)
 		}
 	}
-	p.mu.Unlock()
-	for _, c := range victims {
-		p.goes(func() {
-			p.retire(c)
-			p.yield(c)
-			p.settleUser(c.user.id)
-		})
-	}
+}
+
+type cleanupStats struct {
+	last     time.Time
+	total    int64
+	lifetime time.Duration // of all that were cleaned, summed
+}
+
+// cleaned counts a process that was idle for too long.
+func (p *Pool) cleaned(lifetime time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cleanup.last = time.Now()
+	p.cleanup.total++
+	p.cleanup.lifetime += lifetime
 }

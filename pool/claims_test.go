@@ -36,11 +36,13 @@ var saidBy = regexp.MustCompile(`I am (user-\d+)`)
 // at any moment. Still nobody gets a process that was another's, and no call carries a credential or a system prompt but
 // that of the user it speaks for.
 func TestClaims_AStandbyIsOneUsersAndNobodyElses(t *testing.T) {
-	t.Cleanup(pool.SetCalm(0))
 	var claimed atomic.Int64
-	t.Cleanup(pool.OnAdopt(func(pool.Adoption) { claimed.Add(1) }))
 	const standbys, crowd = 6, 9
-	s := newScriptedService(t, func(o *pool.Options) { o.Standby, o.MaxProcesses = standbys, 24 })
+	s := newScriptedService(t, func(o *pool.Options) {
+		o.Standby, o.MaxProcesses = standbys, 24
+		o.SetCalm(0)
+		o.OnAdopt(func(pool.Adoption) { claimed.Add(1) })
+	})
 	s.awaitStandbys(standbys)
 	stopKilling := s.killSomeStandbys()
 	c := claimants{service: s, sessions: map[string]string{}, kinds: map[string]int{}}
@@ -162,12 +164,14 @@ func (s *service) killSomeStandbys() (stop func()) {
 // What goes wrong between the claim and the first turn costs the standby, and neither its user's answer nor anybody's secret.
 func TestClaims_WhatGoesWrongBeforeTheTurnIsNobodyElsesConcern(t *testing.T) {
 	var fault atomic.Pointer[func(pool.Adoption)]
-	t.Cleanup(pool.OnAdopt(func(a pool.Adoption) {
-		if f := fault.Swap(nil); f != nil {
-			(*f)(a)
-		}
-	}))
-	s := newScriptedService(t, withStandby(1))
+	s := newScriptedService(t, func(o *pool.Options) {
+		o.Standby = 1
+		o.OnAdopt(func(a pool.Adoption) {
+			if f := fault.Swap(nil); f != nil {
+				(*f)(a)
+			}
+		})
+	})
 	var pid string // of the standby that was taken
 	during := func(f func(pool.Adoption)) {
 		s.awaitStandbys(1)

@@ -6,33 +6,62 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"claudepool/pool/broker"
 )
 
-func init() { quotaInterval, interruptGrace = time.Hour, 5*time.Second }
-
-// SetIntervals changes how long a stream stays silent, and how long a request waits before its stream is opened. No
-// server may be running then.
-func SetIntervals(ping, grace time.Duration) (pingBefore, graceBefore time.Duration) {
-	pingBefore, graceBefore = pingInterval, queueGrace
-	pingInterval, queueGrace = ping, grace
-	return pingBefore, graceBefore
+// tune gives the options a tuning of their own, with which the quota is measured only when a test says so, and interrupts
+// may take their time.
+func (o *Options) tune() *tuning {
+	if o.tuning == nil {
+		t := production
+		t.quotaInterval, t.interruptGrace = time.Hour, 5*time.Second
+		o.tuning = &t
+	}
+	return o.tuning
 }
+
+// ForTests has the pool wait as long as tests may have to.
+func (o *Options) ForTests() { o.tune() }
+
+// SetFairRate changes how many bytes a second a turn may hand over, after the first ones.
+func (o *Options) SetFairRate(bytes float64, burst int) {
+	o.tune().fairRate, o.tune().fairBurst = bytes, burst
+}
+
+// SetCalm changes how long no turn has to have begun before a standby is made.
+func (o *Options) SetCalm(d time.Duration) { o.tune().calm = d }
+
+// OnAdopt has f called with each Adoption.
+func (o *Options) OnAdopt(f func(Adoption)) { o.tune().adopting = func(s *standby) { f(Adoption{s}) } }
+
+// Adoption is a standby that has been taken for a user and isn't bound yet.
+type Adoption struct{ s *standby }
+
+// PID is the standby's process id.
+func (a Adoption) PID() int { return a.s.proc.PID() }
+
+// Kill kills the standby and returns when its end has been seen.
+func (a Adoption) Kill() { a.s.proc.Kill() }
+
+// Bind makes the standby somebody's.
+func (a Adoption) Bind(c broker.Credential) error { return a.s.proc.Bind(c) }
+
+// Stop stops the standby. What is asked of it from now on stays unanswered.
+func (a Adoption) Stop() { _ = a.s.proc.Signal(syscall.SIGSTOP) }
+
+// Secret is what the standby knows itself by at the broker.
+func (a Adoption) Secret() string { return a.s.proc.Secret() }
+
+// Open is the number of the standby's calls under way.
+func (a Adoption) Open() int { return a.s.proc.Calls() }
 
 // CleanUp has the reaper do what it would do at the time.
 func (p *Pool) CleanUp(at time.Time) { p.cleanUp(at) }
 
 // Stalled is the number of turns whose process waits for a client to read.
-func (p *Pool) Stalled() int {
-	stalled := 0
-	_, procs := p.running()
-	for _, proc := range procs {
-		proc.mu.Lock()
-		t := proc.turn
-		proc.mu.Unlock()
-		if t != nil && t.stalled() {
+func (p *Pool) Stalled() (stalled int) {
+	for _, s := range p.processes() {
+		if s.process.Stalled() {
 			stalled++
 		}
 	}
@@ -41,67 +70,35 @@ func (p *Pool) Stalled() int {
 
 // Blanks is the number of standbys that can be given a system prompt.
 func (p *Pool) Blanks() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.blanksLocked()
+	p.standbys.mu.Lock()
+	defer p.standbys.mu.Unlock()
+	return p.standbys.blanksLocked()
 }
 
 // StandbyPIDs are the process ids of the standbys, the one that the next user gets first.
 func (p *Pool) StandbyPIDs() (pids []int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, s := range p.standbys {
-		pids = append(pids, s.proc.child.PID())
+	p.standbys.mu.Lock()
+	defer p.standbys.mu.Unlock()
+	for _, s := range p.standbys.ready {
+		pids = append(pids, s.proc.PID())
 	}
 	return pids
 }
 
 // AgeStandbys makes all standbys older.
 func (p *Pool) AgeStandbys(by time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, s := range p.standbys {
+	p.standbys.mu.Lock()
+	defer p.standbys.mu.Unlock()
+	for _, s := range p.standbys.ready {
 		s.since = s.since.Add(-by)
 	}
-	signal(p.tend)
+	signal(p.standbys.tend)
 }
-
-// Adoption is a standby that has been taken for a user and isn't bound yet.
-type Adoption struct{ s *standby }
-
-// OnAdopt has f called with each Adoption until restore is called. No pool may be running then.
-func OnAdopt(f func(Adoption)) (restore func()) {
-	before := adopting
-	adopting = func(s *standby) { f(Adoption{s}) }
-	return func() { adopting = before }
-}
-
-// PID is the standby's process id.
-func (a Adoption) PID() int { return a.s.proc.child.PID() }
-
-// Kill kills the standby and returns when its end has been seen.
-func (a Adoption) Kill() {
-	a.s.proc.kill()
-	<-a.s.proc.exited
-}
-
-// Bind makes the standby somebody's.
-func (a Adoption) Bind(c broker.Credential) error { return a.s.proc.grant.Bind(c) }
-
-// Stop stops the standby. What is asked of it from now on stays unanswered.
-func (a Adoption) Stop() { _ = a.s.proc.child.Signal(syscall.SIGSTOP) }
-
-// Secret is what the standby knows itself by at the broker.
-func (a Adoption) Secret() string { return a.s.proc.grant.Secret() }
-
-// Open is the number of the standby's calls under way.
-func (a Adoption) Open() int { return a.s.proc.grant.Open() }
 
 // Conversations is the number of conversations that are known.
-func (p *Pool) Conversations() int {
+func (p *Pool) Conversations() (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n := 0
 	for _, u := range p.users {
 		n += len(u.conversations)
 	}
@@ -110,27 +107,9 @@ func (p *Pool) Conversations() int {
 
 // Doom has all processes' turns end, also those that have just ended.
 func (p *Pool) Doom() {
-	_, procs := p.running()
-	for _, proc := range procs {
-		proc.doom(errors.New("doomed"))
+	for _, s := range p.processes() {
+		s.process.Abort(errors.New("doomed"))
 	}
-}
-
-// WatchAfter has every process's turn watched once more when it has ended and its context too, and reports whether that
-// interrupts anything.
-func (p *Pool) WatchAfter() (interrupted bool) {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	held, procs := p.running()
-	for i, proc := range procs {
-		t := newTurn("over", p.opts.Broker.Scrub)
-		t.fail(errDied)
-		(&Handle{pool: p, c: held[i], proc: proc}).watch(ctx, t, func(error) {})()
-		t.mu.Lock()
-		interrupted = interrupted || t.dropped
-		t.mu.Unlock()
-	}
-	return interrupted
 }
 
 // CheckSpace measures the workspaces now.
@@ -140,7 +119,7 @@ func (p *Pool) CheckSpace() { p.checkSpace() }
 func (p *Pool) CheckMemory(limit int64) { p.checkMemory(limit) }
 
 // NewTraffic returns one in which no turn has begun.
-func NewTraffic() *traffic { return newTraffic() }
+func NewTraffic() *traffic { return newTraffic(production.calm) }
 
 // Begin, Wait and GiveWay are begin, wait and giveWay.
 func (t *traffic) Begin() { t.begin() }
@@ -151,20 +130,4 @@ func (t *traffic) Wait(ctx context.Context, most time.Duration) time.Duration {
 
 func (t *traffic) GiveWay(ctx context.Context, most time.Duration, send func(syscall.Signal) error) {
 	t.giveWay(ctx, most, send)
-}
-
-// SetFairRate changes how many bytes a second a turn may hand over, after the first ones, until restore is called. No pool
-// may be running then.
-func SetFairRate(bytes float64, burst int) (restore func()) {
-	was, wasBurst := fairRate, fairBurst
-	fairRate, fairBurst = rate.Limit(bytes), burst
-	return func() { fairRate, fairBurst = was, wasBurst }
-}
-
-// SetCalm changes how long no turn has to have begun before a standby is made, until restore is called. No pool may be
-// running then.
-func SetCalm(d time.Duration) (restore func()) {
-	before := calm
-	calm = d
-	return func() { calm = before }
 }

@@ -30,7 +30,9 @@ import (
 	"claudepool/pool/api"
 	"claudepool/pool/broker"
 	"claudepool/pool/confine"
+	"claudepool/pool/poold"
 	"claudepool/pool/pooltest"
+	"claudepool/pool/server"
 )
 
 const hopKey = "0123456789abcdef0123456789abcdef"
@@ -41,9 +43,23 @@ type owner struct {
 	refusal  error
 	admitted []string
 	released []string
+	during   func() // nil: nothing
+}
+
+// onAdmit has f called when somebody asks to be let in.
+func (o *owner) onAdmit(f func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.during = f
 }
 
 func (o *owner) Admit(_ context.Context, user string, _ bool) error {
+	o.mu.Lock()
+	during := o.during
+	o.mu.Unlock()
+	if during != nil {
+		during()
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.refusal == nil {
@@ -163,6 +179,7 @@ func startService(t testing.TB, cli string, confinement *confine.Confinement, ch
 		IdleTimeout: time.Minute, FreezeAfter: time.Minute, CleanupInterval: time.Minute, WorkspaceTTL: time.Hour, TurnTimeout: time.Minute,
 		QueueTimeout: time.Minute, SilenceTimeout: time.Minute, SpawnTimeout: 30 * time.Second, PermissionMode: "default",
 	}
+	opts.ForTests()
 	if change != nil {
 		change(&opts)
 	}
@@ -170,10 +187,12 @@ func startService(t testing.TB, cli string, confinement *confine.Confinement, ch
 	t.Cleanup(s.pool.Close)
 	s.keys, err = hop.ParseKeys(hopKey)
 	require.NoError(t, err)
-	server := httptest.NewServer(pool.NewServer(s.pool, pool.ServerOptions{Logger: log, Instance: "i1", Keys: s.keys,
-		MaxBodyBytes: 32 << 20, NotOwner: errNotOwner, NotNow: errNotNow}))
-	t.Cleanup(server.Close)
-	s.url = server.URL
+	handler := server.New(poold.Backend(s.pool), server.Options{Logger: log, Instance: "i1", Keys: s.keys,
+		MaxBodyBytes: 32 << 20, NotOwner: errNotOwner, NotNow: []error{errNotNow, pool.ErrDraining}})
+	listener := httptest.NewServer(handler)
+	t.Cleanup(handler.Close)
+	t.Cleanup(listener.Close)
+	s.url = listener.URL
 	return s
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"claudepool/infra/archive"
+	"claudepool/pool/cli"
 	"claudepool/pool/seal"
 )
 
@@ -27,10 +28,10 @@ type settingsRecord struct {
 	MCP                                 json.RawMessage `json:",omitempty"`
 }
 
-// headLocked tells of a conversation that the caller holds.
-func (c *conversation) headLocked() *head {
-	return &head{Session: c.id, Born: c.born, Named: c.named, Standard: c.user.standard == c, Digest: bytes.Clone(c.digest[:]),
-		GoodTurn: c.goodTurn, Settings: recordOf(c.settings), LastUsed: time.Now()}
+// headOf tells of a held conversation, but for Standard.
+func headOf(s *slot) *head {
+	return &head{Session: s.id, Born: s.born, Named: s.named, Digest: bytes.Clone(s.digest[:]), GoodTurn: s.goodTurn,
+		Settings: recordOf(s.settings), LastUsed: time.Now()}
 }
 
 func openHead(keys *seal.Keys, r archive.Record) (*head, error) {
@@ -42,10 +43,10 @@ func openHead(keys *seal.Keys, r archive.Record) (*head, error) {
 	return h, json.Unmarshal(text, h)
 }
 
-func recordOf(s settings) settingsRecord {
-	return settingsRecord{s.model, s.fallback, s.permission, s.system, s.thinking, s.mcp}
+func recordOf(s cli.Settings) settingsRecord {
+	return settingsRecord{s.Model, s.Fallback, s.Permission, s.System, s.Thinking, s.MCP}
 }
 
-func (r settingsRecord) settings() settings {
-	return settings{r.Model, r.Fallback, r.Permission, r.System, r.Thinking, r.MCP}
+func (r settingsRecord) settings() cli.Settings {
+	return cli.Settings{Model: r.Model, Fallback: r.Fallback, Permission: r.Permission, System: r.System, Thinking: r.Thinking, MCP: r.MCP}
 }

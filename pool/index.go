@@ -18,7 +18,7 @@ type index struct {
 
 func (x *index) entry(userID, session string) string { return filepath.Join(x.root, userID, session) }
 
-func target(w *workspace) string { return filepath.Join("..", filepath.Base(w.root)) }
+func target(w *workspace) string { return filepath.Join("..", filepath.Base(w.Root)) }
 
 // enter points the session's entry to the workspace, whatever it pointed to before.
 func (x *index) enter(userID, session string, w *workspace) error {

@@ -209,20 +209,3 @@ func TestPool_ADrainDoesntWaitForAClientThatNeverReads(t *testing.T) {
 	require.False(t, exists(first.pid))
 	require.Len(t, s.owner.releasedUsers(), 1)
 }
-
-func TestPool_AClientThatIsBehindIsToldWhyItsTurnWasEnded(t *testing.T) {
-	t.Parallel()
-	s := newService(t, nil)
-	response := s.beginUnread("ada")
-	closed := make(chan struct{})
-	go func() {
-		defer close(closed)
-		s.pool.Close()
-	}()
-	r := read(response)
-	<-closed
-	require.Empty(t, r.of("result"))
-	require.Len(t, r.of("error"), 1)
-	require.Contains(t, r.of("error")[0].Get("error.message").Str, "shutting down")
-	require.True(t, r.done)
-}

@@ -4,7 +4,7 @@ import (
 	"time"
 
 	"claudepool/pool/api"
-	"claudepool/pool/confine"
+	"claudepool/pool/cli"
 )
 
 const (
@@ -30,12 +30,12 @@ func (p *Pool) watchMemory() {
 }
 
 func (p *Pool) checkMemory(limit int64) {
-	held, procs := p.running()
-	children := make([]*confine.Child, len(procs))
-	for i, proc := range procs {
-		children[i] = proc.child
+	all := p.processes()
+	procs := make([]*cli.Process, len(all))
+	for i, s := range all {
+		procs[i] = s.process
 	}
-	usages, err := confine.UsageOf(children...)
+	usages, err := cli.Usage(procs...)
 	if err != nil {
 		p.opts.Logger.Error("the processes' memory can't be told", "error", err)
 		return
@@ -44,26 +44,14 @@ func (p *Pool) checkMemory(limit int64) {
 		if usage.RSS <= limit {
 			continue
 		}
-		c, proc := held[i], procs[i]
-		proc.recycle.Store(true)
+		proc := procs[i]
+		proc.Recycle()
 		if usage.RSS > farOver*limit {
-			proc.doom(errMemory)
+			proc.Abort(errMemory)
 		}
-		p.opts.Logger.Warn("process over its memory limit", "user", api.ShortUser(c.user.id), "pid", proc.child.PID(), "bytes", usage.RSS)
-		p.retireIdle(func(o *conversation) bool { return o == c })
-	}
-}
-
-// running returns the processes there are now, each with its conversation.
-func (p *Pool) running() (held []*conversation, procs []*process) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, u := range p.users {
-		for _, c := range u.conversations {
-			if c.process != nil {
-				held, procs = append(held, c), append(procs, c.process)
-			}
+		p.opts.Logger.Warn("process over its memory limit", "user", api.ShortUser(all[i].user), "pid", proc.PID(), "bytes", usage.RSS)
+		if s := all[i].c.takeIdle(); s != nil {
+			p.goes(s.endIdle)
 		}
 	}
-	return held, procs
 }

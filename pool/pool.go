@@ -1,8 +1,9 @@
 // Package pool keeps claude processes alive between requests: one per conversation, found again by its user, run one
 // turn at a time, reaped when idle. It decides nothing about which instance a user belongs to; it asks its Ownership.
 //
-// A request's way is Server → Pool.Acquire → Handle.Turn → Handle.Release. Nothing is spawned, killed or awaited under
-// the pool's lock: whoever has work to do on a conversation first takes its slot, then works without the lock.
+// A request's way is Pool.Acquire → Handle.Run → Handle.Release. Nothing is spawned, killed or awaited under the pool's
+// lock: whoever has work to do on a conversation first takes its slot, then works without the lock. The lock is for
+// pool.go, user.go, conversation.go, slot.go, capacity.go and mirror.go alone.
 package pool
 
 import (
@@ -10,11 +11,13 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"claudepool/infra/archive"
-	"claudepool/pool/api"
+	"claudepool/infra/snapshot"
 	"claudepool/pool/broker"
+	"claudepool/pool/cli"
 	"claudepool/pool/confine"
 )
 
@@ -67,77 +70,93 @@ type Options struct {
 	ArchiveMaxBytes int64
 	// MemoryShort reports that the machine has little memory left; then there are no standbys. Nil is never.
 	MemoryShort func() bool
+
+	tuning *tuning // nil: as in production
 }
+
+// tuning is what tests have otherwise.
+type tuning struct {
+	quotaInterval  time.Duration  // how often the workspaces of users with running turns are measured
+	interruptGrace time.Duration  // how long an interrupted turn may take to end before its process is killed
+	calm           time.Duration  // see traffic
+	fairRate       float64        // bytes a second that a turn may hand over; no model writes a hundredth of it
+	fairBurst      int            // bytes before that
+	adopting       func(*standby) // called with each standby that has been taken for a user and isn't bound yet
+}
+
+var production = tuning{quotaInterval: 5 * time.Second, interruptGrace: time.Second, calm: 200 * time.Millisecond,
+	fairRate: 2 << 20, fairBurst: 32 << 20, adopting: func(*standby) {}}
 
 // Pool holds the processes of one instance. Its methods may be called concurrently.
 type Pool struct {
-	opts  Options
-	owner Ownership
-	index index
-	gate  gate
-	turns *traffic
+	opts     Options
+	tuning   tuning
+	owner    Ownership
+	index    index
+	starter  *starter
+	turns    *traffic
+	standbys *standbys
+	vault    *vault // nil: conversations end with their instance
 
 	wake    chan struct{} // buffered by one: the reaper has a new nearest deadline
 	changed chan struct{} // buffered by one: a snapshot would look different now
-	tend    chan struct{} // buffered by one: the standbys need a look
 
 	life   context.Context // ends when turns are to be cut short
 	cutAll context.CancelCauseFunc
 	work   sync.WaitGroup // the pool's own goroutines
 
-	mu       sync.Mutex // guards everything below, and what users and conversations say it guards
-	users    map[string]*user
-	slots    int // users' processes that exist or are being started or stopped
-	standbys []*standby
-	waking   int // standbys that are being started or stopped
-	demand   demand
-	misses   int64 // requests that a standby would have fitted, but none was ready
-	draining bool
-	empty    *sync.Cond // signalled when a request has left or a process is gone
-	cleanup  cleanupStats
-	froze    time.Time // when conversations' processes were frozen last
+	reserved, idling atomic.Int64 // what Load tells; changed under mu
 
-	archiveFailed time.Time // when the archive could not tell what it has
-}
-
-type cleanupStats struct {
-	last     time.Time
-	total    int64
-	lifetime time.Duration // of all that were cleaned, summed
+	mu        sync.Mutex // guards everything below, and what users and conversations say it guards
+	users     map[string]*user
+	slots     int                    // users' processes that exist or are being started or stopped
+	newcomers int                    // users with requests and no process
+	queued    int                    // requests that wait for a conversation
+	running   map[*conversation]bool // those that have a process
+	idle      line                   // those of them that nobody holds
+	dormant   line                   // those without a process that nobody holds
+	draining  bool
+	empty     *sync.Cond // signalled when a request has left or a process is gone
+	cleanup   cleanupStats
+	froze     time.Time // when conversations' processes were frozen last
 }
 
 // New returns a running pool. Its owner has to call Close.
 func New(opts Options, owner Ownership) *Pool {
-	p := &Pool{
-		opts: opts, owner: owner, index: index{root: opts.Workspaces}, gate: newGate(), turns: newTraffic(),
-		wake:    make(chan struct{}, 1),
-		changed: make(chan struct{}, 1),
-		tend:    make(chan struct{}, 1),
-		users:   make(map[string]*user),
+	if opts.MemoryShort == nil {
+		opts.MemoryShort = func() bool { return false }
 	}
-	if p.opts.MemoryShort == nil {
-		p.opts.MemoryShort = func() bool { return false }
+	p := &Pool{
+		opts: opts, tuning: production, owner: owner, index: index{root: opts.Workspaces},
+		wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		users: make(map[string]*user), running: make(map[*conversation]bool),
+	}
+	if opts.tuning != nil {
+		p.tuning = *opts.tuning
 	}
 	p.empty = sync.NewCond(&p.mu)
 	p.life, p.cutAll = context.WithCancelCause(context.Background())
+	p.turns = newTraffic(p.tuning.calm)
+	p.starter = newStarter(opts, p.limits())
+	p.standbys = newStandbys(p)
+	if opts.Archive != nil {
+		p.vault = newVault(p.life, opts)
+		p.goes(p.vault.greet)
+	}
 	p.goes(p.reap)
 	p.goes(p.watchMemory)
 	p.goes(p.watchSpace)
-	p.goes(p.keepStandbys)
-	if p.opts.Archive != nil {
-		p.goes(p.greetArchive)
-	}
+	p.goes(p.standbys.keep)
 	return p
 }
 
-// goes runs f as one of the pool's own goroutines, which Close waits for.
-func (p *Pool) goes(f func()) {
-	p.work.Add(1)
-	go func() {
-		defer p.work.Done()
-		f()
-	}()
+func (p *Pool) limits() cli.Limits {
+	return cli.Limits{Silence: p.opts.SilenceTimeout, InterruptGrace: p.tuning.interruptGrace,
+		Rate: p.tuning.fairRate, Burst: p.tuning.fairBurst}
 }
+
+// goes runs f as one of the pool's own goroutines, which Close waits for.
+func (p *Pool) goes(f func()) { p.work.Go(f) }
 
 // Changed is signalled when a snapshot taken now may differ from the one before.
 func (p *Pool) Changed() <-chan struct{} { return p.changed }
@@ -154,22 +173,8 @@ func signal(ch chan struct{}) {
 func (p *Pool) Drain(ctx context.Context) {
 	p.refuse()
 	signal(p.changed)
-	signal(p.tend)
-
-	p.retireIdle(func(*conversation) bool { return true })
+	p.retire(p.takeAllIdle())
 	p.waitEmpty(ctx)
-}
-
-// refuse has no request begin from now on, also none of those that wait.
-func (p *Pool) refuse() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.draining = true
-	for _, u := range p.users {
-		for _, c := range u.conversations {
-			c.dismissWaitersLocked()
-		}
-	}
 }
 
 // Close cuts running turns short with an error for their clients, ends every process, gives up every user and returns
@@ -177,9 +182,22 @@ func (p *Pool) refuse() {
 func (p *Pool) Close() {
 	p.refuse()
 	p.cutAll(ErrClosing)
-	p.retireIdle(func(*conversation) bool { return true })
+	p.retire(p.takeAllIdle())
 	p.waitEmpty(context.Background())
 	p.work.Wait()
+}
+
+// refuse has no request begin from now on, also none of those that wait.
+func (p *Pool) refuse() {
+	p.standbys.end()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.draining = true
+	for _, u := range p.users {
+		for _, c := range u.conversations {
+			c.dismissLocked()
+		}
+	}
 }
 
 // waitEmpty returns when no request and no process is left, or ctx is done.
@@ -191,14 +209,15 @@ func (p *Pool) waitEmpty(ctx context.Context) {
 	})
 	defer stop()
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	for ctx.Err() == nil && !p.isEmptyLocked() {
 		p.empty.Wait()
 	}
+	p.mu.Unlock()
+	p.standbys.waitGone(ctx)
 }
 
 func (p *Pool) isEmptyLocked() bool {
-	if p.slots+len(p.standbys)+p.waking > 0 {
+	if p.slots > 0 {
 		return false
 	}
 	for _, u := range p.users {
@@ -210,22 +229,9 @@ func (p *Pool) isEmptyLocked() bool {
 }
 
 // Load tells how much of the pool is taken: processes that exist or users who are about to get one, and how many
-// processes could give way.
+// processes could give way. It waits for nobody.
 func (p *Pool) Load() (reserved, idle int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	reserved = p.slots
-	for _, u := range p.users {
-		if u.requests > 0 && u.processes == 0 {
-			reserved++
-		}
-		for _, c := range u.conversations {
-			if c.idleLocked() {
-				idle++
-			}
-		}
-	}
-	return reserved, idle
+	return int(p.reserved.Load()), int(p.idling.Load())
 }
 
 // Users returns the ids of the users this pool has been admitted to and not yet given up.
@@ -245,39 +251,19 @@ func (p *Pool) Users() []string {
 // released. Requests that come meanwhile wait.
 func (p *Pool) Evict(id string) {
 	p.mu.Lock()
-	if u := p.users[id]; u != nil {
-		u.leaving = true
-	}
+	u := p.users[id]
 	p.mu.Unlock()
-	p.retireIdle(func(c *conversation) bool { return c.user.id == id })
-	p.settleUser(id)
+	if u != nil {
+		p.retire(u.takeIdle())
+		u.settle()
+	}
 }
 
-// allowed refuses what a request may not ask of this pool.
-func (p *Pool) allowed(req *api.Request) error {
-	if req.PermissionMode != "" && permissionRank(req.PermissionMode) > permissionRank(p.opts.PermissionMode) {
-		return api.Invalid("permission_mode: %q is above what this service allows (%s)", req.PermissionMode, p.opts.PermissionMode)
-	}
-	if p.opts.Confined {
-		return nil
-	}
-	for name, server := range req.MCPServers {
-		if server.Command != "" {
-			return api.Invalid("mcp_servers: %q has a command, which this service runs only while its isolation is in force", name)
-		}
-	}
-	return nil
-}
-
-// permissionRank orders the permission modes by what they let a process do without anybody being asked.
-func permissionRank(mode string) int {
-	switch mode {
-	case "plan":
-		return 0
-	case "default", "dontAsk":
-		return 1
-	case "acceptEdits":
-		return 2
-	}
-	return 3
+// tell tells what only the lock guards.
+func (p *Pool) tell(s *snapshot.Instance) {
+	p.mu.Lock()
+	cleanup := p.cleanup
+	s.Draining, s.Queued = p.draining, p.queued
+	p.mu.Unlock()
+	s.Cleanup = snapshot.Cleanup{Last: cleanup.last, Total: cleanup.total, AvgLifetime: cleanup.averageLifetime()}
 }

@@ -9,9 +9,6 @@ import (
 	"claudepool/pool/api"
 )
 
-// quotaInterval is how often the workspaces of users with running turns are measured. Tests say when themselves.
-var quotaInterval = 5 * time.Second
-
 // Space is what files take.
 type Space struct {
 	Bytes int64 // on disk
@@ -49,7 +46,7 @@ func measure(dir string) (total Space) {
 
 // watchSpace ends turns that fill their user's workspaces beyond the quota.
 func (p *Pool) watchSpace() {
-	tick := time.NewTicker(quotaInterval)
+	tick := time.NewTicker(p.tuning.quotaInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -67,55 +64,26 @@ func (p *Pool) checkSpace() {
 	for u, dirs := range p.usersWithTurns() {
 		var total Space
 		for _, dir := range dirs {
-			total = total.plus(measure(dir.root))
+			total = total.plus(measure(dir.Root))
 		}
-		p.mu.Lock()
-		over := !total.within(u.space.atLeast(p.opts.Quota))
-		u.space = total
-		p.mu.Unlock()
-		if over {
-			p.opts.Logger.Warn("a user's workspaces are over their quota", "user", api.ShortUser(u.id), "bytes", total.Bytes, "files", total.Files)
-			p.doomTurns(u)
-		}
-	}
-}
-
-// usersWithTurns returns the users that had a turn since it was called last, with their workspaces.
-func (p *Pool) usersWithTurns() map[*user][]*workspace {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	active := make(map[*user][]*workspace)
-	for _, u := range p.users {
-		if !u.wrote {
+		before := u.setMeasured(total)
+		if total.within(before.atLeast(p.opts.Quota)) {
 			continue
 		}
-		u.wrote = u.requests > 0
-		for _, c := range u.conversations {
-			if c.dir != nil {
-				active[u] = append(active[u], c.dir)
+		p.opts.Logger.Warn("a user's workspaces are over their quota", "user", api.ShortUser(u.id), "bytes", total.Bytes, "files", total.Files)
+		for _, c := range p.processes() {
+			if c.user == u.id && c.busy {
+				c.process.Abort(errQuota)
 			}
 		}
 	}
-	return active
 }
 
 // full refuses a user who has far too much.
-func (p *Pool) full(u *user) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if u.space.within(p.opts.Quota.plus(p.opts.Quota)) {
+func (u *user) full() error {
+	p := u.pool
+	if u.measured().within(p.opts.Quota.plus(p.opts.Quota)) {
 		return nil
 	}
 	return api.Invalid("this user's workspaces hold more than twice what they may: %d bytes, %d files", p.opts.Quota.Bytes, p.opts.Quota.Files)
-}
-
-// doomTurns ends the user's running turns.
-func (p *Pool) doomTurns(u *user) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, c := range u.conversations {
-		if c.process != nil && c.held {
-			c.process.doom(errQuota)
-		}
-	}
 }

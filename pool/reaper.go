@@ -1,10 +1,15 @@
 package pool
 
 import (
+	"strconv"
 	"time"
 
 	"claudepool/pool/api"
+	"claudepool/pool/cli"
 )
+
+// freezePause is the least time between two rounds of freezing: each looks at all processes of the machine.
+const freezePause = 500 * time.Millisecond
 
 // reap ends processes that have been idle for IdleTimeout. It sleeps until the nearest deadline, at most for
 // CleanupInterval, and takes a conversation's slot before it judges it: one that holds a turn is never idle, however
@@ -26,73 +31,28 @@ func (p *Pool) reap() {
 // cleanUp ends what is due at now, freezes what has just become idle, and returns how long it takes until something else
 // may be due.
 func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
-	next = p.opts.CleanupInterval
-	var due, restless, stale []*conversation
-	p.mu.Lock()
-	for _, u := range p.users {
-		for id, c := range u.conversations {
-			idle := now.Sub(c.lastUsed)
-			rest := max(p.opts.FreezeAfter-idle, p.froze.Add(freezePause).Sub(now)) // until its process may be frozen
-			switch {
-			case c.idleLocked() && idle >= p.opts.IdleTimeout:
-				c.held = true
-				due = append(due, c)
-			case c.idleLocked() && !c.process.rested && rest <= 0:
-				c.held = true
-				restless = append(restless, c)
-			case c.idleLocked() && !c.process.rested:
-				next = min(next, p.opts.IdleTimeout-idle, rest)
-			case c.idleLocked():
-				next = min(next, p.opts.IdleTimeout-idle)
-			case c.process == nil && !c.held && u.requests == 0 && idle >= p.opts.WorkspaceTTL:
-				u.dropLocked(id)
-				stale = append(stale, c)
-				p.forgetLocked(u)
-			}
-		}
+	r := p.ripen(now)
+	for _, s := range r.expired {
+		p.goes(func() { s.cleanUp(now) })
 	}
-	if len(restless) > 0 {
-		p.froze = now
+	if len(r.restless) > 0 {
+		p.goes(func() { cli.Freeze(r.restless...) }) // which keeps nobody from using them
 	}
-	p.mu.Unlock()
-	for _, c := range due {
-		p.goes(func() { p.cleanUpOne(c, now) })
+	for _, c := range r.stale {
+		p.goes(func() { c.dropFiles() })
 	}
-	if len(restless) > 0 {
-		p.goes(func() { p.freezeIdle(restless) })
-	}
-	for _, c := range stale {
-		p.goes(func() { p.dropFiles(c) })
-	}
-	return next
+	return r.next
 }
 
-// dropFiles removes the files of a conversation that is not known any more.
-func (p *Pool) dropFiles(c *conversation) {
-	if err := p.removeWorkspace(c); err != nil {
-		p.opts.Logger.Warn("a workspace could not be removed", "error", err)
-	}
+// cleanUp ends the process of an idle conversation and counts it.
+func (s *slot) cleanUp(now time.Time) {
+	p, idle, lifetime := s.pool, now.Sub(s.lastUsed), now.Sub(s.started)
+	s.end()
+	p.cleaned(lifetime)
+	p.opts.Logger.Info("Cleanup idle process user=" + api.ShortUser(s.user.id) + " idle=" + seconds(idle) + "s")
+	s.yield()
+	s.user.settle()
 }
 
-// cleanUpOne ends the process of a held conversation and counts it.
-func (p *Pool) cleanUpOne(c *conversation, now time.Time) {
-	idle, lifetime := now.Sub(c.lastUsed), now.Sub(c.process.started)
-	p.retire(c)
-	p.mu.Lock()
-	p.cleanup.last = time.Now()
-	p.cleanup.total++
-	p.cleanup.lifetime += lifetime
-	p.mu.Unlock()
-	p.opts.Logger.Info("Cleanup idle process user=" + api.ShortUser(c.user.id) + " idle=" + seconds(idle) + "s")
-	p.yield(c)
-	p.settleUser(c.user.id)
-}
-
-// dropLocked forgets a conversation. Its files are still to be removed.
-func (u *user) dropLocked(id string) {
-	if u.standard == u.conversations[id] {
-		u.standard = nil
-	}
-	delete(u.conversations, id)
-	u.recall = nil // the archive may still have it
-}
+// seconds writes a duration as the cleanup line has it: with one decimal.
+func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', 1, 64) }

@@ -139,8 +139,9 @@ func TestPool_AFloodIsHeldBackByItsReader(t *testing.T) {
 
 // A client that reads everything gets no more than a fair share of the machine either.
 func TestPool_AFloodIsHeldBackByItsRate(t *testing.T) {
-	t.Cleanup(pool.SetFairRate(0.01, 1)) // after two batches, each of which is of a megabyte at most, a long pause
-	s := newScriptedService(t, nil)
+	t.Parallel()
+	// After two batches, each of which is of a megabyte at most, a long pause.
+	s := newScriptedService(t, func(o *pool.Options) { o.SetFairRate(0.01, 1) })
 	ctx, hangUp := context.WithTimeout(t.Context(), 3*time.Second)
 	defer hangUp()
 	response, err := s.start(ctx, "ada", "[[flood]]", nil)

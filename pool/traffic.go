@@ -7,10 +7,6 @@ import (
 	"time"
 )
 
-// calm is how long no turn has to have begun before what is started in advance goes on: what a CLI does before it asks
-// the API is over by then, and whoever talks fast has been answered. Tests have their own.
-var calm = 200 * time.Millisecond
-
 // mostDelays bounds how long the making of one process may be delayed in all, in calms, so that it gets ready too where
 // turns begin all the time.
 const mostDelays = 15
@@ -19,12 +15,17 @@ const mostDelays = 15
 // have a processor's caches and the other half of its core.
 type traffic struct {
 	began chan struct{} // buffered by one
+	// calm is how long no turn has to have begun before what is started in advance goes on: what a CLI does before it
+	// asks the API is over by then, and whoever talks fast has been answered.
+	calm time.Duration
 
 	mu   sync.Mutex
 	last time.Time // when a turn began
 }
 
-func newTraffic() *traffic { return &traffic{began: make(chan struct{}, 1)} }
+func newTraffic(calm time.Duration) *traffic {
+	return &traffic{began: make(chan struct{}, 1), calm: calm}
+}
 
 // begin says that a turn begins.
 func (t *traffic) begin() {
@@ -38,7 +39,7 @@ func (t *traffic) begin() {
 func (t *traffic) busy() time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return calm - time.Since(t.last)
+	return t.calm - time.Since(t.last)
 }
 
 // wait returns when it is calm, when at most so much time has passed, or when ctx is done. It returns how long it took.

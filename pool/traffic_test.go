@@ -73,20 +73,26 @@ func TestTraffic_AProcessGoesOnWhereTurnsBeginAllTheTime(t *testing.T) {
 
 // What a claim delays is the standby that takes the place of the one its user has got.
 func TestStandby_IsNotStartedInTheWayOfATurn(t *testing.T) {
-	t.Cleanup(pool.SetCalm(time.Hour))
-	s := newScriptedService(t, withStandby(1))
+	t.Parallel()
+	s := newScriptedService(t, func(o *pool.Options) {
+		o.Standby = 1
+		o.SetCalm(time.Hour)
+	})
 	s.awaitStandbys(1)
 	require.Equal(t, pool.ProcessStandby, s.ask("ada", "one", nil).process)
 	require.Never(t, func() bool { return len(s.processes()) > 1 }, 300*time.Millisecond, 10*time.Millisecond)
 }
 
 func TestStandby_StandsStillWhileATurnBegins(t *testing.T) {
-	t.Cleanup(pool.SetCalm(time.Hour))
+	t.Parallel()
 	cli, err := scriptedCLI()
 	require.NoError(t, err)
 	slow := filepath.Join(t.TempDir(), "slow")
 	require.NoError(t, os.WriteFile(slow, []byte("#!/bin/sh\nsleep 3\nexec "+cli+` "$@"`), 0o755))
-	s := newScriptedService(t, func(o *pool.Options) { o.Standby, o.ClaudeBin = 1, slow })
+	s := newScriptedService(t, func(o *pool.Options) {
+		o.Standby, o.ClaudeBin = 1, slow
+		o.SetCalm(time.Hour)
+	})
 	var standby []string
 	require.Eventually(t, func() bool { standby = s.processes(); return len(standby) > 0 }, time.Minute, time.Millisecond)
 	go func() { _, _ = s.start(t.Context(), "ada", "one", nil) }()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"claudepool/pool/api"
@@ -13,13 +15,17 @@ import (
 // releaseTimeout bounds one attempt to give a user up. The Ownership remembers what it could not carry out.
 const releaseTimeout = 5 * time.Second
 
-// user is one identity with its conversations. All fields are guarded by Pool.mu.
+var errTwoTokens = errors.New("pool: two tokens share a user id")
+
+// user is one identity with its conversations. All fields are guarded by Pool.mu, but for the first ones, which stay.
 type user struct {
+	pool   *Pool
 	id     string
 	digest [32]byte // of the whole token: the id is only a part of it
 
 	conversations map[string]*conversation // by session id
 	standard      *conversation            // for requests with neither session id nor history
+	idle          line                     // those with a process that nobody uses
 
 	space Space // what the files took when they were within the quota last
 	wrote bool  // had a turn since the last look
@@ -31,7 +37,7 @@ type user struct {
 	releasing chan struct{} // not nil while the user is being given up; closed when that is done
 
 	keys      *seal.Keys      // for the archive; nil before the first recall
-	recall    *recall         // nil before the first request since the user became this instance's
+	recalled  *recall         // nil before the first request since the user became this instance's
 	inherited map[string]bool // ids of users whose conversations became this one's
 
 	mirroring int           // conversations that are being saved
@@ -45,12 +51,12 @@ func (p *Pool) enter(ctx context.Context, req *api.Request, outage bool) (*user,
 	if err != nil {
 		return nil, err
 	}
-	err = p.recall(ctx, u, req)
+	err = u.recall(ctx, req)
 	if former := req.Former(); err == nil && former != nil {
-		err = p.inherit(ctx, u, req, former, outage)
+		err = u.inherit(ctx, req, former, outage)
 	}
 	if err != nil {
-		p.leave(u)
+		u.leave()
 		return nil, err
 	}
 	return u, nil
@@ -63,7 +69,7 @@ func (p *Pool) joinOwned(ctx context.Context, req *api.Request, outage bool) (*u
 		return nil, err
 	}
 	if err := p.owner.Admit(ctx, u.id, outage); err != nil {
-		p.leave(u)
+		u.leave()
 		return nil, err
 	}
 	p.mu.Lock()
@@ -75,73 +81,63 @@ func (p *Pool) joinOwned(ctx context.Context, req *api.Request, outage bool) (*u
 // join counts the request in.
 func (p *Pool) join(ctx context.Context, req *api.Request) (*user, error) {
 	id, digest := req.UserID(), req.UserDigest()
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	for {
-		if p.draining {
-			return nil, ErrDraining
-		}
-		u := p.users[id]
-		if u == nil {
-			u = &user{id: id, digest: digest, conversations: make(map[string]*conversation)}
-			p.users[id] = u
-		}
-		if subtle.ConstantTimeCompare(u.digest[:], digest[:]) != 1 {
-			return nil, errors.New("pool: two tokens share a user id")
-		}
-		busy := u.releasing
-		if busy == nil && !u.leaving {
-			u.requests++
-			return u, nil
-		}
+		u, busy, err := p.tryJoin(id, digest)
 		if busy == nil {
-			return nil, ErrDraining // its turns are ending; the caller comes back
+			return u, err
 		}
-		p.mu.Unlock()
 		select {
 		case <-busy:
 		case <-ctx.Done():
-		}
-		p.mu.Lock()
-		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 	}
 }
 
-// leave ends what enter began.
-func (p *Pool) leave(u *user) {
+// tryJoin counts a request in unless its user is being given up; busy is closed when that is done.
+func (p *Pool) tryJoin(id string, digest [32]byte) (u *user, busy chan struct{}, err error) {
 	p.mu.Lock()
-	u.requests--
+	defer p.mu.Unlock()
+	if p.draining {
+		return nil, nil, ErrDraining
+	}
+	if u = p.users[id]; u == nil {
+		u = &user{pool: p, id: id, digest: digest, conversations: make(map[string]*conversation)}
+		p.users[id] = u
+	}
+	switch {
+	case subtle.ConstantTimeCompare(u.digest[:], digest[:]) != 1:
+		return nil, nil, errTwoTokens
+	case u.releasing != nil:
+		return nil, u.releasing, nil
+	case u.leaving:
+		return nil, nil, ErrDraining // its turns are ending; the caller comes back
+	}
+	u.countLocked(1, 0)
+	return u, nil, nil
+}
+
+// leave ends what enter began.
+func (u *user) leave() {
+	p := u.pool
+	p.mu.Lock()
+	u.countLocked(-1, 0)
 	last := u.requests == 0
 	p.mu.Unlock()
 	if last {
-		p.settleUser(u.id)
+		u.settle()
 	}
 }
 
-// settleUser gives a user up if nothing of it is left here: no request, no process. The order is stop, confirm dead,
+// settle gives the user up if nothing of it is left here: no request, no process. The order is stop, confirm dead,
 // release.
-func (p *Pool) settleUser(id string) {
-	p.mu.Lock()
-	u := p.users[id]
-	if u == nil || u.requests > 0 || u.processes > 0 || u.releasing != nil {
-		p.empty.Broadcast()
-		p.mu.Unlock()
+func (u *user) settle() {
+	keepHome, ok := u.beginRelease()
+	if !ok {
 		return
 	}
-	if !u.owned {
-		u.leaving = false
-		p.forgetLocked(u)
-		p.mu.Unlock()
-		return
-	}
-	done := make(chan struct{})
-	u.releasing = done
-	keepHome := !p.draining && !u.leaving
-	p.mu.Unlock()
-
-	if !p.awaitMirrored(u) {
+	p, id := u.pool, u.id
+	if !u.awaitMirrored() {
 		p.opts.Logger.Warn("a user is given up before its last turn is mirrored", "user", api.ShortUser(id))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
@@ -149,19 +145,161 @@ func (p *Pool) settleUser(id string) {
 	if err := p.owner.Release(ctx, id, keepHome); err != nil {
 		p.opts.Logger.Warn("release failed, will be retried", "user", api.ShortUser(id), "error", err)
 	}
-
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	u.releasing, u.owned, u.leaving, u.recall, u.inherited = nil, false, false, nil, nil
-	close(done)
-	p.forgetLocked(u)
+	u.endRelease()
 	signal(p.changed)
 }
 
+// beginRelease reports whether the user is to be given up now. Requests wait from here on.
+func (u *user) beginRelease() (keepHome, ok bool) {
+	p := u.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.users[u.id] != u || u.requests > 0 || u.processes > 0 || u.releasing != nil {
+		return false, false
+	}
+	if !u.owned {
+		u.leaving = false
+		u.forgetLocked()
+		return false, false
+	}
+	u.releasing = make(chan struct{})
+	return !p.draining && !u.leaving, true
+}
+
+func (u *user) endRelease() {
+	p := u.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(u.releasing)
+	u.releasing, u.owned, u.leaving, u.recalled, u.inherited = nil, false, false, nil, nil
+	u.forgetLocked()
+}
+
 // forgetLocked drops a user who has nothing here any more, not even a conversation to resume.
-func (p *Pool) forgetLocked(u *user) {
+func (u *user) forgetLocked() {
+	p := u.pool
 	if len(u.conversations) == 0 && u.requests == 0 && u.releasing == nil {
 		delete(p.users, u.id)
 	}
 	p.empty.Broadcast()
+}
+
+// has reports whether one of the user's conversations has the id.
+func (u *user) has(session string) bool {
+	p := u.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return u.conversations[session] != nil
+}
+
+// usersWithTurns returns the users that had a turn since it was called last, with their workspaces.
+func (p *Pool) usersWithTurns() map[*user][]*workspace {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	active := make(map[*user][]*workspace)
+	for _, u := range p.users {
+		if !u.wrote {
+			continue
+		}
+		u.wrote = u.requests > 0
+		for _, c := range u.conversations {
+			if c.dir != nil {
+				active[u] = append(active[u], c.dir)
+			}
+		}
+	}
+	return active
+}
+
+// space is what the user's files took when they were measured last.
+func (u *user) measured() Space {
+	p := u.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return u.space
+}
+
+// setSpace notes what the user's files take, and returns what they took before.
+func (u *user) setMeasured(now Space) (before Space) {
+	p := u.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before, u.space = u.space, now
+	return before
+}
+
+// nextToHold is the first conversation in the order of ids that is not among those held. The order keeps two who hold
+// all of a user from waiting for each other.
+func (u *user) nextToHold(session string, held []*slot) *conversation {
+	p := u.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(u.conversations)) {
+		c := u.conversations[id]
+		isHeld := slices.ContainsFunc(held, func(s *slot) bool { return s.conversation == c })
+		if (session == "" || session == id) && !isHeld {
+			return c
+		}
+	}
+	return nil
+}
+
+// hasInherited reports whether the former user's conversations are this one's already and nothing of that one is here.
+func (u *user) hasInherited(former string) bool {
+	p := u.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	past := p.users[former]
+	return u.inherited[former] && (past == nil || !past.owned && past.releasing == nil)
+}
+
+// bequeath makes a user's held conversations, some of which the archive has for the heir already, the heir's, all at once.
+// It returns them, by what they were before; they are held too.
+func (from *user) bequeath(to *user, held []*slot, copied map[*conversation]int64) map[*slot]*slot {
+	p := from.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	moved := make(map[*slot]*slot)
+	for _, old := range held {
+		if there := to.conversations[old.id]; there != nil {
+			if copied[old.conversation] == 0 || !there.unusedCopyLocked(old.conversation) {
+				continue
+			}
+			there.loseLocked()
+		}
+		moved[old] = to.receiveLocked(old, copied[old.conversation])
+	}
+	if to.inherited == nil {
+		to.inherited = make(map[string]bool)
+	}
+	to.inherited[from.id] = true
+	to.wrote = true
+	return moved
+}
+
+// receiveLocked makes another user's held conversation this one's, of whom the archive has it in the given version.
+func (to *user) receiveLocked(old *slot, version int64) *slot {
+	p := to.pool
+	s := to.newConversation(old.id, old.born, old.seed, old.digest)
+	c := s.conversation
+	c.named, c.settled, c.lastUsed, c.dir = old.named, old.settled, old.lastUsed, old.dir
+	c.mirror = mirror{off: old.mirror.off}
+	if version > 0 {
+		c.mirror = mirror{version: version, fetch: old.mirror.fetch}
+	}
+	s.settings, s.dirty, s.goodTurn = old.settings, old.dirty, old.goodTurn
+	to.conversations[c.id] = c
+	if old.user.standard == old.conversation && to.standard == nil {
+		to.standard = c
+	}
+	old.conversation.loseLocked()
+	if old.process != nil {
+		c.process, c.started = old.process, old.started
+		old.process = nil
+		delete(p.running, old.conversation)
+		p.running[c] = true
+		old.user.countLocked(0, -1)
+		to.countLocked(0, 1)
+	}
+	return s
 }

@@ -2,7 +2,6 @@ package pool_test
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"claudepool/pool"
-	"claudepool/pool/api"
 )
 
 // wait sends a request that waits behind another one, and returns its answer to come.
@@ -111,15 +109,6 @@ func TestPool_WhatEndedOneTurnDoesntEndTheNext(t *testing.T) {
 	require.Equal(t, pool.ProcessResumed, two.process)
 }
 
-// An interrupt that a busy machine answers late would cost the process, and who asks next waits for the answer to come.
-func TestPool_ATurnThatIsOverIsNotInterrupted(t *testing.T) {
-	s := newScriptedService(t, nil)
-	s.ask("ada", "one", nil).text(t)
-	for range 50 { // which of the two is seen first is left to chance
-		require.False(t, s.pool.WatchAfter())
-	}
-}
-
 // What doesn't fit into a pipe would wait for ever for a CLI that doesn't read; and one that reads may never answer.
 func TestPool_ACLIThatIsNotReadyInTimeIsGivenUp(t *testing.T) {
 	for name, does := range map[string]string{"deaf": "exec sleep 1000", "mute": "cat >/dev/null; true"} {
@@ -148,34 +137,4 @@ func TestPool_AToolThatRunsQuietlyIsNoSilence(t *testing.T) {
 	quiet := s.ask("ada", `[[tool=Bash {"command":"sleep 10; echo slept"}]]`, fields{"system": "second"}) // a restart, for the permission
 	require.Equal(t, "tool said: slept", quiet.text(t))
 	require.Equal(t, quiet.pid, s.ask("ada", "two", nil).pid)
-}
-
-// A stream whose turn has not begun, and one whose process says nothing, isn't taken for dead by what is on the way.
-func TestServer_AStreamIsOpenedInTheQueueAndNeverSilentForLong(t *testing.T) {
-	ping, grace := pool.SetIntervals(50*time.Millisecond, 100*time.Millisecond)
-	t.Cleanup(func() { pool.SetIntervals(ping, grace) })
-	require.Equal(t, 15*time.Second, ping)
-	require.Equal(t, 10*time.Second, grace)
-	s := newScriptedService(t, nil)
-	first := s.ask("ada", "one", nil)
-	hangUp := s.occupy("ada", nil)
-	response, err := s.start(t.Context(), "ada", "two [[latency=1s]]", nil)
-	require.NoError(t, err)
-	require.Equal(t, 1, s.pool.Snapshot().Queued, "the headers come while it waits")
-	require.Equal(t, http.StatusOK, response.StatusCode)
-	require.Equal(t, "text/event-stream", response.Header.Get("Content-Type"))
-	require.NotEmpty(t, response.Header.Get(api.HeaderRequestID))
-	require.Empty(t, response.Header.Get(api.HeaderPID), "which process it will be isn't known")
-	begin := make([]byte, 2*len(api.Ping))
-	_, err = io.ReadFull(response.Body, begin)
-	require.NoError(t, err)
-	require.Equal(t, api.Ping+api.Ping, string(begin))
-	require.Equal(t, 1, s.pool.Snapshot().Queued)
-	hangUp()
-	r := read(response)
-	require.Equal(t, "reply to: two [[latency=1s]]", r.text(t))
-	require.Equal(t, first.pid, r.pid, "the receipt has it")
-	_, turn, begun := strings.Cut(r.body, `"subtype":"init"`)
-	require.True(t, begun)
-	require.Contains(t, turn, api.Ping, "also in the middle of a turn")
 }

@@ -30,44 +30,37 @@ var (
 // Decode reads and validates a request of at most max bytes. Its error is always an *Error of the 4xx kind. Fields that
 // this service doesn't know are ignored, as Messages API clients send some.
 func Decode(r io.Reader, max int64) (*Request, error) {
-	req, err := decode(r, max)
-	if err == nil {
-		err = req.validate()
-	}
-	if err != nil {
-		return nil, err
-	}
-	return req, nil
+	return decode(r, max, (*Request).validate)
 }
 
 // DecodeDeletion reads a request to forget conversations, of which the credential and the session id count.
 func DecodeDeletion(r io.Reader, max int64) (*Request, error) {
-	req, err := decode(r, max)
-	if err == nil {
-		err = req.validateCredential()
-	}
-	if err == nil {
-		err = req.validateSession()
-	}
-	if err != nil {
-		return nil, err
-	}
-	return req, nil
+	return decode(r, max, func(req *Request) error {
+		if err := req.validateCredential(); err != nil {
+			return err
+		}
+		return req.validateSession()
+	})
 }
 
 // DecodeCredential reads a request of which nothing but the credential counts, as Decode does a whole one.
 func DecodeCredential(r io.Reader, max int64) (*Request, error) {
-	req, err := decode(r, max)
+	return decode(r, max, (*Request).validateCredential)
+}
+
+func decode(r io.Reader, max int64, validate func(*Request) error) (*Request, error) {
+	req, err := parse(r, max)
 	if err == nil {
-		err = req.validateCredential()
+		err = validate(req)
 	}
 	if err != nil {
 		return nil, err
 	}
+	req.digests = req.known()
 	return req, nil
 }
 
-func decode(r io.Reader, max int64) (*Request, error) {
+func parse(r io.Reader, max int64) (*Request, error) {
 	body, err := io.ReadAll(io.LimitReader(r, max+1))
 	switch {
 	case err != nil:
@@ -219,12 +212,11 @@ func (r *Request) validateCredential() error {
 	case !isToken(r.Token()):
 		return Invalid("the credential must be 8 to 4096 printable ASCII characters without spaces")
 	}
-	former := r.Former()
-	switch {
-	case former == nil:
-	case !isToken(former.Token()):
+	switch former := r.formerToken(); {
+	case former == "":
+	case !isToken(former):
 		return Invalid("oauth_credentials.previous_access_token: must be 8 to 4096 printable ASCII characters without spaces")
-	case former.Token() == r.Token():
+	case former == r.Token():
 		return Invalid("oauth_credentials.previous_access_token: must not be the present one")
 	}
 	return nil
@@ -327,8 +319,8 @@ func (r *Request) validateServers() error {
 
 // tells reports whether a text holds a token of the request.
 func (r *Request) tells(text string) bool {
-	former := r.Former()
-	return strings.Contains(text, r.Token()) || former != nil && strings.Contains(text, former.Token())
+	former := r.formerToken()
+	return strings.Contains(text, r.Token()) || former != "" && strings.Contains(text, former)
 }
 
 func (s MCPServer) validate(name string) error {

@@ -21,6 +21,16 @@ type Request struct {
 	MCPServers     map[string]MCPServer `json:"mcp_servers"`
 	PermissionMode string               `json:"permission_mode"`
 	OnDisconnect   string               `json:"on_disconnect"` // Interrupt, Finish or empty for the former
+
+	digests *digests // nil in a request that wasn't decoded
+}
+
+// digests are what a request is known by. They are computed once, when it is decoded.
+type digests struct {
+	user    [32]byte
+	userID  string
+	history [32]byte
+	former  *Request
 }
 
 // What is to become of a turn whose client is gone.
@@ -63,22 +73,41 @@ func (r *Request) Token() string {
 	return r.APIKey
 }
 
-// Former is a request, with nothing but the credential, of who the user was under the previous token; nil where there is
-// none.
-func (r *Request) Former() *Request {
-	if r.OAuth == nil || r.OAuth.PreviousAccessToken == "" {
-		return nil
+// formerToken is the one before the present one; empty where there is none.
+func (r *Request) formerToken() string {
+	if r.OAuth == nil {
+		return ""
 	}
-	return &Request{OAuth: &OAuthCredentials{AccessToken: r.OAuth.PreviousAccessToken}}
+	return r.OAuth.PreviousAccessToken
 }
 
+// Former is a request, with nothing but the credential, of who the user was under the previous token; nil where there is
+// none.
+func (r *Request) Former() *Request { return r.known().former }
+
 // UserDigest is the SHA-256 of the token.
-func (r *Request) UserDigest() [32]byte { return sha256.Sum256([]byte(r.Token())) }
+func (r *Request) UserDigest() [32]byte { return r.known().user }
 
 // UserID is the user's id: the first 16 hex digits of UserDigest.
-func (r *Request) UserID() string {
-	d := r.UserDigest()
-	return hex.EncodeToString(d[:8])
+func (r *Request) UserID() string { return r.known().userID }
+
+// HistoryDigest is that of what was said before; see the function of that name.
+func (r *Request) HistoryDigest() [32]byte { return r.known().history }
+
+func (r *Request) known() *digests {
+	if r.digests != nil {
+		return r.digests
+	}
+	d := &digests{user: sha256.Sum256([]byte(r.Token()))}
+	d.userID = hex.EncodeToString(d.user[:8])
+	if len(r.Messages) > 1 {
+		d.history = HistoryDigest(r.History())
+	}
+	if former := r.formerToken(); former != "" {
+		d.former = &Request{OAuth: &OAuthCredentials{AccessToken: former}}
+		d.former.digests = d.former.known()
+	}
+	return d
 }
 
 // ShortUser is the part of a user id that logs and stats may show.

@@ -20,6 +20,7 @@ import (
 	"claudepool/pool"
 	"claudepool/pool/broker"
 	"claudepool/pool/confine"
+	"claudepool/pool/server"
 	"claudepool/router"
 )
 
@@ -51,6 +52,7 @@ type Instance struct {
 	broker   *broker.Broker
 	pool     *pool.Pool
 	lease    *router.Lease
+	handler  *server.Server
 	server   *http.Server
 
 	beating   context.CancelFunc
@@ -86,11 +88,12 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 	opts := i.poolOptions(capacity)
 	opts.Archive, opts.ArchiveMaxBytes = parts.Archive, int64(s.ArchiveMaxBytes)
 	i.pool = pool.New(opts, i.lease)
+	i.handler = server.New(Backend(i.pool), server.Options{
+		Logger: parts.Logger, Instance: i.lease.ID(), Keys: keys, MaxBodyBytes: int64(s.MaxBodyBytes),
+		NotOwner: router.ErrNotOwner, NotNow: []error{router.ErrNotNow, pool.ErrDraining},
+	})
 	i.server = &http.Server{
-		Handler: pool.NewServer(i.pool, pool.ServerOptions{
-			Logger: parts.Logger, Instance: i.lease.ID(), Keys: keys, MaxBodyBytes: int64(s.MaxBodyBytes),
-			NotOwner: router.ErrNotOwner, NotNow: router.ErrNotNow,
-		}),
+		Handler:   i.handler,
 		TLSConfig: hop.ServerTLS(certificate), Protocols: new(http.Protocols),
 		ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(parts.Logger.Handler(), slog.LevelDebug),
@@ -174,6 +177,7 @@ func (i *Instance) Shutdown() {
 	}
 	i.pool.Drain(ctx)
 	i.pool.Close()
+	i.handler.Close()
 
 	end, cancelEnd := context.WithTimeout(context.Background(), endTimeout)
 	defer cancelEnd()

@@ -1,4 +1,4 @@
-package pool
+package server
 
 import (
 	"context"
@@ -10,14 +10,6 @@ import (
 	"claudepool/pool/api"
 )
 
-const (
-	// replayBytes is how much of a turn's stream is kept for a client that lost its connection.
-	replayBytes = 4 << 20
-	// replayKeep is for how long after its end, and endedBytes how much of all ended turns together.
-	replayKeep = time.Minute
-	endedBytes = 64 << 20
-)
-
 var (
 	errGap       = api.NotFound("the events after this one are not kept any more")
 	errLost      = api.BadGateway("events were lost, as they were read too slowly")
@@ -27,12 +19,13 @@ var (
 // replay is the stream of a turn that goes on whether its client is there or not. One request at a time reads it, from
 // any event on that is still kept; the last one to come displaces the one before.
 type replay struct {
-	id      string
-	user    [32]byte // digest of the token
-	receipt api.Receipt
+	id   string
+	user [32]byte // digest of the token
+	most int      // bytes that are kept
 
 	mu      sync.Mutex    // guards the following
 	changed chan struct{} // closed, and replaced, when any of it has changed
+	receipt *api.Receipt  // nil until the turn's message has been sent; another one when another process has it
 	lines   [][]byte
 	first   int // number of the first line that is kept
 	size    int
@@ -42,10 +35,13 @@ type replay struct {
 }
 
 // reader is a request that reads a replay. All is guarded by the replay's mu.
-type reader struct{ next int } // number of the line it needs next
+type reader struct {
+	next    int          // number of the line it needs next
+	receipt *api.Receipt // the last one it was told
+}
 
-func newReplay(user [32]byte, receipt api.Receipt) *replay {
-	return &replay{id: rand.Text(), user: user, receipt: receipt, changed: make(chan struct{}), first: 1}
+func newReplay(user [32]byte, most int) *replay {
+	return &replay{id: rand.Text(), user: user, most: most, changed: make(chan struct{}), first: 1}
 }
 
 func (r *replay) changeLocked() {
@@ -53,17 +49,27 @@ func (r *replay) changeLocked() {
 	r.changed = make(chan struct{})
 }
 
+// begin says which process has the turn.
+func (r *replay) begin(receipt api.Receipt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.receipt = &receipt
+	r.changeLocked()
+}
+
 // add keeps lines. A reader who is slow but there is waited for, until ctx ends; else the oldest lines give way.
 func (r *replay) add(ctx context.Context, lines [][]byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, line := range lines {
-		for r.size > 0 && r.size+len(line) > replayBytes {
+		for r.size > 0 && r.size+len(line) > r.most {
 			if r.reader != nil && r.reader.next <= r.first && ctx.Err() == nil {
+				r.changeLocked() // it may not know of the lines above
 				r.waitLocked(ctx)
 				continue
 			}
 			r.size -= len(r.lines[0])
+			r.lines[0] = nil // the array may stay
 			r.lines, r.first = r.lines[1:], r.first+1
 		}
 		r.lines = append(r.lines, line)
@@ -113,38 +119,57 @@ func (r *replay) detach(me *reader) {
 	}
 }
 
-// pass hands the stream over until its end, whose error it returns, or until the caller is displaced or gone.
+// pass hands the stream over until its end, whose error it returns, or until the caller is displaced or gone. It is
+// opened when the turn's message has been sent.
 func (r *replay) pass(ctx context.Context, me *reader, to *stream) error {
 	defer r.detach(me)
+	to.resumable(r.id)
 	for {
-		lines, from, err := r.take(ctx, me)
-		if err != nil || lines == nil {
+		part, err := r.take(ctx, me)
+		switch {
+		case err != nil || part.last:
 			return err
-		}
-		if err := to.numbered(ctx, from, lines); err != nil {
-			return err
+		case part.receipt != nil:
+			to.open(*part.receipt)
+		default:
+			if err := to.numbered(ctx, part.from, part.lines); err != nil {
+				return err
+			}
 		}
 	}
 }
 
-// take waits for lines that me hasn't got, and returns them with the number of the first. None is the end.
-func (r *replay) take(ctx context.Context, me *reader) (lines [][]byte, from int, err error) {
+// part is what a reader gets at a time: a receipt, lines with the number of the first, or the end.
+type part struct {
+	receipt *api.Receipt
+	lines   [][]byte
+	from    int
+	last    bool
+}
+
+// take waits for the next part.
+func (r *replay) take(ctx context.Context, me *reader) (part, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for {
-		switch end := r.first + len(r.lines); {
+		end := r.first + len(r.lines)
+		switch {
 		case ctx.Err() != nil:
-			return nil, 0, context.Cause(ctx)
+			return part{}, context.Cause(ctx)
 		case r.reader != me:
-			return nil, 0, errDisplaced
+			return part{}, errDisplaced
+		case me.receipt != r.receipt:
+			me.receipt = r.receipt
+			return part{receipt: r.receipt}, nil
 		case me.next < r.first:
-			return nil, 0, errLost
+			return part{}, errLost
 		case me.next < end:
-			from, me.next = me.next, end
+			from := me.next
+			me.next = end
 			r.changeLocked()
-			return append([][]byte(nil), r.lines[from-r.first:]...), from, nil
+			return part{lines: append([][]byte(nil), r.lines[from-r.first:]...), from: from}, nil
 		case r.ended:
-			return nil, 0, r.err
+			return part{last: true}, r.err
 		}
 		r.waitLocked(ctx)
 	}
@@ -152,13 +177,15 @@ func (r *replay) take(ctx context.Context, me *reader) (lines [][]byte, from int
 
 // replays are the turns of an instance that can be taken up again.
 type replays struct {
+	tuning tuning
+
 	mu    sync.Mutex // guards the following
 	turns map[string]*replay
 	ended []*replay // those that have, oldest first
 	kept  int       // bytes of them
 }
 
-func newReplays() *replays { return &replays{turns: make(map[string]*replay)} }
+func newReplays(t tuning) *replays { return &replays{tuning: t, turns: make(map[string]*replay)} }
 
 func (s *replays) add(r *replay) {
 	s.mu.Lock()
@@ -184,60 +211,26 @@ func (s *replays) finish(r *replay, err error) {
 	defer s.mu.Unlock()
 	s.ended = append(s.ended, r)
 	s.kept += r.size
-	for s.kept > endedBytes {
+	for s.kept > s.tuning.endedBytes {
 		s.dropOldestLocked()
 	}
-	time.AfterFunc(replayKeep, func() { s.expire(r) })
+	id := r.id // the timer must not keep what is dropped before
+	time.AfterFunc(s.tuning.replayKeep, func() { s.expire(id) })
 }
 
 // expire drops a turn and all that ended before it.
-func (s *replays) expire(r *replay) {
+func (s *replays) expire(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.turns[r.id] != nil {
+	for s.turns[id] != nil {
 		s.dropOldestLocked()
 	}
 }
 
 func (s *replays) dropOldestLocked() {
 	oldest := s.ended[0]
+	s.ended[0] = nil // the array may stay
 	s.ended = s.ended[1:]
 	s.kept -= oldest.size
 	delete(s.turns, oldest.id)
-}
-
-// finishing runs the turn to its end whether the client stays or not, and hands its stream over while it does.
-func (s *Server) finishing(ctx context.Context, h *Handle, out *stream) error {
-	r := newReplay(h.req.UserDigest(), out.receiptOf(h))
-	me, err := r.attach(0) // before anybody can know of it: who takes it up displaces this reader, never the reverse
-	if err != nil {
-		return err // never: nothing has come yet
-	}
-	s.replays.add(r)
-	out.turn = r.id
-	out.open(r.receipt)
-	s.pool.goes(func() {
-		defer h.Release()
-		s.replays.finish(r, h.Turn(context.WithoutCancel(ctx), func() {}, r.add))
-	})
-	return r.pass(ctx, me, out)
-}
-
-// resume hands over the rest of a stream whose client lost its connection.
-func (s *Server) resume(ctx context.Context, user [32]byte, lastEvent string, out *stream) error {
-	id, after, err := api.ParseEventID(lastEvent)
-	if err != nil {
-		return err
-	}
-	r := s.replays.find(id, user)
-	if r == nil {
-		return api.NotFound("no such turn is kept here")
-	}
-	me, err := r.attach(after)
-	if err != nil {
-		return err
-	}
-	out.turn = r.id
-	out.open(r.receipt)
-	return r.pass(ctx, me, out)
 }

@@ -1,4 +1,4 @@
-package pool
+package server
 
 import (
 	"context"
@@ -12,31 +12,33 @@ import (
 	"claudepool/pool/api"
 )
 
-// pingInterval is the longest a stream stays silent, so that nobody on the way takes it for dead. Tests have less time.
-var pingInterval = 15 * time.Second
-
 // lastWords is how long a client may take to read what is left once its turn has been ended for it.
 const lastWords = 2 * time.Second
 
 // stream is one response as server-sent events. Its methods may be called concurrently with its own pings.
 type stream struct {
 	requestID, instance string
+	pingInterval        time.Duration
 	came                time.Time
-	turn                string // not empty: its events have ids; set before the stream is opened
 
 	mu      sync.Mutex // guards the following and the writing
 	w       http.ResponseWriter
 	control *http.ResponseController
+	turn    string       // not empty: its events have ids
 	receipt *api.Receipt // nil until there is a process
 	opened  bool
 	closed  bool
 	last    time.Time // of the last write
 	opening *time.Timer
 	pinging *time.Timer
+
+	end  sync.Mutex // guards the following, also while a write is under way
+	over bool       // the connection is the next request's
 }
 
-func newStream(w http.ResponseWriter, requestID, instance string) *stream {
-	return &stream{w: w, control: http.NewResponseController(w), came: time.Now(), requestID: requestID, instance: instance}
+func newStream(w http.ResponseWriter, requestID, instance string, pingInterval time.Duration) *stream {
+	return &stream{w: w, control: http.NewResponseController(w), came: time.Now(), requestID: requestID, instance: instance,
+		pingInterval: pingInterval}
 }
 
 // openAfter opens the stream when d has passed and nothing else did.
@@ -51,25 +53,32 @@ func (s *stream) openAfter(d time.Duration) {
 }
 
 // open sends the headers. Those about the process are left out where the stream had to be opened before; the receipt
-// has them all the same.
+// has them all the same. It may be called again when another process has the turn.
 func (s *stream) open(receipt api.Receipt) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	receipt.Instance = s.instance
+	if s.receipt != nil {
+		receipt.FirstEvent = s.receipt.FirstEvent
+	}
 	s.receipt = &receipt
-	if s.turn != "" && !s.opened {
+	if s.opened {
+		return
+	}
+	if s.turn != "" {
 		s.w.Header().Set(api.HeaderTurn, s.turn)
 	}
-	if !s.opened {
-		s.w.Header().Set(api.HeaderPID, strconv.Itoa(s.receipt.PID))
-		s.w.Header().Set(api.HeaderProcess, s.receipt.Process)
-		s.w.Header().Set(api.HeaderTiming, s.receipt.ServerTiming())
-	}
+	s.w.Header().Set(api.HeaderPID, strconv.Itoa(receipt.PID))
+	s.w.Header().Set(api.HeaderProcess, receipt.Process)
+	s.w.Header().Set(api.HeaderTiming, receipt.ServerTiming())
 	s.openLocked()
 }
 
-func (s *stream) receiptOf(h *Handle) api.Receipt {
-	queued, ready := h.Waited()
-	return api.Receipt{Process: h.Process(), PID: h.PID(), Instance: s.instance, Queue: milliseconds(queued), Ready: milliseconds(ready)}
+// resumable gives the stream's events ids of the turn, by which it can be taken up again.
+func (s *stream) resumable(turn string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.turn = turn
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -88,7 +97,7 @@ func (s *stream) openLocked() {
 	s.w.WriteHeader(http.StatusOK)
 	_ = s.control.Flush()
 	s.last = time.Now()
-	s.pinging = time.AfterFunc(pingInterval, s.ping)
+	s.pinging = time.AfterFunc(s.pingInterval, s.ping)
 }
 
 // ping keeps a silent stream alive.
@@ -98,16 +107,22 @@ func (s *stream) ping() {
 	if s.closed {
 		return
 	}
-	if silent := time.Since(s.last); silent < pingInterval {
-		s.pinging.Reset(pingInterval - silent)
+	if silent := time.Since(s.last); silent < s.pingInterval {
+		s.pinging.Reset(s.pingInterval - silent)
 		return
 	}
 	_ = s.writeLocked([]byte(api.Ping))
-	s.pinging.Reset(pingInterval)
+	s.pinging.Reset(s.pingInterval)
 }
 
-// hurry frees whoever waits for a client that doesn't read.
-func (s *stream) hurry() { _ = s.control.SetWriteDeadline(time.Now().Add(lastWords)) }
+// hurry frees whoever waits for a client that doesn't read. Once the response is over, it does nothing.
+func (s *stream) hurry() {
+	s.end.Lock()
+	defer s.end.Unlock()
+	if !s.over {
+		_ = s.control.SetWriteDeadline(time.Now().Add(lastWords))
+	}
+}
 
 // lines sends a batch of lines, each as one event, and flushes once. When ctx ends it doesn't wait for the client any
 // longer.
@@ -115,6 +130,8 @@ func (s *stream) lines(ctx context.Context, lines [][]byte) error { return s.num
 
 // numbered does the same; where the stream can be taken up again, the events have ids that begin with the number from.
 func (s *stream) numbered(ctx context.Context, from int, lines [][]byte) error {
+	// For this batch only: the context may also end with a turn that went well, whose end mark the client may read as
+	// slowly as it likes. And before the lock, which a ping that nobody reads may hold.
 	defer context.AfterFunc(ctx, s.hurry)()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -201,4 +218,7 @@ func (s *stream) close() {
 	if s.pinging != nil {
 		s.pinging.Stop()
 	}
+	s.end.Lock()
+	defer s.end.Unlock()
+	s.over = true
 }

@@ -1,4 +1,4 @@
-package pool
+package cli
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 // line always fits, however long.
 const queueBytes = 1 << 20
 
-// turn is one user message and the lines that answer it. The process's reader fills it, the request empties it.
+// turn is one user message and the lines that answer it. The process's reader fills it, Run empties it.
 type turn struct {
 	uuid  string
 	scrub func([]byte) []byte
@@ -27,6 +27,7 @@ type turn struct {
 	started bool // the CLI has taken the message up: what follows belongs to this turn
 	lines   [][]byte
 	size    int
+	full    bool // a line waits for room
 	dropped bool // nobody reads any more: drop instead of keeping
 	result  *claude.Line
 	err     error
@@ -65,11 +66,11 @@ func (t *turn) take(line claude.Line) {
 		raw = t.scrub(raw)
 	}
 	t.pushLocked(raw)
-	if line.Type == "result" {
+	if line.Type == "result" && t.err == nil { // it may have failed while the line waited for room
 		t.result = &line
 		closeOnce(t.begun)
 		close(t.ended)
-		signal(t.more)
+		t.signal()
 	}
 }
 
@@ -88,21 +89,23 @@ func (t *turn) lifecycleLocked(line claude.Line) {
 
 func (t *turn) pushLocked(raw []byte) {
 	for t.size > 0 && t.size+len(raw) > queueBytes && !t.dropped && t.err == nil {
+		t.full = true
 		t.room.Wait()
 	}
-	if t.dropped {
+	t.full = false
+	if t.dropped || t.err != nil {
 		return
 	}
 	t.lines = append(t.lines, raw)
 	t.size += len(raw)
-	signal(t.more)
+	t.signal()
 }
 
 // stalled reports whether the process waits for the client to read.
 func (t *turn) stalled() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.size > queueBytes/2
+	return t.full || t.size > queueBytes/2
 }
 
 // pop takes all lines that have come, and tells whether they are the last, and whether others, perhaps the result, were
@@ -163,21 +166,34 @@ func (t *turn) fail(err error) {
 	closeOnce(t.begun)
 	close(t.ended)
 	t.room.Broadcast()
-	signal(t.more)
+	t.signal()
 }
 
-// wasStarted reports whether the CLI has taken the message up.
-func (t *turn) wasStarted() bool {
+// outcome tells how the turn has gone so far. The error is what took the result's place.
+func (t *turn) outcome() (Outcome, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.started
+	return Outcome{Started: t.started, Result: t.result, Assistant: t.assistant}, t.err
 }
 
-// outcome returns the turn's result or the error that took its place. It is for after the end.
-func (t *turn) outcome() (*claude.Line, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.result, t.err
+// end is the outcome of a turn that has ended, if it has. There is none where the error took its place.
+func (t *turn) end(has bool) (*Outcome, error) {
+	if !has {
+		return nil, nil
+	}
+	outcome, err := t.outcome()
+	if err != nil {
+		return nil, err
+	}
+	return &outcome, nil
+}
+
+// signal says that something is there to be taken.
+func (t *turn) signal() {
+	select {
+	case t.more <- struct{}{}:
+	default:
+	}
 }
 
 // closeOnce closes a channel that only one goroutine at a time may close.

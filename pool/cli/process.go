@@ -1,0 +1,193 @@
+// Package cli is one running claude CLI: started, bound to a credential, fitted to settings, given one message at a time,
+// rewound, frozen, stopped. It knows no users and no conversations; whoever has a Process decides what becomes of it.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"claudepool/pool/broker"
+	"claudepool/pool/claude"
+	"claudepool/pool/confine"
+)
+
+var (
+	// ErrDied says that a process ended by itself, or was killed by somebody else.
+	ErrDied = errors.New("cli: the process ended")
+	// ErrSilence is the cause of a run's end when neither the API nor the CLI has said anything for Limits.Silence.
+	ErrSilence = errors.New("cli: silence")
+)
+
+// Folders are where a CLI keeps its files. All are absolute.
+type Folders struct {
+	Root string // the workspace: all that it may write
+	Home string
+	Temp string
+	Cwd  string
+}
+
+// Limits are what one run may take. All have to be positive.
+type Limits struct {
+	Silence        time.Duration // without a word of a CLI that waits for the API
+	InterruptGrace time.Duration // for an interrupted run to end before its process is killed
+	// Rate is how many bytes a second a run may hand over after its first Burst ones, so that a process that floods leaves
+	// the machine to others: it waits, as for a client that reads slowly.
+	Rate  float64
+	Burst int
+}
+
+// Spec says what to start.
+type Spec struct {
+	Bin        string // path of the CLI
+	Folders    Folders
+	Options    claude.Options
+	MCPTimeout time.Duration // how long an MCP server may take to answer
+	Limits     Limits
+	Logger     *slog.Logger
+}
+
+// child is what a Process needs of a confine.Child. Tests have children that are no programs.
+type child interface {
+	PID() int
+	Signal(syscall.Signal) error
+	SetNice(int) error
+	Stop(context.Context, confine.Ladder) error
+	StderrTail() string
+	Exit() confine.Exit
+}
+
+// Process is one running CLI. It runs at most one message at a time. Run, Rewind, Fit, Satisfies, NeedsRestart, Initialize,
+// Bind and WarmUp are for one goroutine at a time, whoever has the process; the other methods may be called concurrently
+// with them.
+type Process struct {
+	child   child
+	stdin   io.Writer
+	grant   *broker.Grant
+	scrub   func([]byte) []byte
+	limits  Limits
+	log     *slog.Logger
+	resumed bool
+
+	inForce   Settings              // owned by whoever has the process
+	connected atomic.Bool           // to MCP servers
+	recycle   atomic.Bool           // not to be used again
+	aborted   atomic.Pointer[error] // why its run has to end at once
+	lastLine  atomic.Int64          // when the CLI last wrote something, in Unix nanoseconds
+	refusing  atomic.Int64          // bytes of answers to what the CLI has asked, until they are written
+
+	write sync.Mutex // one line at a time on stdin
+	sleep sleep
+
+	mu       sync.Mutex // guards the following
+	turn     *turn      // the one that runs, or the last one where it may have to be rewound
+	controls map[string]chan claude.Line
+	nextID   int
+	gone     bool
+	exited   chan struct{} // closed when stdout has ended: nothing more will be read
+}
+
+// Start starts a CLI that belongs to nobody: its API calls fail until it is bound. It returns before the CLI is ready;
+// Initialize waits for that. Nobody else may stop the child.
+func Start(ctx context.Context, launcher *confine.Launcher, b *broker.Broker, spec Spec) (*Process, error) {
+	grant := b.Register()
+	env := claude.Environment{Home: spec.Folders.Home, Temp: spec.Folders.Temp, BaseURL: b.URL(), Secret: grant.Secret(),
+		MCPTimeout: spec.MCPTimeout}
+	c, err := launcher.Start(ctx, confine.Spec{Path: spec.Bin, Args: claude.Args(spec.Options), Env: env.Vars(),
+		Dir: spec.Folders.Cwd, Workspace: spec.Folders.Root})
+	if err != nil {
+		grant.Revoke()
+		return nil, fmt.Errorf("cli: start: %w", err)
+	}
+	return newProcess(c, c.Stdin, c.Stdout, grant, b.Scrub, spec), nil
+}
+
+func newProcess(c child, stdin io.Writer, stdout io.ReadCloser, grant *broker.Grant, scrub func([]byte) []byte, spec Spec) *Process {
+	p := &Process{child: c, stdin: stdin, grant: grant, scrub: scrub, limits: spec.Limits, log: spec.Logger,
+		resumed: spec.Options.Resume, inForce: settingsOf(spec.Options),
+		controls: make(map[string]chan claude.Line), exited: make(chan struct{})}
+	p.heard()
+	go p.read(stdout)
+	return p
+}
+
+// PID is the process id. It stays the process's until Stop has returned.
+func (p *Process) PID() int { return p.child.PID() }
+
+// Resumed reports whether the process was started with a transcript to go on from.
+func (p *Process) Resumed() bool { return p.resumed }
+
+// Exit is how the process ended, for after its end.
+func (p *Process) Exit() confine.Exit { return p.child.Exit() }
+
+// StderrTail is the end of what it wrote to stderr.
+func (p *Process) StderrTail() string { return p.child.StderrTail() }
+
+// Secret is what the process knows itself by at the broker; no credential.
+func (p *Process) Secret() string { return p.grant.Secret() }
+
+// Calls is how many API calls of the process are under way.
+func (p *Process) Calls() int { return p.grant.Open() }
+
+// SetNice sets the priority of the process and of what it starts from then on.
+func (p *Process) SetNice(nice int) error { return p.child.SetNice(nice) }
+
+// Signal sends the process a signal, and nothing else that it started.
+func (p *Process) Signal(s syscall.Signal) error { return p.child.Signal(s) }
+
+// Bind puts a credential on the API calls of a process that is nobody's. broker.ErrBusy says that a call is under way.
+func (p *Process) Bind(c broker.Credential) error {
+	err := p.grant.Bind(c)
+	if err == nil && !p.Alive() {
+		return ErrDied
+	}
+	return err
+}
+
+// Rebind puts another credential in the place of the one it is bound to.
+func (p *Process) Rebind(from, to broker.Credential) error { return p.grant.Rebind(from, to) }
+
+// Exited is closed when nothing more will be read from the process.
+func (p *Process) Exited() <-chan struct{} { return p.exited }
+
+// Alive reports whether the process can be talked to.
+func (p *Process) Alive() bool {
+	select {
+	case <-p.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// Recycle says that the process is not to be used again after its run.
+func (p *Process) Recycle() { p.recycle.Store(true) }
+
+// Abort ends the run for the given reason, soon, and with it the process's use. The first reason counts.
+func (p *Process) Abort(why error) { p.aborted.CompareAndSwap(nil, &why) }
+
+// Spent reports whether the process is not to be used again.
+func (p *Process) Spent() bool { return p.recycle.Load() || p.aborted.Load() != nil }
+
+// Kill kills the process at once and returns when nothing more will be read from it. Stop still has to follow.
+func (p *Process) Kill() {
+	p.kill()
+	<-p.exited
+}
+
+func (p *Process) kill() { _ = p.child.Signal(syscall.SIGKILL) }
+
+// Stop ends the process and everything it started: close stdin, SIGTERM, SIGKILL. It returns when nothing of it is left;
+// its error says that something is, and then it may be called again.
+func (p *Process) Stop() error {
+	p.Thaw()
+	err := p.child.Stop(context.Background(), confine.Ladder{CloseGrace: 2 * time.Second, TermGrace: 2 * time.Second})
+	p.grant.Revoke()
+	return err
+}

@@ -1,0 +1,319 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
+
+	"claudepool/pool/claude"
+)
+
+const (
+	// flushInterval and flushBurst bound how often a run's lines are handed over: lines that come in quick succession go
+	// together, at the cost of a millisecond. A run's first lines, and a model's usual pace, never wait.
+	flushInterval = time.Millisecond
+	flushBurst    = 16
+	// pipeRoom is how long a message may be that a CLI's empty stdin takes without its reading, in bytes: half of a pipe.
+	pipeRoom = 32 << 10
+	// watchInterval is how often a run is looked at for silence.
+	watchInterval = 100 * time.Millisecond
+)
+
+// Outcome is how a run went.
+type Outcome struct {
+	Started   bool         // the CLI has taken the message up
+	Result    *claude.Line // nil: there is none
+	Assistant string       // uuid of the last assistant message that is no error; empty: there is none
+}
+
+// Good reports whether the message was answered.
+func (o Outcome) Good() bool {
+	return o.Result != nil && !o.Result.IsError && o.Result.Subtype == "success"
+}
+
+// Emit gets a run's lines in batches. With the last one it gets the outcome, unless lines were kept from it. The end of
+// its context says that it may not wait for the client any longer; its error ends the run.
+type Emit func(ctx context.Context, lines [][]byte, end *Outcome) error
+
+// Run sends a message, the JSON of a user message's content, calls sent, and hands over the lines that answer it until
+// the CLI's result, which is the last. Where there is none, the error says why: ErrDied, ErrSilence, what Abort was
+// called with, emit's error, or ctx's cause. In all of these but the first the message was interrupted. A run that didn't
+// end well stays in the conversation until Rewind.
+func (p *Process) Run(ctx context.Context, message json.RawMessage, sent func(), emit Emit) (Outcome, error) {
+	t := newTurn(uuid.NewString(), p.scrub)
+	ctx, cut := context.WithCancelCause(ctx)
+	defer cut(nil)
+	if err := p.attach(t); err != nil {
+		return Outcome{}, err
+	}
+	stop := p.watch(ctx, t, cut)
+	p.say(t, message)
+	sent()
+	err := p.forward(ctx, t, emit, cut)
+	stop()
+	outcome, _ := t.outcome()
+	if err == nil && outcome.Good() {
+		p.detach()
+	}
+	return outcome, err
+}
+
+// attach makes t the process's turn.
+func (p *Process) attach(t *turn) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.gone {
+		t.fail(ErrDied)
+		return ErrDied
+	}
+	p.turn = t
+	p.heard()
+	return nil
+}
+
+func (p *Process) detach() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.turn = nil
+}
+
+// say sends a message. What a pipe has room for is there at once; more takes as long as the CLI takes to read it.
+func (p *Process) say(t *turn, message json.RawMessage) {
+	line := claude.UserMessage(t.uuid, message)
+	send := func() {
+		if err := p.send(line); err != nil {
+			t.fail(err)
+		}
+	}
+	if len(line) <= pipeRoom {
+		send()
+		return
+	}
+	go send() // which a process that has died may outlast
+}
+
+// forward empties the turn until its end.
+func (p *Process) forward(ctx context.Context, t *turn, emit Emit, cut context.CancelCauseFunc) error {
+	pace := rate.NewLimiter(rate.Every(flushInterval), flushBurst)
+	share := rate.NewLimiter(rate.Limit(p.limits.Rate), p.limits.Burst)
+	for {
+		select {
+		case <-t.more:
+		case <-ctx.Done():
+			<-t.ended // the watcher sees to it
+			return context.Cause(ctx)
+		}
+		t.gather(ctx, pace.Reserve().Delay())
+		lines, last, dropped := t.pop()
+		end, err := t.end(last && !dropped)
+		if len(lines) > 0 {
+			if emitErr := emit(ctx, lines, end); emitErr != nil {
+				cut(emitErr)
+			}
+			t.gather(ctx, share.ReserveN(time.Now(), min(sizeOf(lines), p.limits.Burst)).Delay())
+		}
+		if last {
+			if dropped {
+				return context.Cause(ctx) // how it ended has been told to nobody
+			}
+			return err
+		}
+	}
+}
+
+func sizeOf(lines [][]byte) (n int) {
+	for _, line := range lines {
+		n += len(line)
+	}
+	return n
+}
+
+// watch ends the turn when ctx does, and ctx when the process was aborted or the API falls silent. It does so by timers,
+// as most turns are over before one fires, and a goroutine would cost each of them a thread's wake-up. When stop returns,
+// no interrupt is under way.
+func (p *Process) watch(ctx context.Context, t *turn, cut context.CancelCauseFunc) (stop func()) {
+	interrupted := make(chan struct{})
+	leave := context.AfterFunc(ctx, func() {
+		defer close(interrupted)
+		if !t.hasEnded() { // both may be so by now, and to interrupt what is over is to wait for nothing
+			p.interrupt(t)
+		}
+	})
+	rest := every(watchInterval, func() {
+		if p.silentFor() >= p.limits.Silence && p.awaits(t) {
+			cut(ErrSilence)
+		}
+		if why := p.aborted.Load(); why != nil {
+			cut(*why)
+		}
+	})
+	return func() {
+		rest()
+		if !leave() {
+			<-interrupted
+		}
+	}
+}
+
+// every calls f again and again, with d between, until stop is called. The last call may outlast that.
+func every(d time.Duration, f func()) (stop func()) {
+	var mu sync.Mutex
+	var timer *time.Timer
+	stopped := false
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(d, func() {
+		f()
+		mu.Lock()
+		defer mu.Unlock()
+		if !stopped {
+			timer.Reset(d)
+		}
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		stopped = true
+		timer.Stop()
+	}
+}
+
+// awaits reports whether a silent process's turn waits for an API that doesn't answer, or for a CLI that hasn't begun. A
+// tool that runs quietly and a client that doesn't read are no silence.
+func (p *Process) awaits(t *turn) bool {
+	if t.stalled() {
+		return false
+	}
+	select {
+	case <-t.begun:
+		return p.Calls() > 0
+	default:
+		return true
+	}
+}
+
+// Stalled reports whether the process waits for its run's lines to be taken.
+func (p *Process) Stalled() bool {
+	p.mu.Lock()
+	t := p.turn
+	p.mu.Unlock()
+	return t != nil && t.stalled()
+}
+
+// interrupt ends the turn, by killing the process if it must. When it returns, the turn has ended and no interrupt is
+// under way that would end the next one.
+//
+// The CLI ignores an interrupt that comes before the turn's system/init, so it is repeated then.
+func (p *Process) interrupt(t *turn) {
+	t.drop()
+	ctx, cancel := context.WithTimeout(context.Background(), p.limits.InterruptGrace)
+	defer cancel()
+	var interrupts errgroup.Group
+	ask := func() error {
+		_, err := p.control(ctx, claude.Interrupt{})
+		return err
+	}
+	interrupts.Go(ask)
+	select {
+	case <-t.begun:
+		interrupts.Go(ask)
+	case <-ctx.Done():
+	}
+	over := make(chan error, 1)
+	go func() {
+		<-t.ended
+		over <- interrupts.Wait()
+	}()
+	select {
+	case err := <-over:
+		if err == nil {
+			return
+		}
+	case <-ctx.Done():
+	}
+	p.kill()
+	<-t.ended
+}
+
+// Rewind makes the conversation what it was before the last run, if that didn't end well, and reports whether that is
+// certain. It takes at most Limits.InterruptGrace.
+func (p *Process) Rewind(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, p.limits.InterruptGrace)
+	defer cancel()
+	p.mu.Lock()
+	t := p.turn
+	p.mu.Unlock()
+	if t == nil {
+		return true
+	}
+	defer p.detach()
+	return p.aborted.Load() == nil && p.rewind(ctx, t)
+}
+
+// WarmUp runs a message whose answer nobody reads, and forgets it.
+func (p *Process) WarmUp(ctx context.Context, message json.RawMessage) error {
+	t := newTurn(uuid.NewString(), p.scrub)
+	t.drop()
+	if err := p.attach(t); err != nil {
+		return err
+	}
+	defer p.detach()
+	if err := p.send(claude.UserMessage(t.uuid, message)); err != nil {
+		return err
+	}
+	select {
+	case <-t.ended:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	outcome, err := t.outcome()
+	if err == nil && (!outcome.Good() || !p.rewind(ctx, t)) {
+		err = errors.New("cli: the warm-up failed")
+	}
+	return err
+}
+
+// Aside warms the process up by a question beside the conversation: less than a run does, but the process can be given a
+// system prompt afterwards.
+func (p *Process) Aside(ctx context.Context, question string) error {
+	_, err := p.control(ctx, claude.SideQuestion{Question: question})
+	return err
+}
+
+// rewind waits until the CLI has put the turn away, and has it forget the turn.
+func (p *Process) rewind(ctx context.Context, t *turn) bool {
+	select {
+	case <-t.settled:
+	case <-p.exited:
+		return false
+	case <-ctx.Done():
+		return false
+	}
+	for ctx.Err() == nil {
+		line, err := p.control(ctx, claude.Rewind{UserMessageUUID: t.uuid})
+		if err != nil {
+			return false
+		}
+		switch reason, rewound := claude.RewindOutcome(line); {
+		case rewound, reason == "target_not_found":
+			return true
+		case reason != "turn_running":
+			return false
+		}
+		pause(ctx, 10*time.Millisecond)
+	}
+	return false
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}

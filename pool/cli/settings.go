@@ -1,0 +1,86 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"reflect"
+	"strings"
+
+	"claudepool/pool/claude"
+)
+
+// Settings are what a process can be asked for beside its messages.
+type Settings struct {
+	Model      string // empty: the CLI's own default
+	Fallback   string
+	Permission string
+	System     string
+	Thinking   *bool           // nil: the CLI's own default
+	MCP        json.RawMessage // an object of servers by name; nil: none
+}
+
+func settingsOf(o claude.Options) Settings {
+	return Settings{Model: o.Model, Fallback: o.FallbackModel, Permission: o.PermissionMode}
+}
+
+// Refusal is the error of settings that the CLI doesn't take. Those that were in force stay.
+type Refusal struct {
+	Field  string // the request's name for it
+	Reason string // the CLI's words, valid UTF-8 and without the broker's address
+}
+
+func (r *Refusal) Error() string { return r.Field + ": refused: " + r.Reason }
+
+// Satisfies reports whether a message with the wanted settings can be run as the process is.
+func (p *Process) Satisfies(wanted Settings) bool {
+	return p.Alive() && !p.Spent() && reflect.DeepEqual(p.inForce, wanted)
+}
+
+// NeedsRestart reports whether the process can't be fitted to the wanted settings: it has ended or isn't to be used
+// again, or they differ in what only a new process can change.
+func (p *Process) NeedsRestart(wanted Settings) bool {
+	s := p.inForce
+	return !p.Alive() || p.Spent() || s.System != wanted.System || s.Fallback != wanted.Fallback ||
+		wanted.Model == "" && s.Model != "" || wanted.Thinking == nil && s.Thinking != nil
+}
+
+// Fit changes a live process to the wanted settings by control requests. The error is a *Refusal if the CLI refuses one.
+func (p *Process) Fit(ctx context.Context, wanted Settings) error {
+	if wanted.Model != p.inForce.Model {
+		if err := p.change(ctx, "model", claude.SetModel{Model: wanted.Model}); err != nil {
+			return err
+		}
+		p.inForce.Model = wanted.Model
+	}
+	if wanted.Permission != p.inForce.Permission {
+		if err := p.change(ctx, "permission_mode", claude.SetPermissionMode{Mode: wanted.Permission}); err != nil {
+			return err
+		}
+		p.inForce.Permission = wanted.Permission
+	}
+	if wanted.Thinking != nil && (p.inForce.Thinking == nil || *p.inForce.Thinking != *wanted.Thinking) {
+		if err := p.change(ctx, "thinking", claude.SetThinking{On: *wanted.Thinking}); err != nil {
+			return err
+		}
+		p.inForce.Thinking = wanted.Thinking
+	}
+	if !bytes.Equal(wanted.MCP, p.inForce.MCP) {
+		if err := p.change(ctx, "mcp_servers", claude.SetMCPServers{Servers: wanted.MCP}); err != nil {
+			return err
+		}
+		p.inForce.MCP = wanted.MCP
+		p.connected.Store(wanted.MCP != nil)
+	}
+	return nil
+}
+
+// change makes one control request on behalf of the request's field.
+func (p *Process) change(ctx context.Context, field string, request any) error {
+	line, err := p.control(ctx, request)
+	if errors.Is(err, errRefused) {
+		return &Refusal{Field: field, Reason: strings.ToValidUTF8(string(p.scrub([]byte(line.Error))), "")}
+	}
+	return err
+}

@@ -1,0 +1,153 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"claudepool/pool/claude"
+)
+
+// refusalBytes bounds the answers that a CLI hasn't read yet to what it has asked: a pipe's size. Who asks on and on
+// without reading is killed, or it could fill the service's memory.
+const refusalBytes = 64 << 10
+
+// errRefused says that the CLI answered a control request with an error.
+var errRefused = errors.New("cli: refused")
+
+// Initialize is the handshake. The system prompt counts on a process's first one only, and only before its first run.
+func (p *Process) Initialize(ctx context.Context, system string) error {
+	if _, err := p.control(ctx, claude.Initialize{AppendSystemPrompt: system}); err != nil {
+		return fmt.Errorf("%w (stderr: %q)", err, p.StderrTail())
+	}
+	p.inForce.System = system
+	return nil
+}
+
+// send writes one line to the CLI.
+func (p *Process) send(line []byte) error {
+	p.write.Lock()
+	defer p.write.Unlock()
+	if _, err := p.stdin.Write(line); err != nil {
+		return fmt.Errorf("%w: %w", ErrDied, err)
+	}
+	return nil
+}
+
+// control makes a control request and waits for its answer.
+func (p *Process) control(ctx context.Context, request any) (claude.Line, error) {
+	id, reply := p.await()
+	defer p.forget(id)
+	failed := make(chan error, 1)
+	go func() { // a CLI that doesn't read must not hold up who has a deadline; the end of its stdin ends this
+		if err := p.send(claude.ControlRequest(id, request)); err != nil {
+			failed <- err
+		}
+	}()
+	select {
+	case line := <-reply:
+		if line.Subtype != "success" {
+			return line, fmt.Errorf("%w: %s", errRefused, line.Error)
+		}
+		return line, nil
+	case err := <-failed:
+		return claude.Line{}, err
+	case <-p.exited:
+		return claude.Line{}, ErrDied
+	case <-ctx.Done():
+		return claude.Line{}, context.Cause(ctx)
+	}
+}
+
+// await makes an id for a control request, whose answer reply gets.
+func (p *Process) await() (id string, reply chan claude.Line) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.nextID++
+	id, reply = "cp-"+strconv.Itoa(p.nextID), make(chan claude.Line, 1)
+	p.controls[id] = reply
+	return id, reply
+}
+
+func (p *Process) forget(id string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.controls, id)
+}
+
+// read takes the CLI's output apart until it ends.
+func (p *Process) read(stdout io.ReadCloser) {
+	defer stdout.Close()
+	lines := claude.NewReader(stdout)
+	var err error
+	for err == nil {
+		var raw []byte
+		if raw, err = lines.Next(); err == nil {
+			p.heard()
+			p.take(raw)
+		}
+	}
+	if !errors.Is(err, io.EOF) {
+		p.log.Warn("reading a process failed", "pid", p.PID(), "error", err)
+		p.kill()
+	}
+	p.mu.Lock()
+	t := p.turn
+	p.gone = true
+	close(p.exited)
+	p.mu.Unlock()
+	if t != nil {
+		t.fail(ErrDied)
+	}
+}
+
+// take hands one line to whom it is for. Lines that aren't JSON and lines that belong to no turn of ours (what the CLI
+// does of itself between turns, echoes of control requests) are dropped.
+func (p *Process) take(raw []byte) {
+	line, err := claude.ParseLine(raw)
+	if err != nil {
+		p.log.Warn("a process wrote something that is not JSON", "pid", p.PID(), "bytes", len(raw))
+		return
+	}
+	switch line.Type {
+	case "control_response":
+		p.mu.Lock()
+		reply := p.controls[line.RequestID]
+		delete(p.controls, line.RequestID)
+		p.mu.Unlock()
+		if reply != nil {
+			reply <- line
+		}
+	case "control_request":
+		p.refuse(line.RequestID)
+	default:
+		p.mu.Lock()
+		t := p.turn
+		p.mu.Unlock()
+		if t != nil {
+			t.take(line)
+		}
+	}
+}
+
+// refuse answers a control request of the CLI's own. It doesn't wait for stdin, as stdout isn't read meanwhile.
+func (p *Process) refuse(id string) {
+	answer := claude.RefuseControl(id)
+	if p.refusing.Add(int64(len(answer))) > refusalBytes {
+		p.kill()
+		return
+	}
+	go func() {
+		_ = p.send(answer)
+		p.refusing.Add(-int64(len(answer)))
+	}()
+}
+
+// heard notes that the CLI has said something, or was asked for something.
+func (p *Process) heard() { p.lastLine.Store(time.Now().UnixNano()) }
+
+// silentFor is how long the CLI has written nothing.
+func (p *Process) silentFor() time.Duration { return time.Since(time.Unix(0, p.lastLine.Load())) }

@@ -1,0 +1,136 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"claudepool/pool/api"
+	"claudepool/pool/cli"
+)
+
+// What ends a turn before its result, beside its client.
+var (
+	errTurnTimeout = errors.New("pool: turn timeout")
+	errMemory      = errors.New("pool: out of memory")
+	errQuota       = errors.New("pool: workspace full")
+)
+
+// Handle is a conversation held for one turn, with a process that is fitted to the request. Its methods are for one
+// goroutine.
+type Handle struct {
+	*slot
+	req    *api.Request
+	how    string
+	failed bool // the turn has begun and hasn't gone well
+
+	queued, prepared time.Duration // waited for the conversation, and then for its process
+}
+
+// Receipt tells which process has the turn, and how long the request waited for it.
+func (h *Handle) Receipt() api.Receipt {
+	return api.Receipt{Process: h.how, PID: h.process.PID(), Queue: milliseconds(h.queued), Ready: milliseconds(h.prepared)}
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// Run sends the request's message, calls sent, and hands over the lines that answer it, as they come and in batches, until
+// the turn has ended; the last line is the CLI's result. If the process turns out to have died before it took the message
+// up, all of it is done once more with another. The error says why there is no result: an *api.Error for the client, or
+// ctx's cause if the client has gone, in which case the turn was interrupted. The end of the context that emit gets says
+// that it may not wait for the client any longer.
+func (h *Handle) Run(ctx context.Context, sent func(), emit func(ctx context.Context, lines [][]byte) error) error {
+	p := h.pool
+	ctx, cut := context.WithCancelCause(ctx)
+	defer cut(nil)
+	defer context.AfterFunc(p.life, func() { cut(ErrClosing) })()
+	defer time.AfterFunc(p.opts.TurnTimeout, func() { cut(errTurnTimeout) }).Stop()
+
+	outcome, err := h.run(ctx, sent, emit)
+	if errors.Is(err, cli.ErrDied) && !outcome.Started { // as one does that was killed while idle: nothing was run
+		if err = h.revive(ctx); err == nil {
+			_, err = h.run(ctx, sent, emit)
+		}
+	}
+	return h.explain(err)
+}
+
+// revive puts a new process in the place of the one that died.
+func (h *Handle) revive(ctx context.Context) error {
+	h.process.Kill() // its stdin may be closed while it lives on
+	ctx, cancel := context.WithTimeoutCause(ctx, h.pool.opts.SpawnTimeout, errSpawnTimeout)
+	defer cancel()
+	how, err := h.ready(ctx, h.req)
+	h.how = how
+	return err
+}
+
+// run tries the turn once. From here on the transcript can't be relied on until it has gone well.
+func (h *Handle) run(ctx context.Context, sent func(), emit func(context.Context, [][]byte) error) (cli.Outcome, error) {
+	h.failed, h.dirty = true, true
+	h.unsettle()
+	signal(h.pool.changed)
+	h.pool.turns.begin()
+	return h.process.Run(ctx, h.req.Turn().Content, sent, func(ctx context.Context, lines [][]byte, end *cli.Outcome) error {
+		if end != nil && end.Good() {
+			h.conclude(end) // before the client can send the next request
+		}
+		return emit(ctx, lines)
+	})
+}
+
+// conclude notes what a turn that went well did to the conversation.
+func (h *Handle) conclude(end *cli.Outcome) {
+	h.failed, h.dirty, h.seed = false, false, nil
+	if end.Assistant != "" {
+		h.goodTurn = end.Assistant
+	}
+	h.setDigest(api.ExtendDigest(h.digest, h.req.Turn(), end.Result.Result))
+}
+
+// explain turns what ended a turn into what its client gets to know.
+func (h *Handle) explain(err error) error {
+	opts := h.pool.opts
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, cli.ErrDied):
+		return api.BadGateway("the process of this conversation ended in the middle of the turn")
+	case errors.Is(err, errTurnTimeout):
+		return api.BadGateway("the turn took longer than %s", opts.TurnTimeout)
+	case errors.Is(err, cli.ErrSilence):
+		return api.BadGateway("no answer from the API for %s", opts.SilenceTimeout)
+	case errors.Is(err, errMemory):
+		return api.BadGateway("the turn used more memory than a process may")
+	case errors.Is(err, errQuota):
+		return api.Invalid("the turn filled the user's workspaces beyond %d bytes or %d files", opts.Quota.Bytes, opts.Quota.Files)
+	case errors.Is(err, ErrClosing):
+		return api.Unavailable(time.Second, "the instance is shutting down")
+	}
+	return err
+}
+
+// Release gives the conversation to the next in line. If the turn failed, the conversation first forgets it, which
+// doesn't keep the caller waiting.
+func (h *Handle) Release() {
+	switch {
+	case !h.failed:
+		h.save()
+		h.letGo()
+	case h.process == nil:
+		h.letGo()
+	default:
+		h.pool.goes(func() {
+			if !h.process.Rewind(context.Background()) {
+				h.process.Kill()
+			}
+			h.letGo()
+		})
+	}
+}
+
+// letGo leaves the conversation to the next in line, with a digest that holds.
+func (h *Handle) letGo() {
+	h.setDigest(h.digest)
+	h.leave()
+}

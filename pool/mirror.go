@@ -1,0 +1,262 @@
+package pool
+
+import (
+	"errors"
+	"maps"
+	"time"
+
+	"claudepool/infra/archive"
+	"claudepool/pool/api"
+	"claudepool/pool/claude"
+	"claudepool/pool/seal"
+)
+
+// A conversation outlives its instance by what stands in the archive: after each good turn its transcript is mirrored
+// there, and whoever is asked for its user next goes on from it. The workspace's other files stay behind.
+
+// mirrorWait is how long giving up a user waits for what is being mirrored.
+const mirrorWait = 2 * time.Second
+
+// mirror is what a conversation has of itself in the archive. Guarded by Pool.mu.
+type mirror struct {
+	version int64 // the archive's, as far as known here; 0 is none
+	next    *head // to be saved, when what is being saved has been
+	busy    bool
+	off     bool // somebody else goes on with it, or it is too large
+	fetch   bool // the archive's transcript has to replace what is here; changed by nobody but who has the slot
+}
+
+// askOnce returns what the archive is asked about the user, and whether it is to be asked now.
+func (u *user) askOnce(req *api.Request) (r *recall, isNew bool) {
+	p := u.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if u.recalled != nil {
+		return u.recalled, false
+	}
+	u.recalled = &recall{done: make(chan struct{})}
+	if u.keys == nil {
+		u.keys = seal.Derive(req.Token())
+	}
+	return u.recalled, true
+}
+
+// dropRecall has the archive asked again about the users, unless that has been done since r; nil is any.
+func (u *user) dropRecall(r *recall) {
+	p := u.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r == nil || u.recalled == r {
+		u.recalled = nil
+	}
+}
+
+// unlearn forgets conversations that were deleted at another instance, and those that were to be fetched and aren't there
+// any more.
+func (u *user) unlearn(records []archive.Record) {
+	p := u.pool
+	deleted := make(map[string]bool) // by name; false: it is there
+	for _, r := range records {
+		deleted[r.Name] = r.Deleted
+	}
+	for id, c := range u.conversationsOf() {
+		isDeleted, isListed := deleted[u.keys.Name(id)]
+		if (isDeleted || !isListed) && c.loseUnused(isDeleted) {
+			p.goes(func() { c.dropFiles() })
+		}
+	}
+}
+
+// conversationsOf returns the user's conversations by their ids.
+func (u *user) conversationsOf() map[string]*conversation {
+	p := u.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(u.conversations)
+}
+
+// loseUnused takes a conversation from its user that the archive had, unless it is in use. What is not said to be deleted
+// goes only if it was to be fetched.
+func (c *conversation) loseUnused(isDeleted bool) bool {
+	p := c.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	gone := isDeleted && c.mirror.version > 0 || !isDeleted && c.mirror.fetch
+	if !gone || c.gone || c.heldLocked() || c.process != nil || c.mirror.busy {
+		return false
+	}
+	c.loseLocked()
+	return true
+}
+
+// enroll enters what the archive has of a conversation among the user's.
+func (u *user) enroll(version int64, h *head) {
+	p := u.pool
+	settings := h.Settings.settings()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := u.conversations[h.Session]
+	switch {
+	case c == nil:
+	case c.born == h.Born && c.mirror.version >= version || c.mirror.busy:
+		return
+	case c.heldLocked() || c.process != nil:
+		c.mirror.off = true // it was begun here while the archive could not be asked
+		return
+	}
+	s := u.newConversation(h.Session, h.Born, nil, [32]byte{})
+	copy(s.digest[:], h.Digest)
+	s.named, s.mirror = h.Named, mirror{version: version, fetch: true}
+	s.settings, s.goodTurn = settings, h.GoodTurn
+	if c != nil {
+		s.dir = c.dir
+		c.loseLocked()
+	}
+	u.conversations[s.id] = s.conversation
+	if h.Standard {
+		u.standard = s.conversation
+	}
+	s.restLocked()
+}
+
+// version is the archive's of the conversation.
+func (s *slot) version() int64 {
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	return s.mirror.version
+}
+
+// fetched says that the archive's transcript is here.
+func (s *slot) fetched() {
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	s.mirror.fetch = false
+}
+
+// save has the conversation, after a good turn, mirrored in the background. The newest turn wins.
+func (s *slot) save() {
+	p := s.pool
+	if p.vault == nil || s.goodTurn == "" {
+		return
+	}
+	h := headOf(s)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	u, m := s.user, &s.conversation.mirror
+	if m.off || u.keys == nil {
+		return
+	}
+	h.Standard = u.standard == s.conversation
+	m.next = h
+	if m.busy {
+		return
+	}
+	m.busy = true
+	if u.mirroring == 0 {
+		u.mirrored = make(chan struct{})
+	}
+	u.mirroring++
+	c, dir := s.conversation, s.dir
+	p.goes(func() {
+		c.mirrorAll(dir)
+		u.hasMirrored()
+	})
+}
+
+func (u *user) hasMirrored() {
+	p := u.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if u.mirroring--; u.mirroring == 0 {
+		close(u.mirrored)
+	}
+}
+
+// nextToMirror is what is to be saved now, and in which version. Nil ends the saving.
+func (c *conversation) nextToMirror() (next *head, version int64) {
+	p := c.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	next = c.mirror.next
+	c.mirror.next = nil
+	c.mirror.busy = next != nil
+	return next, c.mirror.version + 1
+}
+
+func (c *conversation) setVersion(version int64) {
+	p := c.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.mirror.version = version
+}
+
+// keepForRetry has the same saved again if nothing newer is to be, unless the user is somebody else's by now: who has
+// gone on with the conversation there must not be overtaken.
+func (c *conversation) keepForRetry(h *head) {
+	p := c.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case !c.user.owned || p.life.Err() != nil:
+		c.mirror.next = nil
+	case c.mirror.next == nil:
+		c.mirror.next = h
+	}
+}
+
+// stopMirroring gives a conversation up. What the archive has of one that has become too large is removed: to go on
+// from there would lose what was said since.
+func (c *conversation) stopMirroring(why error) {
+	p := c.pool
+	p.mu.Lock()
+	c.mirror.busy, c.mirror.off, c.mirror.next = false, true, nil
+	p.mu.Unlock()
+	if errors.Is(why, claude.ErrTooLarge) {
+		c.forgetArchived()
+	}
+}
+
+// awaitMirrored waits a while for what is being saved of the user's conversations, so that the next owner finds it. It
+// reports whether nothing is being saved any more.
+func (u *user) awaitMirrored() bool {
+	p := u.pool
+	p.mu.Lock()
+	busy, done := u.mirroring > 0, u.mirrored
+	p.mu.Unlock()
+	if !busy {
+		return true
+	}
+	select {
+	case <-done:
+		return true
+	case <-time.After(mirrorWait):
+		return false
+	}
+}
+
+// copying is what it takes to make an archived conversation another user's: the version there is, and the one to make.
+type copying struct {
+	head     *head
+	from, to int64
+}
+
+// planCopy says how the held conversation's archived copy becomes the heir's, if it does.
+func (s *slot) planCopy(to *user) (plan copying, moves bool) {
+	p := s.pool
+	plan = copying{head: headOf(s), to: 1}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	plan.from = s.mirror.version
+	plan.head.Standard = s.user.standard == s.conversation
+	there := to.conversations[s.id]
+	if there != nil {
+		plan.to = there.mirror.version + 1
+	}
+	stays := plan.from == 0 || s.mirror.off || there != nil && !there.unusedCopyLocked(s.conversation)
+	return plan, !stays
+}
+
+// unusedCopyLocked reports whether c is what the archive has of a copy of the other, and nothing more.
+func (c *conversation) unusedCopyLocked(of *conversation) bool {
+	return c.born == of.born && c.mirror.fetch && c.dir == nil && c.process == nil && !c.heldLocked()
+}

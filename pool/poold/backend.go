@@ -1,0 +1,26 @@
+package poold
+
+import (
+	"context"
+
+	"claudepool/pool"
+	"claudepool/pool/api"
+	"claudepool/pool/server"
+)
+
+// Backend is a pool as the HTTP server wants it.
+func Backend(p *pool.Pool) server.Backend { return backend{p} }
+
+type backend struct{ pool *pool.Pool }
+
+func (b backend) Acquire(ctx context.Context, req *api.Request, outage bool) (server.Turn, error) {
+	h, err := b.pool.Acquire(ctx, req, outage)
+	if err != nil {
+		return nil, err // and no Handle that is nil in a Turn that isn't
+	}
+	return h, nil
+}
+
+func (b backend) Delete(ctx context.Context, req *api.Request, outage bool) (int, error) {
+	return b.pool.Forget(ctx, req, outage)
+}

@@ -1,0 +1,255 @@
+// Package server is the HTTP side of an instance: it takes what fronts send and nobody else, sees to it that nothing is
+// run twice, and hands a turn's lines over as a stream that is never silent for long and always ends explicitly, or can
+// be taken up again. It knows no processes and no users, only a Backend.
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"claudepool/infra/hop"
+	"claudepool/infra/logging"
+	"claudepool/pool/api"
+)
+
+// updateTime is after how long a client of a front whose release is too far from this one's may find another.
+const updateTime = 10 * time.Second
+
+// Backend is what runs the turns. Its methods may be called concurrently.
+type Backend interface {
+	// Acquire waits in line for the conversation that a request is meant for and makes its process ready. On an error
+	// nothing was run. outage says that the front vouches for the instance. A Turn has to be released.
+	Acquire(ctx context.Context, req *api.Request, outage bool) (Turn, error)
+	// Delete forgets the user's conversations, or that of the request's session, and returns how many there were.
+	Delete(ctx context.Context, req *api.Request, outage bool) (deleted int, err error)
+}
+
+// Turn is one turn that is about to run. Its methods are for one goroutine.
+type Turn interface {
+	// Run sends the request's message, calls sent, and hands over the lines that answer it, in batches. The process may
+	// turn out to have died before it took the message up; then all of it, sent too, is done once more with another.
+	// The end of the context that emit gets says that it may not wait for the client any longer.
+	Run(ctx context.Context, sent func(), emit func(ctx context.Context, lines [][]byte) error) error
+	// Receipt tells which process has the turn and how long it took to get it. It is right from within sent on.
+	Receipt() api.Receipt
+	// Release gives the conversation to the next in line.
+	Release()
+}
+
+// Options are the settings of an instance's HTTP server.
+type Options struct {
+	Logger       *slog.Logger
+	Instance     string // this instance's id
+	Keys         hop.Keys
+	MaxBodyBytes int64
+	NotOwner     error   // the Backend's error that tells a front to ask Redis again
+	NotNow       []error // those after which a front is to try again shortly: nothing of the request was run
+
+	tuning *tuning // nil: as in production
+}
+
+// tuning is what tests have otherwise.
+type tuning struct {
+	queueGrace   time.Duration // how long a request may wait before its stream is opened with nothing but pings in it
+	pingInterval time.Duration // the longest a stream stays silent, so that nobody on the way takes it for dead
+	replayBytes  int           // how much of a turn's stream is kept for a client that lost its connection
+	endedBytes   int           // how much of all ended turns together
+	replayKeep   time.Duration // for how long after its end
+}
+
+var production = tuning{queueGrace: 10 * time.Second, pingInterval: 15 * time.Second,
+	replayBytes: 4 << 20, endedBytes: 64 << 20, replayKeep: time.Minute}
+
+// Server is an instance's http.Handler. Its owner has to call Close.
+type Server struct {
+	opts    Options
+	tuning  tuning
+	backend Backend
+	once    *once
+	replays *replays
+	mux     *http.ServeMux
+
+	finishing sync.WaitGroup // turns that go on without their clients
+}
+
+// New returns the instance's handler.
+func New(backend Backend, opts Options) *Server {
+	s := &Server{opts: opts, tuning: production, backend: backend, once: newOnce(), mux: http.NewServeMux()}
+	if opts.tuning != nil {
+		s.tuning = *opts.tuning
+	}
+	s.replays = newReplays(s.tuning)
+	for path, do := range map[string]handler{api.PathMessages: s.serve, api.PathResume: s.takeUp, api.PathForget: s.forget} {
+		s.mux.HandleFunc("POST "+path, s.hop(path, do))
+	}
+	s.mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
+	s.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { api.WriteError(w, "", api.NotFound("no such path")) })
+	return s
+}
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+// Close returns when no turn goes on without its client any more. The Backend ends those that take too long.
+func (s *Server) Close() { s.finishing.Wait() }
+
+// handler answers what a front sends on a stream. What it returns goes to the client.
+type handler func(context.Context, hop.Claims, *http.Request, *stream) error
+
+// hop has do answer what a front sends to the path, once.
+func (s *Server) hop(path string, do handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		claims, err := s.opts.Keys.Verify(r.Header.Get(api.HeaderHop), time.Now())
+		if err != nil {
+			s.refuse(w, err)
+			return
+		}
+		id := logging.RequestID(r.Header)
+		ctx := logging.WithRequest(r.Context(), id, r.Header)
+		out := newStream(w, id, s.opts.Instance, s.tuning.pingInterval)
+		defer out.close()
+		if err := s.answer(ctx, path, claims, do, r, out); err != nil {
+			out.fail(s.public(ctx, err))
+			return
+		}
+		out.done()
+	}
+}
+
+func (s *Server) answer(ctx context.Context, path string, claims hop.Claims, do handler, r *http.Request, out *stream) error {
+	if claims.Instance != s.opts.Instance {
+		return s.opts.NotOwner
+	}
+	if claims.Path != path && (claims.Path != "" || path != api.PathMessages) { // fronts once said none, and had no other
+		return errOtherPath
+	}
+	if err := s.once.claim(claims.RequestID); err != nil {
+		return err
+	}
+	defer s.once.giveBack(claims.RequestID)
+	return do(ctx, claims, r, out)
+}
+
+func (s *Server) refuse(w http.ResponseWriter, err error) {
+	s.opts.Logger.Warn("hop refused", "error", err)
+	refused := api.Authentication("this address is for fronts only")
+	if errors.Is(err, hop.ErrVersion) {
+		refused = api.Unavailable(updateTime, "the service is being updated, try again")
+	}
+	api.WriteError(w, "", refused)
+}
+
+var (
+	errOtherUser = api.Authentication("the hop is not for this user")
+	errOtherPath = api.Authentication("the hop is not for this path")
+)
+
+// serve runs one request's turn.
+func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
+	req, err := api.Decode(r.Body, s.opts.MaxBodyBytes)
+	if err != nil {
+		return err
+	}
+	if req.UserID() != claims.User {
+		return errOtherUser
+	}
+	out.openAfter(s.tuning.queueGrace)
+	turn, err := s.backend.Acquire(ctx, req, claims.Outage)
+	if err != nil {
+		return err
+	}
+	s.once.begin(claims.RequestID)
+	if req.OnDisconnect == api.Finish {
+		return s.finish(ctx, turn, req.UserDigest(), out)
+	}
+	defer turn.Release()
+	return turn.Run(ctx, func() { out.open(turn.Receipt()) }, out.lines)
+}
+
+// finish runs the turn to its end whether the client stays or not, and hands its stream over while it does.
+func (s *Server) finish(ctx context.Context, turn Turn, user [32]byte, out *stream) error {
+	r := newReplay(user, s.tuning.replayBytes)
+	me, err := r.attach(0) // before anybody can know of it: who takes it up displaces this reader, never the reverse
+	if err != nil {
+		return err // never: nothing has come yet
+	}
+	s.replays.add(r)
+	s.finishing.Go(func() {
+		defer turn.Release()
+		s.replays.finish(r, turn.Run(context.WithoutCancel(ctx), func() { r.begin(turn.Receipt()) }, r.add))
+	})
+	return r.pass(ctx, me, out)
+}
+
+// takeUp goes on with the stream of a turn whose client lost its connection. Nothing is run.
+func (s *Server) takeUp(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
+	req, err := api.DecodeCredential(r.Body, s.opts.MaxBodyBytes)
+	if err != nil {
+		return err
+	}
+	if req.UserID() != claims.User {
+		return errOtherUser
+	}
+	s.once.begin(claims.RequestID)
+	id, after, err := api.ParseEventID(r.Header.Get(api.HeaderLastEvent))
+	if err != nil {
+		return err
+	}
+	kept := s.replays.find(id, req.UserDigest())
+	if kept == nil {
+		return api.NotFound("no such turn is kept here")
+	}
+	me, err := kept.attach(after)
+	if err != nil {
+		return err
+	}
+	return kept.pass(ctx, me, out)
+}
+
+// forget deletes what the user wants to be forgotten. To do so twice does no harm.
+func (s *Server) forget(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
+	req, err := api.DecodeDeletion(r.Body, s.opts.MaxBodyBytes)
+	if err != nil {
+		return err
+	}
+	if req.UserID() != claims.User {
+		return errOtherUser
+	}
+	s.once.begin(claims.RequestID)
+	deleted, err := s.backend.Delete(ctx, req, claims.Outage)
+	if err != nil {
+		return err
+	}
+	out.answer(api.Forgotten{Deleted: deleted})
+	return nil
+}
+
+// public maps what went wrong to what the front and its client get to know; the rest goes to the log.
+func (s *Server) public(ctx context.Context, err error) error {
+	var known *api.Error
+	switch {
+	case errors.As(err, new(notStarted)):
+		return err
+	case errors.As(err, &known):
+		return known
+	case errors.Is(err, s.opts.NotOwner):
+		return api.Misdirected("not the owner of this user")
+	case slices.ContainsFunc(s.opts.NotNow, func(e error) bool { return errors.Is(err, e) }):
+		return notStarted{api.Unavailable(time.Second, "this user is being moved, try again")}
+	case ctx.Err() != nil:
+		s.opts.Logger.InfoContext(ctx, "client gone")
+	default:
+		s.opts.Logger.ErrorContext(ctx, "request failed", "error", err)
+	}
+	return api.Unavailable(time.Second, "the process of this conversation could not be made ready")
+}
+
+// notStarted is an error that lets the front try again: nothing of the request was run.
+type notStarted struct{ error }
+
+func (e notStarted) Unwrap() error { return e.error }

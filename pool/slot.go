@@ -1,0 +1,269 @@
+package pool
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"claudepool/pool/api"
+	"claudepool/pool/cli"
+)
+
+// stopAttempts is how often it is tried to end a process with all it started, each for several seconds: fork bombs can
+// make a machine slow.
+const stopAttempts = 3
+
+// slot is the right to work on a conversation, and what only who has it may touch. It rests in its conversation until
+// somebody takes it, and is then in nobody else's hands until it is yielded: conversation.slot is nil meanwhile, and
+// nothing but this file looks there. What others may see of a conversation is published by the methods here.
+type slot struct {
+	*conversation
+
+	settings cli.Settings
+	seed     []api.Message // history to begin with, until it stands in a transcript
+	dirty    bool          // the transcript may hold a turn that failed
+	goodTurn string        // uuid of the last assistant message of the last good turn, or of the seed
+}
+
+// takeLocked takes the slot of a conversation at rest. The caller has looked that it is.
+func (c *conversation) takeLocked() *slot {
+	s := c.slot
+	c.slot = nil
+	c.leaveLinesLocked()
+	return s
+}
+
+// leaveLinesLocked removes a conversation from where it stands while it is at rest.
+func (c *conversation) leaveLinesLocked() {
+	p := c.pool
+	at := c.place
+	c.place = place{}
+	switch {
+	case at.user != nil:
+		p.idle.list.Remove(at.pool)
+		c.user.idle.list.Remove(at.user)
+		p.idling.Store(int64(p.idle.list.Len()))
+	case at.pool != nil:
+		p.dormant.list.Remove(at.pool)
+	}
+}
+
+// restLocked puts a slot down in its conversation, from where anybody may take it.
+func (s *slot) restLocked() {
+	c, p := s.conversation, s.pool
+	c.slot = s
+	switch {
+	case c.gone:
+	case c.process != nil:
+		c.rested = false
+		c.place = place{p.idle.addLocked(c), c.user.idle.addLocked(c)}
+	default:
+		c.place.pool = p.dormant.addLocked(c)
+	}
+	p.idling.Store(int64(p.idle.list.Len()))
+}
+
+// heldLocked reports whether somebody has the conversation's slot.
+func (c *conversation) heldLocked() bool { return c.slot == nil }
+
+// hold takes the conversation's slot, waiting for it in line.
+func (c *conversation) hold(ctx context.Context) (*slot, error) {
+	p := c.pool
+	s, turn, err := c.lineUp()
+	if s != nil || err != nil {
+		return s, err
+	}
+	timeout := time.NewTimer(p.opts.QueueTimeout)
+	defer timeout.Stop()
+	select {
+	case s := <-turn:
+		if s == nil {
+			return nil, ErrDraining
+		}
+		return s, nil
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-timeout.C:
+		err = api.RateLimited(time.Second, "waited for %s behind this conversation's other requests", p.opts.QueueTimeout)
+	}
+	if s := c.leaveLine(turn); s != nil {
+		s.yield() // it came while we were leaving
+	}
+	return nil, err
+}
+
+// lineUp takes the slot if it is free, else a place in the line for it: turn gets the slot, or nil who is sent away.
+func (c *conversation) lineUp() (s *slot, turn chan *slot, err error) {
+	p := c.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.draining:
+		return nil, nil, ErrDraining
+	case !c.heldLocked():
+		return c.takeLocked(), nil, nil
+	case len(c.waiters) >= p.opts.QueueLimit:
+		return nil, nil, api.RateLimited(time.Second, "%d requests of this conversation are waiting already", p.opts.QueueLimit)
+	}
+	turn = make(chan *slot, 1)
+	c.waiters = append(c.waiters, turn)
+	p.queued++
+	return nil, turn, nil
+}
+
+// leaveLine gives a place in the line up. It returns the slot if that had come already.
+func (c *conversation) leaveLine(turn chan *slot) *slot {
+	p := c.pool
+	p.mu.Lock()
+	i := slices.Index(c.waiters, turn)
+	if i >= 0 {
+		c.waiters = slices.Delete(c.waiters, i, i+1)
+		p.queued--
+	}
+	p.mu.Unlock()
+	if i >= 0 {
+		return nil
+	}
+	return <-turn
+}
+
+// dismissLocked sends all away who wait for the slot.
+func (c *conversation) dismissLocked() {
+	p := c.pool
+	for _, turn := range c.waiters {
+		turn <- nil
+	}
+	p.queued -= len(c.waiters)
+	c.waiters = nil
+}
+
+// takeDead takes the slot of a conversation whose process has ended while nobody used it.
+func (c *conversation) takeDead(proc *cli.Process) *slot {
+	p := c.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.process != proc || c.heldLocked() {
+		return nil // whoever holds the conversation sees to it
+	}
+	return c.takeLocked()
+}
+
+// takeIdle takes the slot of a conversation whose process is to go, if nobody uses it.
+func (c *conversation) takeIdle() *slot {
+	p := c.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.process == nil || c.heldLocked() {
+		return nil
+	}
+	return c.takeLocked()
+}
+
+// yield hands the slot to the next in line. It is the caller's no more. A process that has ended, or whose user or pool
+// is to have none, goes first.
+func (s *slot) yield() {
+	p, c := s.pool, s.conversation
+	ended := c.process != nil && !c.process.Alive()
+	p.mu.Lock()
+	retire := c.process != nil && len(c.waiters) == 0 && (p.draining || c.user.leaving || ended)
+	switch {
+	case retire:
+	case len(c.waiters) > 0:
+		c.waiters[0] <- s
+		c.waiters = c.waiters[1:]
+		p.queued--
+	default:
+		s.restLocked()
+	}
+	p.mu.Unlock()
+	signal(p.wake)
+	signal(p.changed)
+	if retire {
+		p.goes(s.endIdle)
+	}
+}
+
+// install gives the conversation its process, for which room was reserved.
+func (s *slot) install(proc *cli.Process) {
+	p := s.pool
+	p.mu.Lock()
+	s.process, s.started = proc, time.Now()
+	p.running[s.conversation] = true
+	p.mu.Unlock()
+	signal(p.changed)
+	p.goes(func() { s.conversation.bury(proc) })
+}
+
+// bury waits for the end of a process and clears it away if it ended while nobody used it.
+func (c *conversation) bury(proc *cli.Process) {
+	p := c.pool
+	<-proc.Exited()
+	s := c.takeDead(proc)
+	if s == nil {
+		return
+	}
+	s.end()
+	p.opts.Logger.Warn("idle process ended by itself", "user", api.ShortUser(c.user.id), "pid", proc.PID(), "exit", proc.Exit())
+	s.yield()
+	c.user.settle()
+}
+
+// end ends the conversation's process. When it returns, nothing of the process is left and its room is free.
+func (s *slot) end() {
+	p, proc := s.pool, s.process
+	for range stopAttempts {
+		err := proc.Stop()
+		if err == nil {
+			break
+		}
+		p.opts.Logger.Error("a process could not be ended", "user", api.ShortUser(s.user.id), "pid", proc.PID(), "error", err)
+	}
+	p.mu.Lock()
+	s.process = nil
+	delete(p.running, s.conversation)
+	s.user.countLocked(0, -1)
+	p.mu.Unlock()
+	signal(p.changed)
+}
+
+// endIdle ends the process of a conversation that was idle, yields, and gives its user up if nothing of it is left.
+func (s *slot) endIdle() {
+	s.end()
+	s.yield()
+	s.user.settle()
+}
+
+// settle publishes the conversation's workspace and enters it in the index.
+func (s *slot) settle(w *workspace) error {
+	if err := s.pool.index.enter(s.user.id, s.id, w); err != nil {
+		return err
+	}
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	s.dir = w
+	return nil
+}
+
+// rename gives a conversation that no client has named the id that its process has.
+func (s *slot) rename(id string) {
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	delete(s.user.conversations, s.id)
+	s.id = id
+	s.user.conversations[id] = s.conversation
+}
+
+// unsettle marks the conversation as one whose digest can't be relied on until a turn has gone well.
+func (s *slot) unsettle() {
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	s.settled = false
+	s.user.wrote = true
+}
+
+// setDigest publishes what has been said in the conversation by now.
+func (s *slot) setDigest(digest [32]byte) {
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	s.digest, s.settled = digest, true
+}

@@ -1,0 +1,192 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"claudepool/pool/api"
+	"claudepool/pool/broker"
+	"claudepool/pool/claude"
+	"claudepool/pool/cli"
+	"claudepool/pool/confine"
+)
+
+// The folders of a workspace.
+const (
+	homeFolder = "home"
+	tempFolder = "tmp"
+	workFolder = "work"
+)
+
+// workspace is a conversation's own place in the file system. Its processes can do there what they like, so whatever is
+// looked for in it is looked for from its root on, never by a whole path: see files.
+type workspace struct{ cli.Folders }
+
+// files opens the workspace for the service's own use: no link in it leads out.
+func (w *workspace) files() (*os.Root, error) { return os.OpenRoot(w.Root) }
+
+// starter makes workspaces and starts processes in them. Its methods may be called concurrently.
+type starter struct {
+	launcher *confine.Launcher
+	broker   *broker.Broker
+	log      *slog.Logger
+	spec     cli.Spec // but for its folders and options
+	gate     gate
+}
+
+func newStarter(opts Options, limits cli.Limits) *starter {
+	return &starter{launcher: opts.Launcher, broker: opts.Broker, log: opts.Logger, gate: newGate(), spec: cli.Spec{
+		Bin: opts.ClaudeBin, Limits: limits, Logger: opts.Logger,
+		MCPTimeout: opts.SpawnTimeout / 3, // or a server that is silent would cost the process
+	}}
+}
+
+// newWorkspace makes a workspace under an opaque name.
+func (s *starter) newWorkspace() (*workspace, error) {
+	root, err := s.launcher.NewWorkspace(homeFolder, tempFolder, workFolder)
+	if errors.Is(err, confine.ErrNoUID) {
+		s.log.Error("no conversation can begin until files of old ones are removed", "error", err)
+		return nil, api.Overloaded(time.Minute, "this instance keeps as many conversations as it can")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &workspace{cli.Folders{Root: root, Home: filepath.Join(root, homeFolder), Temp: filepath.Join(root, tempFolder),
+		Cwd: filepath.Join(root, workFolder)}}, nil
+}
+
+// remove removes a workspace with all that is in it.
+func (s *starter) remove(w *workspace) error { return s.launcher.RemoveWorkspace(w.Root) }
+
+// transcript is that of a session in the workspace whose files are given.
+func (s *starter) transcript(files *os.Root, w *workspace, session string) claude.Transcript {
+	return claude.Transcript{Files: files, Home: homeFolder, Cwd: w.Cwd, SessionID: session, Owner: s.launcher.Owner(w.Root)}
+}
+
+// launch starts a process that belongs to nobody.
+func (s *starter) launch(ctx context.Context, w *workspace, opts claude.Options) (*cli.Process, error) {
+	spec := s.spec
+	spec.Folders, spec.Options = w.Folders, opts
+	return cli.Start(ctx, s.launcher, s.broker, spec)
+}
+
+// start starts a process for the conversation and returns when it has answered its first control request.
+func (s *slot) start(ctx context.Context, credential broker.Credential) (*cli.Process, error) {
+	opts, err := s.prepare(ctx)
+	if err != nil {
+		return nil, err
+	}
+	starter := s.pool.starter
+	over, err := starter.gate.pass(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer over()
+	proc, err := starter.launch(ctx, s.dir, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err = proc.Bind(credential); err == nil {
+		err = proc.Initialize(ctx, s.settings.System)
+	}
+	if err != nil {
+		return nil, errors.Join(err, proc.Stop())
+	}
+	return proc, nil
+}
+
+// prepare makes the conversation's files ready for a process and says what it has to resume, if anything.
+func (s *slot) prepare(ctx context.Context) (claude.Options, error) {
+	opts := claude.Options{SessionID: s.id, Model: s.settings.Model, FallbackModel: s.settings.Fallback,
+		PermissionMode: s.settings.Permission, AllowBypass: s.pool.opts.PermissionMode == "bypassPermissions"}
+	if err := s.makeWorkspace(); err != nil {
+		return opts, err
+	}
+	files, err := s.dir.files()
+	if err != nil {
+		return opts, err
+	}
+	defer files.Close()
+	transcript := s.pool.starter.transcript(files, s.dir, s.id)
+	if s.mirror.fetch {
+		if err := s.fetch(ctx, transcript); err != nil {
+			return opts, err
+		}
+	}
+	if s.dirty && s.goodTurn == "" {
+		if err := transcript.Remove(); err != nil {
+			return opts, err
+		}
+		s.dirty = false
+	}
+	opts.Resume, err = s.sow(transcript)
+	if opts.Resume && s.dirty {
+		opts.ResumeAt = s.goodTurn
+	}
+	return opts, err
+}
+
+func (s *slot) makeWorkspace() error {
+	if s.dir != nil {
+		return nil
+	}
+	starter := s.pool.starter
+	w, err := starter.newWorkspace()
+	if err != nil {
+		return err
+	}
+	if err := s.settle(w); err != nil {
+		return errors.Join(err, starter.remove(w))
+	}
+	return nil
+}
+
+// sow writes the history that the conversation begins with, unless there is a transcript. It reports whether there is now.
+func (s *slot) sow(transcript claude.Transcript) (exists bool, err error) {
+	exists, err = transcript.Exists()
+	if err == nil && !exists && len(s.seed) > 0 {
+		s.goodTurn, err = transcript.Write(historyOf(s.seed), time.Now())
+		exists = err == nil
+	}
+	if s.goodTurn != "" {
+		s.seed = nil
+	}
+	return exists, err
+}
+
+func historyOf(messages []api.Message) []claude.HistoryMessage {
+	history := make([]claude.HistoryMessage, len(messages))
+	for i, m := range messages {
+		history[i] = claude.HistoryMessage{Role: m.Role, Content: m.Content}
+	}
+	return history
+}
+
+// removeWorkspace removes a conversation's files and their entry in the index. Nobody may use the conversation any more
+// but the caller.
+func (c *conversation) removeWorkspace() error {
+	p := c.pool
+	if c.dir == nil {
+		return nil
+	}
+	return errors.Join(p.index.strike(c.user.id, c.id, c.dir), p.starter.remove(c.dir))
+}
+
+// dropFiles removes the files of a conversation that is not known any more.
+func (c *conversation) dropFiles() {
+	p := c.pool
+	if err := c.removeWorkspace(); err != nil {
+		p.opts.Logger.Warn("a workspace could not be removed", "error", err)
+	}
+}
+
+func credentialOf(req *api.Request) broker.Credential {
+	if req.OAuth != nil {
+		return broker.Credential{OAuthToken: req.OAuth.AccessToken}
+	}
+	return broker.Credential{APIKey: req.APIKey}
+}
