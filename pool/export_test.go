@@ -23,11 +23,6 @@ func (o *Options) tune() *tuning {
 // ForTests has the pool wait as long as tests may have to.
 func (o *Options) ForTests() { o.tune() }
 
-// SetFairRate changes how many bytes a second a turn may hand over, after the first ones.
-func (o *Options) SetFairRate(bytes float64, burst int) {
-	o.tune().fairRate, o.tune().fairBurst = bytes, burst
-}
-
 // SetCalm changes how long no turn has to have begun before a standby is made.
 func (o *Options) SetCalm(d time.Duration) { o.tune().calm = d }
 

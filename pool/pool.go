@@ -79,13 +79,14 @@ type tuning struct {
 	quotaInterval  time.Duration  // how often the workspaces of users with running turns are measured
 	interruptGrace time.Duration  // how long an interrupted turn may take to end before its process is killed
 	calm           time.Duration  // see traffic
-	fairRate       float64        // bytes a second that a turn may hand over; no model writes a hundredth of it
-	fairBurst      int            // bytes before that
 	adopting       func(*standby) // called with each standby that has been taken for a user and isn't bound yet
 }
 
 var production = tuning{quotaInterval: 5 * time.Second, interruptGrace: time.Second, calm: 200 * time.Millisecond,
-	fairRate: 2 << 20, fairBurst: 32 << 20, adopting: func(*standby) {}}
+	adopting: func(*standby) {}}
+
+// fairRate is how many bytes a second a turn may hand over after its first fairBurst ones. No model writes a hundredth of it.
+const fairRate, fairBurst = 2 << 20, 32 << 20
 
 // Pool holds the processes of one instance. Its methods may be called concurrently.
 type Pool struct {
@@ -152,7 +153,7 @@ func New(opts Options, owner Ownership) *Pool {
 
 func (p *Pool) limits() cli.Limits {
 	return cli.Limits{Silence: p.opts.SilenceTimeout, InterruptGrace: p.tuning.interruptGrace,
-		Rate: p.tuning.fairRate, Burst: p.tuning.fairBurst}
+		Rate: fairRate, Burst: fairBurst}
 }
 
 // goes runs f as one of the pool's own goroutines, which Close waits for.

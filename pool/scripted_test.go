@@ -3,7 +3,6 @@ package pool_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"sync"
@@ -61,18 +60,6 @@ func TestPool_SurvivesWhateverItsProcessDoes(t *testing.T) {
 	}
 }
 
-func TestPool_NoiseAndQuestionsAndStraysOfAProcessStayOutOfItsTurns(t *testing.T) {
-	s := newScriptedService(t, nil)
-	first := s.ask("ada", "one [[noise]]", nil)
-	require.Equal(t, "reply to: one [[noise]]", first.text(t))
-	require.Equal(t, "reply to: two [[ask]]", s.ask("ada", "two [[ask]]", nil).text(t), "what the CLI asks is answered")
-	require.Equal(t, "reply to: three [[late]]", s.ask("ada", "three [[late]]", nil).text(t))
-	four := s.ask("ada", "four", nil)
-	require.Equal(t, "reply to: four", four.text(t), "a late result of another turn is not taken for this one's")
-	require.NotContains(t, four.body, "stray")
-	require.Equal(t, first.pid, four.pid)
-}
-
 func TestPool_AProcessThatEndsBetweenTurnsIsReplacedAndItsConversationResumed(t *testing.T) {
 	s := newScriptedService(t, nil)
 	first := s.ask("ada", "one [[leave]]", nil)
@@ -108,7 +95,7 @@ func TestPool_AHangUpAtAnyMomentLeavesTheNextTurnAlone(t *testing.T) {
 	for i := range 16 {
 		user := fmt.Sprint("user-", i)
 		users.Go(func() {
-			for range 50 {
+			for range 15 {
 				ctx, hangUp := context.WithTimeout(t.Context(), rand.N(20*time.Millisecond))
 				if response, err := s.start(ctx, user, "abandoned [[events=2]][[delay=5ms]]", nil); err == nil {
 					read(response)
@@ -135,22 +122,6 @@ func TestPool_AFloodIsHeldBackByItsReader(t *testing.T) {
 	hangUp()
 	_ = response.Body.Close()
 	require.Equal(t, "reply to: next", s.ask("ada", "next", nil).text(t))
-}
-
-// A client that reads everything gets no more than a fair share of the machine either.
-func TestPool_AFloodIsHeldBackByItsRate(t *testing.T) {
-	t.Parallel()
-	// After two batches, each of which is of a megabyte at most, a long pause.
-	s := newScriptedService(t, func(o *pool.Options) { o.SetFairRate(0.01, 1) })
-	ctx, hangUp := context.WithTimeout(t.Context(), 3*time.Second)
-	defer hangUp()
-	response, err := s.start(ctx, "ada", "[[flood]]", nil)
-	require.NoError(t, err)
-	defer response.Body.Close()
-	n, err := io.Copy(io.Discard, response.Body)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.Less(t, n, int64(4<<20))
-	require.Equal(t, "reply to: next", s.ask("ada", "next", nil).text(t), "an interrupt doesn't wait")
 }
 
 func TestPool_ThreeHundredRequestsOfAConversationAreAnsweredInLine(t *testing.T) {

@@ -15,8 +15,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
+	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -65,7 +68,22 @@ type Claims struct {
 type Keys struct {
 	// ring is behind a function because fmt can't call Format of a value in an unexported field: all it can print of
 	// this one is an address.
-	ring func() [][]byte
+	ring func() []*key
+}
+
+// key computes MACs with one secret.
+type key struct{ macs sync.Pool } // of hash.Hash, as making one costs more than using it
+
+func keyOf(secret []byte) *key {
+	return &key{sync.Pool{New: func() any { return hmac.New(sha256.New, secret) }}}
+}
+
+func (k *key) sum(text string) []byte {
+	h := k.macs.Get().(hash.Hash)
+	defer k.macs.Put(h)
+	h.Reset()
+	_, _ = io.WriteString(h, text) // to memory
+	return h.Sum(nil)
 }
 
 // payload is the signed form of Claims; short names, for it goes with every request.
@@ -81,15 +99,15 @@ type payload struct {
 // ParseKeys reads a comma-separated list of keys. Space around a key doesn't count. Its errors name a key by its
 // position only.
 func ParseKeys(list string) (Keys, error) {
-	var ring [][]byte
+	var ring []*key
 	for i, part := range strings.Split(list, ",") {
-		key := strings.TrimSpace(part)
-		if len(key) < MinKeyLength {
-			return Keys{}, fmt.Errorf("hop: key %d has %d characters, at least %d are needed", i+1, len(key), MinKeyLength)
+		secret := strings.TrimSpace(part)
+		if len(secret) < MinKeyLength {
+			return Keys{}, fmt.Errorf("hop: key %d has %d characters, at least %d are needed", i+1, len(secret), MinKeyLength)
 		}
-		ring = append(ring, []byte(key))
+		ring = append(ring, keyOf([]byte(secret)))
 	}
-	return Keys{ring: func() [][]byte { return ring }}, nil
+	return Keys{ring: func() []*key { return ring }}, nil
 }
 
 // NewKey returns a random key, for a service that runs in one process and needs to share it with nobody.
@@ -112,7 +130,7 @@ func (k Keys) Sign(claims Claims, now time.Time) string {
 		version = Version()
 	}
 	signed := prefix(version) + "." + encoding.EncodeToString(body)
-	return signed + "." + encoding.EncodeToString(sum(k.ring()[0], signed))
+	return signed + "." + encoding.EncodeToString(k.ring()[0].sum(signed))
 }
 
 // Verify returns what a token claims. Its errors are ErrMalformed, ErrSignature, ErrVersion and ErrExpired; nothing of
@@ -169,7 +187,7 @@ func (k Keys) signedBy(signed string, mac []byte) bool {
 	}
 	good := false
 	for _, key := range k.ring() {
-		if hmac.Equal(sum(key, signed), mac) {
+		if hmac.Equal(key.sum(signed), mac) {
 			good = true
 		}
 	}
@@ -187,10 +205,4 @@ func split(token string) (signed string, mac []byte, err error) {
 		return "", nil, ErrMalformed
 	}
 	return token[:dot], mac, nil
-}
-
-func sum(key []byte, text string) []byte {
-	h := hmac.New(sha256.New, key)
-	h.Write([]byte(text))
-	return h.Sum(nil)
 }

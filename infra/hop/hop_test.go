@@ -111,7 +111,7 @@ func TestKeys_OddTokensAreMalformed(t *testing.T) {
 		require.ErrorIs(t, err, ErrMalformed, "%q", token)
 	}
 	signed := "v1." + encoding.EncodeToString([]byte("no json"))
-	_, err := keys.Verify(signed+"."+encoding.EncodeToString(sum([]byte(newKey), signed)), noon)
+	_, err := keys.Verify(signed+"."+encoding.EncodeToString(keyOf([]byte(newKey)).sum(signed)), noon)
 	require.ErrorIs(t, err, ErrMalformed)
 }
 

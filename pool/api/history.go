@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"strings"
@@ -54,8 +55,9 @@ func chain(digest [32]byte, role, said string) [32]byte {
 func trim(text string) string { return strings.TrimRight(text, " \t\r\n") }
 
 // Text is the message's text: the string, or its text blocks joined.
-func (m Message) Text() string {
-	content := gjson.ParseBytes(m.Content)
+func (m Message) Text() string { return textOf(gjson.ParseBytes(m.Content)) }
+
+func textOf(content gjson.Result) string {
 	if content.Type == gjson.String {
 		return content.Str
 	}
@@ -71,9 +73,14 @@ func (m Message) Text() string {
 
 // said is what of a user's message counts: its text, and images and documents by their digest.
 func (m Message) said() string {
+	content := gjson.ParseBytes(m.Content)
+	text := trim(textOf(content))
+	if content.Type == gjson.String {
+		return text
+	}
 	var b strings.Builder
-	b.WriteString(trim(m.Text()))
-	gjson.ParseBytes(m.Content).ForEach(func(_, block gjson.Result) bool {
+	b.WriteString(text)
+	content.ForEach(func(_, block gjson.Result) bool {
 		switch kind := block.Get("type").Str; kind {
 		case "image", "document":
 			sum := sha256.Sum256([]byte(block.Get("source").Raw))
@@ -86,10 +93,10 @@ func (m Message) said() string {
 }
 
 func (m Message) onlyToolResults() bool {
-	content := gjson.ParseBytes(m.Content)
-	if !content.IsArray() {
-		return false
+	if !bytes.HasPrefix(m.Content, []byte("[")) {
+		return false // as most
 	}
+	content := gjson.ParseBytes(m.Content)
 	only := true
 	content.ForEach(func(_, block gjson.Result) bool {
 		only = block.Get("type").Str == "tool_result"

@@ -3,6 +3,8 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"syscall"
 	"testing"
@@ -53,6 +55,21 @@ func TestProcess_KillReturnsWhenNothingMoreIsRead(t *testing.T) {
 		c.proc.Kill()
 		require.False(t, c.proc.Alive())
 		c.proc.Kill()
+	})
+}
+
+func TestProcess_ItsAccessEndsWithIt(t *testing.T) {
+	bubble(t, func(t *testing.T, c *fakeCLI) {
+		ask := func() int {
+			r := httptest.NewRequest(http.MethodPost, "/v1/messages", strings.NewReader("{}"))
+			r.Header.Set("Authorization", "Bearer "+c.proc.Secret())
+			w := httptest.NewRecorder()
+			c.broker.ServeHTTP(w, r)
+			return w.Code
+		}
+		require.Equal(t, http.StatusServiceUnavailable, ask(), "it is nobody's")
+		require.NoError(t, c.proc.Stop())
+		require.Equal(t, http.StatusUnauthorized, ask())
 	})
 }
 

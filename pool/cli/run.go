@@ -109,14 +109,14 @@ func (p *Process) forward(ctx context.Context, t *turn, emit Emit, cut context.C
 			<-t.ended // the watcher sees to it
 			return context.Cause(ctx)
 		}
-		t.gather(ctx, pace.Reserve().Delay())
+		t.gather(ctx, delay(pace, 1))
 		lines, last, dropped := t.pop()
 		end, err := t.end(last && !dropped)
 		if len(lines) > 0 {
 			if emitErr := emit(ctx, lines, end); emitErr != nil {
 				cut(emitErr)
 			}
-			t.gather(ctx, share.ReserveN(time.Now(), min(sizeOf(lines), p.limits.Burst)).Delay())
+			t.gather(ctx, delay(share, min(sizeOf(lines), p.limits.Burst)))
 		}
 		if last {
 			if dropped {
@@ -125,6 +125,15 @@ func (p *Process) forward(ctx context.Context, t *turn, emit Emit, cut context.C
 			return err
 		}
 	}
+}
+
+// delay takes n of what a limiter has and tells how long to wait for it. Mostly there is enough, which costs no allocation.
+func delay(l *rate.Limiter, n int) time.Duration {
+	now := time.Now()
+	if l.AllowN(now, n) {
+		return 0
+	}
+	return l.ReserveN(now, n).DelayFrom(now)
 }
 
 func sizeOf(lines [][]byte) (n int) {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"reflect"
 	"strings"
 
 	"claudepool/pool/claude"
@@ -19,6 +18,13 @@ type Settings struct {
 	System     string
 	Thinking   *bool           // nil: the CLI's own default
 	MCP        json.RawMessage // an object of servers by name; nil: none
+}
+
+// equal spares what reflect.DeepEqual allocates, as every request asks.
+func (s Settings) equal(o Settings) bool {
+	thinking := s.Thinking == o.Thinking || s.Thinking != nil && o.Thinking != nil && *s.Thinking == *o.Thinking
+	return thinking && s.Model == o.Model && s.Fallback == o.Fallback && s.Permission == o.Permission &&
+		s.System == o.System && bytes.Equal(s.MCP, o.MCP) && (s.MCP == nil) == (o.MCP == nil)
 }
 
 func settingsOf(o claude.Options) Settings {
@@ -35,7 +41,7 @@ func (r *Refusal) Error() string { return r.Field + ": refused: " + r.Reason }
 
 // Satisfies reports whether a message with the wanted settings can be run as the process is.
 func (p *Process) Satisfies(wanted Settings) bool {
-	return p.Alive() && !p.Spent() && reflect.DeepEqual(p.inForce, wanted)
+	return p.Alive() && !p.Spent() && p.inForce.equal(wanted)
 }
 
 // NeedsRestart reports whether the process can't be fitted to the wanted settings: it has ended or isn't to be used

@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -105,8 +106,8 @@ func TestServer_AWriteDeadlineThatIsBeingSetHoldsUpTheEndOfItsRequest(t *testing
 	defer c.end()
 	h.next(func(ctx context.Context, t *turn) error {
 		t.sent()
-		ctx, cancel := context.WithCancel(ctx)
-		cancel()
+		ctx, cut := context.WithCancelCause(ctx)
+		cut(errors.New("the turn took too long"))
 		defer time.Sleep(tardiness / 2) // it is being set now
 		return t.say(ctx, "one")
 	})

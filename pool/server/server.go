@@ -33,7 +33,8 @@ type Backend interface {
 type Turn interface {
 	// Run sends the request's message, calls sent, and hands over the lines that answer it, in batches. The process may
 	// turn out to have died before it took the message up; then all of it, sent too, is done once more with another.
-	// The end of the context that emit gets says that it may not wait for the client any longer.
+	// The end of the context that emit gets, unless its cause is context.Canceled, says that it may not wait for the
+	// client any longer.
 	Run(ctx context.Context, sent func(), emit func(ctx context.Context, lines [][]byte) error) error
 	// Receipt tells which process has the turn and how long it took to get it. It is right from within sent on.
 	Receipt() api.Receipt

@@ -85,7 +85,7 @@ func TestStream_AClientThatNeverReadsIsNotToldOfAFailureForLong(t *testing.T) {
 		turn.stop()
 		time.Sleep(server.LastWords - 1)
 		require.False(t, c.isOver())
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		require.True(t, c.isOver())
 		require.Empty(t, c.soFar().events)
@@ -113,8 +113,8 @@ func TestStream_AClientThatDoesntEvenReadPingsIsGivenUpToo(t *testing.T) {
 		turn := h.next(func(ctx context.Context, t *turn) error {
 			t.sent()
 			time.Sleep(server.PingInterval + time.Second)
-			ctx, cancel := context.WithCancel(ctx)
-			cancel() // now, as the clock stands while lines wait for the ping
+			ctx, cut := context.WithCancelCause(ctx)
+			cut(errors.New("the turn took too long")) // now, as the clock stands while lines wait for the ping
 			return t.say(ctx, "one")
 		})
 		c := h.send(ask{stalled: true})

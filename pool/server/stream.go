@@ -32,8 +32,10 @@ type stream struct {
 	opening *time.Timer
 	pinging *time.Timer
 
-	end  sync.Mutex // guards the following, also while a write is under way
-	over bool       // the connection is the next request's
+	end       sync.Mutex // guards the following, also while a write is under way
+	over      bool       // the connection is the next request's
+	patience  context.Context
+	impatient func() bool // ends the watching of patience
 }
 
 func newStream(w http.ResponseWriter, requestID, instance string, pingInterval time.Duration) *stream {
@@ -124,15 +126,30 @@ func (s *stream) hurry() {
 	}
 }
 
-// lines sends a batch of lines, each as one event, and flushes once. When ctx ends it doesn't wait for the client any
-// longer.
+// hurryWith has the stream hurry when ctx is ended for a reason. It mostly is the one context of all batches of a turn.
+func (s *stream) hurryWith(ctx context.Context) {
+	s.end.Lock()
+	defer s.end.Unlock()
+	if s.patience == ctx || s.over {
+		return
+	}
+	if s.impatient != nil {
+		s.impatient()
+	}
+	s.patience, s.impatient = ctx, context.AfterFunc(ctx, func() {
+		if !errors.Is(context.Cause(ctx), context.Canceled) { // as after a turn that went well, whose end may be read slowly
+			s.hurry()
+		}
+	})
+}
+
+// lines sends a batch of lines, each as one event, and flushes once. When ctx is ended for a reason it doesn't wait for
+// the client any longer.
 func (s *stream) lines(ctx context.Context, lines [][]byte) error { return s.numbered(ctx, 0, lines) }
 
 // numbered does the same; where the stream can be taken up again, the events have ids that begin with the number from.
 func (s *stream) numbered(ctx context.Context, from int, lines [][]byte) error {
-	// For this batch only: the context may also end with a turn that went well, whose end mark the client may read as
-	// slowly as it likes. And before the lock, which a ping that nobody reads may hold.
-	defer context.AfterFunc(ctx, s.hurry)()
+	s.hurryWith(ctx) // before the lock, which a ping that nobody reads may hold
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.receipt.FirstEvent == 0 {
@@ -221,4 +238,7 @@ func (s *stream) close() {
 	s.end.Lock()
 	defer s.end.Unlock()
 	s.over = true
+	if s.impatient != nil {
+		s.impatient()
+	}
 }

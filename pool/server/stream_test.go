@@ -49,7 +49,7 @@ func TestStream_OpensInTheQueueWithPingsOnly(t *testing.T) {
 			c := h.send(ask{more: more})
 			time.Sleep(server.QueueGrace - 1)
 			require.Zero(t, c.soFar().status)
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			require.Equal(t, 200, c.soFar().status)
 			require.Equal(t, "text/event-stream", c.soFar().header.Get("Content-Type"))
@@ -57,7 +57,7 @@ func TestStream_OpensInTheQueueWithPingsOnly(t *testing.T) {
 			for i := range 3 {
 				time.Sleep(server.PingInterval - 1)
 				require.Equal(t, i, c.soFar().pings)
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				synctest.Wait()
 				require.Equal(t, strings.Repeat(api.Ping, i+1), c.soFar().body)
 			}
