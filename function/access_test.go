@@ -223,7 +223,35 @@ func TestFront_ABodyThatComesSlowlyIsRefused(t *testing.T) {
 	f.clientTimeout = 300 * time.Millisecond
 	server := httptest.NewServer(f)
 	defer server.Close()
-	require.Contains(t, slowly(t, server.Listener.Addr().String()), "HTTP/1.1 400")
+	require.Contains(t, slowly(t, server.Listener.Addr().String()), "HTTP/1.1 408")
+}
+
+// While a large body is on its way, another large one is turned away at once, and a small one is served.
+func TestFront_OfLargeBodiesOnlyAsManyAreTakenAsMemoryHolds(t *testing.T) {
+	come, pass := make(chan struct{}), make(chan struct{})
+	f, url, _ := newFront(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength > 1<<20 {
+			close(come)
+			<-pass
+		}
+		events(api.Done)(w, r)
+	})
+	const most = 4 << 20
+	f.intake = api.NewIntake(most, 0)
+	large := strings.Replace(question, "hi", strings.Repeat("x", most-1000), 1)
+	first := make(chan int)
+	go func() {
+		status, _, _ := post(t, url, large)
+		first <- status
+	}()
+	<-come
+	status, header, body := post(t, url, large)
+	require.Equal(t, http.StatusTooManyRequests, status, body)
+	require.NotEmpty(t, header.Get("Retry-After"))
+	status, _, _ = post(t, url, question)
+	require.Equal(t, http.StatusOK, status)
+	close(pass)
+	require.Equal(t, http.StatusOK, <-first)
 }
 
 // A client that reads nothing of its stream must not keep an instance's turn and its own place for ever.

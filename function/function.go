@@ -3,12 +3,10 @@
 package function
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"mime"
 	"net/http"
@@ -43,6 +41,7 @@ type Options struct {
 	View         *snapshot.View
 	Keys         hop.Keys
 	MaxBodyBytes int64
+	Memory       uint64 // bytes there are, of which bodies get a part
 	StatsToken   string // empty: stats are as open as the rest
 	APIKeys      APIKeys
 	Limits       *Limits
@@ -52,8 +51,9 @@ type Options struct {
 
 // Front serves the public contract. It is an http.Handler.
 type Front struct {
-	opts Options
-	mux  *http.ServeMux
+	opts   Options
+	intake *api.Intake
+	mux    *http.ServeMux
 	// clientTimeout is how long a client may take to send its body, and to read some of what is there for it.
 	clientTimeout time.Duration
 	hopSilence    time.Duration
@@ -68,7 +68,7 @@ type Front struct {
 
 // New returns a Front.
 func New(opts Options) *Front {
-	f := &Front{opts: opts, mux: http.NewServeMux(), clientTimeout: clientTimeout, hopSilence: hopSilence}
+	f := &Front{opts: opts, intake: api.NewIntake(opts.MaxBodyBytes, opts.Memory), mux: http.NewServeMux(), clientTimeout: clientTimeout, hopSilence: hopSilence}
 	f.idle = sync.NewCond(&f.mu)
 	f.ending, f.end = context.WithCancel(context.Background()) // #nosec G118 -- Drain calls it
 	f.mux.HandleFunc(api.PathMessages, f.only(f.messages, http.MethodPost))
@@ -168,7 +168,7 @@ func (f *Front) forget(w http.ResponseWriter, r *http.Request) {
 	f.serve(w, r, api.DecodeDeletion, func() (call, error) { return call{path: api.PathForget}, nil })
 }
 
-type decoder func(r io.Reader, max int64) (*api.Request, error)
+type decoder func(body []byte) (*api.Request, error)
 
 // serve has the owner of the request's user answer it.
 func (f *Front) serve(w http.ResponseWriter, r *http.Request, decode decoder, begin func() (call, error)) {
@@ -181,6 +181,7 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, decode decoder, be
 		return
 	}
 	sent, req, err := f.read(ctx, w, r, decode)
+	defer sent.Release()
 	if err == nil {
 		err = f.opts.Limits.user(ctx, w.Header(), req.UserID())
 	}
@@ -189,7 +190,7 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, decode decoder, be
 		api.WriteError(w, id, orCause(ctx, err))
 		return
 	}
-	c.id, c.once, c.user, c.body, c.trace = id, logging.RequestID(nil), req.UserID(), newBody(sent), r.Header
+	c.id, c.once, c.user, c.body, c.trace = id, logging.RequestID(nil), req.UserID(), newBody(sent.Bytes), r.Header
 	if former := req.Former(); former != nil && c.path == api.PathMessages {
 		c.former = former.UserID()
 	}
@@ -212,28 +213,33 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, decode decoder, be
 		return
 	}
 	c.body.drop() // a stream can be long, and the credential is all it takes to take it up again
+	sent.Release()
 	c.body = newBody(credentialOf(req))
 	f.stream(ctx, w, c, answer)
 }
 
 // read takes the whole body and checks that it is a request.
-func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request, decode decoder) (body []byte, req *api.Request, err error) {
+func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request, decode decoder) (*api.Body, *api.Request, error) {
 	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
 		return nil, nil, api.Invalid("Content-Type must be application/json")
 	}
-	if r.ContentLength > f.opts.MaxBodyBytes {
-		return nil, nil, api.TooLarge("the body is larger than %d bytes", f.opts.MaxBodyBytes)
-	}
-	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(f.clientTimeout)) // not every ResponseWriter has one
-	defer context.AfterFunc(ctx, func() { _ = control.SetReadDeadline(time.Unix(1, 0)) })()
-	var buffer bytes.Buffer // grows with what has come: a length is soon said
-	req, err = decode(io.TeeReader(r.Body, &buffer), f.opts.MaxBodyBytes)
+	control, past, last := http.NewResponseController(w), time.Unix(1, 0), time.Now().Add(f.clientTimeout)
+	defer context.AfterFunc(ctx, func() { _ = control.SetReadDeadline(past) })()
+	body, err := f.intake.Read(r.Body, r.ContentLength, func(t time.Time) {
+		if t.After(last) {
+			t = last
+		}
+		_ = control.SetReadDeadline(t)
+		if ctx.Err() != nil { // asked afterwards, so that a later time never replaces that of the request's end
+			_ = control.SetReadDeadline(past)
+		}
+	})
 	if err != nil {
 		return nil, nil, err
 	}
-	_ = control.SetReadDeadline(time.Time{})
-	return buffer.Bytes(), req, nil
+	_ = control.SetReadDeadline(time.Time{}) // not every ResponseWriter has one
+	req, err := decode(body.Bytes)
+	return body, req, err
 }
 
 func (f *Front) health(w http.ResponseWriter, _ *http.Request) {

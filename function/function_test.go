@@ -184,9 +184,9 @@ func TestFront_TakesAStreamUpAgainWhenTheHopIsSilent(t *testing.T) {
 	f.hopSilence = time.Second
 	_, _, body := post(t, url, replaced)
 	require.Equal(t, "id: t1.1\ndata: one\n\nid: t1.2\ndata: two\n\n"+api.Done, body)
-	sent, err := api.Decode(strings.NewReader(replaced), 1<<20)
+	sent, err := api.Decode([]byte(replaced))
 	require.NoError(t, err)
-	req, err := api.DecodeCredential(bytes.NewReader(again), 1<<20)
+	req, err := api.DecodeCredential(again)
 	require.NoError(t, err)
 	require.Equal(t, sent.UserID(), req.UserID())
 	require.Empty(t, req.Messages)

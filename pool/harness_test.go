@@ -255,7 +255,7 @@ func (s *service) startWith(ctx context.Context, client *http.Client, user, text
 
 // send posts a body as a front does.
 func (s *service) send(ctx context.Context, client *http.Client, path string, raw []byte) (*http.Response, error) {
-	request, err := api.DecodeCredential(bytes.NewReader(raw), 64<<20)
+	request, err := api.DecodeCredential(raw)
 	id := ""
 	if err == nil {
 		id = request.UserID()

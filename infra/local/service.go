@@ -16,6 +16,7 @@ import (
 	"claudepool/function"
 	"claudepool/infra/archive"
 	"claudepool/infra/hop"
+	"claudepool/infra/memory"
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
 	"claudepool/pool/poold"
@@ -116,7 +117,7 @@ func (all *service) startFront(log *slog.Logger, client *redis.Client, store sna
 		<-done
 	})
 	all.front = function.New(function.Options{Logger: log, Router: route, Client: hops, View: snapshot.NewView(store, log), Keys: keys,
-		MaxBodyBytes: int64(fs.MaxBodyBytes), StatsToken: fs.StatsToken.Reveal(), APIKeys: apiKeys,
+		MaxBodyBytes: int64(fs.MaxBodyBytes), Memory: memory.Limit(), StatsToken: fs.StatsToken.Reveal(), APIKeys: apiKeys,
 		Limits: function.NewLimits(client, fs.RateLimitUser, fs.RateLimitAddr), TrustedProxies: fs.TrustedProxies})
 	return nil
 }

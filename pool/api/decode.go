@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/url"
 	"regexp"
 	"strings"
@@ -14,7 +13,11 @@ import (
 )
 
 const (
-	maxDepth    = 64
+	maxDepth = 64
+	// maxValues is how many values a body may hold down to builtDepth, which are its content blocks: of those something
+	// is built, and a few bytes of text can become hundreds in memory. What is deeper is kept as text.
+	maxValues   = 100_000
+	builtDepth  = 4
 	maxMessages = 10_000
 	maxModel    = 128
 	maxServers  = 32
@@ -27,15 +30,15 @@ var (
 	serverForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 )
 
-// Decode reads and validates a request of at most max bytes. Its error is always an *Error of the 4xx kind. Fields that
-// this service doesn't know are ignored, as Messages API clients send some.
-func Decode(r io.Reader, max int64) (*Request, error) {
-	return decode(r, max, (*Request).validate)
+// Decode decodes and validates a request. Its error is always an *Error of the 4xx kind. Fields that this service doesn't
+// know are ignored, as Messages API clients send some. The request keeps nothing of the body.
+func Decode(body []byte) (*Request, error) {
+	return decode(body, (*Request).validate)
 }
 
-// DecodeDeletion reads a request to forget conversations, of which the credential and the session id count.
-func DecodeDeletion(r io.Reader, max int64) (*Request, error) {
-	return decode(r, max, func(req *Request) error {
+// DecodeDeletion decodes a request to forget conversations, of which the credential and the session id count.
+func DecodeDeletion(body []byte) (*Request, error) {
+	return decode(body, func(req *Request) error {
 		if err := req.validateCredential(); err != nil {
 			return err
 		}
@@ -43,13 +46,13 @@ func DecodeDeletion(r io.Reader, max int64) (*Request, error) {
 	})
 }
 
-// DecodeCredential reads a request of which nothing but the credential counts, as Decode does a whole one.
-func DecodeCredential(r io.Reader, max int64) (*Request, error) {
-	return decode(r, max, (*Request).validateCredential)
+// DecodeCredential decodes a request of which nothing but the credential counts, as Decode does a whole one.
+func DecodeCredential(body []byte) (*Request, error) {
+	return decode(body, (*Request).validateCredential)
 }
 
-func decode(r io.Reader, max int64, validate func(*Request) error) (*Request, error) {
-	req, err := parse(r, max)
+func decode(body []byte, validate func(*Request) error) (*Request, error) {
+	req, err := parse(body)
 	if err == nil {
 		err = validate(req)
 	}
@@ -60,19 +63,15 @@ func decode(r io.Reader, max int64, validate func(*Request) error) (*Request, er
 	return req, nil
 }
 
-func parse(r io.Reader, max int64) (*Request, error) {
-	body, err := io.ReadAll(io.LimitReader(r, max+1))
+func parse(body []byte) (*Request, error) {
 	switch {
-	case err != nil:
-		return nil, Invalid("the body could not be read")
-	case int64(len(body)) > max:
-		return nil, TooLarge("the body is larger than %d bytes", max)
 	case len(bytes.TrimSpace(body)) == 0:
 		return nil, Invalid("the body is empty")
 	case !utf8.Valid(body):
 		return nil, Invalid("the body is not UTF-8")
-	case tooDeep(body):
-		return nil, Invalid("the body is nested deeper than %d levels", maxDepth)
+	}
+	if err := checkShape(body); err != nil {
+		return nil, err
 	}
 	var raw struct {
 		Request
@@ -83,6 +82,7 @@ func parse(r io.Reader, max int64) (*Request, error) {
 		return nil, malformed(err)
 	}
 	req := raw.Request
+	var err error
 	if req.System, err = systemText(raw.System); err != nil {
 		return nil, err
 	}
@@ -92,9 +92,9 @@ func parse(r io.Reader, max int64) (*Request, error) {
 	return &req, nil
 }
 
-// tooDeep counts brackets outside strings, before anything recurses.
-func tooDeep(body []byte) bool {
-	depth, inString := 0, false
+// checkShape counts levels and values, before anything recurses or is built.
+func checkShape(body []byte) error {
+	depth, values, inString := 0, 0, false
 	for i := 0; i < len(body); i++ {
 		switch c := body[i]; {
 		case inString && c == '\\':
@@ -104,13 +104,17 @@ func tooDeep(body []byte) bool {
 		case inString:
 		case c == '{' || c == '[':
 			if depth++; depth > maxDepth {
-				return true
+				return Invalid("the body is nested deeper than %d levels", maxDepth)
 			}
 		case c == '}' || c == ']':
 			depth--
+		case c == ',' && depth <= builtDepth:
+			if values++; values > maxValues {
+				return Invalid("the body holds more than %d messages, content blocks and settings", maxValues)
+			}
 		}
 	}
-	return false
+	return nil
 }
 
 func malformed(err error) *Error {
@@ -282,20 +286,21 @@ func validateContent(i int, m Message) error {
 	if !content.IsArray() {
 		return Invalid("messages.%d.content: must be a string or an array of content blocks", i)
 	}
-	blocks := content.Array()
-	if len(blocks) == 0 {
-		return Invalid("messages.%d.content: must not be empty", i)
-	}
-	for j, block := range blocks {
+	j, err := -1, error(nil)
+	content.ForEach(func(_, block gjson.Result) bool { // one at a time: an array of results is many times its text
+		j++
 		kind := block.Get("type")
 		if !block.IsObject() || kind.Type != gjson.String || !blockTypes[m.Role][kind.Str] {
-			return Invalid("messages.%d.content.%d.type: not a content block this role may hold", i, j)
+			err = Invalid("messages.%d.content.%d.type: not a content block this role may hold", i, j)
+		} else if text := block.Get("text"); kind.Str == "text" && (text.Type != gjson.String || text.Str == "") {
+			err = Invalid("messages.%d.content.%d.text: must be a string that is not empty", i, j)
 		}
-		if text := block.Get("text"); kind.Str == "text" && (text.Type != gjson.String || text.Str == "") {
-			return Invalid("messages.%d.content.%d.text: must be a string that is not empty", i, j)
-		}
+		return err == nil
+	})
+	if j < 0 {
+		return Invalid("messages.%d.content: must not be empty", i)
 	}
-	return nil
+	return err
 }
 
 func (r *Request) validateServers() error {

@@ -46,6 +46,11 @@ func MethodNotAllowed(format string, args ...any) *Error {
 	return newError(http.StatusMethodNotAllowed, "invalid_request_error", 0, format, args)
 }
 
+// TimedOut is a 408: the client was too slow.
+func TimedOut(format string, args ...any) *Error {
+	return newError(http.StatusRequestTimeout, "timeout_error", 0, format, args)
+}
+
 // TooLarge is a 413.
 func TooLarge(format string, args ...any) *Error {
 	return newError(http.StatusRequestEntityTooLarge, "request_too_large", 0, format, args)

@@ -188,3 +188,17 @@ func FuzzReader(f *testing.F) {
 		require.LessOrEqual(t, total, len(input))
 	})
 }
+
+// What looks into a line may recurse, and a stack that overflows ends the service.
+func TestParseLine_WhatIsNestedTooDeeplyIsGarbage(t *testing.T) {
+	nested := func(levels int) []byte {
+		return []byte(`{"type":"user","x":` + strings.Repeat("[", levels-1) + strings.Repeat("]", levels-1) + `}`)
+	}
+	_, err := ParseLine(nested(maxDepth))
+	require.NoError(t, err)
+	_, err = ParseLine(nested(maxDepth + 1))
+	require.ErrorIs(t, err, ErrGarbage)
+	many := []byte(`{"type":"user","text":"` + strings.Repeat(`[\"{`, maxDepth) + `","x":[` + strings.Repeat("[],", maxDepth) + `[]]}`)
+	_, err = ParseLine(many)
+	require.NoError(t, err, "many are not deep, and those in texts don't count")
+}

@@ -17,7 +17,11 @@ const MaxLine = 64 << 20
 // ErrLineTooLong says that a CLI wrote a line of more than MaxLine bytes.
 var ErrLineTooLong = errors.New("claude: line too long")
 
-// ErrGarbage says that a line was not a JSON object.
+// maxDepth is how deeply a line may be nested. Whatever looks into it may recurse, and a stack that overflows ends the
+// whole service.
+const maxDepth = 1000
+
+// ErrGarbage says that a line was not a JSON object, or one that is nested too deeply.
 var ErrGarbage = errors.New("claude: line is not a JSON object")
 
 // Line is one line of a CLI's output: the bytes as they were written, without the newline, and what the service needs
@@ -69,7 +73,7 @@ func (l *Line) Answers(uuid string) bool {
 // ErrGarbage.
 func ParseLine(raw []byte) (Line, error) {
 	l := Line{Raw: raw}
-	if len(raw) == 0 || raw[0] != '{' || !gjson.ValidBytes(raw) {
+	if len(raw) == 0 || raw[0] != '{' || tooDeep(raw) || !gjson.ValidBytes(raw) {
 		return l, ErrGarbage
 	}
 	gjson.ParseBytes(raw).ForEach(func(key, value gjson.Result) bool {
@@ -77,6 +81,30 @@ func ParseLine(raw []byte) (Line, error) {
 		return l.Type != "stream_event" // of which nothing else is needed, and there are many
 	})
 	return l, nil
+}
+
+// tooDeep counts brackets outside strings. Hardly any line has as many brackets in all.
+func tooDeep(raw []byte) bool {
+	if bytes.Count(raw, []byte("{"))+bytes.Count(raw, []byte("[")) <= maxDepth {
+		return false
+	}
+	depth, inString := 0, false
+	for i := 0; i < len(raw); i++ {
+		switch c := raw[i]; {
+		case inString && c == '\\':
+			i++
+		case c == '"':
+			inString = !inString
+		case inString:
+		case c == '{' || c == '[':
+			if depth++; depth > maxDepth {
+				return true
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return false
 }
 
 func (l *Line) set(key string, value gjson.Result) {

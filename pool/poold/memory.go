@@ -7,6 +7,8 @@ import (
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/prometheus/procfs"
+
+	"claudepool/infra/memory"
 )
 
 // processBytes is what one idle process takes, for the number of processes that memory allows; a quarter of all memory
@@ -14,13 +16,7 @@ import (
 const processBytes = 300 << 20
 
 func processesForMemory() int {
-	bytes, err := memlimit.FromCgroup()
-	if err != nil || bytes == 0 {
-		if bytes, err = memlimit.FromSystem(); err != nil {
-			return 1
-		}
-	}
-	return max(1, int(bytes/4*3/processBytes)) // #nosec G115 -- far below
+	return max(1, int(memory.Limit()/4*3/processBytes)) // #nosec G115 -- far below
 }
 
 // memoryShort reports that less than a tenth of the memory is free, of the machine's or of this service's share of it.

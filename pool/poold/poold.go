@@ -15,6 +15,7 @@ import (
 
 	"claudepool/infra/archive"
 	"claudepool/infra/hop"
+	"claudepool/infra/memory"
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
 	"claudepool/pool"
@@ -89,7 +90,7 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 	opts.Archive, opts.ArchiveMaxBytes = parts.Archive, int64(s.ArchiveMaxBytes)
 	i.pool = pool.New(opts, i.lease)
 	i.handler = server.New(Backend(i.pool), server.Options{
-		Logger: parts.Logger, Instance: i.lease.ID(), Keys: keys, MaxBodyBytes: int64(s.MaxBodyBytes),
+		Logger: parts.Logger, Instance: i.lease.ID(), Keys: keys, MaxBodyBytes: int64(s.MaxBodyBytes), Memory: memory.Limit(),
 		NotOwner: router.ErrNotOwner, NotNow: []error{router.ErrNotNow, pool.ErrDraining},
 	})
 	i.server = &http.Server{

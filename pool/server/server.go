@@ -48,6 +48,7 @@ type Options struct {
 	Instance     string // this instance's id
 	Keys         hop.Keys
 	MaxBodyBytes int64
+	Memory       uint64  // bytes there are, of which bodies get a part
 	NotOwner     error   // the Backend's error that tells a front to ask Redis again
 	NotNow       []error // those after which a front is to try again shortly: nothing of the request was run
 
@@ -71,6 +72,7 @@ type Server struct {
 	opts    Options
 	tuning  tuning
 	backend Backend
+	intake  *api.Intake
 	once    *once
 	replays *replays
 	mux     *http.ServeMux
@@ -80,7 +82,8 @@ type Server struct {
 
 // New returns the instance's handler.
 func New(backend Backend, opts Options) *Server {
-	s := &Server{opts: opts, tuning: production, backend: backend, once: newOnce(), mux: http.NewServeMux()}
+	s := &Server{opts: opts, tuning: production, backend: backend, once: newOnce(), mux: http.NewServeMux(),
+		intake: api.NewIntake(opts.MaxBodyBytes, opts.Memory)}
 	if opts.tuning != nil {
 		s.tuning = *opts.tuning
 	}
@@ -152,28 +155,45 @@ var (
 
 // serve runs one request's turn.
 func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
-	req, err := api.Decode(r.Body, s.opts.MaxBodyBytes)
+	req, release, err := s.read(r, claims, api.Decode)
 	if err != nil {
 		return err
-	}
-	if req.UserID() != claims.User {
-		return errOtherUser
 	}
 	out.openAfter(s.tuning.queueGrace)
 	turn, err := s.backend.Acquire(ctx, req, claims.Outage)
 	if err != nil {
+		release()
 		return err
 	}
 	s.once.begin(claims.RequestID)
 	if req.OnDisconnect == api.Finish {
-		return s.finish(ctx, turn, req.UserDigest(), out)
+		return s.finish(ctx, turn, req.UserDigest(), release, out)
 	}
+	defer release()
 	defer turn.Release()
 	return turn.Run(ctx, func() { out.open(turn.Receipt()) }, out.lines)
 }
 
+// read reads and decodes what the hop's user asks for. What has been read counts as held until it is released.
+func (s *Server) read(r *http.Request, claims hop.Claims, decode func([]byte) (*api.Request, error)) (*api.Request, func(), error) {
+	body, err := s.intake.Read(r.Body, r.ContentLength, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	req, err := decode(body.Bytes)
+	body.Bytes = nil // which the request has nothing of
+	if err == nil && req.UserID() != claims.User {
+		err = errOtherUser
+	}
+	if err != nil {
+		body.Release()
+		return nil, nil, err
+	}
+	return req, body.Release, nil
+}
+
 // finish runs the turn to its end whether the client stays or not, and hands its stream over while it does.
-func (s *Server) finish(ctx context.Context, turn Turn, user [32]byte, out *stream) error {
+func (s *Server) finish(ctx context.Context, turn Turn, user [32]byte, release func(), out *stream) error {
 	r := newReplay(user, s.tuning.replayBytes)
 	me, err := r.attach(0) // before anybody can know of it: who takes it up displaces this reader, never the reverse
 	if err != nil {
@@ -181,6 +201,7 @@ func (s *Server) finish(ctx context.Context, turn Turn, user [32]byte, out *stre
 	}
 	s.replays.add(r)
 	s.finishing.Go(func() {
+		defer release()
 		defer turn.Release()
 		s.replays.finish(r, turn.Run(context.WithoutCancel(ctx), func() { r.begin(turn.Receipt()) }, r.add))
 	})
@@ -189,13 +210,11 @@ func (s *Server) finish(ctx context.Context, turn Turn, user [32]byte, out *stre
 
 // takeUp goes on with the stream of a turn whose client lost its connection. Nothing is run.
 func (s *Server) takeUp(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
-	req, err := api.DecodeCredential(r.Body, s.opts.MaxBodyBytes)
+	req, release, err := s.read(r, claims, api.DecodeCredential)
 	if err != nil {
 		return err
 	}
-	if req.UserID() != claims.User {
-		return errOtherUser
-	}
+	release() // of a credential
 	s.once.begin(claims.RequestID)
 	id, after, err := api.ParseEventID(r.Header.Get(api.HeaderLastEvent))
 	if err != nil {
@@ -214,13 +233,11 @@ func (s *Server) takeUp(ctx context.Context, claims hop.Claims, r *http.Request,
 
 // forget deletes what the user wants to be forgotten. To do so twice does no harm.
 func (s *Server) forget(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
-	req, err := api.DecodeDeletion(r.Body, s.opts.MaxBodyBytes)
+	req, release, err := s.read(r, claims, api.DecodeDeletion)
 	if err != nil {
 		return err
 	}
-	if req.UserID() != claims.User {
-		return errOtherUser
-	}
+	release() // of a credential
 	s.once.begin(claims.RequestID)
 	deleted, err := s.backend.Delete(ctx, req, claims.Outage)
 	if err != nil {

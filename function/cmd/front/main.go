@@ -14,6 +14,7 @@ import (
 	"claudepool/function"
 	"claudepool/infra/hop"
 	"claudepool/infra/logging"
+	"claudepool/infra/memory"
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
 	"claudepool/router"
@@ -59,7 +60,7 @@ func realMain(ctx context.Context) error {
 	hops := function.NewClient()
 	route := router.New(redis, router.Options{Logger: log, Reach: hops.Reach})
 	front := function.New(function.Options{Logger: log, Router: route, Client: hops, View: snapshot.NewView(store, log), Keys: keys,
-		MaxBodyBytes: int64(s.MaxBodyBytes), StatsToken: s.StatsToken.Reveal(), APIKeys: apiKeys,
+		MaxBodyBytes: int64(s.MaxBodyBytes), Memory: memory.Limit(), StatsToken: s.StatsToken.Reveal(), APIKeys: apiKeys,
 		Limits: function.NewLimits(redis, s.RateLimitUser, s.RateLimitAddr), TrustedProxies: s.TrustedProxies})
 	watch, stopWatch := context.WithCancel(context.Background())
 	defer stopWatch()
