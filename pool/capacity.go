@@ -138,7 +138,7 @@ func (p *Pool) retire(idle []*slot) {
 // ripe is what has come due among conversations at rest.
 type ripe struct {
 	expired  []*slot         // idle for too long
-	restless []*cli.Process  // to be frozen
+	restless []cli.Idle      // to be frozen; who uses one meanwhile wakes it
 	stale    []*conversation // not known any more
 	next     time.Duration   // until something else may be due
 }
@@ -160,7 +160,8 @@ func (p *Pool) ripen(now time.Time) ripe {
 	return r
 }
 
-// restlessLocked finds those that are to be frozen. They are at the end: what was used before has rested.
+// restlessLocked finds those that are to be frozen. They are at the end, as what was used before has rested; one that was
+// held then, without being used, goes on until its next use.
 func (p *Pool) restlessLocked(now time.Time, r *ripe) {
 	pause := p.froze.Add(freezePause).Sub(now)
 	for e := p.idle.list.Back(); e != nil && !e.Value.(*conversation).rested; e = e.Prev() {
@@ -170,7 +171,7 @@ func (p *Pool) restlessLocked(now time.Time, r *ripe) {
 			continue
 		}
 		c.rested = true
-		r.restless = append(r.restless, c.process)
+		r.restless = append(r.restless, c.process.Idle())
 	}
 	if len(r.restless) > 0 {
 		p.froze = now

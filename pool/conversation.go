@@ -25,7 +25,7 @@ type conversation struct {
 	lastUsed time.Time
 	rested   bool // freezing its process was tried since its last use
 
-	// Guarded by Pool.mu, and changed by nobody but who has the slot, who therefore may read it without the lock.
+	// Guarded by Pool.mu. While somebody has the slot, nobody else changes it, and who has it may read it without the lock.
 	id      string       // the CLI's session id; until the first process of an unnamed one it may still change
 	process *cli.Process // nil while there is none
 	started time.Time    // when the process became the conversation's
@@ -33,7 +33,8 @@ type conversation struct {
 	digest  [32]byte     // of the messages so far, see api.HistoryDigest
 	settled bool         // digest is right: no turn is changing it
 	gone    bool         // deleted, or moved to another user: not to be used by who waited for it
-	mirror  mirror       // see there
+
+	mirror mirror // guarded by Pool.mu; see there
 }
 
 // place is where a conversation stands in its pool's lines, and with a process in its user's.
@@ -97,7 +98,7 @@ func (s *slot) finish() {
 	}
 	p := s.pool
 	p.mu.Lock()
-	s.lastUsed = time.Now()
+	s.lastUsed, s.rested = time.Now(), false
 	if s.process == nil && s.dir == nil && !s.mirror.fetch && len(s.waiters) == 0 {
 		s.loseLocked()
 	}

@@ -37,8 +37,8 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 // Run sends the request's message, calls sent, and hands over the lines that answer it, as they come and in batches, until
 // the turn has ended; the last line is the CLI's result. If the process turns out to have died before it took the message
 // up, all of it is done once more with another. The error says why there is no result: an *api.Error for the client, or
-// ctx's cause if the client has gone, in which case the turn was interrupted. The end of the context that emit gets says
-// that it may not wait for the client any longer.
+// ctx's cause if the client has gone, in which case the turn was interrupted. The end of the context that emit gets, with
+// another cause than context.Canceled, says that it may not wait for the client any longer.
 func (h *Handle) Run(ctx context.Context, sent func(), emit func(ctx context.Context, lines [][]byte) error) error {
 	p := h.pool
 	ctx, cut := context.WithCancelCause(ctx)

@@ -50,7 +50,7 @@ func (p *Pool) checkMemory(limit int64) {
 			proc.Abort(errMemory)
 		}
 		p.opts.Logger.Warn("process over its memory limit", "user", api.ShortUser(all[i].user), "pid", proc.PID(), "bytes", usage.RSS)
-		if s := all[i].c.takeIdle(); s != nil {
+		if s := all[i].c.takeWith(proc); s != nil {
 			p.goes(s.endIdle)
 		}
 	}

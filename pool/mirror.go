@@ -41,7 +41,7 @@ func (u *user) askOnce(req *api.Request) (r *recall, isNew bool) {
 	return u.recalled, true
 }
 
-// dropRecall has the archive asked again about the users, unless that has been done since r; nil is any.
+// dropRecall has the archive asked again about the user, unless that has been done since r; nil is any.
 func (u *user) dropRecall(r *recall) {
 	p := u.pool
 	p.mu.Lock()
@@ -108,12 +108,13 @@ func (u *user) enroll(version int64, h *head) {
 	copy(s.digest[:], h.Digest)
 	s.named, s.mirror = h.Named, mirror{version: version, fetch: true}
 	s.settings, s.goodTurn = settings, h.GoodTurn
+	isStandard := h.Standard || c != nil && u.standard == c
 	if c != nil {
 		s.dir = c.dir
 		c.loseLocked()
 	}
 	u.conversations[s.id] = s.conversation
-	if h.Standard {
+	if isStandard {
 		u.standard = s.conversation
 	}
 	s.restLocked()

@@ -249,7 +249,7 @@ func (p *Pool) Users() []string {
 }
 
 // Evict gives the user up as soon as its running and waiting turns have ended: its processes are stopped, then it is
-// released. Requests that come meanwhile wait.
+// released. Requests that come meanwhile get ErrDraining, or wait for the release.
 func (p *Pool) Evict(id string) {
 	p.mu.Lock()
 	u := p.users[id]

@@ -36,7 +36,7 @@ func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
 		p.goes(func() { s.cleanUp(now) })
 	}
 	if len(r.restless) > 0 {
-		p.goes(func() { cli.Freeze(r.restless...) }) // which keeps nobody from using them
+		p.goes(func() { cli.Freeze(r.restless...) })
 	}
 	for _, c := range r.stale {
 		p.goes(func() { c.dropFiles() })

@@ -55,7 +55,6 @@ func (s *slot) restLocked() {
 	switch {
 	case c.gone:
 	case c.process != nil:
-		c.rested = false
 		c.place = place{p.idle.addLocked(c), c.user.idle.addLocked(c)}
 	default:
 		c.place.pool = p.dormant.addLocked(c)
@@ -137,23 +136,13 @@ func (c *conversation) dismissLocked() {
 	c.waiters = nil
 }
 
-// takeDead takes the slot of a conversation whose process has ended while nobody used it.
-func (c *conversation) takeDead(proc *cli.Process) *slot {
+// takeWith takes the slot of a conversation whose process has ended or is to go, if that is still its process and nobody
+// uses it: whoever does sees to it.
+func (c *conversation) takeWith(proc *cli.Process) *slot {
 	p := c.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c.process != proc || c.heldLocked() {
-		return nil // whoever holds the conversation sees to it
-	}
-	return c.takeLocked()
-}
-
-// takeIdle takes the slot of a conversation whose process is to go, if nobody uses it.
-func (c *conversation) takeIdle() *slot {
-	p := c.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if c.process == nil || c.heldLocked() {
 		return nil
 	}
 	return c.takeLocked()
@@ -163,9 +152,9 @@ func (c *conversation) takeIdle() *slot {
 // is to have none, goes first.
 func (s *slot) yield() {
 	p, c := s.pool, s.conversation
-	ended := c.process != nil && !c.process.Alive()
 	p.mu.Lock()
-	retire := c.process != nil && len(c.waiters) == 0 && (p.draining || c.user.leaving || ended)
+	// Whether it is alive is asked with the lock held: bury looks for one that has ended, at rest, under the same lock.
+	retire := c.process != nil && len(c.waiters) == 0 && (p.draining || c.user.leaving || !c.process.Alive())
 	switch {
 	case retire:
 	case len(c.waiters) > 0:
@@ -187,7 +176,7 @@ func (s *slot) yield() {
 func (s *slot) install(proc *cli.Process) {
 	p := s.pool
 	p.mu.Lock()
-	s.process, s.started = proc, time.Now()
+	s.process, s.started, s.rested = proc, time.Now(), false
 	p.running[s.conversation] = true
 	p.mu.Unlock()
 	signal(p.changed)
@@ -198,7 +187,7 @@ func (s *slot) install(proc *cli.Process) {
 func (c *conversation) bury(proc *cli.Process) {
 	p := c.pool
 	<-proc.Exited()
-	s := c.takeDead(proc)
+	s := c.takeWith(proc)
 	if s == nil {
 		return
 	}

@@ -181,12 +181,12 @@ func (s *standbys) blanksLocked() (blanks int) {
 
 // freeze freezes those that have been ready for a while. They stay in the list: who claims one meanwhile wakes it.
 func (s *standbys) freeze() {
-	var awake []*cli.Process
+	var awake []cli.Idle
 	s.mu.Lock()
 	for _, one := range s.ready {
 		if !one.rested && time.Since(one.since) >= s.opts.FreezeAfter {
 			one.rested = true
-			awake = append(awake, one.proc)
+			awake = append(awake, one.proc.Idle())
 		}
 	}
 	s.mu.Unlock()

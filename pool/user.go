@@ -27,7 +27,7 @@ type user struct {
 	standard      *conversation            // for requests with neither session id nor history
 	idle          line                     // those with a process that nobody uses
 
-	space Space // what the files took when they were within the quota last
+	space Space // what the files took when they were measured last
 	wrote bool  // had a turn since the last look
 
 	requests  int           // entered and not yet left
@@ -178,7 +178,7 @@ func (u *user) endRelease() {
 // forgetLocked drops a user who has nothing here any more, not even a conversation to resume.
 func (u *user) forgetLocked() {
 	p := u.pool
-	if len(u.conversations) == 0 && u.requests == 0 && u.releasing == nil {
+	if len(u.conversations) == 0 && u.requests == 0 && u.releasing == nil && !u.owned { // else it is about to be released
 		delete(p.users, u.id)
 	}
 	p.empty.Broadcast()
@@ -211,7 +211,7 @@ func (p *Pool) usersWithTurns() map[*user][]*workspace {
 	return active
 }
 
-// space is what the user's files took when they were measured last.
+// measured is what the user's files took when they were measured last.
 func (u *user) measured() Space {
 	p := u.pool
 	p.mu.Lock()
@@ -219,7 +219,7 @@ func (u *user) measured() Space {
 	return u.space
 }
 
-// setSpace notes what the user's files take, and returns what they took before.
+// setMeasured notes what the user's files take, and returns what they took before.
 func (u *user) setMeasured(now Space) (before Space) {
 	p := u.pool
 	p.mu.Lock()
@@ -282,7 +282,7 @@ func (to *user) receiveLocked(old *slot, version int64) *slot {
 	p := to.pool
 	s := to.newConversation(old.id, old.born, old.seed, old.digest)
 	c := s.conversation
-	c.named, c.settled, c.lastUsed, c.dir = old.named, old.settled, old.lastUsed, old.dir
+	c.named, c.settled, c.lastUsed, c.rested, c.dir = old.named, old.settled, old.lastUsed, old.rested, old.dir
 	c.mirror = mirror{off: old.mirror.off}
 	if version > 0 {
 		c.mirror = mirror{version: version, fetch: old.mirror.fetch}

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"sync"
 )
 
 // Request is the body of POST /v1/messages/pooled. A nil pointer or map says that the client left the field out.
@@ -25,11 +26,11 @@ type Request struct {
 	digests *digests // nil in a request that wasn't decoded
 }
 
-// digests are what a request is known by. They are computed once, when it is decoded.
+// digests are what a request is known by. They are computed once.
 type digests struct {
 	user    [32]byte
 	userID  string
-	history [32]byte
+	history func() [32]byte // computed once, for whoever needs it: fronts don't
 	former  *Request
 }
 
@@ -92,7 +93,7 @@ func (r *Request) UserDigest() [32]byte { return r.known().user }
 func (r *Request) UserID() string { return r.known().userID }
 
 // HistoryDigest is that of what was said before; see the function of that name.
-func (r *Request) HistoryDigest() [32]byte { return r.known().history }
+func (r *Request) HistoryDigest() [32]byte { return r.known().history() }
 
 func (r *Request) known() *digests {
 	if r.digests != nil {
@@ -100,8 +101,9 @@ func (r *Request) known() *digests {
 	}
 	d := &digests{user: sha256.Sum256([]byte(r.Token()))}
 	d.userID = hex.EncodeToString(d.user[:8])
+	d.history = func() (none [32]byte) { return none }
 	if len(r.Messages) > 1 {
-		d.history = HistoryDigest(r.History())
+		d.history = sync.OnceValue(func() [32]byte { return HistoryDigest(r.History()) })
 	}
 	if former := r.formerToken(); former != "" {
 		d.former = &Request{OAuth: &OAuthCredentials{AccessToken: former}}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"claudepool/pool/confine"
@@ -9,29 +10,39 @@ import (
 
 // sleep is whether a process stands still.
 type sleep struct {
+	uses atomic.Int64 // how often the process was woken for use; changed under mu
+
 	mu     sync.Mutex // guards the following
-	uses   int        // how often the process was woken for use
 	frozen bool       // stopped by SIGSTOP
 }
 
+// Idle is a process that nobody used at a certain moment.
+type Idle struct {
+	proc *Process
+	uses int64
+}
+
+// Idle notes that nobody uses the process now, as only its owner can tell, who may hold a lock: it waits for nobody.
+func (p *Process) Idle() Idle { return Idle{p, p.sleep.uses.Load()} }
+
 // Freeze stops idle processes, each of which would otherwise take 0.5 % of a core for nothing, until they are thawed. One
-// whose tools still run or whose MCP servers are connected goes on, and one that is thawed meanwhile too. All are looked
-// at by one look at the machine.
-func Freeze(procs ...*Process) {
-	var idle []*Process
-	var uses []int
-	for _, p := range procs {
-		if p.Alive() && !p.connected.Load() && p.Calls() == 0 {
-			idle, uses = append(idle, p), append(uses, p.sleep.count())
+// whose tools still run or whose MCP servers are connected goes on, and one that was thawed since it was idle. All are
+// looked at by one look at the machine.
+func Freeze(all ...Idle) {
+	var idle []Idle
+	var procs []*Process
+	for _, one := range all {
+		if p := one.proc; p.Alive() && !p.connected.Load() && p.Calls() == 0 {
+			idle, procs = append(idle, one), append(procs, p)
 		}
 	}
-	usages, err := Usage(idle...)
+	usages, err := Usage(procs...)
 	if err != nil {
 		return // it is tried again after their next use
 	}
-	for i, p := range idle {
+	for i, one := range idle {
 		if usages[i].Processes == 1 {
-			p.nap(uses[i])
+			one.stop()
 		}
 	}
 }
@@ -45,19 +56,13 @@ func Usage(procs ...*Process) ([]confine.Usage, error) {
 	return confine.UsageOf(children...)
 }
 
-func (s *sleep) count() int {
+// stop stops the process unless it was woken since: whoever uses it now doesn't know of this.
+func (i Idle) stop() {
+	s := &i.proc.sleep
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.uses
-}
-
-// nap stops the process unless it was woken for more than so many uses: whoever uses it now doesn't know of this.
-func (p *Process) nap(uses int) {
-	s := &p.sleep
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.uses == uses && !s.frozen {
-		s.frozen = p.child.Signal(syscall.SIGSTOP) == nil
+	if s.uses.Load() == i.uses && !s.frozen {
+		s.frozen = i.proc.child.Signal(syscall.SIGSTOP) == nil
 	}
 }
 
@@ -66,7 +71,7 @@ func (p *Process) Thaw() {
 	s := &p.sleep
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.uses++
+	s.uses.Add(1)
 	if s.frozen {
 		s.frozen = false
 		_ = p.child.Signal(syscall.SIGCONT) // or it is dead, which shows at its next use

@@ -110,20 +110,31 @@ func TestFreeze_AProcessSleepsUntilItIsUsed(t *testing.T) {
 	const stop, goOn = syscall.SIGSTOP, syscall.SIGCONT
 	bubble(t, func(t *testing.T, c *fakeCLI) {
 		p := c.proc
-		uses := p.sleep.count()
+		idle := p.Idle()
 		p.Thaw() // while the machine was looked at
-		p.nap(uses)
+		idle.stop()
 		require.Empty(t, c.sent())
-		p.nap(p.sleep.count())
-		p.nap(p.sleep.count())
+		p.Idle().stop()
+		p.Idle().stop()
 		require.Equal(t, []syscall.Signal{stop}, c.sent())
 		p.Thaw()
 		p.Thaw()
 		require.Equal(t, []syscall.Signal{stop, goOn}, c.sent())
-		p.nap(p.sleep.count())
+		p.Idle().stop()
 		require.NoError(t, p.Stop())
-		p.nap(uses)
+		idle.stop()
 		require.Equal(t, []syscall.Signal{stop, goOn, stop, goOn}, c.sent(), "or SIGTERM would not reach it")
+	})
+}
+
+// Between the moment at which nobody uses a process and its freezing somebody may.
+func TestFreeze_WhoUsesItBeforeItIsLookedAtFindsItAwake(t *testing.T) {
+	bubble(t, func(t *testing.T, c *fakeCLI) {
+		idle := c.proc.Idle()
+		c.proc.Thaw()
+		idle.stop()
+		require.False(t, c.proc.sleep.frozen)
+		require.Empty(t, c.sent())
 	})
 }
 
@@ -131,8 +142,8 @@ func TestFreeze_WhoIsAboutToUseItAlwaysFindsItAwake(t *testing.T) {
 	bubble(t, func(t *testing.T, c *fakeCLI) {
 		p := c.proc
 		for range 1000 {
-			uses := p.sleep.count()
-			go p.nap(uses)
+			idle := p.Idle()
+			go idle.stop()
 			p.Thaw()
 			synctest.Wait()
 			require.False(t, p.sleep.frozen)
@@ -157,7 +168,7 @@ func TestFreeze_OneThatIsNotIdleGoesOn(t *testing.T) {
 		require.NoError(t, err)
 		dead.die()
 		<-dead.proc.Exited()
-		Freeze(calling.proc, connected.proc, dead.proc)
+		Freeze(calling.proc.Idle(), connected.proc.Idle(), dead.proc.Idle())
 		for _, c := range []*fakeCLI{calling, connected, dead} {
 			require.Empty(t, c.sent())
 		}

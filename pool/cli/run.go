@@ -38,7 +38,8 @@ func (o Outcome) Good() bool {
 }
 
 // Emit gets a run's lines in batches. With the last one it gets the outcome, unless lines were kept from it. The end of
-// its context says that it may not wait for the client any longer; its error ends the run.
+// its context says that it may not wait for the client any longer, unless the cause is context.Canceled, with which every
+// context of a run ends; its error ends the run.
 type Emit func(ctx context.Context, lines [][]byte, end *Outcome) error
 
 // Run sends a message, the JSON of a user message's content, calls sent, and hands over the lines that answer it until

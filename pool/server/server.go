@@ -117,6 +117,7 @@ func (s *Server) hop(path string, do handler) http.HandlerFunc {
 		ctx := logging.WithRequest(r.Context(), id, r.Header)
 		out := newStream(w, id, s.opts.Instance, s.tuning.pingInterval)
 		defer out.close()
+		defer context.AfterFunc(ctx, out.hurry)() // the client has gone, or seems to have
 		if err := s.answer(ctx, path, claims, do, r, out); err != nil {
 			out.fail(s.public(ctx, err))
 			return

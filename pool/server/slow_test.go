@@ -107,6 +107,22 @@ func TestStream_AClientThatIsBehindIsToldWhyItsTurnWasEnded(t *testing.T) {
 	})
 }
 
+// A client that has gone without closing its connection altogether keeps no turn, which may not know of it.
+func TestStream_AClientThatGoesWithoutReadingIsWaitedForNoLonger(t *testing.T) {
+	inBubble(t, server.Tuning{}, func(t *testing.T, h *house) {
+		turn := h.next(func(ctx context.Context, t *turn) error {
+			t.sent()
+			return t.say(ctx, "one")
+		})
+		c := h.send(ask{stalled: true})
+		time.Sleep(time.Second)
+		c.cancel()
+		time.Sleep(server.LastWords + time.Millisecond)
+		synctest.Wait()
+		require.True(t, turn.isReleased())
+	})
+}
+
 // A ping that the client doesn't read holds up the first lines, which nobody has hurried yet.
 func TestStream_AClientThatDoesntEvenReadPingsIsGivenUpToo(t *testing.T) {
 	inBubble(t, server.Tuning{}, func(t *testing.T, h *house) {

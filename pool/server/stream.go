@@ -67,9 +67,6 @@ func (s *stream) open(receipt api.Receipt) {
 	if s.opened {
 		return
 	}
-	if s.turn != "" {
-		s.w.Header().Set(api.HeaderTurn, s.turn)
-	}
 	s.w.Header().Set(api.HeaderPID, strconv.Itoa(receipt.PID))
 	s.w.Header().Set(api.HeaderProcess, receipt.Process)
 	s.w.Header().Set(api.HeaderTiming, receipt.ServerTiming())
@@ -91,6 +88,9 @@ func (s *stream) openLocked() {
 	}
 	s.opened = true
 	header := s.w.Header()
+	if s.turn != "" {
+		header.Set(api.HeaderTurn, s.turn)
+	}
 	header.Set("Content-Type", "text/event-stream")
 	header.Set("Cache-Control", "no-cache")
 	header.Set("X-Accel-Buffering", "no")
@@ -137,7 +137,7 @@ func (s *stream) hurryWith(ctx context.Context) {
 		s.impatient()
 	}
 	s.patience, s.impatient = ctx, context.AfterFunc(ctx, func() {
-		if !errors.Is(context.Cause(ctx), context.Canceled) { // as after a turn that went well, whose end may be read slowly
+		if !errors.Is(context.Cause(ctx), context.Canceled) { // as each turn ends, also one that is read slowly to its end
 			s.hurry()
 		}
 	})
