@@ -77,7 +77,7 @@ func TestCompare_RefusesWhatIsNoCommit(t *testing.T) {
 
 func TestCompare_SidesTakeTurns(t *testing.T) {
 	var order []string
-	require.NoError(t, abba(4, func(_, side int) (int, error) {
+	require.NoError(t, abba(0, 4, func(_, side int) (int, error) {
 		order = append(order, "AB"[side:side+1])
 		return side, nil
 	}, func(got [2]int) { require.Equal(t, [2]int{base, now}, got) }))

@@ -84,12 +84,13 @@ func (c *comparison) round(ctx context.Context, n int, cli func(side) string, st
 	return measure(ctx, n, both)
 }
 
-// abba has two sides take n turns each, in the order A B B A, so that what drifts meanwhile hits both alike.
-func abba[T any](n int, turn func(i, side int) (T, error), each func([2]T)) error {
+// abba has two sides take n turns each, in the order A B B A, so that what drifts meanwhile hits both alike. Who is first in
+// one round has to be second in the next: a turn after one of the other side's is not the same as a turn before it.
+func abba[T any](first, n int, turn func(i, side int) (T, error), each func([2]T)) error {
 	for i := range n {
 		var got [2]T
 		for j := range got {
-			side := (i + j) % 2
+			side := (first + i + j) % 2
 			var err error
 			if got[side], err = turn(i, side); err != nil {
 				return err
@@ -103,7 +104,7 @@ func abba[T any](n int, turn func(i, side int) (T, error), each func([2]T)) erro
 // newUsers has new users come when a standby is ready for each. When all have been there, they come back.
 func (c *comparison) newUsers(ctx context.Context, n int, both opponents) error {
 	var users [2][]*user
-	err := abba(c.sizes.newUsers, func(_, side int) (sample, error) {
+	err := abba(n, c.sizes.newUsers, func(_, side int) (sample, error) {
 		if err := c.ready(ctx, both); err != nil {
 			return sample{}, err
 		}
@@ -121,8 +122,8 @@ func (c *comparison) newUsers(ctx context.Context, n int, both opponents) error 
 	if err := c.ready(ctx, both); err != nil {
 		return err
 	}
-	return abba(c.sizes.newUsers, func(i, side int) (sample, error) {
-		defer time.Sleep(rest)
+	return abba(n, c.sizes.newUsers, func(i, side int) (sample, error) {
+		defer time.Sleep(settled) // what follows a turn is over before the other side has one
 		return users[side][i].ask(ctx, prompt(2, 0))
 	}, func(got [2]sample) { c.seconds.add(n, got) })
 }

@@ -7,7 +7,7 @@ import (
 
 // warmUp has what a new service does once done: its connections, and the growth of its heap.
 func (c *comparison) warmUp(ctx context.Context, both opponents) error {
-	return takeTurns(ctx, c.sizes.requests, events(1), both[base].newUser(), both[now].newUser(), func(sample, sample) {})
+	return takeTurns(ctx, 0, c.sizes.requests, events(1), both[base].newUser(), both[now].newUser(), func(sample, sample) {})
 }
 
 // talk is one of short requests on each side. It is short as well, since a CLI sends all of it to the API each time.
@@ -23,7 +23,7 @@ func (c *comparison) talk(ctx context.Context, n int, both opponents) error {
 	if err != nil {
 		return err
 	}
-	err = takeTurns(ctx, c.sizes.requests, events(1), users[base], users[now], func(was, is sample) {
+	err = takeTurns(ctx, n, c.sizes.requests, events(1), users[base], users[now], func(was, is sample) {
 		c.shorts.add(n, [2]sample{was, is})
 	})
 	if err != nil {
@@ -38,7 +38,7 @@ func (c *comparison) talk(ctx context.Context, n int, both opponents) error {
 		used[i] = float64(later[i].since(earlier[i])) / float64(c.sizes.requests)
 	}
 	c.requestCPU.add(n, used)
-	return abba(1, func(_, side int) (float64, error) {
+	return abba(n, 1, func(_, side int) (float64, error) {
 		return users[side].requestAllocs(ctx, c.sizes.requests)
 	}, func(got [2]float64) { c.requestAllocs.add(n, got) })
 }
@@ -66,7 +66,7 @@ func (c *comparison) crowds(ctx context.Context, n int, both opponents) error {
 			}
 		}
 	}
-	return abba(c.sizes.runs, func(_, side int) (cost, error) {
+	return abba(n, c.sizes.runs, func(_, side int) (cost, error) {
 		return c.crowdRun(ctx, crowds[side])
 	}, func(got [2]cost) {
 		all := float64(c.sizes.streams * c.sizes.events)

@@ -56,7 +56,7 @@ func (l *lab) short(ctx context.Context, s *service, a *added) error {
 		return err
 	}
 	defer c.close()
-	err = takeTurns(ctx, l.plan.shortRequests, events(1), c, u, func(piped, through sample) {
+	err = takeTurns(ctx, 0, l.plan.shortRequests, events(1), c, u, func(piped, through sample) {
 		a.Piped.add(piped)
 		a.Through.add(through)
 	})
@@ -102,7 +102,7 @@ func (l *lab) long(ctx context.Context, s *service, a *added) error {
 		return err
 	}
 	defer c.close()
-	return takeTurns(ctx, l.plan.longStreams, events(l.plan.longEvents), c, u, func(piped, through sample) {
+	return takeTurns(ctx, 0, l.plan.longStreams, events(l.plan.longEvents), c, u, func(piped, through sample) {
 		a.PipedEvent = append(a.PipedEvent, piped.total/time.Duration(l.plan.longEvents))
 		a.ThroughEvent = append(a.ThroughEvent, through.total/time.Duration(l.plan.longEvents))
 	})
@@ -119,9 +119,9 @@ func (l *lab) pair(ctx context.Context, s *service) (*cli, *user, error) {
 }
 
 // takeTurns asks both n times, each time the other one first.
-func takeTurns(ctx context.Context, n int, text string, one, other conversation, each func(one, other sample)) error {
+func takeTurns(ctx context.Context, first, n int, text string, one, other conversation, each func(one, other sample)) error {
 	both := [2]conversation{one, other}
-	return abba(n, func(_, side int) (sample, error) { return both[side].ask(ctx, text) },
+	return abba(first, n, func(_, side int) (sample, error) { return both[side].ask(ctx, text) },
 		func(got [2]sample) { each(got[0], got[1]) })
 }
 
