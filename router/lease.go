@@ -95,8 +95,9 @@ func (l *Lease) Run(ctx context.Context) {
 		if err := l.beat(ctx); err != nil {
 			next = retryTime
 		} else if time.Since(refreshed) > refreshEvery {
-			refreshed = time.Now()
-			l.assert(ctx)
+			if _, _, err := l.assert(ctx); err == nil { // else with the next beat
+				refreshed = time.Now()
+			}
 		}
 		select {
 		case <-ctx.Done():

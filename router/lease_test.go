@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -14,7 +15,8 @@ import (
 // agreeing is a Redis that says yes to every script, and keeps when instances asserted whom they hold.
 type agreeing struct {
 	Redis
-	mu       sync.Mutex // guards asserted
+	mu       sync.Mutex // guards the following
+	away     bool       // for assertions alone
 	asserted []time.Time
 }
 
@@ -24,6 +26,10 @@ func (r *agreeing) EvalSha(ctx context.Context, sha string, _ []string, _ ...any
 	if sha == assertScript.Hash() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
+		if r.away {
+			cmd.SetErr(errors.New("away"))
+			return cmd
+		}
 		r.asserted = append(r.asserted, time.Now())
 		cmd.SetVal([]any{})
 	}
@@ -56,5 +62,31 @@ func TestLease_InstancesThatStartTogetherRefreshTheirEntriesAtDifferentTimes(t *
 		for _, n := range quarters {
 			require.Positive(t, n, quarters)
 		}
+	})
+}
+
+// What could not be refreshed is tried again with the next beat, not a third of its life later.
+func TestLease_ARefreshThatFailedIsNotDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &agreeing{}
+		l := NewLease(r, LeaseOptions{Logger: quiet, Load: func() (int, int) { return 1, 1 }})
+		l.claims["ada"] = "claim"
+		ctx, stop := context.WithCancel(t.Context())
+		var loop sync.WaitGroup
+		loop.Go(func() { l.Run(ctx) })
+		time.Sleep(time.Second)
+		say := func(away bool) (asserted int) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.away = away
+			return len(r.asserted)
+		}
+		before := say(true)
+		time.Sleep(refreshEvery + 2*renewTime)
+		require.Equal(t, before, say(false))
+		time.Sleep(2 * renewTime)
+		require.Equal(t, before+1, say(false))
+		stop()
+		loop.Wait()
 	})
 }

@@ -2,11 +2,15 @@ package archive
 
 import (
 	"bytes"
+	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"claudepool/infra/database"
 	"claudepool/infra/emulator"
@@ -175,4 +179,31 @@ func TestOpen_NeedsAPlaceAndATimeToLive(t *testing.T) {
 	store, _, err = Open(t.Context(), t.TempDir(), "", "(default)", time.Hour)
 	require.NoError(t, err)
 	require.IsType(t, &Folder{}, store)
+}
+
+// A lock that another process keeps is waited for as long as the caller has, and whoever only asks leaves nothing behind.
+func TestFolder_WaitsForALockNoLongerThanItsContext(t *testing.T) {
+	dir := t.TempDir()
+	store := NewFolder(dir, time.Hour)
+	records, err := store.List(t.Context(), "stranger")
+	require.NoError(t, err)
+	require.Empty(t, records)
+	_, err = store.Load(t.Context(), "stranger", "c1", 1)
+	require.ErrorIs(t, err, ErrConflict)
+	require.NoError(t, store.Delete(t.Context(), "stranger", "c1"))
+	require.NoDirExists(t, filepath.Join(dir, "stranger"))
+
+	require.NoError(t, store.Save(t.Context(), "ada", record(1), []byte("body")))
+	held, err := os.Open(filepath.Join(dir, "ada"))
+	require.NoError(t, err)
+	defer held.Close()
+	require.NoError(t, unix.Flock(int(held.Fd()), unix.LOCK_EX))
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err = store.List(ctx, "ada")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.NoError(t, unix.Flock(int(held.Fd()), unix.LOCK_UN))
+	records, err = store.List(t.Context(), "ada")
+	require.NoError(t, err)
+	require.Len(t, records, 1)
 }

@@ -33,9 +33,9 @@ type meta struct {
 }
 
 // List implements Store.
-func (f *Folder) List(_ context.Context, owner string) ([]Record, error) {
+func (f *Folder) List(ctx context.Context, owner string) ([]Record, error) {
 	var records []Record
-	err := f.locked(owner, func(dir string) error {
+	err := f.locked(ctx, owner, func(dir string) error {
 		files, err := filepath.Glob(filepath.Join(dir, "*.record"))
 		if err != nil {
 			return err
@@ -54,12 +54,15 @@ func (f *Folder) List(_ context.Context, owner string) ([]Record, error) {
 		}
 		return nil
 	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // nobody who only asks leaves a folder behind
+	}
 	return records, err
 }
 
 // Load implements Store.
-func (f *Folder) Load(_ context.Context, owner, name string, version int64) (body []byte, err error) {
-	err = f.locked(owner, func(dir string) error {
+func (f *Folder) Load(ctx context.Context, owner, name string, version int64) (body []byte, err error) {
+	err = f.locked(ctx, owner, func(dir string) error {
 		m, text, err := readRecord(recordPath(dir, name))
 		if err != nil {
 			return err
@@ -70,12 +73,18 @@ func (f *Folder) Load(_ context.Context, owner, name string, version int64) (bod
 		body = text
 		return nil
 	})
+	if errors.Is(err, fs.ErrNotExist) {
+		err = ErrConflict
+	}
 	return body, err
 }
 
 // Save implements Store.
-func (f *Folder) Save(_ context.Context, owner string, r Record, body []byte) error {
-	return f.locked(owner, func(dir string) error {
+func (f *Folder) Save(ctx context.Context, owner string, r Record, body []byte) error {
+	if err := os.MkdirAll(f.dir(owner), 0o700); err != nil {
+		return fmt.Errorf("archive: %w", err)
+	}
+	return f.locked(ctx, owner, func(dir string) error {
 		path := recordPath(dir, r.Name)
 		present, _, err := readRecord(path)
 		if err != nil {
@@ -89,8 +98,8 @@ func (f *Folder) Save(_ context.Context, owner string, r Record, body []byte) er
 }
 
 // Delete implements Store.
-func (f *Folder) Delete(_ context.Context, owner, name string) error {
-	return f.locked(owner, func(dir string) error {
+func (f *Folder) Delete(ctx context.Context, owner, name string) error {
+	err := f.locked(ctx, owner, func(dir string) error {
 		path := recordPath(dir, name)
 		present, _, err := readRecord(path)
 		if err != nil || present.Version == 0 || present.Deleted {
@@ -98,23 +107,39 @@ func (f *Folder) Delete(_ context.Context, owner, name string) error {
 		}
 		return writeRecord(path, meta{Version: present.Version, Expires: time.Now().Add(f.ttl), Deleted: true}, nil)
 	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
-// locked runs f while no other process does the same for the owner.
-func (f *Folder) locked(owner string, do func(dir string) error) (err error) {
-	dir := filepath.Join(f.root, owner)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("archive: %w", err)
-	}
+func (f *Folder) dir(owner string) string { return filepath.Join(f.root, owner) }
+
+// lockRetry is how often a lock is tried that another process has.
+const lockRetry = 10 * time.Millisecond
+
+// locked runs f while no other process does the same for the owner. Its error is fs.ErrNotExist where nothing was ever saved.
+func (f *Folder) locked(ctx context.Context, owner string, do func(dir string) error) (err error) {
+	dir := f.dir(owner)
 	held, err := os.Open(dir) // #nosec G304 -- made of hashes
 	if err != nil {
 		return fmt.Errorf("archive: %w", err)
 	}
 	defer held.Close()
-	if err := unix.Flock(int(held.Fd()), unix.LOCK_EX); err != nil {
-		return fmt.Errorf("archive: %w", err)
+	for {
+		err := unix.Flock(int(held.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return do(dir)
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return fmt.Errorf("archive: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("archive: %w", context.Cause(ctx))
+		case <-time.After(lockRetry):
+		}
 	}
-	return do(dir)
 }
 
 func recordPath(dir, name string) string { return filepath.Join(dir, name+".record") }
