@@ -62,7 +62,8 @@ func (f *Front) admit(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		return api.Authentication("a valid API key of this service is needed, as x-api-key or as a bearer token")
 	}
-	return f.opts.Limits.address(r.Context(), w.Header(), clientAddr(r, f.opts.TrustedProxies))
+	addr, site := clientAddr(r, f.opts.TrustedProxies)
+	return f.opts.Limits.address(r.Context(), w.Header(), addr, site)
 }
 
 // authorized reports whether the request may see the stats.
@@ -75,8 +76,8 @@ func (f *Front) authorized(r *http.Request) bool {
 
 // clientAddr is the address the request came from, as the outermost of so many proxies of our own has seen it: each
 // appends who asked it. What stands before that in the header the client wrote itself. Of an IPv6 address it is the /64,
-// which one client can have all of.
-func clientAddr(r *http.Request, proxies int) string {
+// which one client can have all of; site is then the /48, which one can have too.
+func clientAddr(r *http.Request, proxies int) (address, site string) {
 	text, _, _ := net.SplitHostPort(r.RemoteAddr)
 	if proxies > 0 {
 		forwarded := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
@@ -84,11 +85,11 @@ func clientAddr(r *http.Request, proxies int) string {
 	}
 	addr, err := netip.ParseAddr(text)
 	if err != nil {
-		return "unknown"
+		return "unknown", ""
 	}
 	addr = addr.Unmap().WithZone("")
 	if addr.Is4() {
-		return addr.String()
+		return addr.String(), ""
 	}
-	return netip.PrefixFrom(addr, 64).Masked().String()
+	return netip.PrefixFrom(addr, 64).Masked().String(), netip.PrefixFrom(addr, 48).Masked().String()
 }

@@ -109,10 +109,13 @@ func TestClientAddr_IsWhatTheOutermostProxyOfOursSaw(t *testing.T) {
 		if c.forwarded != "" {
 			r.Header.Add("X-Forwarded-For", c.forwarded)
 		}
-		require.Equal(t, c.want, clientAddr(r, c.proxies), "%+v", c)
+		addr, site := clientAddr(r, c.proxies)
+		require.Equal(t, c.want, addr, "%+v", c)
+		require.Equal(t, strings.HasPrefix(c.remote, "["), site == "2001:db8:1::/48", "%+v", c)
 	}
 	r := &http.Request{Header: http.Header{"X-Forwarded-For": {"1.1.1.1", "203.0.113.9"}}}
-	require.Equal(t, "203.0.113.9", clientAddr(r, 1), "also when the client sends a header of its own before")
+	addr, _ := clientAddr(r, 1)
+	require.Equal(t, "203.0.113.9", addr, "also when the client sends a header of its own before")
 }
 
 func TestFront_LetsNoOtherSitesPagesIn(t *testing.T) {

@@ -19,6 +19,8 @@ const (
 	limitTimeout = time.Second
 	// limitPause is how long Redis isn't asked for counts after it did not answer.
 	limitPause = time.Second
+	// siteShare is how many of its 65,536 networks a site may have ask at once: with all of them it would pass any limit.
+	siteShare = 16
 )
 
 // Limits are how often users and addresses may ask. The counts are in Redis, so that all fronts share them. While Redis
@@ -50,10 +52,17 @@ func (l *Limits) user(ctx context.Context, header http.Header, user string) erro
 	return l.count(ctx, header, "claudepool:user:"+user, l.users)
 }
 
-// address is as user.
-func (l *Limits) address(ctx context.Context, header http.Header, addr string) error {
+// address is as user. All addresses of a site together may ask siteShare times as often as one; empty is no site.
+func (l *Limits) address(ctx context.Context, header http.Header, addr, site string) error {
 	if l == nil || l.addrs.Rate == 0 {
 		return nil
+	}
+	if site != "" {
+		all := l.addrs
+		all.Rate, all.Burst = siteShare*all.Rate, siteShare*all.Burst
+		if err := l.count(ctx, header, "claudepool:site:"+site, all); err != nil {
+			return err
+		}
 	}
 	return l.count(ctx, header, "claudepool:addr:"+addr, l.addrs)
 }

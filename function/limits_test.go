@@ -122,6 +122,23 @@ func TestLimits_OfAnAddressCountBeforeTheBodyIsRead(t *testing.T) {
 	require.False(t, server.Exists("rate:claudepool:addr:203.0.113.11"), "strangers cost Redis nothing")
 }
 
+func TestLimits_ASiteThatHasManyAddressesDoesntPassThem(t *testing.T) {
+	server := miniredis.RunT(t)
+	f, url, _ := newFront(t, events(api.Done))
+	f.opts.Limits = patientLimits(t, server.Addr(), settings.Rate{}, settings.Rate{Requests: 2, Per: time.Hour})
+	f.opts.TrustedProxies = 1
+	served := 0
+	for i := range 60 {
+		response, _ := do(t, http.MethodPost, url+"/v1/messages/pooled", question, "X-Forwarded-For", fmt.Sprintf("2001:db8:1:%x::1", i))
+		if response.StatusCode == http.StatusOK {
+			served++
+		}
+	}
+	require.Equal(t, 2*siteShare, served)
+	response, _ := do(t, http.MethodPost, url+"/v1/messages/pooled", question, "X-Forwarded-For", "2001:db8:2::1")
+	require.Equal(t, http.StatusOK, response.StatusCode, "another site's")
+}
+
 func TestLimits_WhileRedisIsAwayNobodyIsLimitedAndNobodyWaits(t *testing.T) {
 	addr, err := freeport.Addr() // which nobody else gets while it is away
 	require.NoError(t, err)

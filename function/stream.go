@@ -129,9 +129,10 @@ func (o *relay) whole(chunk []byte) []byte {
 	if !o.resumable {
 		return chunk
 	}
+	seen := max(0, len(o.pending)-1) // a long event isn't looked through again with every chunk of it
 	o.pending = append(o.pending, chunk...)
-	end := bytes.LastIndex(o.pending, []byte("\n\n")) + 2
-	if end < 2 {
+	end := seen + bytes.LastIndex(o.pending[seen:], []byte("\n\n")) + 2
+	if end < seen+2 {
 		return nil
 	}
 	events := o.pending[:end:end]

@@ -115,7 +115,7 @@ func TestPool_ACLIThatIsNotReadyInTimeIsGivenUp(t *testing.T) {
 		cli := filepath.Join(t.TempDir(), name)
 		require.NoError(t, os.WriteFile(cli, []byte("#!/bin/sh\n"+does+"\n"), 0o700))
 		s := startService(t, cli, nil, func(o *pool.Options) { o.SpawnTimeout = time.Second })
-		r := s.ask("ada", "one", fields{"system": strings.Repeat("long ", 100_000)})
+		r := s.ask("ada", "one", fields{"system": strings.Repeat("long ", 50_000)})
 		require.Equal(t, http.StatusServiceUnavailable, r.status, r.body)
 		require.NotEmpty(t, r.header.Get("Retry-After"), name)
 		require.Contains(t, r.body, "could not be made ready", name)

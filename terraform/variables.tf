@@ -59,9 +59,14 @@ variable "pool_image" {
 }
 
 variable "public" {
-  description = "Whether anybody may call the front. If not, callers need roles/run.invoker."
+  description = "Whether anybody may call the front. If not, callers need roles/run.invoker. Needs client_key_ids, or RATE_LIMIT_ADDR in front_settings: a stranger's token starts a process before any API has seen it."
   type        = bool
   default     = false
+
+  validation {
+    condition     = !var.public || length(var.client_key_ids) > 0 || contains(keys(var.front_settings), "RATE_LIMIT_ADDR")
+    error_message = "public needs client_key_ids, or RATE_LIMIT_ADDR in front_settings."
+  }
 }
 
 variable "invokers" {
@@ -176,7 +181,7 @@ variable "pool_settings" {
 
   validation {
     condition = alltrue([for name in keys(var.pool_settings) : contains([
-      "IDLE_TIMEOUT", "CLEANUP_INTERVAL", "WORKSPACE_TTL", "STANDBY", "MAX_PROCESSES", "MAX_PROCESSES_PER_USER", "QUEUE_LIMIT",
+      "IDLE_TIMEOUT", "CLEANUP_INTERVAL", "WORKSPACE_TTL", "STANDBY", "MAX_PROCESSES", "MAX_PROCESSES_PER_USER", "MAX_CONVERSATIONS_PER_USER", "QUEUE_LIMIT",
       "TURN_TIMEOUT", "QUEUE_TIMEOUT", "SILENCE_TIMEOUT", "SPAWN_TIMEOUT", "MAX_PROCESS_RSS", "ARCHIVE_TTL", "ARCHIVE_MAX_BYTES", "WORKSPACE_MAX_BYTES",
       "WORKSPACE_MAX_FILES", "CONNECT_PORTS", "BIND_PORTS", "PERMISSION_MODE", "MAX_BODY_BYTES", "LOG_LEVEL", "ANTHROPIC_BASE_URL",
     ], name)])

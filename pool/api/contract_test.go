@@ -302,3 +302,17 @@ func TestErrorEvent_IsOneLineAndAnEmptyOne(t *testing.T) {
 	require.Equal(t, `data: {"type":"error","error":{"type":"api_error","message":"a\nb"}}`+"\n\n", event)
 	require.NotContains(t, string(ErrorEvent(errors.New(token))), token)
 }
+
+func TestDecode_WhatIsKeptOfARequestIsBounded(t *testing.T) {
+	prompt := func(n int) string { return with(`"system":"` + strings.Repeat("x", n) + `"`) }
+	servers := func(n int) string { return with(`"mcp_servers":{"a":{"command":"` + strings.Repeat("x", n) + `"}}`) }
+	for name, c := range map[string]struct {
+		of   func(int) string
+		most int
+	}{"system": {prompt, maxSystem}, "mcp_servers": {servers, maxServersSize - len(`{"a":{"command":""}}`)}} {
+		_, err := Decode([]byte(c.of(c.most)))
+		require.NoError(t, err, name)
+		_, err = Decode([]byte(c.of(c.most + 1)))
+		require.Contains(t, requireClientError(t, err).Message, name)
+	}
+}

@@ -21,6 +21,10 @@ const (
 	maxMessages = 10_000
 	maxModel    = 128
 	maxServers  = 32
+	// maxSystem and maxServersSize are how many bytes a system prompt and all servers together may have: they are kept for
+	// as long as their conversation is known.
+	maxSystem      = 256 << 10
+	maxServersSize = 64 << 10
 )
 
 var (
@@ -189,6 +193,9 @@ func (r *Request) validate() error {
 			return Invalid("%s: must be a model's name", field)
 		}
 	}
+	if r.System != nil && len(*r.System) > maxSystem {
+		return Invalid("system: must not be longer than %d bytes", maxSystem)
+	}
 	if r.System != nil && strings.ContainsRune(*r.System, 0) {
 		return Invalid("system: must not contain NUL")
 	}
@@ -306,6 +313,9 @@ func validateContent(i int, m Message) error {
 func (r *Request) validateServers() error {
 	if len(r.MCPServers) > maxServers {
 		return Invalid("mcp_servers: at most %d are accepted", maxServers)
+	}
+	if text, _ := json.Marshal(r.MCPServers); len(text) > maxServersSize { // of strings only: can't fail
+		return Invalid("mcp_servers: must not be longer than %d bytes in all", maxServersSize)
 	}
 	for name, s := range r.MCPServers {
 		if !serverForm.MatchString(name) || r.tells(name) { // messages below repeat the name

@@ -25,7 +25,8 @@ run "nobody_is_let_in_by_default" {
 run "only_the_front_is_public_when_asked" {
   command = plan
   variables {
-    public = true
+    public         = true
+    front_settings = { RATE_LIMIT_ADDR = "60/m" }
   }
 
   assert {

@@ -207,6 +207,31 @@ run "rates" {
   expect_failures = [var.front_settings]
 }
 
+run "public_without_a_bound" {
+  command = plan
+  variables {
+    public = true
+  }
+  expect_failures = [var.public]
+}
+
+run "public_with_another_bound" {
+  command = plan
+  variables {
+    public         = true
+    front_settings = { RATE_LIMIT_USER = "60/m" }
+  }
+  expect_failures = [var.public]
+}
+
+run "public_with_keys" {
+  command = plan
+  variables {
+    public         = true
+    client_key_ids = ["a"]
+  }
+}
+
 run "client_keys_twice" {
   command = plan
   variables {
