@@ -152,6 +152,8 @@ func (s *slot) spawn(ctx context.Context, req *api.Request) (how string, err err
 	if err := s.reserve(); err != nil {
 		return "", err
 	}
+	for s.dir == nil && p.crowded(s.user) && p.evictFiles(s.user) {
+	}
 	began := time.Now()
 	how = ProcessStandby
 	proc, err := s.claim(ctx, credentialOf(req))

@@ -98,6 +98,66 @@ func (u *user) tryReserve() (victim *slot, ofUser, ok bool) {
 	return victim, ofUser, false
 }
 
+// crowded reports whether the user has as many conversations with files as may be.
+func (p *Pool) crowded(u *user) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return u.workspaces >= p.opts.MaxConversations
+}
+
+// takeLongestUnused takes the slot of the conversation with files that was used longest ago: of those without a process,
+// else of the idle ones. Nil is for all users.
+func (p *Pool) takeLongestUnused(of *user) *slot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if of != nil {
+		return of.longestUnusedLocked()
+	}
+	for _, l := range []*line{&p.dormant, &p.idle} {
+		for e := l.list.Front(); e != nil; e = e.Next() {
+			if c := e.Value.(*conversation); c.mayLoseFilesLocked() {
+				return c.takeLocked()
+			}
+		}
+	}
+	return nil
+}
+
+func (u *user) longestUnusedLocked() *slot {
+	var victim *conversation
+	for _, c := range u.conversations {
+		if !c.mayLoseFilesLocked() {
+			continue
+		}
+		idle := c.process != nil
+		if victim == nil || idle == (victim.process != nil) && c.lastUsed.Before(victim.lastUsed) || !idle && victim.process != nil {
+			victim = c
+		}
+	}
+	if victim == nil {
+		return nil
+	}
+	return victim.takeLocked()
+}
+
+// mayLoseFilesLocked reports whether the conversation has files that nobody uses or saves.
+func (c *conversation) mayLoseFilesLocked() bool {
+	return c.dir != nil && !c.heldLocked() && !c.mirror.busy
+}
+
+// withoutFiles says that the conversation's files are gone.
+func (s *slot) withoutFiles() {
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	s.setDirLocked(nil)
+	if s.mirror.fresh && !s.mirror.off {
+		s.mirror.fetch = true
+		return
+	}
+	s.loseLocked()
+	s.user.forgetLocked()
+}
+
 // unreserve gives the room of one process back.
 func (u *user) unreserve() {
 	p := u.pool

@@ -103,15 +103,29 @@ cp CLAUDE.md ~/.claude/CLAUDE.md`
 	}
 }
 
-func TestConfined_WithoutAUIDLeftTheInstanceIsFull(t *testing.T) {
+// Whoever begins as many conversations as there are uids keeps nobody else out: what was used longest ago gives way.
+func TestConfined_WithoutAUIDLeftTheLongestUnusedFilesGiveWay(t *testing.T) {
 	need.Root(t)
-	uids, err := confine.LockUIDs(2_100_000_000, 1, slog.New(slog.DiscardHandler))
+	uids, err := confine.LockUIDs(2_100_000_000, 2, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, uids.Close()) })
-	s := newServiceWith(t, &confine.Confinement{UIDs: uids}, nil)
-	s.ask("ada", "hello", nil).text(t)
-	r := s.ask("bob", "hello", nil)
+	store, dir := kept(t)
+	s := newServiceWith(t, &confine.Confinement{UIDs: uids}, keepingIn(store))
+	s.ask("ada", "one", nil).text(t)
+	saved(t, dir, 1)
+	s.ask("bob", "one", nil).text(t)
+	saved(t, dir, 2)
+	s.ask("cleo", "one", nil).text(t)
+	saved(t, dir, 3)
+	require.Equal(t, "reply to: two", s.ask("bob", "two", nil).text(t))
+	require.Len(t, s.lastCall().Messages(), 3, "bob's are there")
+	saved(t, dir, 4)
+	require.Equal(t, "reply to: two", s.ask("ada", "two", nil).text(t))
+	require.Len(t, s.lastCall().Messages(), 3, "ada's came back from the archive")
+
+	defer s.occupy("ada", nil)()
+	defer s.occupy("bob", nil)()
+	r := s.ask("dan", "one", nil)
 	require.Equal(t, 529, r.status)
 	require.True(t, strings.Contains(r.body, "overloaded_error"), r.body)
-	s.ask("ada", "hello again", nil).text(t)
 }

@@ -115,6 +115,9 @@ func (s *slot) lose() {
 
 // loseLocked takes a conversation from its user. Its files are still to be removed.
 func (c *conversation) loseLocked() {
+	if c.dir != nil && !c.gone {
+		c.user.workspaces--
+	}
 	c.gone = true
 	c.leaveLinesLocked()
 	if c.user.standard == c {
@@ -142,4 +145,56 @@ func (p *Pool) processes() []seen {
 		all = append(all, seen{c, c.user.id, c.process, c.started, c.lastUsed, c.heldLocked()})
 	}
 	return all
+}
+
+// bequeath makes a user's held conversations, some of which the archive has for the heir already, the heir's, all at once.
+// It returns them, by what they were before; they are held too.
+func (from *user) bequeath(to *user, held []*slot, copied map[*conversation]int64) map[*slot]*slot {
+	p := from.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	moved := make(map[*slot]*slot)
+	for _, old := range held {
+		if there := to.conversations[old.id]; there != nil {
+			if copied[old.conversation] == 0 || !there.unusedCopyLocked(old.conversation) {
+				continue
+			}
+			there.loseLocked()
+		}
+		moved[old] = to.receiveLocked(old, copied[old.conversation])
+	}
+	if to.inherited == nil {
+		to.inherited = make(map[string]bool)
+	}
+	to.inherited[from.id] = true
+	to.wrote = true
+	return moved
+}
+
+// receiveLocked makes another user's held conversation this one's, of whom the archive has it in the given version.
+func (to *user) receiveLocked(old *slot, version int64) *slot {
+	p := to.pool
+	s := to.newConversation(old.id, old.born, old.seed, old.digest)
+	c := s.conversation
+	c.named, c.settled, c.lastUsed, c.rested = old.named, old.settled, old.lastUsed, old.rested
+	c.setDirLocked(old.dir)
+	c.mirror = mirror{off: old.mirror.off}
+	if version > 0 {
+		c.mirror = mirror{version: version, fresh: old.mirror.fresh, fetch: old.mirror.fetch}
+	}
+	s.settings, s.dirty, s.goodTurn = old.settings, old.dirty, old.goodTurn
+	to.conversations[c.id] = c
+	if old.user.standard == old.conversation && to.standard == nil {
+		to.standard = c
+	}
+	old.conversation.loseLocked()
+	if old.process != nil {
+		c.process, c.started = old.process, old.started
+		old.process = nil
+		delete(p.running, old.conversation)
+		p.running[c] = true
+		old.user.countLocked(0, -1)
+		to.countLocked(0, 1)
+	}
+	return s
 }

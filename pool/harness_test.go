@@ -175,7 +175,7 @@ func startService(t testing.TB, cli string, confinement *confine.Confinement, ch
 	s.root, s.broker = folder.Path(), b.URL()
 	opts := pool.Options{
 		Logger: log, Launcher: launcher, Broker: b, ClaudeBin: cli, Workspaces: folder.Path(),
-		MaxProcesses: 8, MaxProcessesPerUser: 4, QueueLimit: 32, MaxProcessRSS: 4 << 30, Quota: pool.Space{Bytes: 1 << 30, Files: 100_000},
+		MaxProcesses: 8, MaxProcessesPerUser: 4, MaxConversations: 100, QueueLimit: 32, MaxProcessRSS: 4 << 30, Quota: pool.Space{Bytes: 1 << 30, Files: 100_000},
 		IdleTimeout: time.Minute, FreezeAfter: time.Minute, CleanupInterval: time.Minute, WorkspaceTTL: time.Hour, TurnTimeout: time.Minute,
 		QueueTimeout: time.Minute, SilenceTimeout: time.Minute, SpawnTimeout: 30 * time.Second, PermissionMode: "default",
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -208,4 +209,37 @@ func TestPool_ADrainDoesntWaitForAClientThatNeverReads(t *testing.T) {
 	}
 	require.False(t, exists(first.pid))
 	require.Len(t, s.owner.releasedUsers(), 1)
+}
+
+// A user may begin as many conversations as it likes: the files of so many are kept.
+func TestPool_OfAUsersConversationsTheLongestUnusedGiveWay(t *testing.T) {
+	t.Parallel()
+	store, dir := kept(t)
+	s := newScriptedService(t, keepingIn(store, func(o *pool.Options) { o.MaxConversations, o.MaxProcessesPerUser = 3, 2 }))
+	var sessions []fields
+	for i := range 6 {
+		sessions = append(sessions, fields{"session_id": uuid.NewString()})
+		s.ask("ada", "one", sessions[i]).text(t)
+		saved(t, dir, i+1)
+	}
+	links, err := filepath.Glob(s.root + "/" + userID("ada") + "/*")
+	require.NoError(t, err)
+	require.Len(t, links, 3)
+	back := s.ask("ada", "two", sessions[0])
+	require.Equal(t, "reply to: two", back.text(t))
+	require.Equal(t, pool.ProcessResumed, back.process)
+	require.Len(t, s.lastCall().Messages(), 3, "it came back from the archive")
+}
+
+// Without an archive what gave way begins anew.
+func TestPool_WhatGaveWayAndIsNowhereElseBeginsAnew(t *testing.T) {
+	t.Parallel()
+	s := newScriptedService(t, func(o *pool.Options) { o.MaxConversations, o.MaxProcessesPerUser = 1, 1 })
+	first, second := fields{"session_id": uuid.NewString()}, fields{"session_id": uuid.NewString()}
+	s.ask("ada", "one", first).text(t)
+	s.ask("ada", "one", second).text(t)
+	again := s.ask("ada", "two", first)
+	require.Equal(t, "reply to: two", again.text(t))
+	require.Equal(t, pool.ProcessCold, again.process)
+	require.Equal(t, []string{"user: two"}, s.lastCall().Messages())
 }

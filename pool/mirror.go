@@ -23,6 +23,7 @@ type mirror struct {
 	next    *head // to be saved, when what is being saved has been
 	busy    bool
 	off     bool // somebody else goes on with it, or it is too large
+	fresh   bool // the archive has all that was said in good turns
 	fetch   bool // the archive's transcript has to replace what is here; changed by nobody but who has the slot
 }
 
@@ -106,11 +107,11 @@ func (u *user) enroll(version int64, h *head) {
 	}
 	s := u.newConversation(h.Session, h.Born, nil, [32]byte{})
 	copy(s.digest[:], h.Digest)
-	s.named, s.mirror = h.Named, mirror{version: version, fetch: true}
+	s.named, s.mirror = h.Named, mirror{version: version, fresh: true, fetch: true}
 	s.settings, s.goodTurn = settings, h.GoodTurn
 	isStandard := h.Standard || c != nil && u.standard == c
 	if c != nil {
-		s.dir = c.dir
+		s.setDirLocked(c.dir)
 		c.loseLocked()
 	}
 	u.conversations[s.id] = s.conversation
@@ -148,7 +149,7 @@ func (s *slot) save() {
 		return
 	}
 	h.Standard = u.standard == s.conversation
-	m.next = h
+	m.next, m.fresh = h, false
 	if m.busy {
 		return
 	}
@@ -188,7 +189,7 @@ func (c *conversation) setVersion(version int64) {
 	p := c.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c.mirror.version = version
+	c.mirror.version, c.mirror.fresh = version, c.mirror.next == nil
 }
 
 // keepForRetry has the same saved again if nothing newer is to be, unless the user is somebody else's by now: who has

@@ -47,6 +47,7 @@ type Options struct {
 	Standby             int // processes started in advance, at least
 	MaxProcesses        int
 	MaxProcessesPerUser int
+	MaxConversations    int // of one user, with files
 	QueueLimit          int // requests waiting for one conversation
 	MaxProcessRSS       int64
 	Quota               Space // of all workspaces of one user

@@ -229,8 +229,18 @@ func (s *slot) settle(w *workspace) error {
 	}
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
-	s.dir = w
+	s.setDirLocked(w)
 	return nil
+}
+
+// setDirLocked gives the conversation a workspace, or none.
+func (c *conversation) setDirLocked(w *workspace) {
+	if c.dir != nil {
+		c.user.workspaces--
+	}
+	if c.dir = w; w != nil {
+		c.user.workspaces++
+	}
 }
 
 // rename gives a conversation that no client has named the id that its process has.

@@ -3,7 +3,6 @@ package pool
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -33,25 +32,20 @@ func (w *workspace) files() (*os.Root, error) { return os.OpenRoot(w.Root) }
 type starter struct {
 	launcher *confine.Launcher
 	broker   *broker.Broker
-	log      *slog.Logger
 	spec     cli.Spec // but for its folders and options
 	gate     gate
 }
 
 func newStarter(opts Options, limits cli.Limits) *starter {
-	return &starter{launcher: opts.Launcher, broker: opts.Broker, log: opts.Logger, gate: newGate(), spec: cli.Spec{
+	return &starter{launcher: opts.Launcher, broker: opts.Broker, gate: newGate(), spec: cli.Spec{
 		Bin: opts.ClaudeBin, Limits: limits, Logger: opts.Logger,
 		MCPTimeout: opts.SpawnTimeout / 3, // or a server that is silent would cost the process
 	}}
 }
 
-// newWorkspace makes a workspace under an opaque name.
+// newWorkspace makes a workspace under an opaque name. The error is confine.ErrNoUID where others have to give way.
 func (s *starter) newWorkspace() (*workspace, error) {
 	root, err := s.launcher.NewWorkspace(homeFolder, tempFolder, workFolder)
-	if errors.Is(err, confine.ErrNoUID) {
-		s.log.Error("no conversation can begin until files of old ones are removed", "error", err)
-		return nil, api.Overloaded(time.Minute, "this instance keeps as many conversations as it can")
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -136,6 +130,13 @@ func (s *slot) makeWorkspace() error {
 	}
 	starter := s.pool.starter
 	w, err := starter.newWorkspace()
+	for errors.Is(err, confine.ErrNoUID) {
+		if !s.pool.evictFiles(nil) {
+			s.pool.opts.Logger.Error("no conversation can begin until files of others are removed", "error", err)
+			return api.Overloaded(time.Second, "this instance keeps as many conversations as it can")
+		}
+		w, err = starter.newWorkspace()
+	}
 	if err != nil {
 		return err
 	}

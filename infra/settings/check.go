@@ -112,6 +112,7 @@ func (p *Pool) sound() map[string]bool {
 	ok["STANDBY"] = p.Standby >= 0 && p.Standby <= 1000
 	ok["MAX_PROCESSES"] = p.MaxProcesses >= 0 && p.MaxProcesses <= 10_000
 	ok["MAX_PROCESSES_PER_USER"] = p.MaxProcessesPerUser >= 1 && p.MaxProcessesPerUser <= 10_000
+	ok["MAX_CONVERSATIONS_PER_USER"] = p.MaxConversations >= 1 && p.MaxConversations <= 100_000
 	ok["QUEUE_LIMIT"] = p.QueueLimit >= 0 && p.QueueLimit <= 100_000
 	ok["WORKSPACE_MAX_BYTES"] = p.WorkspaceBytes >= 16<<20 && p.WorkspaceBytes <= 1<<40
 	ok["WORKSPACE_MAX_FILES"] = p.WorkspaceFiles >= 100 && p.WorkspaceFiles <= 100_000_000

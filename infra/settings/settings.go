@@ -50,6 +50,7 @@ type Pool struct {
 	Standby             int `env:"STANDBY" envDefault:"2" must:"be a whole number from 0 to 1000" about:"least number of processes that are started in advance; more after bursts of new users"`
 	MaxProcesses        int `env:"MAX_PROCESSES" unset:"from memory" must:"be a whole number from 0 to 10000, 0 for as many as memory allows" about:"processes of this instance"`
 	MaxProcessesPerUser int `env:"MAX_PROCESSES_PER_USER" envDefault:"4" must:"be a whole number from 1 to 10000" about:"processes, and so conversations at a time, of one user"`
+	MaxConversations    int `env:"MAX_CONVERSATIONS_PER_USER" envDefault:"32" must:"be a whole number from 1 to 100000" about:"conversations of one user whose files are kept; then the longest unused ones give way"`
 	QueueLimit          int `env:"QUEUE_LIMIT" envDefault:"8" must:"be a whole number from 0 to 100000" about:"requests that may wait for one conversation"`
 
 	TurnTimeout    time.Duration `env:"TURN_TIMEOUT" envDefault:"30m" must:"be a duration of at least 1ms, such as 30m" about:"longest turn"`

@@ -1,0 +1,125 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"claudepool/pool/claude"
+)
+
+// interrupt ends the turn, by killing the process if it must. When it returns, the turn has ended and no interrupt is
+// under way that would end the next one.
+//
+// The CLI ignores an interrupt that comes before the turn's system/init, so it is repeated then.
+func (p *Process) interrupt(t *turn) {
+	t.drop()
+	ctx, cancel := context.WithTimeout(context.Background(), p.limits.InterruptGrace)
+	defer cancel()
+	var interrupts errgroup.Group
+	ask := func() error {
+		_, err := p.control(ctx, claude.Interrupt{})
+		return err
+	}
+	interrupts.Go(ask)
+	select {
+	case <-t.begun:
+		interrupts.Go(ask)
+	case <-ctx.Done():
+	}
+	over := make(chan error, 1)
+	go func() {
+		<-t.ended
+		over <- interrupts.Wait()
+	}()
+	select {
+	case err := <-over:
+		if err == nil {
+			return
+		}
+	case <-ctx.Done():
+	}
+	p.kill()
+	<-t.ended
+}
+
+// Rewind makes the conversation what it was before the last run, if that didn't end well, and reports whether that is
+// certain. It takes at most Limits.InterruptGrace.
+func (p *Process) Rewind(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, p.limits.InterruptGrace)
+	defer cancel()
+	p.mu.Lock()
+	t := p.turn
+	p.mu.Unlock()
+	if t == nil {
+		return true
+	}
+	defer p.detach()
+	return p.aborted.Load() == nil && p.rewind(ctx, t)
+}
+
+// WarmUp runs a message whose answer nobody reads, and forgets it.
+func (p *Process) WarmUp(ctx context.Context, message json.RawMessage) error {
+	t := newTurn(uuid.NewString(), p.scrub)
+	t.drop()
+	if err := p.attach(t); err != nil {
+		return err
+	}
+	defer p.detach()
+	if err := p.send(claude.UserMessage(t.uuid, message)); err != nil {
+		return err
+	}
+	select {
+	case <-t.ended:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	outcome, err := t.outcome()
+	if err == nil && (!outcome.Good() || !p.rewind(ctx, t)) {
+		err = errors.New("cli: the warm-up failed")
+	}
+	return err
+}
+
+// Aside warms the process up by a question beside the conversation: less than a run does, but the process can be given a
+// system prompt afterwards.
+func (p *Process) Aside(ctx context.Context, question string) error {
+	_, err := p.control(ctx, claude.SideQuestion{Question: question})
+	return err
+}
+
+// rewind waits until the CLI has put the turn away, and has it forget the turn.
+func (p *Process) rewind(ctx context.Context, t *turn) bool {
+	select {
+	case <-t.settled:
+	case <-p.exited:
+		return false
+	case <-ctx.Done():
+		return false
+	}
+	for ctx.Err() == nil {
+		line, err := p.control(ctx, claude.Rewind{UserMessageUUID: t.uuid})
+		if err != nil {
+			return false
+		}
+		switch reason, rewound := claude.RewindOutcome(line); {
+		case rewound, reason == "target_not_found":
+			return true
+		case reason != "turn_running":
+			return false
+		}
+		pause(ctx, 10*time.Millisecond)
+	}
+	return false
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}

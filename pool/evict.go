@@ -1,0 +1,26 @@
+package pool
+
+import "claudepool/pool/api"
+
+// evictFiles has the files give way that were used longest ago: the user's, or with nil anybody's. It reports whether there
+// were any that nobody uses. What the archive has all of comes back from there; another conversation is forgotten, and
+// begins anew when somebody asks for it.
+func (p *Pool) evictFiles(of *user) bool {
+	s := p.takeLongestUnused(of)
+	if s == nil {
+		return false
+	}
+	if s.process != nil {
+		s.end()
+	}
+	err := s.removeWorkspace()
+	if err != nil {
+		p.opts.Logger.Warn("files that give way could not be removed", "user", api.ShortUser(s.user.id), "error", err)
+	} else {
+		p.opts.Logger.Info("a conversation's files gave way to another's", "user", api.ShortUser(s.user.id))
+		s.withoutFiles()
+	}
+	s.yield()
+	s.user.settle()
+	return err == nil
+}
