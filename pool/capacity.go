@@ -155,6 +155,7 @@ func (s *slot) withoutFiles() {
 		return
 	}
 	s.loseLocked()
+	s.user.recalled = nil // the archive may have what was said before the last turns
 	s.user.forgetLocked()
 }
 
