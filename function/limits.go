@@ -57,14 +57,13 @@ func (l *Limits) address(ctx context.Context, header http.Header, addr, site str
 	if l == nil || l.addrs.Rate == 0 {
 		return nil
 	}
-	if site != "" {
-		all := l.addrs
-		all.Rate, all.Burst = siteShare*all.Rate, siteShare*all.Burst
-		if err := l.count(ctx, header, "claudepool:site:"+site, all); err != nil {
-			return err
-		}
+	err := l.count(ctx, header, "claudepool:addr:"+addr, l.addrs)
+	if err != nil || site == "" {
+		return err
 	}
-	return l.count(ctx, header, "claudepool:addr:"+addr, l.addrs)
+	all := l.addrs
+	all.Rate, all.Burst = siteShare*all.Rate, siteShare*all.Burst
+	return l.count(ctx, http.Header{}, "claudepool:site:"+site, all) // what is left of it is no client's business
 }
 
 // count tells the client in the Messages API's headers how many requests are left.

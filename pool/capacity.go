@@ -8,6 +8,9 @@ import (
 	"claudepool/pool/cli"
 )
 
+// knownWithoutFiles is how many conversations of a user stay known whose files gave way, for each that may have files.
+const knownWithoutFiles = 10
+
 // line is conversations at rest, the one that was used longest ago first. The pool's lock guards it.
 type line struct{ list list.List }
 
@@ -140,23 +143,29 @@ func (u *user) longestUnusedLocked() *slot {
 	return victim.takeLocked()
 }
 
-// mayLoseFilesLocked reports whether the conversation has files that nobody uses or saves.
+// mayLoseFilesLocked reports whether the conversation has files that nobody uses or saves. Where the archive has an older
+// version, a request of the user may be on its way that would begin the conversation anew instead of going on from there.
 func (c *conversation) mayLoseFilesLocked() bool {
-	return c.dir != nil && !c.heldLocked() && !c.mirror.busy
+	if c.dir == nil || c.heldLocked() || c.mirror.busy {
+		return false
+	}
+	return c.mirror.version == 0 || c.mirror.fresh && !c.mirror.off || c.user.requests == 0
 }
 
 // withoutFiles says that the conversation's files are gone.
 func (s *slot) withoutFiles() {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
+	u := s.user
 	s.setDirLocked(nil)
-	if s.mirror.fresh && !s.mirror.off {
+	u.wrote = true // to be measured anew
+	if s.mirror.fresh && !s.mirror.off && len(u.conversations)-u.workspaces < knownWithoutFiles*s.pool.opts.MaxConversations {
 		s.mirror.fetch = true
 		return
 	}
 	s.loseLocked()
-	s.user.recalled = nil // the archive may have what was said before the last turns
-	s.user.forgetLocked()
+	u.recalled = nil // the archive has it, or what was said before the last turns
+	u.forgetLocked()
 }
 
 // unreserve gives the room of one process back.

@@ -13,14 +13,12 @@ func (p *Pool) evictFiles(of *user) bool {
 	if s.process != nil {
 		s.end()
 	}
-	err := s.removeWorkspace()
-	if err != nil {
+	if err := s.removeWorkspace(); err != nil { // what is left of them is nobody's any more
 		p.opts.Logger.Warn("files that give way could not be removed", "user", api.ShortUser(s.user.id), "error", err)
-	} else {
-		p.opts.Logger.Info("a conversation's files gave way to another's", "user", api.ShortUser(s.user.id))
-		s.withoutFiles()
 	}
+	s.withoutFiles()
+	p.opts.Logger.Info("a conversation's files gave way to another's", "user", api.ShortUser(s.user.id))
 	s.yield()
-	s.user.settle()
-	return err == nil
+	p.goes(s.user.settle)
+	return true
 }

@@ -185,11 +185,12 @@ func (c *conversation) nextToMirror() (next *head, version int64) {
 	return next, c.mirror.version + 1
 }
 
-func (c *conversation) setVersion(version int64) {
+// setVersion notes what the archive has, and whether that is what was said last.
+func (c *conversation) setVersion(version int64, isNewest bool) {
 	p := c.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c.mirror.version, c.mirror.fresh = version, c.mirror.next == nil
+	c.mirror.version, c.mirror.fresh = version, isNewest && c.mirror.next == nil
 }
 
 // keepForRetry has the same saved again if nothing newer is to be, unless the user is somebody else's by now: who has
@@ -254,7 +255,7 @@ func (s *slot) planCopy(to *user) (plan copying, moves bool) {
 	if there != nil {
 		plan.to = there.mirror.version + 1
 	}
-	stays := plan.from == 0 || s.mirror.off || there != nil && !there.unusedCopyLocked(s.conversation)
+	stays := plan.from == 0 || !s.mirror.fresh || s.mirror.off || there != nil && !there.unusedCopyLocked(s.conversation)
 	return plan, !stays
 }
 

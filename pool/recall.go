@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -112,7 +113,7 @@ func (s *slot) fetch(ctx context.Context, transcript claude.Transcript) error {
 		return fmt.Errorf("pool: fetch: %w", err)
 	}
 	s.fetched()
-	s.dirty = true // what it has beyond the last good turn doesn't count
+	s.dirty = bytes.Contains(text, []byte(s.goodTurn)) // what it has beyond the last good turn doesn't count
 	return nil
 }
 

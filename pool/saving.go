@@ -33,7 +33,9 @@ func (c *conversation) mirrorAll(dir *workspace) {
 			return
 		}
 		err := c.saveOne(dir, next, version)
+		isNewest := true
 		if errors.Is(err, archive.ErrConflict) && len(unsure) > 0 {
+			isNewest = false // it may be one of those before
 			if err = c.confirm(version, unsure); err == nil {
 				c.keepForRetry(next)
 			}
@@ -42,7 +44,7 @@ func (c *conversation) mirrorAll(dir *workspace) {
 		case err == nil:
 			retry = firstMirrorRetry
 			clear(unsure)
-			c.setVersion(version)
+			c.setVersion(version, isNewest)
 		case errors.Is(err, archive.ErrConflict), errors.Is(err, claude.ErrTooLarge):
 			p.opts.Logger.Warn("a conversation is not mirrored any more", "user", api.ShortUser(c.user.id), "error", err)
 			c.stopMirroring(err)

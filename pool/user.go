@@ -173,6 +173,11 @@ func (u *user) endRelease() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	close(u.releasing)
+	for _, c := range u.conversations {
+		if c.dir == nil && c.mirror.fetch && !c.heldLocked() {
+			c.loseLocked() // it comes back with the user, from the archive
+		}
+	}
 	u.releasing, u.owned, u.leaving, u.recalled, u.inherited = nil, false, false, nil, nil
 	u.forgetLocked()
 }
@@ -204,6 +209,7 @@ func (p *Pool) usersWithTurns() map[*user][]*workspace {
 			continue
 		}
 		u.wrote = u.requests > 0
+		active[u] = nil
 		for _, c := range u.conversations {
 			if c.dir != nil {
 				active[u] = append(active[u], c.dir)

@@ -95,7 +95,7 @@ func (l *Lease) Run(ctx context.Context) {
 		if err := l.beat(ctx); err != nil {
 			next = retryTime
 		} else if time.Since(refreshed) > refreshEvery {
-			if _, _, err := l.assert(ctx); err == nil { // else with the next beat
+			if l.refresh(ctx) { // else with the next beat
 				refreshed = time.Now()
 			}
 		}
@@ -301,6 +301,14 @@ func (l *Lease) reconcile(ctx context.Context, era string) error {
 	l.mu.Unlock()
 	l.opts.Logger.Info("lease registered", "instance", l.id, "users", kept, "moved", moved)
 	return nil
+}
+
+// refresh asserts all in the time that a beat has, as the next one must not be late.
+func (l *Lease) refresh(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
+	defer cancel()
+	_, _, err := l.assert(ctx)
+	return err == nil
 }
 
 // assert says again whom this instance holds, and gives up who is another's by now.

@@ -83,7 +83,7 @@ func (b *Body) fill(r io.Reader, length int64, deadline func(time.Time)) error {
 	began := time.Now()
 	for {
 		if len(b.Bytes) == cap(b.Bytes) {
-			if err := b.grow(length); err != nil {
+			if err := b.grow(length, deadline == nil); err != nil {
 				return err
 			}
 		}
@@ -106,10 +106,11 @@ func (b *Body) fill(r io.Reader, length int64, deadline func(time.Time)) error {
 	}
 }
 
-// grow makes room for more of the body, or for all of a small one whose length was said: a length is soon said.
-func (b *Body) grow(length int64) error {
+// grow makes room for more of the body, or for all of one whose length was said, if it is small or the sender can be relied
+// on: a length is soon said.
+func (b *Body) grow(length int64, reliable bool) error {
 	next := max(2*int64(cap(b.Bytes)), firstBuffer)
-	if cap(b.Bytes) == 0 && length >= 0 && length < smallBody {
+	if cap(b.Bytes) == 0 && length >= 0 && (reliable || length < smallBody) {
 		next = length + 1 // with room to see the end
 	}
 	next = min(next, b.intake.max+1)

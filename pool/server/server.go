@@ -238,7 +238,7 @@ func (s *Server) forget(ctx context.Context, claims hop.Claims, r *http.Request,
 	if err != nil {
 		return err
 	}
-	release() // of a credential
+	defer release()
 	s.once.begin(claims.RequestID)
 	deleted, err := s.backend.Delete(ctx, req, claims.Outage)
 	if err != nil {
