@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"claudepool/infra/need"
 )
 
 func TestBench_WritesAReportAndAPicture(t *testing.T) {
@@ -39,10 +41,14 @@ func TestLoad_WritesAReport(t *testing.T) {
 	require.Regexp(t, `\| reused \| [1-9]\d* \|`, string(text))
 }
 
+// needClone is for what takes a commit out of the repository.
+func needClone(t *testing.T) {
+	t.Helper()
+	need.Part(t, "", exec.Command("git", "rev-parse", "HEAD").Run())
+}
+
 func TestCompare_PrintsTheRatiosToACommit(t *testing.T) {
-	if out, err := exec.Command("git", "rev-parse", "HEAD").CombinedOutput(); err != nil {
-		t.Skipf("no clone: %s", out)
-	}
+	needClone(t)
 	folder := t.TempDir()
 	var table strings.Builder
 	require.NoError(t, realMain(t.Context(), options{quick: true, base: "HEAD", out: folder, stdout: &table}, t.Logf))
@@ -65,9 +71,7 @@ func TestCompare_PrintsTheRatiosToACommit(t *testing.T) {
 }
 
 func TestCompare_RefusesWhatIsNoCommit(t *testing.T) {
-	if err := exec.Command("git", "rev-parse", "HEAD").Run(); err != nil {
-		t.Skip("no clone")
-	}
+	needClone(t)
 	for _, name := range []string{"no-such-commit", "--all", "0123456789abcdef0123456789abcdef01234567"} {
 		err := realMain(t.Context(), options{quick: true, base: name, stdout: io.Discard}, t.Logf)
 		require.ErrorContains(t, err, fmt.Sprintf("no commit %q in this clone", name))
