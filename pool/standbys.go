@@ -232,12 +232,13 @@ func (s *standbys) add(want int) error {
 	return nil
 }
 
-// take takes the oldest standby that fits out of the list; a blank one only where no other fits. None is a miss.
+// take takes the youngest standby that fits out of the list, as what ran last answers soonest; a blank one only where no
+// other fits. None is a miss.
 func (s *standbys) take(needsBlank bool) *standby {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	best := -1
-	for i, one := range s.ready {
+	for i, one := range slices.Backward(s.ready) {
 		if needsBlank && !one.blank || !one.proc.Alive() {
 			continue
 		}

@@ -29,7 +29,7 @@ type sizes struct {
 }
 
 var (
-	fullSizes = sizes{newRounds: 10, newUsers: 6, standby: 2, rounds: 12, talks: 4, requests: 25,
+	fullSizes = sizes{newRounds: 20, newUsers: 6, standby: 2, rounds: 12, talks: 4, requests: 25,
 		streams: 50, events: 2000, runs: 2, resamples: 4000}
 	quickSizes = sizes{newRounds: 1, newUsers: 1, standby: 1, rounds: 2, talks: 1, requests: 2,
 		streams: 2, events: 100, runs: 1, resamples: 100}
