@@ -132,5 +132,5 @@ func TestAsker_AnswersAreThoseOfTheUsers(t *testing.T) {
 func (n *node) claimOf(user string) string {
 	n.Lease.mu.Lock()
 	defer n.Lease.mu.Unlock()
-	return n.claims[user]
+	return n.claims[user].claim
 }

@@ -22,7 +22,6 @@ var ErrNotNow = errors.New("router: reconciling")
 const (
 	beatTimeout  = 2 * time.Second
 	assertBatch  = 500
-	adoptTries   = 3
 	refreshEvery = ownerTTL / 3
 )
 
@@ -48,7 +47,7 @@ type Lease struct {
 	redis Redis
 	opts  LeaseOptions
 	id    string
-	asker asker[string]
+	asker asker[adoption]
 
 	mu       sync.Mutex    // guards everything below
 	renewed  time.Duration // when the last good renewal was sent
@@ -56,11 +55,11 @@ type Lease struct {
 	era      string        // in which it was reconciled; empty before
 	number   string        // of the last registration
 	draining bool
-	claims   map[string]string // users held, with their claim number
-	released map[string]string // users given up, while Redis couldn't be told
-	lost     bool              // the last beat failed: Redis is away; logged once
-	keepHome map[string]bool   // of released
-	changes  int               // releases told and reconciliations begun: what Redis answered before one doesn't hold after it
+	claims   map[string]holding // users held
+	released map[string]string  // users given up, while Redis couldn't be told, with their claim number
+	lost     bool               // the last beat failed: Redis is away; logged once
+	keepHome map[string]bool    // of released
+	changes  int                // releases told and reconciliations begun: what Redis answered before one doesn't hold after it
 }
 
 // NewLease returns a lease under a random id, so that an address used again by another instance can't be mistaken for
@@ -70,8 +69,8 @@ func NewLease(redis Redis, opts LeaseOptions) *Lease {
 		opts.Clock = bootTime
 	}
 	l := &Lease{redis: redis, opts: opts, id: random(8),
-		claims: make(map[string]string), released: make(map[string]string), keepHome: make(map[string]bool)}
-	l.asker = asker[string]{lanes: lanes, script: l.ownAll}
+		claims: make(map[string]holding), released: make(map[string]string), keepHome: make(map[string]bool)}
+	l.asker = asker[adoption]{lanes: lanes, script: l.ownAll}
 	return l
 }
 
@@ -129,60 +128,20 @@ func (l *Lease) freshLocked() bool {
 	return l.alive && l.era != "" && l.opts.Clock()-l.renewed < fence
 }
 
-// adopt asks Redis whether a user that isn't held here is this instance's. A claim that was released or taken while the
-// answer was on its way is not adopted: the answer has to be of one stretch without changes.
-func (l *Lease) adopt(ctx context.Context, user string) error {
-	for range adoptTries {
-		l.mu.Lock()
-		before := l.changes
-		l.mu.Unlock()
-		claim, err := l.asker.ask(ctx, user)
-		if err != nil {
-			return ErrNotNow
-		}
-		if changed, err := l.adopted(user, claim, before); !changed {
-			return err
-		}
-	}
-	return ErrNotNow
-}
-
-// ownAll returns for each user the number of the claim by which it is this instance's, or an empty string.
-func (l *Lease) ownAll(ctx context.Context, users []string) ([]string, error) {
-	keys := []string{eraKey}
-	for _, user := range users {
-		keys = append(keys, ownerKey(user))
-	}
-	return ownScript.Run(ctx, l.redis, keys, LeaseTime.Milliseconds(), l.id).StringSlice()
-}
-
-func (l *Lease) adopted(user, claim string, before int) (changed bool, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.changes != before {
-		return true, nil
-	}
-	if claim == "" || !l.freshLocked() || l.released[user] == claim {
-		return false, ErrNotOwner
-	}
-	l.claims[user] = claim
-	return false, nil
-}
-
 // Release gives the user up: nothing of it runs here any more. Where Redis can't be told now, later beats do. keepHome
-// asks that the user's next claim prefers this instance.
+// asks that the user's next claim prefers this instance; without it Redis keeps nothing of the user but a proof.
 func (l *Lease) Release(ctx context.Context, user string, keepHome bool) error {
 	l.mu.Lock()
-	claim, held := l.claims[user]
+	h, held := l.claims[user]
 	delete(l.claims, user)
 	if held {
-		l.released[user], l.keepHome[user] = claim, keepHome
+		l.released[user], l.keepHome[user] = h.claim, keepHome
 	}
 	l.mu.Unlock()
 	if !held {
 		return nil
 	}
-	return l.tell(ctx, user, claim, keepHome)
+	return l.tell(ctx, user, h.claim, keepHome)
 }
 
 // tell carries one release out.
@@ -342,8 +301,8 @@ func (l *Lease) assertSome(ctx context.Context, users []string) (gone []string, 
 	var asked []string
 	l.mu.Lock()
 	for _, user := range users {
-		if claim, held := l.claims[user]; held {
-			keys, args, asked = append(keys, ownerKey(user)), append(args, claim), append(asked, user)
+		if h, held := l.claims[user]; held {
+			keys, args, asked = append(keys, ownerKey(user)), append(args, h.claim), append(asked, user)
 		}
 	}
 	l.mu.Unlock()

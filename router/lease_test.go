@@ -43,7 +43,7 @@ func TestLease_InstancesThatStartTogetherRefreshTheirEntriesAtDifferentTimes(t *
 		var loops sync.WaitGroup
 		for range 50 {
 			l := NewLease(r, LeaseOptions{Logger: quiet, Load: func() (int, int) { return 1, 1 }})
-			l.claims["ada"] = "claim"
+			l.claims["ada"] = holding{claim: "claim"}
 			loops.Go(func() { l.Run(ctx) })
 		}
 		time.Sleep(time.Second)
@@ -70,7 +70,7 @@ func TestLease_ARefreshThatFailedIsNotDone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &agreeing{}
 		l := NewLease(r, LeaseOptions{Logger: quiet, Load: func() (int, int) { return 1, 1 }})
-		l.claims["ada"] = "claim"
+		l.claims["ada"] = holding{claim: "claim"}
 		ctx, stop := context.WithCancel(t.Context())
 		var loop sync.WaitGroup
 		loop.Go(func() { l.Run(ctx) })

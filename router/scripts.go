@@ -123,6 +123,7 @@ func evictKey(id string) string    { return prefix + "evict:" + id }
 func endedKey(id string) string    { return prefix + "ended:" + id }
 func ownerKey(user string) string  { return prefix + "owner:" + user }
 func homeKey(user string) string   { return prefix + "home:" + user }
+func provenKey(user string) string { return prefix + "proven:" + user }
 
 // random returns n random bytes as hex digits.
 func random(n int) string {
@@ -144,7 +145,7 @@ func text(answer []any, i int) (string, error) {
 // Settle ends the waiting time of a Redis that has just come up. It is only for one in which nobody can hold anything
 // from before, as one that was born with this process.
 func Settle(ctx context.Context, client Redis) error {
-	if err := ownScript.Run(ctx, client, []string{eraKey, ownerKey("")}, 0, "").Err(); err != nil {
+	if err := ownScript.Run(ctx, client, []string{eraKey}, 0, "").Err(); err != nil {
 		return fmt.Errorf("router: settle: %w", err)
 	}
 	return client.HSet(ctx, eraKey, "since", 0).Err()
