@@ -15,22 +15,44 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// newBroker returns a Broker in front of an API that is up to the test.
-func newBroker(t *testing.T, api http.HandlerFunc) *Broker {
+// newBroker returns a Broker in front of an API that is up to the test; change may alter its limits.
+func newBroker(t testing.TB, api http.HandlerFunc, change ...func(*limits)) *Broker {
 	t.Helper()
 	upstream := httptest.NewServer(api)
 	t.Cleanup(upstream.Close)
 	u, err := url.Parse(upstream.URL + "/prefix")
 	require.NoError(t, err)
-	b, err := New(Options{Upstream: u, Logger: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
+	b := New(Options{Upstream: u, Logger: slog.New(slog.DiscardHandler)})
+	for _, f := range change {
+		f(&b.limits)
+	}
 	t.Cleanup(b.Close)
 	return b
 }
 
-func call(t *testing.T, ctx context.Context, b *Broker, method, path, secret string) (*http.Response, error) {
+func register(t testing.TB, b *Broker) *Grant {
 	t.Helper()
-	r, err := http.NewRequestWithContext(ctx, method, b.URL()+path, strings.NewReader("{}"))
+	g, err := b.Register()
+	require.NoError(t, err)
+	return g
+}
+
+// bound is the Grant of a process whose user's token is given.
+func bound(t testing.TB, b *Broker, token string) *Grant {
+	t.Helper()
+	g := register(t, b)
+	require.NoError(t, g.Bind(Credential{OAuthToken: token}))
+	return g
+}
+
+// ask makes a call as a process does.
+func ask(t testing.TB, g *Grant) (*http.Response, error) {
+	return call(t, t.Context(), g, http.MethodPost, pathMessages, g.Secret())
+}
+
+func call(t testing.TB, ctx context.Context, g *Grant, method, path, secret string) (*http.Response, error) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(ctx, method, g.URL()+path, strings.NewReader("{}"))
 	require.NoError(t, err)
 	r.Header.Set("Authorization", "Bearer "+secret)
 	r.Header.Set("Anthropic-Beta", "one,oauth-2025-04-20,two")
@@ -42,9 +64,9 @@ func TestBroker_PutsTheUsersCredentialInPlaceOfTheSecret(t *testing.T) {
 	var got *http.Request
 	b := newBroker(t, func(_ http.ResponseWriter, r *http.Request) { got = r })
 	for name, c := range map[string]Credential{"oauth": {OAuthToken: "token-1"}, "key": {APIKey: "key-1"}} {
-		g := b.Register()
+		g := register(t, b)
 		require.NoError(t, g.Bind(c))
-		response, err := call(t, t.Context(), b, http.MethodPost, "/v1/messages?beta=true", g.Secret())
+		response, err := call(t, t.Context(), g, http.MethodPost, "/v1/messages?beta=true", g.Secret())
 		require.NoError(t, err)
 		response.Body.Close()
 		require.Equal(t, http.StatusOK, response.StatusCode, name)
@@ -63,25 +85,23 @@ func TestBroker_PutsTheUsersCredentialInPlaceOfTheSecret(t *testing.T) {
 
 func TestBroker_PassesOnNothingElse(t *testing.T) {
 	b := newBroker(t, func(http.ResponseWriter, *http.Request) { t.Error("the API must not be reached") })
-	g, unbound := b.Register(), b.Register()
-	require.NoError(t, g.Bind(Credential{OAuthToken: "token-1"}))
-	revoked := b.Register()
-	require.NoError(t, revoked.Bind(Credential{OAuthToken: "token-2"}))
-	revoked.Revoke()
+	g, other, unbound := bound(t, b, "token-1"), bound(t, b, "token-2"), register(t, b)
 	for _, c := range []struct {
+		at                   *Grant
 		method, path, secret string
 		status               int
 	}{
-		{http.MethodHead, "/", "", http.StatusOK},
-		{http.MethodGet, "/v1/messages", g.Secret(), http.StatusNotFound},
-		{http.MethodPost, "/v1/organizations", g.Secret(), http.StatusNotFound},
-		{http.MethodPost, "/v1/messages/../files", g.Secret(), http.StatusNotFound},
-		{http.MethodPost, "/v1/messages", "cp-guessed", http.StatusUnauthorized},
-		{http.MethodPost, "/v1/messages", "", http.StatusUnauthorized},
-		{http.MethodPost, "/v1/messages", revoked.Secret(), http.StatusUnauthorized},
-		{http.MethodPost, "/v1/messages", unbound.Secret(), http.StatusServiceUnavailable},
+		{g, http.MethodHead, "/", "", http.StatusOK},
+		{g, http.MethodGet, "/v1/messages", g.Secret(), http.StatusNotFound},
+		{g, http.MethodPost, "/v1/organizations", g.Secret(), http.StatusNotFound},
+		{g, http.MethodPost, "/v1/messages/../files", g.Secret(), http.StatusNotFound},
+		{g, http.MethodPost, "/v1/messages", "cp-guessed", http.StatusUnauthorized},
+		{g, http.MethodPost, "/v1/messages", "", http.StatusUnauthorized},
+		{g, http.MethodPost, "/v1/messages", other.Secret(), http.StatusUnauthorized},
+		{unbound, http.MethodPost, "/v1/messages", g.Secret(), http.StatusUnauthorized},
+		{unbound, http.MethodPost, "/v1/messages", unbound.Secret(), http.StatusServiceUnavailable},
 	} {
-		response, err := call(t, t.Context(), b, c.method, c.path, c.secret)
+		response, err := call(t, t.Context(), c.at, c.method, c.path, c.secret)
 		require.NoError(t, err)
 		response.Body.Close()
 		require.Equal(t, c.status, response.StatusCode, "%s %s", c.method, c.path)
@@ -96,9 +116,8 @@ func TestBroker_TheEndOfAProcessEndsItsCalls(t *testing.T) {
 		<-r.Context().Done()
 		close(aborted)
 	})
-	g := b.Register()
-	require.NoError(t, g.Bind(Credential{OAuthToken: "token-1"}))
-	response, err := call(t, t.Context(), b, http.MethodPost, "/v1/messages", g.Secret())
+	g := bound(t, b, "token-1")
+	response, err := ask(t, g)
 	require.NoError(t, err)
 	defer response.Body.Close()
 	first := make([]byte, 5)
@@ -118,28 +137,27 @@ func TestBroker_KeepsRedirectsAndItsOwnAddressToItself(t *testing.T) {
 	b := newBroker(t, func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
 	})
-	g := b.Register()
-	require.NoError(t, g.Bind(Credential{OAuthToken: "token-1"}))
-	response, err := call(t, t.Context(), b, http.MethodPost, "/v1/messages", g.Secret())
+	g := bound(t, b, "token-1")
+	response, err := ask(t, g)
 	require.NoError(t, err)
 	response.Body.Close()
 	require.Equal(t, http.StatusBadGateway, response.StatusCode)
 
-	text := []byte("check your gateway (" + strings.TrimPrefix(b.URL(), "http://") + ") or " + b.URL() + "/v1")
-	require.Equal(t, "check your gateway (the API) or the API/v1", string(b.Scrub(text)))
+	text := []byte("check your gateway (" + strings.TrimPrefix(g.URL(), "http://") + ") or " + g.URL() + "/v1")
+	require.Equal(t, "check your gateway (the API) or the API/v1", string(g.Scrub(text)))
 }
 
 func TestGrant_IsReboundByWhoKnowsItsCredential(t *testing.T) {
 	var got string
 	b := newBroker(t, func(_ http.ResponseWriter, r *http.Request) { got = r.Header.Get("Authorization") })
 	before, now, other := Credential{OAuthToken: "token-1"}, Credential{OAuthToken: "token-2"}, Credential{OAuthToken: "token-3"}
-	g := b.Register()
+	g := register(t, b)
 	require.ErrorIs(t, g.Rebind(before, now), ErrBound, "nobody's")
 	require.NoError(t, g.Bind(before))
 	require.ErrorIs(t, g.Rebind(other, now), ErrBound)
 	require.NoError(t, g.Rebind(before, now))
 	require.NoError(t, g.Rebind(before, now), "to say it again does no harm")
-	response, err := call(t, t.Context(), b, http.MethodPost, "/v1/messages", g.Secret())
+	response, err := ask(t, g)
 	require.NoError(t, err)
 	require.NoError(t, response.Body.Close())
 	require.Equal(t, "Bearer token-2", got)
@@ -147,7 +165,7 @@ func TestGrant_IsReboundByWhoKnowsItsCredential(t *testing.T) {
 
 func TestGrant_IsBoundOnce(t *testing.T) {
 	b := newBroker(t, func(http.ResponseWriter, *http.Request) {})
-	g := b.Register()
+	g := register(t, b)
 	require.NoError(t, g.Bind(Credential{OAuthToken: "token-1"}))
 	require.NoError(t, g.Bind(Credential{OAuthToken: "token-1"}))
 	require.ErrorIs(t, g.Bind(Credential{OAuthToken: "token-2"}), ErrBound)
@@ -157,9 +175,9 @@ func TestGrant_IsBoundOnce(t *testing.T) {
 // A call that began when the process was nobody's is answered as such, whoever the process becomes.
 func TestGrant_IsNotBoundWhileACallIsUnderWay(t *testing.T) {
 	b := newBroker(t, func(http.ResponseWriter, *http.Request) { t.Error("the API must not be reached") })
-	g := b.Register()
+	g := register(t, b)
 	body, finish := io.Pipe()
-	r, err := http.NewRequest(http.MethodPost, b.URL()+"/v1/messages", body)
+	r, err := http.NewRequest(http.MethodPost, g.URL()+"/v1/messages", body)
 	require.NoError(t, err)
 	r.Header.Set("Authorization", "Bearer "+g.Secret())
 	type outcome struct {

@@ -64,7 +64,7 @@ func TestRun_AClientThatDoesntReadMakesItsProcessWaitAndNoOther(t *testing.T) {
 		synctest.Wait()
 		require.True(t, c.proc.Stalled())
 		require.Less(t, c.proc.turn.size, queueBytes+1)
-		other := newCLI(t, c.broker)
+		other := newCLI(t, c.grants)
 		other.listen()
 		other.answer()
 		require.True(t, r.runs())

@@ -10,10 +10,10 @@ import (
 
 // sleep is whether a process stands still.
 type sleep struct {
-	uses atomic.Int64 // how often the process was woken for use; changed under mu
+	uses   atomic.Int64 // how often the process was woken for use; changed under mu
+	frozen atomic.Bool  // stopped by SIGSTOP; changed under mu
 
-	mu     sync.Mutex // guards the following
-	frozen bool       // stopped by SIGSTOP
+	mu sync.Mutex
 }
 
 // Idle is a process that nobody used at a certain moment.
@@ -61,10 +61,13 @@ func (i Idle) stop() {
 	s := &i.proc.sleep
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.uses.Load() == i.uses && !s.frozen {
-		s.frozen = i.proc.child.Signal(syscall.SIGSTOP) == nil
+	if s.uses.Load() == i.uses && !s.frozen.Load() {
+		s.frozen.Store(i.proc.child.Signal(syscall.SIGSTOP) == nil)
 	}
 }
+
+// Frozen reports whether the process stands still, so that nothing of it does anything.
+func (p *Process) Frozen() bool { return p.sleep.frozen.Load() }
 
 // Thaw wakes the process for use.
 func (p *Process) Thaw() {
@@ -72,8 +75,8 @@ func (p *Process) Thaw() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.uses.Add(1)
-	if s.frozen {
-		s.frozen = false
+	if s.frozen.Load() {
+		s.frozen.Store(false)
 		_ = p.child.Signal(syscall.SIGCONT) // or it is dead, which shows at its next use
 	}
 }

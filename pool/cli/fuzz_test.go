@@ -23,9 +23,9 @@ func FuzzTake(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
-	b := newBroker(f)
+	grants := newGrants(f)
 	f.Fuzz(func(t *testing.T, says []byte) {
-		c := newCLI(t, b)
+		c := newCLI(t, grants)
 		c.listen()
 		r := c.begin(t.Context(), nil)
 		_, _ = c.stdout.Write(bytes.ReplaceAll(says, []byte("UUID"), []byte(r.uuid)))

@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/tidwall/gjson"
 	"go.uber.org/goleak"
@@ -39,12 +40,32 @@ const (
 	interrupted = `"subtype":"error_during_execution","is_error":true`
 )
 
-func newBroker(t testing.TB) *broker.Broker {
+// newGrants returns where grants come from. They are made outside of bubbles, in which nobody may wait for a network.
+func newGrants(t testing.TB) <-chan *broker.Grant {
 	nowhere := &url.URL{Scheme: "http", Host: "127.0.0.1:1"}
-	b, err := broker.New(broker.Options{Upstream: nowhere, Logger: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
-	t.Cleanup(b.Close)
-	return b
+	b := broker.New(broker.Options{Upstream: nowhere, Logger: slog.New(slog.DiscardHandler)})
+	grants, over := make(chan *broker.Grant), make(chan struct{})
+	var making sync.WaitGroup
+	making.Go(func() {
+		for {
+			g, err := b.Register()
+			if !assert.NoError(t, err) {
+				close(grants)
+				return
+			}
+			select {
+			case grants <- g:
+			case <-over:
+				return
+			}
+		}
+	})
+	t.Cleanup(func() {
+		close(over)
+		making.Wait()
+		b.Close()
+	})
+	return grants
 }
 
 // fakeCLI is a CLI that is no program: the test reads what it is told, and has it say something. Its stdin takes
@@ -52,7 +73,7 @@ func newBroker(t testing.TB) *broker.Broker {
 type fakeCLI struct {
 	t      testing.TB
 	proc   *Process
-	broker *broker.Broker
+	grants <-chan *broker.Grant // for others beside it
 	stdin  *io.PipeReader
 	stdout *io.PipeWriter
 	told   chan gjson.Result // closed at the end of stdin
@@ -62,16 +83,16 @@ type fakeCLI struct {
 }
 
 // newCLI returns a CLI that doesn't read yet. A second one can be had in the same bubble.
-func newCLI(t testing.TB, b *broker.Broker, change ...func(*Limits)) *fakeCLI {
+func newCLI(t testing.TB, grants <-chan *broker.Grant, change ...func(*Limits)) *fakeCLI {
 	stdin, in := io.Pipe()
 	out, stdout := io.Pipe()
-	c := &fakeCLI{t: t, broker: b, stdin: stdin, stdout: stdout, told: make(chan gjson.Result, 1000)}
+	c := &fakeCLI{t: t, grants: grants, stdin: stdin, stdout: stdout, told: make(chan gjson.Result, 1000)}
 	spec := Spec{Logger: slog.New(slog.DiscardHandler),
 		Limits: Limits{Silence: time.Hour, InterruptGrace: time.Second, Rate: 1 << 30, Burst: 1 << 30}}
 	for _, f := range change {
 		f(&spec.Limits)
 	}
-	c.proc = newProcess(c, in, out, b.Register(), b.Scrub, spec)
+	c.proc = newProcess(c, in, out, <-grants, spec)
 	t.Cleanup(func() {
 		require.NoError(t, c.proc.Stop())
 		<-c.proc.Exited()
@@ -82,9 +103,9 @@ func newCLI(t testing.TB, b *broker.Broker, change ...func(*Limits)) *fakeCLI {
 // bubble runs a test with a CLI that reads what it is told, in a time of its own.
 func bubble(t *testing.T, test func(t *testing.T, c *fakeCLI), change ...func(*Limits)) {
 	t.Helper()
-	b := newBroker(t)
+	grants := newGrants(t)
 	synctest.Test(t, func(t *testing.T) {
-		c := newCLI(t, b, change...)
+		c := newCLI(t, grants, change...)
 		c.listen()
 		test(t, c)
 	})
@@ -194,7 +215,7 @@ func (c *fakeCLI) call() (end func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		c.broker.ServeHTTP(httptest.NewRecorder(), r)
+		c.proc.grant.ServeHTTP(httptest.NewRecorder(), r)
 	}()
 	end = func() { _ = rest.Close(); <-done }
 	c.t.Cleanup(end)

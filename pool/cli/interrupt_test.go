@@ -225,7 +225,7 @@ func TestRun_ACLIThatReadsNothingIsKilled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			soon := func(l *Limits) { l.Silence, l.InterruptGrace = 10*time.Millisecond, 10*time.Millisecond }
-			c := newCLI(t, newBroker(t), soon)
+			c := newCLI(t, newGrants(t), soon)
 			require.Equal(t, ErrSilence, c.beginUnread(t.Context(), message, func() {}, nil).end())
 			require.Equal(t, []syscall.Signal{syscall.SIGKILL}, c.sent())
 		})

@@ -70,7 +70,6 @@ type Process struct {
 	child   child
 	stdin   io.Writer
 	grant   *broker.Grant
-	scrub   func([]byte) []byte
 	limits  Limits
 	log     *slog.Logger
 	resumed bool
@@ -78,6 +77,7 @@ type Process struct {
 	inForce   Settings              // owned by whoever has the process
 	connected atomic.Bool           // to MCP servers
 	recycle   atomic.Bool           // not to be used again
+	babbled   atomic.Bool           // it wrote what is no JSON
 	aborted   atomic.Pointer[error] // why its run has to end at once
 	lastLine  atomic.Int64          // when the CLI last wrote something, in Unix nanoseconds
 	refusing  atomic.Int64          // bytes of answers to what the CLI has asked, until they are written
@@ -96,20 +96,23 @@ type Process struct {
 // Start starts a CLI that belongs to nobody: its API calls fail until it is bound. It returns before the CLI is ready;
 // Initialize waits for that. Nobody else may stop the child.
 func Start(ctx context.Context, launcher *confine.Launcher, b *broker.Broker, spec Spec) (*Process, error) {
-	grant := b.Register()
-	env := claude.Environment{Home: spec.Folders.Home, Temp: spec.Folders.Temp, BaseURL: b.URL(), Secret: grant.Secret(),
+	grant, err := b.Register()
+	if err != nil {
+		return nil, fmt.Errorf("cli: start: %w", err)
+	}
+	env := claude.Environment{Home: spec.Folders.Home, Temp: spec.Folders.Temp, BaseURL: grant.URL(), Secret: grant.Secret(),
 		MCPTimeout: spec.MCPTimeout}
 	c, err := launcher.Start(ctx, confine.Spec{Path: spec.Bin, Args: claude.Args(spec.Options), Env: env.Vars(),
-		Dir: spec.Folders.Cwd, Workspace: spec.Folders.Root})
+		Dir: spec.Folders.Cwd, Workspace: spec.Folders.Root, Connect: []uint16{grant.Port()}})
 	if err != nil {
 		grant.Revoke()
 		return nil, fmt.Errorf("cli: start: %w", err)
 	}
-	return newProcess(c, c.Stdin, c.Stdout, grant, b.Scrub, spec), nil
+	return newProcess(c, c.Stdin, c.Stdout, grant, spec), nil
 }
 
-func newProcess(c child, stdin io.Writer, stdout io.ReadCloser, grant *broker.Grant, scrub func([]byte) []byte, spec Spec) *Process {
-	p := &Process{child: c, stdin: stdin, grant: grant, scrub: scrub, limits: spec.Limits, log: spec.Logger,
+func newProcess(c child, stdin io.Writer, stdout io.ReadCloser, grant *broker.Grant, spec Spec) *Process {
+	p := &Process{child: c, stdin: stdin, grant: grant, limits: spec.Limits, log: spec.Logger,
 		resumed: spec.Options.Resume, inForce: settingsOf(spec.Options),
 		controls: make(map[string]chan claude.Line), exited: make(chan struct{})}
 	p.heard()
@@ -131,6 +134,9 @@ func (p *Process) StderrTail() string { return p.child.StderrTail() }
 
 // Secret is what the process knows itself by at the broker; no credential.
 func (p *Process) Secret() string { return p.grant.Secret() }
+
+// BrokerURL is where the broker serves this process alone.
+func (p *Process) BrokerURL() string { return p.grant.URL() }
 
 // Calls is how many API calls of the process are under way.
 func (p *Process) Calls() int { return p.grant.Open() }

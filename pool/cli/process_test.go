@@ -64,7 +64,7 @@ func TestProcess_ItsAccessEndsWithIt(t *testing.T) {
 			r := httptest.NewRequest(http.MethodPost, "/v1/messages", strings.NewReader("{}"))
 			r.Header.Set("Authorization", "Bearer "+c.proc.Secret())
 			w := httptest.NewRecorder()
-			c.broker.ServeHTTP(w, r)
+			c.proc.grant.ServeHTTP(w, r)
 			return w.Code
 		}
 		require.Equal(t, http.StatusServiceUnavailable, ask(), "it is nobody's")
@@ -86,7 +86,7 @@ func TestProcess_WhatCantBeReadIsKilled(t *testing.T) {
 func TestProcess_OneThatAsksWithoutReadingIsKilled(t *testing.T) {
 	t.Parallel()
 	ask := func(i int) string { return fmt.Sprintf(`{"type":"control_request","request_id":"ask-%d"}`, i) }
-	c := newCLI(t, newBroker(t))
+	c := newCLI(t, newGrants(t))
 	for i := range 100 {
 		c.say(ask(i))
 	}
@@ -95,12 +95,12 @@ func TestProcess_OneThatAsksWithoutReadingIsKilled(t *testing.T) {
 	for range 100 {
 		require.Equal(t, "control_response", c.next().Get("type").Str)
 	}
-	c = newCLI(t, newBroker(t))
+	c = newCLI(t, newGrants(t))
 	for i := 0; c.proc.Alive() && i < 1_000_000; i++ {
 		c.say(ask(i))
 	}
 	require.Contains(t, c.sent(), syscall.SIGKILL)
-	c = newCLI(t, newBroker(t))
+	c = newCLI(t, newGrants(t))
 	c.listen()
 	c.say(`{"type":"control_request","request_id":"` + strings.Repeat("x", 1<<20) + `"}`)
 	<-c.proc.Exited()
@@ -133,7 +133,7 @@ func TestFreeze_WhoUsesItBeforeItIsLookedAtFindsItAwake(t *testing.T) {
 		idle := c.proc.Idle()
 		c.proc.Thaw()
 		idle.stop()
-		require.False(t, c.proc.sleep.frozen)
+		require.False(t, c.proc.Frozen())
 		require.Empty(t, c.sent())
 	})
 }
@@ -146,7 +146,7 @@ func TestFreeze_WhoIsAboutToUseItAlwaysFindsItAwake(t *testing.T) {
 			go idle.stop()
 			p.Thaw()
 			synctest.Wait()
-			require.False(t, p.sleep.frozen)
+			require.False(t, p.Frozen())
 		}
 		stops := 0
 		for i, s := range c.sent() {
@@ -162,7 +162,7 @@ func TestFreeze_WhoIsAboutToUseItAlwaysFindsItAwake(t *testing.T) {
 func TestFreeze_OneThatIsNotIdleGoesOn(t *testing.T) {
 	bubble(t, func(t *testing.T, calling *fakeCLI) {
 		calling.call()
-		connected, dead := newCLI(t, calling.broker), newCLI(t, calling.broker)
+		connected, dead := newCLI(t, calling.grants), newCLI(t, calling.grants)
 		connected.listen()
 		_, err := connected.fit(Settings{MCP: servers}, "")
 		require.NoError(t, err)

@@ -45,7 +45,7 @@ type Emit func(ctx context.Context, lines [][]byte, end *Outcome) error
 // called with, emit's error, or ctx's cause. In all of these but the first the message was interrupted. A run that didn't
 // end well stays in the conversation until Rewind.
 func (p *Process) Run(ctx context.Context, message json.RawMessage, sent func(), emit Emit) (Outcome, error) {
-	t := newTurn(uuid.NewString(), p.scrub)
+	t := newTurn(uuid.NewString(), p.grant.Scrub)
 	ctx, cut := context.WithCancelCause(ctx)
 	defer cut(nil)
 	if err := p.attach(t); err != nil {

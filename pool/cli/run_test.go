@@ -109,12 +109,12 @@ func TestRun_TellsHowItWent(t *testing.T) {
 
 func TestRun_TheBrokersAddressIsTakenOutOfErrorsOnly(t *testing.T) {
 	bubble(t, func(t *testing.T, c *fakeCLI) {
-		said := `{"type":"assistant","uuid":"a","text":"` + c.broker.URL() + `"}`
-		failed := `{"type":"assistant","error":"` + c.broker.URL() + `"}`
+		said := `{"type":"assistant","uuid":"a","text":"` + c.proc.grant.URL() + `"}`
+		failed := `{"type":"assistant","error":"` + c.proc.grant.URL() + `"}`
 		r := c.begin(t.Context(), nil)
 		r.start()
 		c.say(said, failed)
-		r.result(`"subtype":"success","is_error":true,"result":"no ` + c.broker.URL() + `"`)
+		r.result(`"subtype":"success","is_error":true,"result":"no ` + c.proc.grant.URL() + `"`)
 		require.NoError(t, r.end())
 		require.Equal(t, said, r.lines[1])
 		require.Equal(t, "the API", gjson.Get(r.lines[2], "error").Str)
@@ -124,9 +124,9 @@ func TestRun_TheBrokersAddressIsTakenOutOfErrorsOnly(t *testing.T) {
 
 // Nothing but the beginning of the message is read until the CLI has said much, and asked something itself.
 func TestRun_AMessageLargerThanThePipeDoesntStopTheReading(t *testing.T) {
-	b := newBroker(t)
+	grants := newGrants(t)
 	synctest.Test(t, func(t *testing.T) {
-		c, sent := newCLI(t, b), make(chan struct{})
+		c, sent := newCLI(t, grants), make(chan struct{})
 		text := strings.Repeat("long ", 100_000)
 		r := c.beginUnread(t.Context(), `"`+text+`"`, func() { close(sent) }, nil)
 		<-sent
@@ -155,9 +155,9 @@ func TestRun_AMessageLargerThanThePipeDoesntStopTheReading(t *testing.T) {
 }
 
 func TestRun_SentIsCalledWhenASmallMessageIsThere(t *testing.T) {
-	b := newBroker(t)
+	grants := newGrants(t)
 	synctest.Test(t, func(t *testing.T) {
-		c, sent := newCLI(t, b), make(chan struct{})
+		c, sent := newCLI(t, grants), make(chan struct{})
 		r := c.beginUnread(t.Context(), `"hello"`, func() { close(sent) }, nil)
 		synctest.Wait()
 		select {
@@ -176,9 +176,9 @@ func TestRun_SentIsCalledWhenASmallMessageIsThere(t *testing.T) {
 
 // The message's own lines come before the message was read: nothing but a process that means harm does so.
 func TestRun_AResultAfterTheMessageFailedIsNone(t *testing.T) {
-	b := newBroker(t)
+	grants := newGrants(t)
 	synctest.Test(t, func(t *testing.T) {
-		c, goOn := newCLI(t, b), make(chan struct{})
+		c, goOn := newCLI(t, grants), make(chan struct{})
 		slow := func(context.Context, [][]byte, *Outcome) error { <-goOn; return nil }
 		r := c.beginUnread(t.Context(), `"`+strings.Repeat("x", pipeRoom)+`"`, func() {}, slow)
 		begin := make([]byte, 100)

@@ -86,7 +86,7 @@ func (p *Process) Fit(ctx context.Context, wanted Settings) error {
 func (p *Process) change(ctx context.Context, field string, request any) error {
 	line, err := p.control(ctx, request)
 	if errors.Is(err, errRefused) {
-		return &Refusal{Field: field, Reason: strings.ToValidUTF8(string(p.scrub([]byte(line.Error))), "")}
+		return &Refusal{Field: field, Reason: strings.ToValidUTF8(string(p.grant.Scrub([]byte(line.Error))), "")}
 	}
 	return err
 }

@@ -76,7 +76,7 @@ func (c *fakeCLI) fit(wanted Settings, refused string) (requests []string, err e
 		case line := <-c.told:
 			requests = append(requests, line.Get("request").Raw)
 			if id := line.Get("request_id").Str; line.Get("request.subtype").Str == refused {
-				c.refuse(id, "no \xff"+c.broker.URL())
+				c.refuse(id, "no \xff"+c.proc.grant.URL())
 			} else {
 				c.grant(id, "{}")
 			}

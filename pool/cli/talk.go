@@ -109,7 +109,9 @@ func (p *Process) read(stdout io.ReadCloser) {
 func (p *Process) take(raw []byte) {
 	line, err := claude.ParseLine(raw)
 	if err != nil {
-		p.log.Warn("a process wrote something that is not JSON", "pid", p.PID(), "bytes", len(raw))
+		if !p.babbled.Swap(true) { // said once, or what a process writes would fill the log
+			p.log.Warn("a process wrote something that is not JSON", "pid", p.PID(), "bytes", len(raw))
+		}
 		return
 	}
 	switch line.Type {

@@ -64,7 +64,7 @@ func (p *Process) Rewind(ctx context.Context) bool {
 
 // WarmUp runs a message whose answer nobody reads, and forgets it.
 func (p *Process) WarmUp(ctx context.Context, message json.RawMessage) error {
-	t := newTurn(uuid.NewString(), p.scrub)
+	t := newTurn(uuid.NewString(), p.grant.Scrub)
 	t.drop()
 	if err := p.attach(t); err != nil {
 		return err

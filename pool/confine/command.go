@@ -29,7 +29,7 @@ func (l *Launcher) command(spec Spec, c *Child) (command, error) {
 	}
 	p := plan{
 		Parent: os.Getpid(), UID: max(l.Owner(spec.Workspace), 0), Workspace: spec.Workspace, Dir: c.dir, Program: spec.Path,
-		Connect: l.confinement.Connect, Bind: l.confinement.Bind, BestEffort: l.confinement.BestEffort,
+		Connect: slices.Concat(l.confinement.Connect, spec.Connect), Bind: l.confinement.Bind, BestEffort: l.confinement.BestEffort,
 	}
 	if l.confinement.UIDs != nil && p.UID == 0 {
 		return cmd, fmt.Errorf("%q was not made by NewWorkspace", spec.Workspace)

@@ -41,7 +41,7 @@ type Options struct {
 // files and the network no more than Landlock's rules for them allow.
 type Confinement struct {
 	UIDs       *UIDs    // nil: children run under the service's uid
-	Connect    []uint16 // TCP ports they may connect to, on whatever host
+	Connect    []uint16 // TCP ports that all of them may connect to, on whatever host
 	Bind       []uint16 // TCP ports they may listen on
 	BestEffort bool     // start them also where the kernel lacks a protection; Probe tells which
 }
@@ -53,6 +53,7 @@ type Spec struct {
 	Env       []string // all of it: nothing is inherited from the service
 	Dir       string   // the workspace if empty
 	Workspace string   // below Options.Root, with uids one of NewWorkspace's; one child at a time
+	Connect   []uint16 // TCP ports that this child alone may connect to as well, on whatever host
 }
 
 // Launcher starts children. Its methods may be called concurrently, and a process may have several Launchers.

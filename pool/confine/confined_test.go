@@ -188,7 +188,7 @@ func TestRemoveWorkspace_TakesWhateverATenantLeft(t *testing.T) {
 	outside := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(outside, "precious"), nil, 0o666))
 	for name, text := range map[string]string{
-		"deep folders":       `perl -e 'for (1..700) { mkdir "d"; chdir "d" }'`,
+		"deep folders":       `perl -e 'for (1..6000) { mkdir "d"; chdir "d" }'`,
 		"deep closed folder": `mkdir c && cd c && perl -e 'for (1..700) { mkdir "d"; chdir "d" }'; chmod 0 ../c`,
 		"links":              `ln -s ` + outside + ` l; ln -s / root; mkfifo p`,
 		"many files":         `perl -e 'for (1..5000) { open F, ">f$_" }'`,

@@ -55,7 +55,7 @@ func (f *Folder) Path() string { return f.path }
 
 // Close removes the folder with all that is in it and gives up the lock. Whatever runs in it has to be dead before.
 func (f *Folder) Close() error {
-	err := os.RemoveAll(f.path) // doesn't follow links
+	err := removeTree(f.path)
 	return errors.Join(err, f.lock.Close())
 }
 

@@ -66,7 +66,7 @@ func (r Report) Missing() string {
 }
 
 // Probe starts a child that tries what children must not be able to do, and reports what it managed. The other side of
-// each attempt is real: another workspace with a file and a process, a listening port, the service itself. It takes two
+// each attempt is real: another workspace with a file and a process, a port that this one may connect to, the service itself. It takes two
 // workspaces and two children for the time. It fails if children can't run at all, or not the program.
 //
 // Without a confinement nothing is tried, and so nothing is in force.
@@ -84,16 +84,21 @@ func (l *Launcher) Probe(ctx context.Context, program string) (Report, error) {
 }
 
 func (l *Launcher) probe(ctx context.Context, program string) (report Report, err error) {
-	victim, err := l.startProber(ctx, roleVictim, targets{})
+	target := targets{
+		Service: os.Getpid(), ServiceUID: os.Getuid(), Program: program, Folder: l.root,
+		Listens: l.confinement != nil && len(l.confinement.Bind) > 0,
+	}
+	stop, err := target.listen()
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	victim, err := l.startProber(ctx, roleVictim, targets{}, uint16(target.Port)) // #nosec G115 -- a port
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, l.endProber(victim)) }()
-	target := targets{
-		Service: os.Getpid(), Victim: victim.pid, ServiceUID: os.Getuid(), VictimUID: victim.uid,
-		Program: program, Folder: l.root, Secret: filepath.Join(victim.workspace, "secret"),
-		Listens: l.confinement != nil && len(l.confinement.Bind) > 0,
-	}
+	target.Victim, target.VictimUID, target.Secret = victim.pid, victim.uid, filepath.Join(victim.workspace, "secret")
 	if victim.uid == 0 {
 		target.VictimUID = target.ServiceUID
 	}
@@ -103,11 +108,6 @@ func (l *Launcher) probe(ctx context.Context, program string) (report Report, er
 	if err := os.Chown(target.Secret, l.Owner(victim.workspace), l.Owner(victim.workspace)); err != nil {
 		return nil, err
 	}
-	stop, err := target.listen()
-	if err != nil {
-		return nil, err
-	}
-	defer stop()
 	prober, err := l.startProber(ctx, roleProber, target)
 	if err != nil {
 		return nil, err
@@ -126,7 +126,7 @@ func readReport(prober *Child) (Report, error) {
 	return nil, fmt.Errorf("no report: %w (%s)", err, strings.TrimSpace(prober.StderrTail()))
 }
 
-func (l *Launcher) startProber(ctx context.Context, role string, target targets) (*Child, error) {
+func (l *Launcher) startProber(ctx context.Context, role string, target targets, connect ...uint16) (*Child, error) {
 	text, err := json.Marshal(target) // #nosec G117 -- the probe's own
 	if err != nil {
 		return nil, err
@@ -135,7 +135,7 @@ func (l *Launcher) startProber(ctx context.Context, role string, target targets)
 	if err != nil {
 		return nil, err
 	}
-	c, err := l.Start(ctx, Spec{Path: self, Args: []string{role, string(text)}, Workspace: workspace})
+	c, err := l.Start(ctx, Spec{Path: self, Args: []string{role, string(text)}, Workspace: workspace, Connect: connect})
 	if err != nil {
 		return nil, errors.Join(err, l.RemoveWorkspace(workspace))
 	}

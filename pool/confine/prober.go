@@ -24,7 +24,7 @@ type targets struct {
 	Program               string // must be within reach
 	Folder                string // the instance's
 	Secret                string // a file of the victim's
-	Port                  int    // nobody may connect to, on loopback
+	Port                  int    // the victim alone may connect to, on loopback
 	Abstract              string // a socket of the service's
 	Listens               bool   // children may
 }
@@ -226,7 +226,7 @@ func (t targets) networkAttempts() []attempt {
 	loopback := &unix.SockaddrInet4{Port: t.Port, Addr: [4]byte{127, 0, 0, 1}}
 	loopback6 := &unix.SockaddrInet6{Port: t.Port, Addr: [16]byte{10: 0xff, 11: 0xff, 12: 127, 15: 1}}
 	attempts := []attempt{
-		{"TCP to a port of others", with(unix.AF_INET, unix.SOCK_STREAM, 0, func(fd int) error { return unix.Connect(fd, loopback) })},
+		{"TCP to another's port", with(unix.AF_INET, unix.SOCK_STREAM, 0, func(fd int) error { return unix.Connect(fd, loopback) })},
 		{"TCP over IPv6", with(unix.AF_INET6, unix.SOCK_STREAM, 0, func(fd int) error { return unix.Connect(fd, loopback6) })},
 		{"multipath TCP", with(unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP, func(fd int) error { return unix.Connect(fd, loopback) })},
 		{"TCP fast open by its first message", with(unix.AF_INET, unix.SOCK_STREAM, 0, func(fd int) error {

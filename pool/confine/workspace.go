@@ -1,18 +1,13 @@
 package confine
 
 import (
-	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 )
-
-// clearTimeout bounds how long a workspace's own child may take to empty it.
-const clearTimeout = 10 * time.Minute
 
 // NewWorkspace makes a folder of an opaque name with the given folders in it and returns its path. With uids, all of it
 // belongs to one that no other workspace has, and every child in it runs under that one until RemoveWorkspace; nobody
@@ -65,12 +60,7 @@ func (l *Launcher) RemoveWorkspace(path string) error {
 	if wards.inUse(path) {
 		return ErrWorkspaceBusy
 	}
-	if l.Owner(path) > 0 {
-		if err := l.clearOut(path); err != nil {
-			return err
-		}
-	}
-	if err := os.RemoveAll(path); err != nil {
+	if err := removeTree(path); err != nil {
 		return fmt.Errorf("confine: workspace: %w", err)
 	}
 	l.mu.Lock()
@@ -81,29 +71,6 @@ func (l *Launcher) RemoveWorkspace(path string) error {
 		l.giveBack(owner)
 	}
 	return nil
-}
-
-// clearOut has a child of the workspace remove what is in it. os.RemoveAll holds a file open for each level it is down,
-// so that a tenant's folders could take the service all the files it may open.
-func (l *Launcher) clearOut(path string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), clearTimeout)
-	defer cancel()
-	c, err := l.Start(ctx, Spec{
-		Path: "/bin/sh", Args: []string{"-c", `chmod -R u+rwx . ; exec rm -rf -- "$PWD"`},
-		Env: []string{"PATH=/usr/bin:/bin"}, Workspace: path,
-	})
-	if errors.Is(err, ErrClosed) {
-		return nil // the end: whatever os.RemoveAll takes, it takes from nobody any more
-	}
-	if err != nil {
-		return err
-	}
-	defer c.Stdout.Close()
-	select {
-	case <-c.Done():
-	case <-ctx.Done():
-	}
-	return c.Stop(context.Background(), Ladder{})
 }
 
 func (l *Launcher) giveBack(owner int) {

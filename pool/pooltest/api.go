@@ -38,10 +38,12 @@ type API struct {
 	served chan struct{}
 	words  func(text string) string
 
-	mu    sync.Mutex // guards the following
-	calls []*Call
-	open  int
-	cuts  map[string]int // by text: how often an answer to it could have been cut
+	mu     sync.Mutex // guards the following
+	calls  []*Call
+	open   int
+	cuts   map[string]int              // by text: how often an answer to it could have been cut
+	judge  func(credential string) int // the status of a credential's calls; 0: as their text says
+	proofs int
 }
 
 // Call is one request the API has seen.
@@ -111,6 +113,20 @@ func (a *API) Forget() {
 	a.calls = nil
 }
 
+// Judge has every call answered with the status that judge returns for its credential, unless that is 0.
+func (a *API) Judge(judge func(credential string) int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.judge = judge
+}
+
+// Proofs is how often the tokens of something were counted, which proves a credential. Calls doesn't have these.
+func (a *API) Proofs() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.proofs
+}
+
 // Open is the number of calls under way.
 func (a *API) Open() int {
 	a.mu.Lock()
@@ -172,8 +188,13 @@ func (m message) toolResult() (string, bool) {
 
 // ServeHTTP answers one call.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodPost || r.URL.Path != "/v1/messages" {
+	if r.Method != http.MethodPost || r.URL.Path != "/v1/messages" && r.URL.Path != "/v1/messages/count_tokens" {
 		http.NotFound(w, r)
+		return
+	}
+	refusal := a.refusal(r.Header)
+	if r.URL.Path != "/v1/messages" {
+		a.count(w, refusal)
 		return
 	}
 	var req request
@@ -193,11 +214,38 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.open--
 		call.Aborted = r.Context().Err() != nil
 	}()
+	if refusal != 0 {
+		fail(w, refusal)
+		return
+	}
 	a.answer(r.Context(), w, req)
 }
 
+// refusal is the status that the call's credential gets, or 0.
+func (a *API) refusal(h http.Header) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.judge == nil {
+		return 0
+	}
+	return a.judge(strings.TrimPrefix(h.Get("Authorization"), "Bearer ") + h.Get("X-Api-Key"))
+}
+
+// count counts tokens, as if there were one.
+func (a *API) count(w http.ResponseWriter, refusal int) {
+	a.mu.Lock()
+	a.proofs++
+	a.mu.Unlock()
+	if refusal != 0 {
+		fail(w, refusal)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write([]byte(`{"input_tokens":1}`))
+}
+
 func fail(w http.ResponseWriter, status int) {
-	kind := map[int]string{400: "invalid_request_error", 401: "authentication_error", 429: "rate_limit_error", 529: "overloaded_error"}[status]
+	kind := map[int]string{400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 529: "overloaded_error"}[status]
 	if kind == "" {
 		kind = "api_error"
 	}

@@ -1,0 +1,195 @@
+package broker
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+
+	"golang.org/x/net/netutil"
+	"golang.org/x/sys/unix"
+)
+
+// host is where all ports are. It is not 127.0.0.1, from which connections to any loopback address come: whoever uses that
+// one's ports up leaves this one's to the next process.
+const host = "127.0.0.2"
+
+// Grant is one process's access to the API: a port, and a secret that is good there and nowhere else. Its methods may be
+// called concurrently.
+type Grant struct {
+	broker   *Broker
+	secret   string
+	listener net.Listener
+	server   *http.Server
+	life     context.Context
+	end      context.CancelFunc
+
+	mu         sync.Mutex // guards the following
+	open       int
+	credential Credential
+}
+
+// Register opens a port and mints a secret for it. Until Bind its calls are answered by the Broker itself, without the
+// API; see warmup.go. The caller has to revoke it.
+func (b *Broker) Register() (*Grant, error) {
+	listener, err := listen(b.limits)
+	if err != nil {
+		return nil, fmt.Errorf("broker: %w", err)
+	}
+	random := make([]byte, 32)
+	rand.Read(random)
+	g := &Grant{broker: b, secret: "cp-" + hex.EncodeToString(random), listener: listener}
+	g.life, g.end = context.WithCancel(context.Background())
+	g.server = &http.Server{
+		Handler: g, BaseContext: func(net.Listener) context.Context { return g.life },
+		ReadHeaderTimeout: b.limits.header, ReadTimeout: b.limits.body, IdleTimeout: b.limits.idle,
+		MaxHeaderBytes: 64 << 10, ErrorLog: b.serverLog,
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return nil, errors.Join(ErrClosed, listener.Close())
+	}
+	b.grants[g] = struct{}{}
+	b.serving.Go(func() { _ = g.server.Serve(listener) })
+	return g, nil
+}
+
+// listen opens a port that as many connections as the limits allow are accepted at.
+func listen(most limits) (net.Listener, error) {
+	var config net.ListenConfig
+	config.SetMultipathTCP(false) // it would take a second socket, and no process may use it
+	listener, err := config.Listen(context.Background(), "tcp", host+":0")
+	if err != nil {
+		return nil, err
+	}
+	if err := setBacklog(listener.(*net.TCPListener), most.waiting); err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	return netutil.LimitListener(listener, most.connections), nil
+}
+
+// setBacklog says how many connections the kernel keeps that aren't accepted yet. Go asks for as many as there can be.
+func setBacklog(listener *net.TCPListener, n int) error {
+	raw, err := listener.SyscallConn()
+	if err != nil {
+		return err
+	}
+	controlErr := raw.Control(func(fd uintptr) { err = unix.Listen(int(fd), n) })
+	return errors.Join(controlErr, err)
+}
+
+// Revoke ends the process's access: its port is closed, its connections and calls end.
+func (g *Grant) Revoke() {
+	g.broker.mu.Lock()
+	delete(g.broker.grants, g)
+	g.broker.mu.Unlock()
+	g.end()
+	_ = g.listener.Close() // the server may not know of it yet
+	_ = g.server.Close()
+}
+
+// Secret is what the process has in place of a credential.
+func (g *Grant) Secret() string { return g.secret }
+
+// Port is the TCP port that the process has to be able to connect to.
+func (g *Grant) Port() uint16 {
+	return uint16(g.listener.Addr().(*net.TCPAddr).Port) // #nosec G115 -- a port
+}
+
+// URL is what the process gets as the API's base URL.
+func (g *Grant) URL() string { return "http://" + g.listener.Addr().String() }
+
+// Scrub takes the address of the process's port out of a text. Where it isn't in there, the result is the text itself.
+func (g *Grant) Scrub(text []byte) []byte {
+	address := g.listener.Addr().String()
+	if !strings.Contains(string(text), address) {
+		return text
+	}
+	return []byte(strings.NewReplacer("http://"+address, "the API", address, "the API").Replace(string(text)))
+}
+
+// Bind makes the calls that begin from now on those of the credential's owner. The error is ErrBound or ErrBusy.
+func (g *Grant) Bind(c Credential) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.credential == c {
+		return nil
+	}
+	if g.credential != (Credential{}) {
+		return ErrBound
+	}
+	if g.open > 0 {
+		return ErrBusy
+	}
+	g.credential = c
+	return nil
+}
+
+// Rebind makes the calls that begin from now on those of another credential of the same person. The error is ErrBound if
+// the Grant stands for neither.
+func (g *Grant) Rebind(from, to Credential) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.credential != from && g.credential != to {
+		return ErrBound
+	}
+	g.credential = to
+	return nil
+}
+
+// Open is the number of calls under way.
+func (g *Grant) Open() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.open
+}
+
+// begin counts a call in and says whose it is. That stays so: a call that began unbound never gets a credential.
+func (g *Grant) begin() Credential {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open++
+	return g.credential
+}
+
+func (g *Grant) done() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open--
+}
+
+// isCaller reports whether a call comes from the process itself. How long it takes says nothing of the secret.
+func (g *Grant) isCaller(r *http.Request) bool {
+	secret, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	return g.life.Err() == nil && subtle.ConstantTimeCompare([]byte(secret), []byte(g.secret)) == 1
+}
+
+// ServeHTTP takes one call of the process.
+func (g *Grant) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodHead && r.URL.Path == "/" {
+		return // the CLI warms its connection up
+	}
+	if r.Method != http.MethodPost || r.URL.Path != pathMessages && r.URL.Path != pathCountTokens {
+		writeError(w, http.StatusNotFound, "not_found_error", "this path is not passed on")
+		return
+	}
+	if !g.isCaller(r) {
+		writeError(w, http.StatusUnauthorized, "authentication_error", "unknown process")
+		return
+	}
+	credential := g.begin()
+	defer g.done()
+	r.Body = http.MaxBytesReader(w, newUpload(w, r), maxBody)
+	if credential == (Credential{}) {
+		warmUp(w, r)
+		return
+	}
+	g.broker.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), contextKey{}, credential)))
+}
