@@ -10,6 +10,10 @@ import (
 	"claudepool/pool/seal"
 )
 
+// headMost is how many bytes of texts the settings in a head may have. Larger ones are kept before the transcript: a user's
+// heads are read all at once and kept in memory, and an archive has little room for one.
+const headMost = 32 << 10
+
 // head is what is told of a conversation apart from its transcript.
 type head struct {
 	Session  string
@@ -19,6 +23,7 @@ type head struct {
 	Digest   []byte
 	GoodTurn string
 	Settings settingsRecord
+	Apart    bool `json:",omitempty"` // the settings stand before the transcript
 	LastUsed time.Time
 }
 
@@ -42,6 +47,9 @@ func openHead(keys *seal.Keys, r archive.Record) (*head, error) {
 	h := &head{}
 	return h, json.Unmarshal(text, h)
 }
+
+// isLarge reports whether a head has no room for the settings.
+func (r settingsRecord) isLarge() bool { return len(r.System)+len(r.MCP) > headMost }
 
 func recordOf(s cli.Settings) settingsRecord {
 	return settingsRecord{s.Model, s.Fallback, s.Permission, s.System, s.Thinking, s.MCP}

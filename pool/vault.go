@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"sync"
@@ -50,8 +51,8 @@ func (v *vault) list(keys *seal.Keys) ([]archive.Record, error) {
 }
 
 // find returns the record of one conversation in a certain version, if there is one.
-func (v *vault) find(keys *seal.Keys, session string, version int64) (record archive.Record, found bool, err error) {
-	records, err := v.store.List(context.WithoutCancel(v.life), keys.Owner())
+func (v *vault) find(ctx context.Context, keys *seal.Keys, session string, version int64) (record archive.Record, found bool, err error) {
+	records, err := v.store.List(ctx, keys.Owner())
 	if err != nil {
 		return record, false, err
 	}
@@ -63,13 +64,30 @@ func (v *vault) find(keys *seal.Keys, session string, version int64) (record arc
 	return record, false, nil
 }
 
-// load returns a sealed transcript.
-func (v *vault) load(ctx context.Context, keys *seal.Keys, name string, version int64) ([]byte, error) {
-	return v.store.Load(ctx, keys.Owner(), name, version)
+// load returns a compressed transcript, and the settings that are kept before it, nil if they are in the head. The error
+// is archive.ErrPermanent if what is kept is damaged.
+func (v *vault) load(ctx context.Context, keys *seal.Keys, session string, version int64) (zipped []byte, apart *settingsRecord, err error) {
+	name := keys.Name(session)
+	sealed, err := v.store.Load(ctx, keys.Owner(), name, version)
+	if err != nil {
+		return nil, nil, err
+	}
+	body, err := keys.Open(sealed, seal.Place{Name: name, Version: version, Part: "body"})
+	if err == nil {
+		zipped, apart, err = unpack(body)
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: %w", archive.ErrPermanent, err)
+	}
+	return zipped, apart, err
 }
 
-// save seals a conversation and stores it. The error is archive.ErrConflict if the version is there.
-func (v *vault) save(keys *seal.Keys, h *head, version int64, zipped []byte) error {
+// save seals a conversation and stores it. The error is the archive's.
+func (v *vault) save(ctx context.Context, keys *seal.Keys, h head, version int64, zipped []byte) error {
+	if h.Settings.isLarge() {
+		zipped = pack(h.Settings, zipped)
+		h.Settings, h.Apart = settingsRecord{}, true
+	}
 	told, err := json.Marshal(h)
 	if err != nil {
 		return err
@@ -77,7 +95,7 @@ func (v *vault) save(keys *seal.Keys, h *head, version int64, zipped []byte) err
 	name := keys.Name(h.Session)
 	r := archive.Record{Name: name, Version: version, Head: keys.Seal(told, seal.Place{Name: name, Version: version, Part: "head"})}
 	body := keys.Seal(zipped, seal.Place{Name: name, Version: version, Part: "body"})
-	return v.store.Save(context.WithoutCancel(v.life), keys.Owner(), r, body)
+	return v.store.Save(ctx, keys.Owner(), r, body)
 }
 
 // delete removes what there is of a conversation.
@@ -91,11 +109,39 @@ var zippers = sync.Pool{New: func() any {
 	return w
 }}
 
-func zip(text []byte) []byte {
+func zip(text []byte) []byte { return zipNamed("", text) }
+
+// settingsName is what marks settings before a transcript.
+const settingsName = "settings"
+
+// pack puts settings before a transcript, each compressed by itself.
+func pack(s settingsRecord, zipped []byte) []byte {
+	text, _ := json.Marshal(s) // of texts and valid JSON: can't fail
+	return append(zipNamed(settingsName, text), zipped...)
+}
+
+// unpack undoes pack. Without settings before it, a transcript is returned as it is.
+func unpack(body []byte) (zipped []byte, apart *settingsRecord, err error) {
+	rest := bytes.NewReader(body)
+	r, err := gzip.NewReader(rest)
+	if err != nil || r.Name != settingsName {
+		return body, nil, err
+	}
+	r.Multistream(false) // leaves the transcript in rest
+	text, err := io.ReadAll(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	apart = &settingsRecord{}
+	return body[len(body)-rest.Len():], apart, json.Unmarshal(text, apart)
+}
+
+func zipNamed(name string, text []byte) []byte {
 	var b bytes.Buffer
 	w := zippers.Get().(*gzip.Writer)
 	defer zippers.Put(w)
 	w.Reset(&b)
+	w.Name = name
 	_, _ = w.Write(text) // to memory
 	_ = w.Close()
 	return b.Bytes()

@@ -4,25 +4,24 @@ package archive
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"claudepool/infra/database"
 )
 
-// ErrConflict says that the archive has another version than the one a call was about.
-var ErrConflict = errors.New("archive: there is another version")
+// MaxHead is how many bytes a Record's Head may have: a Firestore document holds 1 MiB.
+const MaxHead = 900 << 10
 
 // Record is one conversation as the archive has it, without its body.
 type Record struct {
 	Name    string // unique for its owner; lower-case hex, as owners are
 	Version int64  // 1 for the first
-	Head    []byte // small, what is needed to find the right conversation
+	Head    []byte // small, what is needed to find the right conversation; at most MaxHead
 	Deleted bool   // all that is left of it: who still has a copy is to forget it
 }
 
 // Store keeps the records of owners. All methods may be called concurrently, and by many processes; none takes longer
-// than 10 s.
+// than 10 s. Errors other than ErrConflict and ErrPermanent are worth another try.
 type Store interface {
 	// List returns an owner's records that have not expired, the deleted ones too.
 	List(ctx context.Context, owner string) ([]Record, error)
@@ -30,6 +29,7 @@ type Store interface {
 	Load(ctx context.Context, owner, name string, version int64) ([]byte, error)
 	// Save stores the version that follows the present one, the first one where a record was deleted, or any where there
 	// is none, as when the archive was lost. ErrConflict says that somebody else was faster. It begins the record's life anew.
+	// What has failed leaves nothing, and is not stored any more once Delete has been called.
 	Save(ctx context.Context, owner string, r Record, body []byte) error
 	// Delete forgets a record, if there is one, but for its name and that it was deleted.
 	Delete(ctx context.Context, owner, name string) error
@@ -52,7 +52,8 @@ func Open(ctx context.Context, folder, project, databaseID string, ttl time.Dura
 	case ttl == 0:
 		return nil, nothing, nil
 	case folder != "":
-		return NewFolder(folder, ttl), nothing, nil
+		f := NewFolder(folder, ttl)
+		return f, f.keepTidy(ctx), nil
 	case project != "":
 		f, err := NewFirestore(ctx, project, databaseID, ttl)
 		if err != nil {

@@ -176,9 +176,10 @@ func TestOpen_NeedsAPlaceAndATimeToLive(t *testing.T) {
 	store, _, err = Open(t.Context(), t.TempDir(), "", "(default)", 0)
 	require.NoError(t, err)
 	require.Nil(t, store)
-	store, _, err = Open(t.Context(), t.TempDir(), "", "(default)", time.Hour)
+	store, closeStore, err = Open(t.Context(), t.TempDir(), "", "(default)", time.Hour)
 	require.NoError(t, err)
 	require.IsType(t, &Folder{}, store)
+	require.NoError(t, closeStore())
 }
 
 // A lock that another process keeps is waited for as long as the caller has, and whoever only asks leaves nothing behind.

@@ -25,19 +25,25 @@ const (
 )
 
 const (
-	callTimeout = 10 * time.Second
+	callTimeout = 8 * time.Second
+	// tidyTimeout is how long it may take beyond that to remove what is left of a call. The TTL policy removes the rest.
+	tidyTimeout = time.Second
 	// listTimeout is short since a user's first request waits for it.
 	listTimeout = 2 * time.Second
 	// partBytes stays below the 1 MiB that a document may have, with room for its name and other fields.
 	partBytes = 900 << 10
 	// partsAtOnce bounds the memory that a transfer takes in the client library.
 	partsAtOnce = 4
+	// strayAge is after how long a part that no document names belongs to no call any more.
+	strayAge = time.Minute
 )
 
 // Firestore is a Store for many machines.
 type Firestore struct {
-	client *firestore.Client
-	ttl    time.Duration
+	client      *firestore.Client
+	ttl         time.Duration
+	strayAge    time.Duration
+	tidyTimeout time.Duration
 }
 
 // document is what stands in conversations.
@@ -64,7 +70,7 @@ func NewFirestore(ctx context.Context, project, databaseID string, ttl time.Dura
 	if err != nil {
 		return nil, fmt.Errorf("archive: %w", err)
 	}
-	return &Firestore{client, ttl}, nil
+	return &Firestore{client, ttl, strayAge, tidyTimeout}, nil
 }
 
 // Close ends the connection.
@@ -84,13 +90,13 @@ func (f *Firestore) List(ctx context.Context, owner string) ([]Record, error) {
 	defer cancel()
 	docs, err := f.client.Collection(conversations).Where("owner", "==", owner).Documents(ctx).GetAll()
 	if err != nil {
-		return nil, fmt.Errorf("archive: %w", err)
+		return nil, failed(err)
 	}
 	var records []Record
 	for _, doc := range docs {
 		var d document
 		if err := doc.DataTo(&d); err != nil {
-			return nil, fmt.Errorf("archive: %w", err)
+			return nil, failed(err)
 		}
 		if time.Now().Before(d.Expires) {
 			records = append(records, Record{d.Name, d.Version, d.Head, d.Deleted})
@@ -106,7 +112,7 @@ func (f *Firestore) Load(ctx context.Context, owner, name string, version int64)
 	doc := f.doc(owner, name)
 	d, err := read(doc.Get(ctx))
 	if err != nil {
-		return nil, err
+		return nil, failed(err)
 	}
 	if d.Version != version || d.Deleted {
 		return nil, ErrConflict
@@ -114,34 +120,48 @@ func (f *Firestore) Load(ctx context.Context, owner, name string, version int64)
 	all := make([][]byte, d.Parts)
 	err = each(ctx, d.Parts, func(ctx context.Context, i int) error {
 		snapshot, err := partOf(doc, d.Body, i).Get(ctx)
-		if status.Code(err) == codes.NotFound {
-			return ErrConflict // replaced since
-		}
 		if err != nil {
-			return fmt.Errorf("archive: %w", err)
+			return err
 		}
 		var p part
 		err = snapshot.DataTo(&p)
 		all[i] = p.Bytes
 		return err
 	})
-	return bytes.Join(all, nil), err
+	if status.Code(err) == codes.NotFound {
+		if now, err := read(doc.Get(ctx)); err != nil || now.Body != d.Body {
+			return nil, ErrConflict // replaced since
+		}
+	}
+	return bytes.Join(all, nil), failed(err)
 }
 
 // Save implements Store. The parts come first, under names of their own, and count only once the document names them.
 func (f *Firestore) Save(ctx context.Context, owner string, r Record, body []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	doc, expires := f.doc(owner, r.Name), time.Now().Add(f.ttl)
+	if err := checkHead(r); err != nil {
+		return err
+	}
 	pieces := slices.Collect(slices.Chunk(body, partBytes))
-	next := document{Owner: owner, Name: r.Name, Version: r.Version, Head: r.Head, Body: rand.Text(), Parts: len(pieces), Expires: expires}
-	err := each(ctx, len(pieces), func(ctx context.Context, i int) error {
-		_, err := partOf(doc, next.Body, i).Set(ctx, part{pieces[i], expires})
+	doc, next := f.doc(owner, r.Name), document{Owner: owner, Name: r.Name, Version: r.Version, Head: r.Head, Body: rand.Text(),
+		Parts: len(pieces), Expires: time.Now().Add(f.ttl)}
+	calling, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	useless := next
+	err := each(calling, len(pieces), func(ctx context.Context, i int) error {
+		_, err := partOf(doc, next.Body, i).Set(ctx, part{pieces[i], next.Expires})
 		return err
 	})
-	if err != nil {
-		return fmt.Errorf("archive: %w", err)
+	if err == nil {
+		useless, err = f.replace(calling, doc, r, next)
 	}
+	tidying, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.tidyTimeout)
+	defer cancel()
+	f.discard(tidying, doc, useless)
+	return failed(err)
+}
+
+// replace has the document name the next body. What is of no use then is the one before, or after an error the next.
+func (f *Firestore) replace(ctx context.Context, doc *firestore.DocumentRef, r Record, next document) (useless document, err error) {
 	var before document
 	err = f.client.RunTransaction(ctx, func(_ context.Context, t *firestore.Transaction) error {
 		present, err := read(t.Get(doc))
@@ -156,31 +176,68 @@ func (f *Firestore) Save(ctx context.Context, owner string, r Record, body []byt
 	})
 	switch {
 	case err == nil:
-		f.discard(ctx, doc, before)
+		return before, nil
 	case errors.Is(err, ErrConflict):
-		f.discard(ctx, doc, next)
+		return next, err
 	}
-	return err // of another one it isn't known whether it was stored: the TTL policy removes what is useless
+	// Of any other error it isn't known: the client library asks again, and what is refused then may have got through before.
+	switch stored, unknown := f.settle(ctx, doc, next); {
+	case unknown != nil: // the TTL policy removes what is useless
+		return document{}, err
+	case stored:
+		return before, nil
+	}
+	return next, err
+}
+
+// settle finds out whether the document names a body although no answer has said so. If it doesn't, it never will: the
+// document is written again as it is, which no attempt survives that is still under way.
+func (f *Firestore) settle(ctx context.Context, doc *firestore.DocumentRef, next document) (stored bool, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.tidyTimeout)
+	defer cancel()
+	err = f.client.RunTransaction(ctx, func(_ context.Context, t *firestore.Transaction) error {
+		present, err := read(t.Get(doc))
+		stored = present.Body == next.Body
+		if err != nil || stored {
+			return err
+		}
+		if present.Owner == "" {
+			present = none(next.Owner, next.Name)
+		}
+		return t.Set(doc, present)
+	})
+	return stored, err
+}
+
+// none is a document that is as good as none: it has expired.
+func none(owner, name string) document {
+	return document{Owner: owner, Name: name, Expires: time.Unix(0, 0)}
 }
 
 // Delete implements Store.
 func (f *Firestore) Delete(ctx context.Context, owner, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	calling, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	doc := f.doc(owner, name)
 	var before document
-	err := f.client.RunTransaction(ctx, func(_ context.Context, t *firestore.Transaction) error {
+	err := f.client.RunTransaction(calling, func(_ context.Context, t *firestore.Transaction) error {
 		present, err := read(t.Get(doc))
-		if err != nil || present.Version == 0 || present.Deleted {
+		if err != nil || present.Deleted {
 			return err
 		}
 		before = present
+		if present.Version == 0 {
+			return t.Set(doc, none(owner, name)) // no save survives that that is still under way
+		}
 		return t.Set(doc, document{Owner: owner, Name: name, Version: present.Version, Expires: time.Now().Add(f.ttl), Deleted: true})
 	})
 	if err != nil {
-		return fmt.Errorf("archive: %w", err)
+		return failed(err)
 	}
-	f.discard(ctx, doc, before)
+	tidying, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.tidyTimeout)
+	defer cancel()
+	f.discard(tidying, doc, before)
+	f.discardStrays(tidying, doc)
 	return nil
 }
 
@@ -188,6 +245,21 @@ func (f *Firestore) Delete(ctx context.Context, owner, name string) error {
 func (f *Firestore) discard(ctx context.Context, doc *firestore.DocumentRef, d document) {
 	_ = each(ctx, d.Parts, func(ctx context.Context, i int) error {
 		_, err := partOf(doc, d.Body, i).Delete(ctx)
+		return err
+	})
+}
+
+// discardStrays removes what calls have left that could not tidy up after themselves, of a document that names no parts.
+func (f *Firestore) discardStrays(ctx context.Context, doc *firestore.DocumentRef) {
+	left, err := doc.Collection(parts).Select().Documents(ctx).GetAll()
+	if err != nil {
+		return
+	}
+	_ = each(ctx, len(left), func(ctx context.Context, i int) error {
+		if left[i].ReadTime.Sub(left[i].CreateTime) < f.strayAge {
+			return nil
+		}
+		_, err := left[i].Ref.Delete(ctx)
 		return err
 	})
 }
@@ -200,13 +272,10 @@ func read(snapshot *firestore.DocumentSnapshot, err error) (d document, _ error)
 	if err == nil {
 		err = snapshot.DataTo(&d)
 	}
-	if err != nil {
-		return d, fmt.Errorf("archive: %w", err)
-	}
-	if time.Now().After(d.Expires) {
+	if err == nil && time.Now().After(d.Expires) {
 		d.Version, d.Deleted = 0, false
 	}
-	return d, nil
+	return d, err
 }
 
 // each runs do for all numbers below n, a few at once.

@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -9,6 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,9 +23,44 @@ type Folder struct {
 	ttl  time.Duration
 }
 
+// tidyEvery is how often what has expired is removed.
+const tidyEvery = time.Hour
+
 // NewFolder returns the Store in root, which is made when it is needed first. Expired records are removed when their
 // owner is listed.
 func NewFolder(root string, ttl time.Duration) *Folder { return &Folder{root, ttl} }
+
+// keepTidy removes what has expired now and then, until the returned function is called.
+func (f *Folder) keepTidy(ctx context.Context) (stop func() error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var work sync.WaitGroup
+	work.Go(func() {
+		tick := time.NewTicker(tidyEvery)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			f.tidy(ctx)
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+			}
+		}
+	})
+	return func() error {
+		cancel()
+		work.Wait()
+		return nil
+	}
+}
+
+// tidy removes what has expired.
+func (f *Folder) tidy(ctx context.Context) {
+	owners, _ := os.ReadDir(f.root) // what can't be read now will be the next time
+	for _, owner := range owners {
+		if ctx.Err() == nil && owner.IsDir() {
+			_, _ = f.List(ctx, owner.Name())
+		}
+	}
+}
 
 // meta is the first line of a record's file; the body follows.
 type meta struct {
@@ -32,16 +70,22 @@ type meta struct {
 	Deleted bool `json:",omitempty"`
 }
 
-// List implements Store.
+// List implements Store. It removes what is of no use, and the owner's folder with it.
 func (f *Folder) List(ctx context.Context, owner string) ([]Record, error) {
 	var records []Record
 	err := f.locked(ctx, owner, func(dir string) error {
-		files, err := filepath.Glob(filepath.Join(dir, "*.record"))
+		files, err := os.ReadDir(dir)
 		if err != nil {
 			return err
 		}
-		for _, path := range files {
-			m, _, err := readRecord(path)
+		for _, file := range files {
+			path := filepath.Join(dir, file.Name())
+			name, isRecord := strings.CutSuffix(file.Name(), recordSuffix)
+			if !isRecord {
+				_ = os.Remove(path) // somebody died while writing it
+				continue
+			}
+			m, err := readMeta(path)
 			if err != nil {
 				return err
 			}
@@ -49,15 +93,14 @@ func (f *Folder) List(ctx context.Context, owner string) ([]Record, error) {
 				_ = os.Remove(path) // else the next time
 				continue
 			}
-			name := filepath.Base(path)
-			records = append(records, Record{name[:len(name)-len(".record")], m.Version, m.Head, m.Deleted})
+			records = append(records, Record{name, m.Version, m.Head, m.Deleted})
 		}
 		return nil
 	})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil // nobody who only asks leaves a folder behind
 	}
-	return records, err
+	return records, failed(err)
 }
 
 // Load implements Store.
@@ -76,17 +119,17 @@ func (f *Folder) Load(ctx context.Context, owner, name string, version int64) (b
 	if errors.Is(err, fs.ErrNotExist) {
 		err = ErrConflict
 	}
-	return body, err
+	return body, failed(err)
 }
 
 // Save implements Store.
 func (f *Folder) Save(ctx context.Context, owner string, r Record, body []byte) error {
-	if err := os.MkdirAll(f.dir(owner), 0o700); err != nil {
-		return fmt.Errorf("archive: %w", err)
+	if err := checkHead(r); err != nil {
+		return err
 	}
-	return f.locked(ctx, owner, func(dir string) error {
+	save := func(dir string) error {
 		path := recordPath(dir, r.Name)
-		present, _, err := readRecord(path)
+		present, err := readMeta(path)
 		if err != nil {
 			return err
 		}
@@ -94,14 +137,23 @@ func (f *Folder) Save(ctx context.Context, owner string, r Record, body []byte) 
 			return ErrConflict
 		}
 		return writeRecord(path, meta{Version: r.Version, Expires: time.Now().Add(f.ttl), Head: r.Head}, body)
-	})
+	}
+	for ctx.Err() == nil {
+		if err := os.MkdirAll(f.dir(owner), 0o700); err != nil {
+			return failed(err)
+		}
+		if err := f.locked(ctx, owner, save); !errors.Is(err, errRemoved) {
+			return failed(err)
+		}
+	}
+	return failed(context.Cause(ctx))
 }
 
 // Delete implements Store.
 func (f *Folder) Delete(ctx context.Context, owner, name string) error {
 	err := f.locked(ctx, owner, func(dir string) error {
 		path := recordPath(dir, name)
-		present, _, err := readRecord(path)
+		present, err := readMeta(path)
 		if err != nil || present.Version == 0 || present.Deleted {
 			return err
 		}
@@ -110,7 +162,7 @@ func (f *Folder) Delete(ctx context.Context, owner, name string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return err
+	return failed(err)
 }
 
 func (f *Folder) dir(owner string) string { return filepath.Join(f.root, owner) }
@@ -118,31 +170,59 @@ func (f *Folder) dir(owner string) string { return filepath.Join(f.root, owner) 
 // lockRetry is how often a lock is tried that another process has.
 const lockRetry = 10 * time.Millisecond
 
-// locked runs f while no other process does the same for the owner. Its error is fs.ErrNotExist where nothing was ever saved.
+// errRemoved says that an owner's folder is not there, or not any more.
+var errRemoved = fmt.Errorf("archive: removed: %w", fs.ErrNotExist)
+
+// locked runs do while no other process does the same for the owner. Its error is errRemoved where nothing is saved.
+// An empty folder goes with who had it last.
 func (f *Folder) locked(ctx context.Context, owner string, do func(dir string) error) (err error) {
 	dir := f.dir(owner)
 	held, err := os.Open(dir) // #nosec G304 -- made of hashes
+	if errors.Is(err, fs.ErrNotExist) {
+		return errRemoved
+	}
 	if err != nil {
-		return fmt.Errorf("archive: %w", err)
+		return err
 	}
 	defer held.Close()
+	if err := lock(ctx, held); err != nil {
+		return err
+	}
+	if !isStill(held, dir) {
+		return errRemoved
+	}
+	defer os.Remove(dir) // fails while anything is in it
+	return do(dir)
+}
+
+// lock waits for the lock of a folder.
+func lock(ctx context.Context, dir *os.File) error {
 	for {
-		err := unix.Flock(int(held.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return do(dir)
-		}
+		err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return fmt.Errorf("archive: %w", err)
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("archive: %w", context.Cause(ctx))
+			return context.Cause(ctx)
 		case <-time.After(lockRetry):
 		}
 	}
 }
 
-func recordPath(dir, name string) string { return filepath.Join(dir, name+".record") }
+// isStill reports whether the folder that is held is the one at the path.
+func isStill(held *os.File, path string) bool {
+	mine, err := held.Stat()
+	if err != nil {
+		return false
+	}
+	present, err := os.Stat(path)
+	return err == nil && os.SameFile(mine, present)
+}
+
+const recordSuffix = ".record"
+
+func recordPath(dir, name string) string { return filepath.Join(dir, name+recordSuffix) }
 
 func writeRecord(path string, m meta, body []byte) error {
 	first, err := json.Marshal(m)
@@ -150,27 +230,51 @@ func writeRecord(path string, m meta, body []byte) error {
 		return err
 	}
 	next := path + ".next"
-	if err := os.WriteFile(next, append(append(first, '\n'), body...), 0o600); err != nil {
-		return err
+	err = os.WriteFile(next, append(append(first, '\n'), body...), 0o600)
+	if err == nil {
+		err = os.Rename(next, path)
 	}
-	return os.Rename(next, path)
+	if err != nil {
+		_ = os.Remove(next) // else when its owner is listed
+	}
+	return err
 }
 
-// readRecord returns version 0 where there is no such file, or an expired one, which is as good as gone.
+// readMeta returns version 0 where there is no such file, or an expired one, which is as good as gone.
+func readMeta(path string) (m meta, err error) {
+	file, err := os.Open(path) // #nosec G304 -- made of hashes
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, nil
+	}
+	if err != nil {
+		return m, err
+	}
+	defer file.Close()
+	return readFirst(bufio.NewReader(file))
+}
+
+// readRecord is readMeta with the body.
 func readRecord(path string) (m meta, body []byte, err error) {
 	text, err := os.ReadFile(path) // #nosec G304 -- made of hashes
 	if errors.Is(err, fs.ErrNotExist) {
 		return m, nil, nil
 	}
 	if err != nil {
-		return m, nil, fmt.Errorf("archive: %w", err)
+		return m, nil, err
 	}
-	first, body, _ := bytes.Cut(text, []byte("\n"))
-	if err := json.Unmarshal(first, &m); err != nil {
-		return m, nil, fmt.Errorf("archive: %s: %w", filepath.Base(path), err)
+	b := bytes.NewBuffer(text)
+	m, err = readFirst(b)
+	return m, b.Bytes(), err
+}
+
+// readFirst reads a record's first line.
+func readFirst(r interface{ ReadBytes(byte) ([]byte, error) }) (m meta, err error) {
+	first, err := r.ReadBytes('\n')
+	if err == nil {
+		err = json.Unmarshal(first, &m)
 	}
-	if time.Now().After(m.Expires) {
+	if err == nil && time.Now().After(m.Expires) {
 		m.Version, m.Deleted = 0, false
 	}
-	return m, body, nil
+	return m, err
 }
