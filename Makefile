@@ -11,7 +11,7 @@ export GOTOOLCHAIN := auto
 export CGO_ENABLED := 0
 export GOFLAGS := $(GOFLAGS) -trimpath
 
-.PHONY: help setup run demo build check test audit bench chaos fuzz clean
+.PHONY: help setup run demo build check test audit bench chaos hostile fuzz clean
 
 help: ## Show this text
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ bench: setup ## Measure everything and write BENCH.md, in a quarter of an hour; 
 
 chaos: setup ## Break one thing after the other for twenty minutes and write infra/chaos/README.md
 	CLAUDE_BIN=$(CLAUDE_BIN) go run ./infra/chaos -report infra/chaos/README.md
+
+hostile: setup ## Let strangers flood a front and two instances for minutes, and measure what known users notice
+	HOSTILE=long CGO_ENABLED=0 go test -count=1 -v -timeout 30m -run TestHostile ./infra/hostile
 
 # A bare "context deadline exceeded" after the minute is go.dev/issue/75804, which Go 1.27 mends, and no finding.
 fuzz: ## Run each fuzz target for a minute

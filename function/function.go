@@ -238,7 +238,7 @@ func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request
 		return nil, nil, err
 	}
 	_ = control.SetReadDeadline(time.Time{}) // not every ResponseWriter has one
-	req, err := decode(body.Bytes)
+	req, err := body.Decode(ctx, decode)
 	return body, req, err
 }
 

@@ -30,10 +30,25 @@ func (p *Pool) Acquire(ctx context.Context, req *api.Request, outage bool) (*Han
 	if err != nil {
 		return nil, err
 	}
-	if err := u.full(); err != nil {
+	trial, err := u.admit(ctx, req)
+	if err != nil {
 		u.leave()
 		return nil, err
 	}
+	h, err := u.acquire(ctx, req, came)
+	if err == nil {
+		if err = p.owner.Admit(ctx, u.id, outage); err == nil { // the lease may have ended while the request waited
+			h.trial = trial
+			return h, nil
+		}
+		h.leave()
+	}
+	trial.end()
+	return nil, err
+}
+
+// acquire waits for the conversation and its process. On an error the request has left.
+func (u *user) acquire(ctx context.Context, req *api.Request, came time.Time) (*Handle, error) {
 	s, err := u.holdFor(ctx, req)
 	if err != nil {
 		u.leave()
@@ -44,20 +59,25 @@ func (p *Pool) Acquire(ctx context.Context, req *api.Request, outage bool) (*Han
 	if err != nil {
 		return nil, err
 	}
-	if err := p.owner.Admit(ctx, u.id, outage); err != nil { // the lease may have ended while the request waited
-		h.leave()
-		return nil, err
-	}
 	h.queued, h.prepared = turn.Sub(came), time.Since(turn)
 	return h, nil
 }
 
 // holdFor takes the slot of the conversation that the request is meant for.
 func (u *user) holdFor(ctx context.Context, req *api.Request) (*slot, error) {
+	if err := u.full(); err != nil {
+		return nil, err
+	}
 	for {
 		s, err := u.pick(req).hold(ctx)
-		if err != nil || s.fits(req) {
-			return s, err
+		switch {
+		case err != nil:
+			return nil, err
+		case u.isRefused(): // as a turn that went before has shown
+			s.finish()
+			return nil, errRefused
+		case s.fits(req):
+			return s, nil
 		}
 		s.yield()
 	}
@@ -115,6 +135,9 @@ func (s *slot) readyWithin(ctx context.Context, req *api.Request) (*Handle, erro
 
 // ready gives the conversation a process with the settings the request wants, and tells how it was found.
 func (s *slot) ready(ctx context.Context, req *api.Request) (how string, err error) {
+	if err := s.learn(ctx); err != nil {
+		return "", err
+	}
 	if s.settings.Permission == "" {
 		s.settings.Permission = s.pool.opts.PermissionMode
 	}
@@ -149,6 +172,9 @@ func (s *slot) ready(ctx context.Context, req *api.Request) (how string, err err
 // spawn gets a process for the conversation, making room for it first: a standby if one fits, else a new one.
 func (s *slot) spawn(ctx context.Context, req *api.Request) (how string, err error) {
 	p := s.pool
+	if s.dir == nil && p.crammed.Load() {
+		return "", api.Overloaded(p.tuning.quotaInterval, "this instance's disk is full")
+	}
 	if err := s.reserve(); err != nil {
 		return "", err
 	}

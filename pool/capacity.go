@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"container/list"
 	"time"
 
@@ -12,18 +13,43 @@ import (
 const knownWithoutFiles = 10
 
 // line is conversations at rest, the one that was used longest ago first. The pool's lock guards it.
-type line struct{ list list.List }
+type line struct {
+	list list.List
+	last *list.Element // that was put in its place last, if it is still there
+}
 
-// addLocked puts a conversation in its place, which mostly is the end.
+// addLocked puts a conversation in its place, which is the end, or near that of the one before where all of a user's are
+// put back.
 func (l *line) addLocked(c *conversation) *list.Element {
 	at := l.list.Back()
-	for at != nil && at.Value.(*conversation).lastUsed.After(c.lastUsed) {
+	if l.last != nil && isLater(at, c) {
+		at = l.last
+		for next := at.Next(); next != nil && !isLater(next, c); next = at.Next() {
+			at = next
+		}
+	}
+	for at != nil && isLater(at, c) {
 		at = at.Prev()
 	}
 	if at == nil {
-		return l.list.PushFront(c)
+		l.last = l.list.PushFront(c)
+	} else {
+		l.last = l.list.InsertAfter(c, at)
 	}
-	return l.list.InsertAfter(c, at)
+	return l.last
+}
+
+// isLater reports whether the conversation at a place was used after the other.
+func isLater(at *list.Element, c *conversation) bool {
+	return at != nil && at.Value.(*conversation).lastUsed.After(c.lastUsed)
+}
+
+// removeLocked takes a conversation out.
+func (l *line) removeLocked(at *list.Element) {
+	if l.last == at {
+		l.last = at.Prev()
+	}
+	l.list.Remove(at)
 }
 
 // firstLocked is the conversation that was used longest ago, or nil.
@@ -62,7 +88,7 @@ func (p *Pool) room() int {
 }
 
 // reserve takes room for one more process of the slot's user. Where there is none, the process that has been idle for
-// longest gives way: the user's own if the user has too many, else anybody's.
+// longest gives way: the user's own if the user has too many, else an unproven user's, else anybody's.
 func (s *slot) reserve() error {
 	p := s.pool
 	for {
@@ -95,10 +121,21 @@ func (u *user) tryReserve() (victim *slot, ofUser, ok bool) {
 	if ofUser {
 		from = &u.idle
 	}
-	if c := from.firstLocked(); c != nil {
+	if c := from.nextVictimLocked(); c != nil {
 		victim = c.takeLocked()
 	}
 	return victim, ofUser, false
+}
+
+// nextVictimLocked is the conversation that gives way first, or nil: an unproven user's, else the one that was used longest
+// ago.
+func (l *line) nextVictimLocked() *conversation {
+	for e := l.list.Front(); e != nil; e = e.Next() {
+		if c := e.Value.(*conversation); c.user.isUnproven() {
+			return c
+		}
+	}
+	return l.firstLocked()
 }
 
 // crowded reports whether the user has as many conversations with files as may be.
@@ -114,7 +151,10 @@ func (p *Pool) takeLongestUnused(of *user) *slot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if of != nil {
-		return of.longestUnusedLocked()
+		if c := of.longestUnusedLocked(); c != nil {
+			return c.takeLocked()
+		}
+		return nil
 	}
 	for _, l := range []*line{&p.dormant, &p.idle} {
 		for e := l.list.Front(); e != nil; e = e.Next() {
@@ -126,8 +166,36 @@ func (p *Pool) takeLongestUnused(of *user) *slot {
 	return nil
 }
 
-func (u *user) longestUnusedLocked() *slot {
+// takeOfTooLarge takes the slot of what a user has used longest ago who has more than there may be.
+func (p *Pool) takeOfTooLarge() *slot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	most := p.tooMuch()
+	return p.takeOfLargestLocked(func(u *user) bool { return !u.space.within(most) })
+}
+
+// takeOfUnproven takes the slot of what the unproven user has used longest ago who has most.
+func (p *Pool) takeOfUnproven() *slot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.takeOfLargestLocked((*user).isUnproven)
+}
+
+func (p *Pool) takeOfLargestLocked(such func(*user) bool) *slot {
 	var victim *conversation
+	for _, u := range p.users {
+		if such(u) && (victim == nil || u.space.Bytes > victim.user.space.Bytes) {
+			victim = cmp.Or(u.longestUnusedLocked(), victim)
+		}
+	}
+	if victim == nil {
+		return nil
+	}
+	return victim.takeLocked()
+}
+
+// longestUnusedLocked is, of the user's conversations whose files may give way, the one that was used longest ago.
+func (u *user) longestUnusedLocked() (victim *conversation) {
 	for _, c := range u.conversations {
 		if !c.mayLoseFilesLocked() {
 			continue
@@ -137,10 +205,7 @@ func (u *user) longestUnusedLocked() *slot {
 			victim = c
 		}
 	}
-	if victim == nil {
-		return nil
-	}
-	return victim.takeLocked()
+	return victim
 }
 
 // mayLoseFilesLocked reports whether the conversation has files that nobody uses or saves. Where the archive has an older
@@ -158,9 +223,12 @@ func (s *slot) withoutFiles() {
 	defer s.pool.mu.Unlock()
 	u := s.user
 	s.setDirLocked(nil)
-	u.wrote = true // to be measured anew
+	s.pool.wrote[u] = true // to be measured anew
 	if s.mirror.fresh && !s.mirror.off && len(u.conversations)-u.workspaces < knownWithoutFiles*s.pool.opts.MaxConversations {
 		s.mirror.fetch = true
+		if s.mirror.apart {
+			s.settings = cli.Settings{} // they come back with the transcript
+		}
 		return
 	}
 	s.loseLocked()

@@ -220,7 +220,7 @@ func TestClaims_WhatGoesWrongBeforeTheTurnIsNobodyElsesConcern(t *testing.T) {
 	body, finish := io.Pipe()
 	answer := make(chan reply, 1)
 	during(func(a pool.Adoption) {
-		r, err := http.NewRequest(http.MethodPost, s.broker+"/v1/messages", body)
+		r, err := http.NewRequest(http.MethodPost, a.BrokerURL()+"/v1/messages", body)
 		assert.NoError(t, err)
 		r.Header.Set("Authorization", "Bearer "+a.Secret())
 		go func() {

@@ -10,6 +10,9 @@ import (
 	"claudepool/pool/cli"
 )
 
+// knownFormer is how many former tokens of a user are remembered; what an older one leads to is looked up again.
+const knownFormer = 16
+
 // conversation is one of a user's conversations. It outlives its process: a conversation whose process was reaped is
 // resumed from its transcript. What isn't here is in its slot.
 type conversation struct {
@@ -61,10 +64,8 @@ func (u *user) pick(req *api.Request) *conversation {
 		c.named = true
 		return c
 	case len(history) > 0:
-		for _, c := range u.conversations {
-			if c.settled && c.digest == digest {
-				return c
-			}
+		for c := range u.settled[digest] {
+			return c
 		}
 		return u.beginLocked(uuid.NewString(), history, digest)
 	}
@@ -76,9 +77,31 @@ func (u *user) pick(req *api.Request) *conversation {
 
 func (u *user) beginLocked(id string, history []api.Message, digest [32]byte) *conversation {
 	s := u.newConversation(id, uuid.NewString(), history, digest)
-	u.conversations[id] = s.conversation
+	s.joinLocked()
 	s.restLocked()
 	return s.conversation
+}
+
+// joinLocked makes the conversation known as one of its user's.
+func (c *conversation) joinLocked() {
+	c.user.conversations[c.id] = c
+	c.settleLocked(c.digest, c.settled)
+}
+
+// settleLocked notes what has been said in the conversation, and whether that is right.
+func (c *conversation) settleLocked(digest [32]byte, settled bool) {
+	known := c.user.settled
+	if delete(known[c.digest], c); len(known[c.digest]) == 0 {
+		delete(known, c.digest)
+	}
+	c.digest, c.settled = digest, settled
+	if !settled || c.gone {
+		return
+	}
+	if known[digest] == nil {
+		known[digest] = make(map[*conversation]bool, 1)
+	}
+	known[digest][c] = true
 }
 
 // fits reports whether the conversation still is the one the request is meant for: a turn that went before may have
@@ -90,8 +113,19 @@ func (s *slot) fits(req *api.Request) bool {
 	return s.digest == req.HistoryDigest()
 }
 
-// finish gives the slot back after a request. Nothing is kept of a conversation that has never begun: its history may be
-// large.
+// takeAtRest takes the slots of all the user's conversations that nobody holds.
+func (u *user) takeAtRest() (taken []*slot) {
+	u.pool.mu.Lock()
+	defer u.pool.mu.Unlock()
+	for _, c := range u.conversations {
+		if !c.heldLocked() {
+			taken = append(taken, c.takeLocked())
+		}
+	}
+	return taken
+}
+
+// finish gives the slot back after a request.
 func (s *slot) finish() {
 	if s.process != nil && !s.process.Alive() {
 		s.end()
@@ -99,9 +133,6 @@ func (s *slot) finish() {
 	p := s.pool
 	p.mu.Lock()
 	s.lastUsed, s.rested = time.Now(), false
-	if s.process == nil && s.dir == nil && !s.mirror.fetch && len(s.waiters) == 0 {
-		s.loseLocked()
-	}
 	p.mu.Unlock()
 	s.yield()
 }
@@ -117,8 +148,10 @@ func (s *slot) lose() {
 func (c *conversation) loseLocked() {
 	if c.dir != nil && !c.gone {
 		c.user.workspaces--
+		c.pool.wrote[c.user] = true // to be measured anew
 	}
 	c.gone = true
+	c.settleLocked(c.digest, c.settled)
 	c.leaveLinesLocked()
 	if c.user.standard == c {
 		c.user.standard = nil
@@ -155,6 +188,9 @@ func (from *user) bequeath(to *user, held []*slot, copied map[*conversation]int6
 	defer p.mu.Unlock()
 	moved := make(map[*slot]*slot)
 	for _, old := range held {
+		if copied[old.conversation] == 0 && old.mirror.fetch {
+			continue // all that is of it is where it is
+		}
 		if there := to.conversations[old.id]; there != nil {
 			if copied[old.conversation] == 0 || !there.unusedCopyLocked(old.conversation) {
 				continue
@@ -163,11 +199,8 @@ func (from *user) bequeath(to *user, held []*slot, copied map[*conversation]int6
 		}
 		moved[old] = to.receiveLocked(old, copied[old.conversation])
 	}
-	if to.inherited == nil {
-		to.inherited = make(map[string]bool)
-	}
-	to.inherited[from.id] = true
-	to.wrote = true
+	to.inherited = append(to.inherited[max(0, len(to.inherited)+1-knownFormer):], from.id)
+	p.wrote[to] = true
 	return moved
 }
 
@@ -180,10 +213,11 @@ func (to *user) receiveLocked(old *slot, version int64) *slot {
 	c.setDirLocked(old.dir)
 	c.mirror = mirror{off: old.mirror.off}
 	if version > 0 {
-		c.mirror = mirror{version: version, fresh: old.mirror.fresh, fetch: old.mirror.fetch}
+		c.mirror = mirror{version: version, fresh: old.mirror.fresh, fetch: old.mirror.fetch,
+			apart: old.mirror.fetch && old.mirror.apart || recordOf(old.settings).isLarge()}
 	}
-	s.settings, s.dirty, s.goodTurn = old.settings, old.dirty, old.goodTurn
-	to.conversations[c.id] = c
+	s.settings, s.dirty, s.goodTurn, s.answered = old.settings, old.dirty, old.goodTurn, old.answered
+	s.joinLocked()
 	if old.user.standard == old.conversation && to.standard == nil {
 		to.standard = c
 	}

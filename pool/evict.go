@@ -2,11 +2,17 @@ package pool
 
 import "claudepool/pool/api"
 
+// mostAtOnce bounds how many conversations' files give way in one round where the disk is short: some file systems tell
+// only later what has become free.
+const mostAtOnce = 16
+
 // evictFiles has the files give way that were used longest ago: the user's, or with nil anybody's. It reports whether there
-// were any that nobody uses. What the archive has all of comes back from there; another conversation is forgotten, and
-// begins anew when somebody asks for it.
-func (p *Pool) evictFiles(of *user) bool {
-	s := p.takeLongestUnused(of)
+// were any that nobody uses.
+func (p *Pool) evictFiles(of *user) bool { return p.evict(p.takeLongestUnused(of)) }
+
+// evict removes the files of a conversation, unless it is nil. What the archive has all of comes back from there; another
+// conversation is forgotten, and begins anew when somebody asks for it.
+func (p *Pool) evict(s *slot) bool {
 	if s == nil {
 		return false
 	}
@@ -22,3 +28,35 @@ func (p *Pool) evictFiles(of *user) bool {
 	p.goes(s.user.settle)
 	return true
 }
+
+// makeRoom has files give way while too little of the disk is free. While nothing can give way, no conversation begins.
+func (p *Pool) makeRoom() {
+	crammed := false
+	for range mostAtOnce {
+		d, err := p.tuning.disk(p.opts.Workspaces)
+		if err != nil {
+			p.opts.Logger.Error("the disk's room can't be told", "error", err)
+			break
+		}
+		missing := d.missing()
+		if missing == (Space{}) {
+			break
+		}
+		if p.evict(p.takeOfTooLarge()) {
+			continue
+		}
+		if !missing.within(p.measured()) {
+			p.opts.Logger.Warn("the disk is short, not by what users have", "free_bytes", d.free.Bytes, "free_files", d.free.Files)
+			break
+		}
+		if crammed = !p.evictForRoom(); crammed {
+			p.opts.Logger.Error("no conversation can begin: the disk is short and all files are in use", "free_bytes", d.free.Bytes,
+				"free_files", d.free.Files)
+			break
+		}
+	}
+	p.crammed.Store(crammed)
+}
+
+// evictForRoom has the files of the unproven user give way who has most, else those used longest ago.
+func (p *Pool) evictForRoom() bool { return p.evict(p.takeOfUnproven()) || p.evictFiles(nil) }

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"slices"
 	"syscall"
 	"time"
 
@@ -47,6 +48,9 @@ func (a Adoption) Stop() { _ = a.s.proc.Signal(syscall.SIGSTOP) }
 // Secret is what the standby knows itself by at the broker.
 func (a Adoption) Secret() string { return a.s.proc.Secret() }
 
+// BrokerURL is where the broker serves the standby.
+func (a Adoption) BrokerURL() string { return a.s.proc.BrokerURL() }
+
 // Open is the number of the standby's calls under way.
 func (a Adoption) Open() int { return a.s.proc.Calls() }
 
@@ -74,7 +78,7 @@ func (p *Pool) Blanks() int {
 func (p *Pool) StandbyPIDs() (pids []int) {
 	p.standbys.mu.Lock()
 	defer p.standbys.mu.Unlock()
-	for _, s := range p.standbys.ready {
+	for _, s := range slices.Backward(p.standbys.ready) {
 		pids = append(pids, s.proc.PID())
 	}
 	return pids
@@ -100,6 +104,46 @@ func (p *Pool) Conversations() (n int) {
 	return n
 }
 
+// Former is how many former tokens of a user are remembered.
+func (p *Pool) Former(user string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.users[user].inherited)
+}
+
+// Sound looks whether conversations are found by what has been said in them, no others are, and all stand in their lines in
+// the order of their last use.
+func (p *Pool) Sound() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, u := range p.users {
+		found := 0
+		for digest, known := range u.settled {
+			for c := range known {
+				if found++; c.digest != digest || !c.settled || u.conversations[c.id] != c {
+					return errors.New("found by what hasn't been said")
+				}
+			}
+		}
+		for _, c := range u.conversations {
+			if c.settled {
+				found--
+			}
+		}
+		if found != 0 {
+			return errors.New("not all can be found")
+		}
+	}
+	for _, l := range []*line{&p.idle, &p.dormant} {
+		for at := l.list.Front(); at != nil && at.Next() != nil; at = at.Next() {
+			if isLater(at, at.Next().Value.(*conversation)) {
+				return errors.New("a line is out of order")
+			}
+		}
+	}
+	return nil
+}
+
 // Doom has all processes' turns end, also those that have just ended.
 func (p *Pool) Doom() {
 	for _, s := range p.processes() {
@@ -107,8 +151,30 @@ func (p *Pool) Doom() {
 	}
 }
 
-// CheckSpace measures the workspaces now.
-func (p *Pool) CheckSpace() { p.checkSpace() }
+// SetSlice changes how long each user is measured at a time.
+func (o *Options) SetSlice(d time.Duration) { o.tune().quotaSlice = d }
+
+// SetDisk has the disk be as f says: what it has, and what of it is free.
+func (o *Options) SetDisk(f func() (total, free Space)) {
+	o.tune().disk = func(string) (disk, error) {
+		total, free := f()
+		return disk{total, free}, nil
+	}
+}
+
+// CheckSpace measures the workspaces now, and makes room where the disk is short.
+func (p *Pool) CheckSpace() {
+	p.meter.round()
+	p.makeRoom()
+}
+
+// EvictLargest has files of the user give way who has most, as if nobody were proven.
+func (p *Pool) EvictLargest() bool {
+	p.mu.Lock()
+	s := p.takeOfLargestLocked(func(*user) bool { return true })
+	p.mu.Unlock()
+	return p.evict(s)
+}
 
 // CheckMemory looks at the memory of all processes now, as if they might have limit bytes each.
 func (p *Pool) CheckMemory(limit int64) { p.checkMemory(limit) }

@@ -7,6 +7,7 @@ import (
 
 	"claudepool/pool/api"
 	"claudepool/pool/cli"
+	"claudepool/pool/confine"
 )
 
 // What ends a turn before its result, beside its client.
@@ -23,6 +24,7 @@ type Handle struct {
 	req    *api.Request
 	how    string
 	failed bool // the turn has begun and hasn't gone well
+	trial  *trial
 
 	queued, prepared time.Duration // waited for the conversation, and then for its process
 }
@@ -81,7 +83,10 @@ func (h *Handle) run(ctx context.Context, sent func(), emit func(context.Context
 
 // conclude notes what a turn that went well did to the conversation.
 func (h *Handle) conclude(end *cli.Outcome) {
-	h.failed, h.dirty, h.seed = false, false, nil
+	h.failed, h.dirty, h.seed, h.answered = false, false, nil, true
+	if !h.user.isUnproven() { // a good end alone is no proof: some commands the CLI answers without the API
+		h.user.prove()
+	}
 	if end.Assistant != "" {
 		h.goodTurn = end.Assistant
 	}
@@ -103,7 +108,8 @@ func (h *Handle) explain(err error) error {
 	case errors.Is(err, errMemory):
 		return api.BadGateway("the turn used more memory than a process may")
 	case errors.Is(err, errQuota):
-		return api.Invalid("the turn filled the user's workspaces beyond %d bytes or %d files", opts.Quota.Bytes, opts.Quota.Files)
+		return api.Invalid("the turn filled the user's workspaces beyond %d bytes or %d files, or %d levels of folders", opts.Quota.Bytes,
+			opts.Quota.Files, confine.MaxDepth)
 	case errors.Is(err, ErrClosing):
 		return api.Unavailable(time.Second, "the instance is shutting down")
 	}
@@ -113,7 +119,10 @@ func (h *Handle) explain(err error) error {
 // Release gives the conversation to the next in line. If the turn failed, the conversation first forgets it, which
 // doesn't keep the caller waiting.
 func (h *Handle) Release() {
+	h.trial.end()
 	switch {
+	case h.user.isRefused():
+		h.pool.goes(h.forsake)
 	case !h.failed:
 		h.save()
 		h.letGo()

@@ -168,14 +168,20 @@ func TestHandoff_WhatIsTooLargeOrChangedIsNotGoneOnWith(t *testing.T) {
 
 	files := records(t, dir)
 	require.Len(t, files, 1)
-	text, err := os.ReadFile(files[0])
-	require.NoError(t, err)
-	text[len(text)-1] ^= 1
-	require.NoError(t, os.WriteFile(files[0], text, 0o600))
+	damage(t, files[0])
 	second := newScriptedService(t, keepingIn(store))
 	require.Equal(t, http.StatusServiceUnavailable, second.ask("bob", "two", nil).status, "nothing of it is believed")
 	second.ask("ada", "new", nil).text(t)
 	require.Equal(t, []string{"user: new"}, second.lastCall().Messages())
+}
+
+// damage changes the end of a file.
+func damage(t *testing.T, path string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	text[len(text)-1] ^= 1
+	require.NoError(t, os.WriteFile(path, text, 0o600))
 }
 
 // flaky is an archive that can be away, or lose the answer to what it has saved.

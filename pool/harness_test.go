@@ -43,7 +43,9 @@ type owner struct {
 	refusal  error
 	admitted []string
 	released []string
-	during   func() // nil: nothing
+	proven   map[string]bool
+	homes    map[string]bool // of those released
+	during   func()          // nil: nothing
 }
 
 // onAdmit has f called when somebody asks to be let in.
@@ -80,10 +82,37 @@ func (o *owner) admittedUsers() []string {
 	return append([]string(nil), o.admitted...)
 }
 
-func (o *owner) Release(_ context.Context, user string, _ bool) error {
+func (o *owner) Release(_ context.Context, user string, keepHome bool) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.released = append(o.released, user)
+	if o.homes == nil {
+		o.homes = make(map[string]bool)
+	}
+	o.homes[user] = keepHome
+	return nil
+}
+
+// hasHome reports whether the user's next claim is to prefer this instance.
+func (o *owner) hasHome(user string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.homes[user]
+}
+
+func (o *owner) Proven(user string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.proven[user]
+}
+
+func (o *owner) Prove(_ context.Context, user string) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.proven == nil {
+		o.proven = make(map[string]bool)
+	}
+	o.proven[user] = true
 	return nil
 }
 
@@ -103,8 +132,6 @@ type service struct {
 	keys  hop.Keys
 	logs  *logBuffer
 	root  string
-
-	broker string // its URL
 }
 
 type logBuffer struct {
@@ -130,7 +157,7 @@ func newService(t testing.TB, change func(*pool.Options)) *service {
 	return newServiceWith(t, nil, change)
 }
 
-// newServiceWith starts a service whose processes are confined, unless confinement is nil, and may connect to the broker.
+// newServiceWith starts a service whose processes are confined, unless confinement is nil.
 func newServiceWith(t testing.TB, confinement *confine.Confinement, change func(*pool.Options)) *service {
 	t.Helper()
 	cli, err := pooltest.RealCLI()
@@ -158,21 +185,17 @@ func startService(t testing.TB, cli string, confinement *confine.Confinement, ch
 	t.Cleanup(s.api.Close)
 	upstream, err := url.Parse(s.api.URL())
 	require.NoError(t, err)
-	b, err := broker.New(broker.Options{Upstream: upstream, Logger: log})
-	require.NoError(t, err)
+	b := broker.New(broker.Options{Upstream: upstream, Logger: log})
 	t.Cleanup(b.Close)
 	parent := t.TempDir()
 	require.NoError(t, os.Chmod(filepath.Dir(parent), 0o711)) // made for this uid alone
 	folder, err := confine.LockFolder(filepath.Join(parent, "workspaces"), log)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, folder.Close()) })
-	if confinement != nil {
-		confinement.Connect = append(confinement.Connect, b.Port())
-	}
 	launcher, err := confine.New(confine.Options{Root: folder.Path(), Logger: log, Confinement: confinement})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, launcher.Close()) })
-	s.root, s.broker = folder.Path(), b.URL()
+	s.root = folder.Path()
 	opts := pool.Options{
 		Logger: log, Launcher: launcher, Broker: b, ClaudeBin: cli, Workspaces: folder.Path(),
 		MaxProcesses: 8, MaxProcessesPerUser: 4, MaxConversations: 100, QueueLimit: 32, MaxProcessRSS: 4 << 30, Quota: pool.Space{Bytes: 1 << 30, Files: 100_000},

@@ -5,11 +5,15 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"claudepool/infra/archive"
 	"claudepool/pool/api"
 	"claudepool/pool/broker"
-	"claudepool/pool/seal"
 )
 
 // A token is its user's identity. Who comes with a new one and with the one before is the same person: what was the
@@ -20,6 +24,10 @@ const (
 	busyRetry = time.Second
 	// forgetWait is how long a deletion waits for running turns: its answer is no stream, so fronts don't wait for long.
 	forgetWait = 45 * time.Second
+	// copiesAtOnce bounds the memory that moving conversations takes: each may have a few times ArchiveMaxBytes.
+	copiesAtOnce = 2
+	// deletesAtOnce is how many conversations are deleted at a time.
+	deletesAtOnce = 8
 )
 
 // inherit makes the conversations of the former user the present one's, unless that has been done. It waits for their
@@ -37,6 +45,9 @@ func (u *user) inherit(ctx context.Context, req, former *api.Request, outage boo
 		return err
 	}
 	defer from.leave()
+	if from.standing.proven.Load() { // who shows a token that the API has accepted is no stranger with the next one
+		u.prove()
+	}
 	if err := from.recallAll(ctx, former); err != nil {
 		return err
 	}
@@ -45,6 +56,9 @@ func (u *user) inherit(ctx context.Context, req, former *api.Request, outage boo
 		return err
 	}
 	defer yieldAll(held)
+	if !from.awaitMirrored() {
+		return api.Unavailable(busyRetry, "a conversation is still being saved, try again")
+	}
 	copied, err := from.reseal(ctx, u, held)
 	if err != nil {
 		return err
@@ -53,74 +67,111 @@ func (u *user) inherit(ctx context.Context, req, former *api.Request, outage boo
 	defer yieldAll(slices.Collect(maps.Values(moved)))
 	for old, s := range moved {
 		s.adopted(old, credentialOf(former), credentialOf(req))
-		if copied[old.conversation] > 0 {
-			p.goes(func() { old.conversation.forgetArchived() })
-		} else {
+		if copied[old.conversation] == 0 {
 			s.save()
 		}
 	}
+	_ = each(context.WithoutCancel(ctx), held, deletesAtOnce, func(s *slot) error { // before anybody can be given the former user
+		if copied[s.conversation] > 0 && moved[s] != nil {
+			s.forgetArchived()
+		}
+		return nil
+	})
 	signal(p.changed)
 	p.opts.Logger.Info("a user's token was replaced", "user", api.ShortUser(u.id), "former", api.ShortUser(from.id), "conversations", len(moved))
 	return nil
 }
 
-// holdAll takes the slots of all the user's conversations, or of that of one session, and waits until nothing of them is
-// being saved. On an error none is held.
+// holdAll takes the slots of all the user's conversations, or of that of one session. On an error none is held. They are
+// taken in the order of their ids, so that two who take all of them don't wait for each other.
 func (u *user) holdAll(ctx context.Context, session string) (held []*slot, err error) {
-	for c := u.nextToHold(session, held); c != nil; c = u.nextToHold(session, held) {
-		s, err := c.hold(ctx)
-		if err != nil {
-			yieldAll(held)
-			return nil, err
+	for {
+		known := u.conversationsOf()
+		for _, id := range slices.Sorted(maps.Keys(known)) {
+			if session != "" && session != id {
+				continue
+			}
+			s, err := known[id].hold(ctx)
+			if err != nil {
+				yieldAll(held)
+				return nil, err
+			}
+			held = append(held, s)
 		}
-		held = append(held, s)
-	}
-	if !u.awaitMirrored() {
+		if u.isHeldBy(held, session) {
+			return held, nil
+		}
 		yieldAll(held)
-		return nil, api.Unavailable(busyRetry, "a conversation is still being saved, try again")
+		held = nil
 	}
-	// Turns that ended meanwhile may have begun others, and who held a slot before may have taken its conversation away.
-	gone := slices.ContainsFunc(held, func(s *slot) bool { return s.gone })
-	if gone || u.nextToHold(session, held) != nil {
-		yieldAll(held)
-		return u.holdAll(ctx, session)
-	}
-	return held, nil
 }
 
+// yieldAll puts slots down, the last one used first, which is how their line takes them up fastest.
 func yieldAll(held []*slot) {
+	slices.SortFunc(held, func(a, b *slot) int { return b.lastUsed.Compare(a.lastUsed) })
 	for _, s := range held {
 		s.yield()
 	}
 }
 
+// each does something with slots, some at a time. None is begun with after the first error.
+func each(ctx context.Context, held []*slot, atOnce int, do func(*slot) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(atOnce)
+	for _, s := range held {
+		group.Go(func() error {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return do(s)
+		})
+	}
+	return group.Wait()
+}
+
 // reseal copies what the archive has of the held conversations to where the heir will look for it, and returns under
-// which versions. What it had copied when it failed before may be old by now and is copied again.
+// which versions. What it had copied when it failed before may be old by now and is copied again. One that can't be
+// copied, now or ever, is left out.
 func (from *user) reseal(ctx context.Context, to *user, held []*slot) (copied map[*conversation]int64, err error) {
 	p := from.pool
 	copied = make(map[*conversation]int64)
-	for _, s := range held {
+	var mu sync.Mutex // guards copied
+	err = each(ctx, held, copiesAtOnce, func(s *slot) error {
 		plan, moves := s.planCopy(to)
 		if !moves {
-			continue
+			return nil
 		}
-		name := from.keys.Name(plan.head.Session)
-		sealed, err := p.vault.load(ctx, from.keys, name, plan.from)
-		if err == nil {
-			sealed, err = from.keys.Open(sealed, seal.Place{Name: name, Version: plan.from, Part: "body"})
-		}
-		if err == nil {
-			err = p.vault.save(to.keys, plan.head, plan.to, sealed)
-		}
+		err := from.copyTo(ctx, to, plan)
 		if err != nil {
 			p.opts.Logger.Warn("an archived conversation can't be moved", "user", api.ShortUser(from.id), "error", err)
-			from.dropRecall(nil) // another instance may know more
-			to.dropRecall(nil)
-			return nil, api.Unavailable(busyRetry, "the conversations of the previous token can't be moved now, try again")
 		}
+		if errors.Is(err, archive.ErrPermanent) {
+			return nil
+		}
+		mu.Lock()
+		defer mu.Unlock()
 		copied[s.conversation] = plan.to
+		return err
+	})
+	if err != nil {
+		from.dropRecall(nil) // another instance may know more
+		to.dropRecall(nil)
+		return nil, api.Unavailable(busyRetry, "the conversations of the previous token can't be moved now, try again")
 	}
 	return copied, nil
+}
+
+// copyTo carries a copying out.
+func (from *user) copyTo(ctx context.Context, to *user, plan copying) error {
+	vault := from.pool.vault
+	zipped, apart, err := vault.load(ctx, from.keys, plan.head.Session, plan.from)
+	if err != nil {
+		return err
+	}
+	if plan.apart && apart != nil {
+		plan.head.Settings = *apart
+	}
+	return vault.save(context.WithoutCancel(ctx), to.keys, plan.head, plan.to, zipped)
 }
 
 // adopted makes what was another user's the slot's user's: the process's calls carry the new token, and the workspace is
@@ -162,20 +213,30 @@ func (p *Pool) Forget(ctx context.Context, req *api.Request, outage bool) (delet
 		return 0, err
 	}
 	defer yieldAll(held)
-	for _, s := range held {
-		if err := s.delete(); err != nil {
-			return deleted, err
+	var gone atomic.Int64
+	err = each(ctx, held, deletesAtOnce, func(s *slot) error {
+		if err := s.delete(ctx); err != nil {
+			return err
 		}
-		deleted++
-	}
-	return deleted, nil
+		gone.Add(1)
+		return nil
+	})
+	return int(gone.Load()), err
 }
 
-// delete deletes the conversation, the archive's copy first: while that is there, the conversation is.
-func (s *slot) delete() error {
-	p := s.pool
-	if err := s.conversation.deleteArchived(); err != nil {
-		p.opts.Logger.Warn("an archived conversation can't be deleted", "user", api.ShortUser(s.user.id), "error", err)
+// delete deletes the conversation, the archive's copy first: while that is there, the conversation is. What was about to
+// be saved isn't any more.
+func (s *slot) delete(ctx context.Context) error {
+	err := s.stopSaving(ctx)
+	if err == nil {
+		err = s.conversation.deleteArchived()
+	}
+	if err != nil {
+		s.spare()
+		s.pool.opts.Logger.Warn("an archived conversation can't be deleted", "user", api.ShortUser(s.user.id), "error", err)
+		if errors.Is(err, archive.ErrPermanent) {
+			return api.BadGateway("not all could be deleted")
+		}
 		return api.Unavailable(busyRetry, "not all could be deleted now, try again")
 	}
 	if s.process != nil {

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"time"
@@ -22,9 +23,13 @@ type mirror struct {
 	version int64 // the archive's, as far as known here; 0 is none
 	next    *head // to be saved, when what is being saved has been
 	busy    bool
-	off     bool // somebody else goes on with it, or it is too large
-	fresh   bool // the archive has all that was said in good turns
-	fetch   bool // the archive's transcript has to replace what is here; changed by nobody but who has the slot
+	stop    context.CancelFunc // ends what is being saved; nil before it is
+	done    chan struct{}      // closed when nothing is being saved any more
+	off     bool               // somebody else goes on with it, or it is too large
+	doomed  bool               // to be deleted
+	fresh   bool               // the archive has all that was said in good turns
+	fetch   bool               // the archive's transcript has to replace what is here; changed by nobody but who has the slot
+	apart   bool               // the archive has the settings with the transcript: while that is to be fetched they aren't here
 }
 
 // askOnce returns what the archive is asked about the user, and whether it is to be asked now.
@@ -107,14 +112,15 @@ func (u *user) enroll(version int64, h *head) {
 	}
 	s := u.newConversation(h.Session, h.Born, nil, [32]byte{})
 	copy(s.digest[:], h.Digest)
-	s.named, s.mirror = h.Named, mirror{version: version, fresh: true, fetch: true}
-	s.settings, s.goodTurn = settings, h.GoodTurn
+	s.named, s.mirror = h.Named, mirror{version: version, fresh: true, fetch: true, apart: h.Apart}
+	s.settings, s.goodTurn, s.answered = settings, h.GoodTurn, true
+	u.standing.proven.Store(true) // or nothing would have been saved
 	isStandard := h.Standard || c != nil && u.standard == c
 	if c != nil {
 		s.setDirLocked(c.dir)
 		c.loseLocked()
 	}
-	u.conversations[s.id] = s.conversation
+	s.joinLocked()
 	if isStandard {
 		u.standard = s.conversation
 	}
@@ -145,7 +151,7 @@ func (s *slot) save() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	u, m := s.user, &s.conversation.mirror
-	if m.off || u.keys == nil {
+	if m.off || m.doomed || u.keys == nil {
 		return
 	}
 	h.Standard = u.standard == s.conversation
@@ -153,14 +159,15 @@ func (s *slot) save() {
 	if m.busy {
 		return
 	}
-	m.busy = true
+	m.busy, m.done = true, make(chan struct{})
 	if u.mirroring == 0 {
 		u.mirrored = make(chan struct{})
 	}
 	u.mirroring++
-	c, dir := s.conversation, s.dir
+	c, dir, done := s.conversation, s.dir, m.done
 	p.goes(func() {
 		c.mirrorAll(dir)
+		close(done)
 		u.hasMirrored()
 	})
 }
@@ -174,23 +181,25 @@ func (u *user) hasMirrored() {
 	}
 }
 
-// nextToMirror is what is to be saved now, and in which version. Nil ends the saving.
-func (c *conversation) nextToMirror() (next *head, version int64) {
+// nextToMirror is what is to be saved now, and in which version. Nil ends the saving. ctx ends when it isn't to be saved
+// any more; that the pool closes is no reason.
+func (c *conversation) nextToMirror() (ctx context.Context, next *head, version int64) {
 	p := c.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	next = c.mirror.next
-	c.mirror.next = nil
-	c.mirror.busy = next != nil
-	return next, c.mirror.version + 1
+	m := &c.mirror
+	next, m.next = m.next, nil
+	m.busy = next != nil
+	ctx, m.stop = context.WithCancel(context.WithoutCancel(p.life))
+	return ctx, next, m.version + 1
 }
 
 // setVersion notes what the archive has, and whether that is what was said last.
-func (c *conversation) setVersion(version int64, isNewest bool) {
+func (c *conversation) setVersion(version int64, isNewest, isApart bool) {
 	p := c.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c.mirror.version, c.mirror.fresh = version, isNewest && c.mirror.next == nil
+	c.mirror.version, c.mirror.fresh, c.mirror.apart = version, isNewest && c.mirror.next == nil, isApart
 }
 
 // keepForRetry has the same saved again if nothing newer is to be, unless the user is somebody else's by now: who has
@@ -200,7 +209,7 @@ func (c *conversation) keepForRetry(h *head) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case !c.user.owned || p.life.Err() != nil:
+	case !c.user.owned || c.mirror.doomed || p.life.Err() != nil:
 		c.mirror.next = nil
 	case c.mirror.next == nil:
 		c.mirror.next = h
@@ -210,13 +219,56 @@ func (c *conversation) keepForRetry(h *head) {
 // stopMirroring gives a conversation up. What the archive has of one that has become too large is removed: to go on
 // from there would lose what was said since.
 func (c *conversation) stopMirroring(why error) {
+	c.setMirroring(true)
+	if errors.Is(why, claude.ErrTooLarge) {
+		c.forgetArchived() // before another one may begin under the same id
+	}
+	c.setMirroring(false)
+}
+
+// setMirroring says whether something is still under way for a conversation that isn't mirrored any more.
+func (c *conversation) setMirroring(busy bool) {
 	p := c.pool
 	p.mu.Lock()
-	c.mirror.busy, c.mirror.off, c.mirror.next = false, true, nil
-	p.mu.Unlock()
-	if errors.Is(why, claude.ErrTooLarge) {
-		c.forgetArchived()
+	defer p.mu.Unlock()
+	c.mirror.busy, c.mirror.off, c.mirror.next = busy, true, nil
+}
+
+// stopSaving has nothing more of a conversation saved that is to be deleted, and returns when nothing is being saved.
+func (s *slot) stopSaving(ctx context.Context) error {
+	busy, done := s.doom()
+	if !busy {
+		return nil
 	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (s *slot) doom() (busy bool, done chan struct{}) {
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	m := &s.conversation.mirror
+	m.doomed, m.next = true, nil
+	if m.busy && m.stop != nil {
+		m.stop()
+	}
+	return m.busy, m.done
+}
+
+// spare takes back that the conversation is to be deleted.
+func (s *slot) spare() {
+	s.undoom()
+	s.save()
+}
+
+func (s *slot) undoom() {
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	s.mirror.doomed = false
 }
 
 // awaitMirrored waits a while for what is being saved of the user's conversations, so that the next owner finds it. It
@@ -239,17 +291,18 @@ func (u *user) awaitMirrored() bool {
 
 // copying is what it takes to make an archived conversation another user's: the version there is, and the one to make.
 type copying struct {
-	head     *head
+	head     head
 	from, to int64
+	apart    bool // the settings are in the archive alone
 }
 
 // planCopy says how the held conversation's archived copy becomes the heir's, if it does.
 func (s *slot) planCopy(to *user) (plan copying, moves bool) {
 	p := s.pool
-	plan = copying{head: headOf(s), to: 1}
+	plan = copying{head: *headOf(s), to: 1}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	plan.from = s.mirror.version
+	plan.from, plan.apart = s.mirror.version, s.mirror.fetch && s.mirror.apart
 	plan.head.Standard = s.user.standard == s.conversation
 	there := to.conversations[s.id]
 	if there != nil {

@@ -34,6 +34,12 @@ type Ownership interface {
 	// Release gives the user up. The pool calls it once nothing of the user runs here any more; keepHome asks that the
 	// user's next claim prefers this instance, which still has the conversations' files.
 	Release(ctx context.Context, user string, keepHome bool) error
+	// Proven reports whether the API has accepted the credential of an admitted user, here or elsewhere, in the last days.
+	// It waits for nobody.
+	Proven(user string) bool
+	// Prove says that the API has just accepted it. It may be said of every good answer: others are told of it once a day.
+	// An error is that nobody else could be told; here the user is proven from now on.
+	Prove(ctx context.Context, user string) error
 }
 
 // Options are a pool's settings. All durations and numbers have to be positive, except Standby and QueueLimit, which may be 0.
@@ -77,28 +83,32 @@ type Options struct {
 
 // tuning is what tests have otherwise.
 type tuning struct {
-	quotaInterval  time.Duration  // how often the workspaces of users with running turns are measured
+	quotaInterval  time.Duration // how often what users' files take is measured
+	quotaSlice     time.Duration // how long each user is measured at a time
+	disk           func(path string) (disk, error)
 	interruptGrace time.Duration  // how long an interrupted turn may take to end before its process is killed
 	calm           time.Duration  // see traffic
 	adopting       func(*standby) // called with each standby that has been taken for a user and isn't bound yet
 }
 
-var production = tuning{quotaInterval: 5 * time.Second, interruptGrace: time.Second, calm: 200 * time.Millisecond,
-	adopting: func(*standby) {}}
+var production = tuning{quotaInterval: 5 * time.Second, quotaSlice: 20 * time.Millisecond, interruptGrace: time.Second, calm: 200 * time.Millisecond,
+	disk: diskOf, adopting: func(*standby) {}}
 
 // fairRate is how many bytes a second a turn may hand over after its first fairBurst ones. No model writes a hundredth of it.
 const fairRate, fairBurst = 2 << 20, 32 << 20
 
 // Pool holds the processes of one instance. Its methods may be called concurrently.
 type Pool struct {
-	opts     Options
-	tuning   tuning
-	owner    Ownership
-	index    index
-	starter  *starter
-	turns    *traffic
-	standbys *standbys
-	vault    *vault // nil: conversations end with their instance
+	opts      Options
+	tuning    tuning
+	owner     Ownership
+	index     index
+	starter   *starter
+	turns     *traffic
+	standbys  *standbys
+	admission *admission
+	meter     *meter
+	vault     *vault // nil: conversations end with their instance
 
 	wake    chan struct{} // buffered by one: the reaper has a new nearest deadline
 	changed chan struct{} // buffered by one: a snapshot would look different now
@@ -108,9 +118,12 @@ type Pool struct {
 	work   sync.WaitGroup // the pool's own goroutines
 
 	reserved, idling atomic.Int64 // what Load tells; changed under mu
+	crammed          atomic.Bool  // the disk is short, and nothing can give way
 
 	mu        sync.Mutex // guards everything below, and what users and conversations say it guards
 	users     map[string]*user
+	wrote     map[*user]bool         // who is to be measured
+	space     Space                  // what users' files took when they were measured last
 	slots     int                    // users' processes that exist or are being started or stopped
 	newcomers int                    // users with requests and no process
 	queued    int                    // requests that wait for a conversation
@@ -131,7 +144,7 @@ func New(opts Options, owner Ownership) *Pool {
 	p := &Pool{
 		opts: opts, tuning: production, owner: owner, index: index{root: opts.Workspaces},
 		wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
-		users: make(map[string]*user), running: make(map[*conversation]bool),
+		users: make(map[string]*user), wrote: make(map[*user]bool), running: make(map[*conversation]bool),
 	}
 	if opts.tuning != nil {
 		p.tuning = *opts.tuning
@@ -141,6 +154,9 @@ func New(opts Options, owner Ownership) *Pool {
 	p.turns = newTraffic(p.tuning.calm)
 	p.starter = newStarter(opts, p.limits())
 	p.standbys = newStandbys(p)
+	p.admission = newAdmission(p)
+	opts.Broker.OnAnswer(p.admission.answered)
+	p.meter = newMeter(p)
 	if opts.Archive != nil {
 		p.vault = newVault(p.life, opts)
 		p.goes(p.vault.greet)
@@ -148,6 +164,7 @@ func New(opts Options, owner Ownership) *Pool {
 	p.goes(p.reap)
 	p.goes(p.watchMemory)
 	p.goes(p.watchSpace)
+	p.goes(p.watchDisk)
 	p.goes(p.standbys.keep)
 	return p
 }

@@ -1,12 +1,18 @@
 package pool
 
 import (
-	"io/fs"
-	"os"
-	"syscall"
+	"sync"
 	"time"
 
 	"claudepool/pool/api"
+	"claudepool/pool/confine"
+)
+
+const (
+	// mostUnderway is how many users' walks are kept from one round to the next: each may hold confine.MaxDepth folders open.
+	mostUnderway = 8
+	// unnoticed is which part of one user's quota all running processes together may write until they are measured.
+	unnoticed = 16
 )
 
 // Space is what files take.
@@ -19,33 +25,40 @@ func (s Space) within(limit Space) bool { return s.Bytes <= limit.Bytes && s.Fil
 
 func (s Space) plus(o Space) Space { return Space{s.Bytes + o.Bytes, s.Files + o.Files} }
 
-// atLeast is the larger of both, each by itself.
+func (s Space) minus(o Space) Space { return Space{s.Bytes - o.Bytes, s.Files - o.Files} }
+
+func (s Space) part(n int64) Space { return Space{s.Bytes / n, s.Files / n} }
+
+// atLeast is the larger of both, each by itself; atMost the smaller.
 func (s Space) atLeast(o Space) Space { return Space{max(s.Bytes, o.Bytes), max(s.Files, o.Files)} }
 
-// measure adds up a directory without leaving it, whatever links its owner plants meanwhile.
-func measure(dir string) (total Space) {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return total
-	}
-	defer root.Close()
-	_ = fs.WalkDir(root.FS(), ".", func(_ string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return nil // its owner has just removed it
-		}
-		total.Files++
-		if info, err := d.Info(); err == nil {
-			if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-				total.Bytes += stat.Blocks * 512
-			}
-		}
-		return nil
-	})
-	return total
+func (s Space) atMost(o Space) Space { return Space{min(s.Bytes, o.Bytes), min(s.Files, o.Files)} }
+
+// meter measures what users' files take. Every user that is due has a slice of time, again and again until all of its files
+// are counted: nobody's keep another's from being measured.
+type meter struct {
+	pool *Pool
+
+	mu       sync.Mutex              // one round at a time; guards the following
+	due      map[*user][]string      // with their workspaces
+	underway map[*user]*confine.Walk // of those who are due
+	least    *Space                  // that was used of the disk since all running processes were measured
 }
 
-// watchSpace ends turns that fill their user's workspaces beyond the quota.
+func newMeter(p *Pool) *meter {
+	return &meter{pool: p, due: make(map[*user][]string), underway: make(map[*user]*confine.Walk)}
+}
+
+// watchSpace ends processes that fill their user's workspaces beyond the quota.
 func (p *Pool) watchSpace() {
+	defer p.meter.close()
+	p.everyQuotaInterval(p.meter.round)
+}
+
+// watchDisk has files give way where the disk is short. To remove them takes its time, which nobody's measuring waits for.
+func (p *Pool) watchDisk() { p.everyQuotaInterval(p.makeRoom) }
+
+func (p *Pool) everyQuotaInterval(do func()) {
 	tick := time.NewTicker(p.tuning.quotaInterval)
 	defer tick.Stop()
 	for {
@@ -53,28 +66,96 @@ func (p *Pool) watchSpace() {
 		case <-p.life.Done():
 			return
 		case <-tick.C:
-			p.checkSpace()
+			do()
 		}
 	}
 }
 
-// checkSpace measures every user that had a turn since the last time. A user may have as much as the quota says, or as
-// much as there was the last time, so that one who has too much can still clean up.
-func (p *Pool) checkSpace() {
-	for u, dirs := range p.usersWithTurns() {
-		var total Space
-		for _, dir := range dirs {
-			total = total.plus(measure(dir.Root))
+// round measures every user that had a turn since the last time, and those with a running process unless so little was
+// written on the whole disk that it can't matter. They take turns until half of the time to the next round is over.
+func (m *meter) round() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.pool
+	p.addDue(m.due, m.hasGrown())
+	for until := time.Now().Add(p.tuning.quotaInterval / 2); len(m.due) > 0; {
+		m.pass()
+		if time.Now().After(until) {
+			return
 		}
-		before := u.setMeasured(total)
-		if total.within(before.atLeast(p.opts.Quota)) {
+	}
+}
+
+// pass gives each user that is due its slice of time.
+func (m *meter) pass() {
+	p := m.pool
+	for u, dirs := range m.due {
+		w := m.underway[u]
+		if w == nil {
+			w = confine.NewWalk(p.tooMuch().Files, dirs...)
+		}
+		switch {
+		case w.Go(time.Now().Add(p.tuning.quotaSlice)):
+			delete(m.due, u)
+			delete(m.underway, u)
+			p.judge(u, w)
+		case m.underway[u] == nil && len(m.underway) == mostUnderway:
+			w.Close() // to begin anew
+		default:
+			m.underway[u] = w
+		}
+	}
+}
+
+// hasGrown reports whether so much was written that running processes have to be measured.
+func (m *meter) hasGrown() bool {
+	p := m.pool
+	d, err := p.tuning.disk(p.opts.Workspaces)
+	if err != nil || d.total.Files == 0 { // it can't be told
+		return true
+	}
+	used := d.total.minus(d.free)
+	if m.least != nil {
+		if *m.least = m.least.atMost(used); used.minus(*m.least).within(p.opts.Quota.part(unnoticed)) {
+			return false
+		}
+	}
+	m.least = &used
+	return true
+}
+
+func (m *meter) close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.underway {
+		w.Close()
+	}
+	clear(m.underway)
+}
+
+// tooMuch is what a user must not go beyond in any case: who does is refused.
+func (p *Pool) tooMuch() Space { return p.opts.Quota.plus(p.opts.Quota) }
+
+// judge ends what runs of a user that has too much. A user may have as much as the quota says, or as much as there was the
+// last time, so that one who has too much can still clean up. What is too deep to be measured is as good as far too much.
+func (p *Pool) judge(u *user, w *confine.Walk) {
+	total := Space{w.Bytes, w.Files}
+	if w.TooDeep {
+		total = total.atLeast(p.tooMuch().plus(Space{1, 1}))
+	}
+	before := u.setMeasured(total)
+	if total.within(before.atLeast(p.opts.Quota).atMost(p.tooMuch())) {
+		return
+	}
+	p.opts.Logger.Warn("a user's workspaces are over their quota", "user", api.ShortUser(u.id), "bytes", w.Bytes,
+		"files", w.Files, "too_deep", w.TooDeep)
+	for _, c := range p.processes() {
+		if c.user != u.id {
 			continue
 		}
-		p.opts.Logger.Warn("a user's workspaces are over their quota", "user", api.ShortUser(u.id), "bytes", total.Bytes, "files", total.Files)
-		for _, c := range p.processes() {
-			if c.user == u.id && c.busy {
-				c.process.Abort(errQuota)
-			}
+		c.process.Abort(errQuota)
+		if s := c.c.takeWith(c.process); s != nil { // nobody uses it, but what it has started may write
+			p.goes(s.endIdle)
 		}
 	}
 }
@@ -82,8 +163,9 @@ func (p *Pool) checkSpace() {
 // full refuses a user who has far too much.
 func (u *user) full() error {
 	p := u.pool
-	if u.measured().within(p.opts.Quota.plus(p.opts.Quota)) {
+	if u.measured().within(p.tooMuch()) {
 		return nil
 	}
-	return api.Invalid("this user's workspaces hold more than twice what they may: %d bytes, %d files", p.opts.Quota.Bytes, p.opts.Quota.Files)
+	return api.Invalid("this user's workspaces hold more than twice what they may, %d bytes and %d files, or more than %d levels of folders",
+		p.opts.Quota.Bytes, p.opts.Quota.Files, confine.MaxDepth)
 }

@@ -1,15 +1,19 @@
 package pool_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"claudepool/pool"
+	"claudepool/pool/confine"
 )
 
 func TestQuota_ATurnThatFillsTheWorkspaceIsEndedAndTheUserCanStillCleanUp(t *testing.T) {
@@ -75,4 +79,236 @@ func TestQuota_LinksLeadNowhere(t *testing.T) {
 	s.ask("ada", "two", nil).text(t)
 	s.pool.CheckSpace()
 	require.Equal(t, "reply to: three", s.ask("ada", "three", nil).text(t))
+}
+
+// work is where the process of a user's only conversation works.
+func (s *service) work(user string) string {
+	s.t.Helper()
+	links, err := filepath.Glob(filepath.Join(s.root, userID(user), "*"))
+	require.NoError(s.t, err)
+	require.Len(s.t, links, 1)
+	workspace, err := filepath.EvalSymlinks(links[0])
+	require.NoError(s.t, err)
+	return filepath.Join(workspace, "work")
+}
+
+// writes puts so many MiB into a user's workspace.
+func (s *service) writes(user string, mebibytes int) {
+	s.t.Helper()
+	require.NoError(s.t, os.WriteFile(filepath.Join(s.work(user), "fill"), make([]byte, mebibytes<<20), 0o600))
+}
+
+func (s *service) awaitEnd(pid string) {
+	s.t.Helper()
+	require.Eventually(s.t, func() bool { return !exists(pid) }, time.Minute, 5*time.Millisecond)
+}
+
+func (s *service) awaitReleased(n int) {
+	s.t.Helper()
+	require.Eventually(s.t, func() bool { return len(s.owner.releasedUsers()) == n }, time.Minute, 5*time.Millisecond)
+}
+
+func smallQuota(o *pool.Options) { o.Quota = pool.Space{Bytes: 4 << 20, Files: 1000} }
+
+// What a turn has started writes on after its end.
+func TestQuota_WhoFillsTheWorkspaceBetweenTurnsIsEnded(t *testing.T) {
+	t.Parallel()
+	s := newScriptedService(t, smallQuota)
+	ada, bob := s.ask("ada", "one", nil), s.ask("bob", "one", nil)
+	s.pool.CheckSpace()
+	s.pool.CheckSpace()
+	require.True(t, exists(ada.pid))
+	s.writes("ada", 6)
+	s.pool.CheckSpace()
+	s.awaitEnd(ada.pid)
+	s.awaitReleased(1)
+	require.Equal(t, bob.pid, s.ask("bob", "two", nil).pid)
+	again := s.ask("ada", "two", nil)
+	require.Equal(t, "reply to: two", again.text(t), "to clean up")
+	require.Equal(t, pool.ProcessResumed, again.process)
+}
+
+func TestQuota_WhatStandsStillIsntMeasured(t *testing.T) {
+	t.Parallel()
+	s := newScriptedService(t, func(o *pool.Options) { smallQuota(o); o.FreezeAfter = 10 * time.Millisecond })
+	ada := s.ask("ada", "one", nil)
+	awaitState(t, ada.pid, "T")
+	s.pool.CheckSpace() // after the turn
+	s.writes("ada", 6)
+	s.pool.CheckSpace()
+	require.Equal(t, ada.pid, s.ask("ada", "two", nil).pid)
+	awaitState(t, ada.pid, "T")
+	s.pool.CheckSpace()
+	s.awaitEnd(ada.pid)
+}
+
+func TestQuota_WhileNothingIsWrittenNobodyIsMeasuredBetweenTurns(t *testing.T) {
+	t.Parallel()
+	var used atomic.Int64
+	s := newScriptedService(t, func(o *pool.Options) {
+		smallQuota(o)
+		o.SetDisk(func() (total, free pool.Space) {
+			total = pool.Space{Bytes: 1 << 40, Files: 1 << 30}
+			return total, pool.Space{Bytes: total.Bytes - used.Load(), Files: total.Files}
+		})
+	})
+	ada := s.ask("ada", "one", nil)
+	used.Store(100 << 20)
+	s.pool.CheckSpace()
+	s.pool.CheckSpace() // the first one came after a turn
+	s.writes("ada", 6)
+	s.pool.CheckSpace()
+	require.NotContains(t, s.logs.String(), "over their quota")
+	used.Store(10 << 20) // others have removed something
+	s.pool.CheckSpace()
+	used.Store(11 << 20)
+	s.pool.CheckSpace()
+	s.awaitEnd(ada.pid)
+}
+
+func TestQuota_WhatIsTooDeepToBeMeasuredIsTooMuch(t *testing.T) {
+	t.Parallel()
+	s := newScriptedService(t, smallQuota)
+	ada := s.ask("ada", "one", nil)
+	deep := s.work("ada")
+	for range confine.MaxDepth {
+		deep = filepath.Join(deep, "d")
+	}
+	require.NoError(t, os.MkdirAll(deep, 0o700))
+	s.pool.CheckSpace()
+	s.awaitEnd(ada.pid)
+	refused := s.ask("ada", "two", nil)
+	require.Equal(t, 400, refused.status)
+	require.Contains(t, refused.body, "256 levels of folders")
+	other := s.ask("ada", "two", fields{"session_id": uuid.NewString()})
+	require.Equal(t, 400, other.status)
+	require.Equal(t, "reply to: two", s.ask("bob", "two", nil).text(t))
+	require.Equal(t, `{"deleted":1}`, s.forget("ada", ""))
+	require.Equal(t, "reply to: three", s.ask("ada", "three", nil).text(t))
+}
+
+// Who deletes one of several conversations may have enough room again.
+func TestQuota_WhatIsDeletedDoesntCountAnyMore(t *testing.T) {
+	t.Parallel()
+	s := newScriptedService(t, smallQuota)
+	large := uuid.NewString()
+	s.ask("ada", "one", fields{"session_id": large}).text(t)
+	s.writes("ada", 10)
+	s.ask("ada", "one", fields{"session_id": uuid.NewString()}).text(t)
+	s.pool.CheckSpace()
+	require.Equal(t, 400, s.ask("ada", "two", nil).status)
+	require.Equal(t, `{"deleted":1}`, s.forget("ada", large))
+	s.pool.CheckSpace()
+	require.Equal(t, "reply to: two", s.ask("ada", "two", nil).text(t))
+}
+
+// More users than may be measured side by side, each a step at a time.
+func TestQuota_WhoTakesLongToMeasureIsMeasuredAllTheSame(t *testing.T) {
+	t.Parallel()
+	const users = 12
+	s := newScriptedService(t, func(o *pool.Options) { smallQuota(o); o.MaxProcesses = users; o.SetSlice(0) })
+	var pids []string
+	for i := range users {
+		user := fmt.Sprint("user-", i)
+		pids = append(pids, s.ask(user, "one", nil).pid)
+		for n := range 50 {
+			require.NoError(t, os.WriteFile(filepath.Join(s.work(user), strconv.Itoa(n)), nil, 0o600))
+		}
+		s.writes(user, 6)
+	}
+	s.pool.CheckSpace()
+	for _, pid := range pids {
+		s.awaitEnd(pid)
+	}
+}
+
+// crowdedDisk is a disk of which bytes are missing until what is given is gone.
+func crowdedDisk(missing int64, until func() bool) func(*pool.Options) {
+	return func(o *pool.Options) {
+		smallQuota(o)
+		o.SetDisk(func() (total, free pool.Space) {
+			total = pool.Space{Bytes: 1 << 30, Files: 1 << 20}
+			free = pool.Space{Bytes: total.Bytes / 10, Files: total.Files}
+			if !until() {
+				free.Bytes -= missing
+			}
+			return total, free
+		})
+	}
+}
+
+func TestDisk_WhereItIsShortTheLongestUnusedFilesGiveWay(t *testing.T) {
+	t.Parallel()
+	var gone func() bool
+	s := newScriptedService(t, crowdedDisk(4<<20, func() bool { return gone() }))
+	gone = func() bool { return true }
+	ada := s.ask("ada", "one", nil)
+	bob := s.ask("bob", "one", nil)
+	workspace := s.work("ada")
+	s.writes("ada", 3)
+	s.writes("bob", 3)
+	s.pool.CheckSpace()
+	require.True(t, exists(ada.pid))
+	gone = func() bool { return !fileExists(workspace) }
+	s.pool.CheckSpace()
+	require.False(t, exists(ada.pid))
+	require.NoDirExists(t, workspace)
+	require.Equal(t, bob.pid, s.ask("bob", "two", nil).pid)
+	again := s.ask("ada", "two", nil)
+	require.Equal(t, "reply to: two", again.text(t))
+	require.Len(t, s.lastCall().Messages(), 1, "it begins anew")
+}
+
+func TestDisk_WhereOthersFilledItNobodysFilesGiveWayButThoseOfWhoHasTooMuch(t *testing.T) {
+	t.Parallel()
+	s := newScriptedService(t, crowdedDisk(100<<20, func() bool { return false }))
+	ada, bob := s.ask("ada", "one", nil), s.ask("bob", "one", nil)
+	s.writes("bob", 3)
+	s.pool.CheckSpace()
+	require.True(t, exists(ada.pid))
+	require.True(t, exists(bob.pid))
+	workspace := s.work("bob")
+	s.writes("bob", 10)
+	s.ask("bob", "two", nil).text(t)
+	s.pool.CheckSpace()
+	s.awaitEnd(bob.pid)
+	require.Eventually(t, func() bool { s.pool.CheckSpace(); return !fileExists(workspace) }, time.Minute, 10*time.Millisecond)
+	require.Equal(t, ada.pid, s.ask("ada", "two", nil).pid)
+	require.Equal(t, "reply to: three", s.ask("cleo", "three", nil).text(t), "there may be room enough")
+}
+
+func TestDisk_WhileAllFilesAreInUseNoConversationBegins(t *testing.T) {
+	t.Parallel()
+	var free atomic.Bool
+	s := newScriptedService(t, crowdedDisk(1<<10, free.Load))
+	s.ask("ada", "one", nil).text(t)
+	hangUp := s.occupy("ada", nil)
+	s.pool.CheckSpace()
+	requireRefused(t, 529, "overloaded_error", s.ask("bob", "one", nil))
+	hangUp()
+	require.Equal(t, "reply to: two", s.ask("ada", "two", nil).text(t), "what has begun goes on")
+	free.Store(true)
+	s.pool.CheckSpace()
+	require.Equal(t, "reply to: one", s.ask("bob", "one", nil).text(t))
+}
+
+func TestDisk_OfSeveralUsersTheLargestGivesWayFirst(t *testing.T) {
+	t.Parallel()
+	s := newScriptedService(t, smallQuota)
+	for i, user := range []string{"ada", "bob", "cleo"} {
+		s.ask(user, "one", nil).text(t)
+		s.writes(user, []int{1, 3, 2}[i])
+	}
+	s.pool.CheckSpace()
+	for _, user := range []string{"bob", "cleo", "ada"} {
+		workspace := s.work(user)
+		require.True(t, s.pool.EvictLargest())
+		require.False(t, fileExists(workspace), user)
+	}
+	require.False(t, s.pool.EvictLargest())
+}
+
+func fileExists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }

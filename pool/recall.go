@@ -9,7 +9,6 @@ import (
 
 	"claudepool/pool/api"
 	"claudepool/pool/claude"
-	"claudepool/pool/seal"
 )
 
 // recallPause is how long nobody is asked for conversations after the archive has failed to tell, so that an outage
@@ -76,36 +75,54 @@ func (u *user) find(r *recall) {
 			p.opts.Logger.Warn("an archived conversation can't be read", "user", api.ShortUser(u.id), "error", err)
 			continue
 		}
-		p.restrain(h)
+		h.Settings = p.restrained(h.Settings)
 		u.enroll(record.Version, h)
 	}
 }
 
-// restrain takes from an archived conversation's settings what this instance doesn't allow.
-func (p *Pool) restrain(h *head) {
-	if permissionRank(h.Settings.Permission) > permissionRank(p.opts.PermissionMode) {
-		h.Settings.Permission = p.opts.PermissionMode
+// restrained is an archived conversation's settings without what this instance doesn't allow.
+func (p *Pool) restrained(r settingsRecord) settingsRecord {
+	if permissionRank(r.Permission) > permissionRank(p.opts.PermissionMode) {
+		r.Permission = p.opts.PermissionMode
 	}
 	if !p.opts.Confined {
-		h.Settings.MCP = withoutCommands(h.Settings.MCP)
+		r.MCP = withoutCommands(r.MCP)
 	}
+	return r
 }
 
-// fetch puts the archived transcript in its place. What another instance has saved meanwhile is not known here: then
+// learn gets the settings of a conversation that the archive has with its transcript.
+func (s *slot) learn(ctx context.Context) error {
+	if !s.mirror.fetch || !s.mirror.apart {
+		return nil
+	}
+	_, apart, err := s.load(ctx)
+	if err == nil && apart != nil {
+		s.settings = s.pool.restrained(*apart).settings()
+	}
+	return err
+}
+
+// load returns what the archive has beside the head. What another instance has saved meanwhile is not known here: then
 // the caller comes back, and the user is recalled again.
-func (s *slot) fetch(ctx context.Context, transcript claude.Transcript) error {
-	p, keys, version := s.pool, s.user.keys, s.version()
-	name := keys.Name(s.id)
-	sealed, err := p.vault.load(ctx, keys, name, version)
+func (s *slot) load(ctx context.Context) (zipped []byte, apart *settingsRecord, err error) {
+	p := s.pool
+	zipped, apart, err = p.vault.load(ctx, s.user.keys, s.id, s.version())
 	if err != nil {
 		p.opts.Logger.Warn("an archived conversation can't be fetched", "user", api.ShortUser(s.user.id), "error", err)
 		s.user.dropRecall(nil)
-		return api.Unavailable(time.Second, "this conversation can't be fetched now, try again")
+		err = api.Unavailable(time.Second, "this conversation can't be fetched now, try again")
 	}
-	text, err := keys.Open(sealed, seal.Place{Name: name, Version: version, Part: "body"})
-	if err == nil {
-		text, err = unzip(text)
+	return zipped, apart, err
+}
+
+// fetch puts the archived transcript in its place.
+func (s *slot) fetch(ctx context.Context, transcript claude.Transcript) error {
+	zipped, _, err := s.load(ctx)
+	if err != nil {
+		return err
 	}
+	text, err := unzip(zipped)
 	if err == nil {
 		err = transcript.Restore(text)
 	}

@@ -28,15 +28,15 @@ func (c *conversation) mirrorAll(dir *workspace) {
 	retry := firstMirrorRetry
 	unsure := make(map[string]bool) // last good turns of what may have been saved, though no answer said so
 	for {
-		next, version := c.nextToMirror()
+		ctx, next, version := c.nextToMirror()
 		if next == nil {
 			return
 		}
-		err := c.saveOne(dir, next, version)
+		err := c.saveOne(ctx, dir, next, version)
 		isNewest := true
 		if errors.Is(err, archive.ErrConflict) && len(unsure) > 0 {
 			isNewest = false // it may be one of those before
-			if err = c.confirm(version, unsure); err == nil {
+			if err = c.confirm(ctx, version, unsure); err == nil {
 				c.keepForRetry(next)
 			}
 		}
@@ -44,27 +44,29 @@ func (c *conversation) mirrorAll(dir *workspace) {
 		case err == nil:
 			retry = firstMirrorRetry
 			clear(unsure)
-			c.setVersion(version, isNewest)
+			c.setVersion(version, isNewest, next.Settings.isLarge())
 		case errors.Is(err, archive.ErrConflict), errors.Is(err, claude.ErrTooLarge):
 			p.opts.Logger.Warn("a conversation is not mirrored any more", "user", api.ShortUser(c.user.id), "error", err)
 			c.stopMirroring(err)
 			return
-		case errors.Is(err, errNotWritten):
+		case errors.Is(err, errNotWritten), errors.Is(err, archive.ErrPermanent):
 			p.opts.Logger.Warn("a turn is not mirrored", "user", api.ShortUser(c.user.id), "error", err)
 		default:
-			p.opts.Logger.Warn("the archive can't be written", "error", err, "retry_seconds", retry.Seconds())
 			unsure[next.GoodTurn] = true
-			sleep(p.life, retry)
-			retry = min(2*retry, lastMirrorRetry)
+			if ctx.Err() == nil {
+				p.opts.Logger.Warn("the archive can't be written", "error", err, "retry_seconds", retry.Seconds())
+				p.sleep(ctx, retry)
+				retry = min(2*retry, lastMirrorRetry)
+			}
 			c.keepForRetry(next)
 		}
 	}
 }
 
 // confirm finds out whether a version that is in the way is one of our own. The error is archive.ErrConflict if it isn't.
-func (c *conversation) confirm(version int64, ours map[string]bool) error {
+func (c *conversation) confirm(ctx context.Context, version int64, ours map[string]bool) error {
 	p := c.pool
-	r, found, err := p.vault.find(c.user.keys, c.id, version)
+	r, found, err := p.vault.find(ctx, c.user.keys, c.id, version)
 	if err != nil {
 		return err
 	}
@@ -79,24 +81,24 @@ func (c *conversation) confirm(version int64, ours map[string]bool) error {
 var errNotWritten = errors.New("pool: the turn is not in the transcript")
 
 // saveOne stores the conversation as it was after the turn that the head tells of.
-func (c *conversation) saveOne(dir *workspace, h *head, version int64) error {
+func (c *conversation) saveOne(ctx context.Context, dir *workspace, h *head, version int64) error {
 	p := c.pool
-	text, err := p.written(dir, h)
+	text, err := p.written(ctx, dir, h)
 	if err != nil {
 		return err
 	}
-	return p.vault.save(c.user.keys, h, version, zip(text))
+	return p.vault.save(ctx, c.user.keys, *h, version, zip(text))
 }
 
-// written returns the transcript once the turn stands in it.
-func (p *Pool) written(dir *workspace, h *head) ([]byte, error) {
+// written returns the transcript once the turn stands in it. The end of ctx shortens the wait.
+func (p *Pool) written(ctx context.Context, dir *workspace, h *head) ([]byte, error) {
 	files, err := dir.files()
 	if err != nil {
 		return nil, errors.Join(errNotWritten, err)
 	}
 	defer files.Close()
 	transcript := p.starter.transcript(files, dir, h.Session)
-	sleep(p.life, writtenUsually)
+	p.sleep(ctx, writtenUsually)
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		text, err := transcript.Read(p.opts.ArchiveMaxBytes)
 		switch {
@@ -104,7 +106,7 @@ func (p *Pool) written(dir *workspace, h *head) ([]byte, error) {
 			return nil, err
 		case err == nil && bytes.Contains(text, []byte(h.GoodTurn)):
 			return text, nil
-		case time.Since(began) > writtenWait:
+		case time.Since(began) > writtenWait, ctx.Err() != nil:
 			return nil, errors.Join(errNotWritten, err)
 		}
 	}
@@ -124,6 +126,14 @@ func (c *conversation) deleteArchived() error {
 		return nil
 	}
 	return p.vault.delete(c.user.keys, c.id)
+}
+
+// sleep ends early with the pool's life, too.
+func (p *Pool) sleep(ctx context.Context, d time.Duration) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(p.life, cancel)()
+	sleep(ctx, d)
 }
 
 func sleep(ctx context.Context, d time.Duration) {

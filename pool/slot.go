@@ -23,6 +23,7 @@ type slot struct {
 	seed     []api.Message // history to begin with, until it stands in a transcript
 	dirty    bool          // the transcript may hold a turn that failed
 	goodTurn string        // uuid of the last assistant message of the last good turn, or of the seed
+	answered bool          // a turn has gone well
 }
 
 // takeLocked takes the slot of a conversation at rest. The caller has looked that it is.
@@ -40,11 +41,11 @@ func (c *conversation) leaveLinesLocked() {
 	c.place = place{}
 	switch {
 	case at.user != nil:
-		p.idle.list.Remove(at.pool)
-		c.user.idle.list.Remove(at.user)
+		p.idle.removeLocked(at.pool)
+		c.user.idle.removeLocked(at.user)
 		p.idling.Store(int64(p.idle.list.Len()))
 	case at.pool != nil:
-		p.dormant.list.Remove(at.pool)
+		p.dormant.removeLocked(at.pool)
 	}
 }
 
@@ -149,18 +150,23 @@ func (c *conversation) takeWith(proc *cli.Process) *slot {
 }
 
 // yield hands the slot to the next in line. It is the caller's no more. A process that has ended, or whose user or pool
-// is to have none, goes first.
+// is to have none, goes first. A conversation without a process of which no turn has gone well goes with all it has, which
+// may be much: its client has to say all of it again.
 func (s *slot) yield() {
 	p, c := s.pool, s.conversation
 	p.mu.Lock()
 	// Whether it is alive is asked with the lock held: bury looks for one that has ended, at rest, under the same lock.
 	retire := c.process != nil && len(c.waiters) == 0 && (p.draining || c.user.leaving || !c.process.Alive())
+	useless := c.process == nil && len(c.waiters) == 0 && !s.answered && !c.gone
 	switch {
 	case retire:
 	case len(c.waiters) > 0:
 		c.waiters[0] <- s
 		c.waiters = c.waiters[1:]
 		p.queued--
+	case useless:
+		s.loseLocked()
+		s.restLocked()
 	default:
 		s.restLocked()
 	}
@@ -169,6 +175,9 @@ func (s *slot) yield() {
 	signal(p.changed)
 	if retire {
 		p.goes(s.endIdle)
+	}
+	if useless {
+		p.goes(c.dropFiles)
 	}
 }
 
@@ -256,13 +265,13 @@ func (s *slot) rename(id string) {
 func (s *slot) unsettle() {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
-	s.settled = false
-	s.user.wrote = true
+	s.settleLocked(s.digest, false)
+	s.pool.wrote[s.user] = true
 }
 
 // setDigest publishes what has been said in the conversation by now.
 func (s *slot) setDigest(digest [32]byte) {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
-	s.digest, s.settled = digest, true
+	s.settleLocked(digest, true)
 }

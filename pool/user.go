@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
-	"maps"
 	"slices"
 	"time"
 
@@ -23,14 +22,16 @@ type user struct {
 	id     string
 	digest [32]byte // of the whole token: the id is only a part of it
 
-	conversations map[string]*conversation // by session id
-	standard      *conversation            // for requests with neither session id nor history
-	idle          line                     // those with a process that nobody uses
+	standing standing // of its credential; needs no lock
+
+	conversations map[string]*conversation            // by session id
+	settled       map[[32]byte]map[*conversation]bool // those whose digest is right, by it
+	standard      *conversation                       // for requests with neither session id nor history
+	idle          line                                // those with a process that nobody uses
 
 	workspaces int // conversations that have one
 
 	space Space // what the files took when they were measured last
-	wrote bool  // had a turn since the last look
 
 	requests  int           // entered and not yet left
 	processes int           // slots taken for this user
@@ -38,9 +39,9 @@ type user struct {
 	leaving   bool          // to be released as soon as nothing of it is under way
 	releasing chan struct{} // not nil while the user is being given up; closed when that is done
 
-	keys      *seal.Keys      // for the archive; nil before the first recall
-	recalled  *recall         // nil before the first request since the user became this instance's
-	inherited map[string]bool // ids of users whose conversations became this one's
+	keys      *seal.Keys // for the archive; nil before the first recall
+	recalled  *recall    // nil before the first request since the user became this instance's
+	inherited []string   // ids of users whose conversations became this one's, the latest
 
 	mirroring int           // conversations that are being saved
 	mirrored  chan struct{} // closed when none is any more
@@ -74,6 +75,9 @@ func (p *Pool) joinOwned(ctx context.Context, req *api.Request, outage bool) (*u
 		u.leave()
 		return nil, err
 	}
+	if p.owner.Proven(u.id) {
+		u.standing.proven.Store(true)
+	}
 	p.mu.Lock()
 	u.owned = true
 	p.mu.Unlock()
@@ -104,7 +108,8 @@ func (p *Pool) tryJoin(id string, digest [32]byte) (u *user, busy chan struct{},
 		return nil, nil, ErrDraining
 	}
 	if u = p.users[id]; u == nil {
-		u = &user{pool: p, id: id, digest: digest, conversations: make(map[string]*conversation)}
+		u = &user{pool: p, id: id, digest: digest, conversations: make(map[string]*conversation),
+			settled: make(map[[32]byte]map[*conversation]bool)}
 		p.users[id] = u
 	}
 	switch {
@@ -165,21 +170,40 @@ func (u *user) beginRelease() (keepHome, ok bool) {
 		return false, false
 	}
 	u.releasing = make(chan struct{})
-	return !p.draining && !u.leaving, true
+	return !p.draining && !u.leaving && u.workspaces > 0, true
 }
 
 func (u *user) endRelease() {
 	p := u.pool
+	for u.shed() {
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	close(u.releasing)
-	for _, c := range u.conversations {
-		if c.dir == nil && c.mirror.fetch && !c.heldLocked() {
-			c.loseLocked() // it comes back with the user, from the archive
-		}
-	}
 	u.releasing, u.owned, u.leaving, u.recalled, u.inherited = nil, false, false, nil, nil
 	u.forgetLocked()
+}
+
+// shedAtOnce is how many conversations go in one holding of the pool's lock.
+const shedAtOnce = 100
+
+// shed forgets some of the conversations that come back with the user, from the archive. It reports whether there may be
+// more.
+func (u *user) shed() bool {
+	p := u.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for _, c := range u.conversations {
+		if n == shedAtOnce {
+			return true
+		}
+		if c.dir == nil && c.mirror.fetch && !c.heldLocked() {
+			c.loseLocked()
+			n++
+		}
+	}
+	return false
 }
 
 // forgetLocked drops a user who has nothing here any more, not even a conversation to resume.
@@ -187,6 +211,7 @@ func (u *user) forgetLocked() {
 	p := u.pool
 	if len(u.conversations) == 0 && u.requests == 0 && u.releasing == nil && !u.owned { // else it is about to be released
 		delete(p.users, u.id)
+		p.space = p.space.minus(u.space)
 	}
 	p.empty.Broadcast()
 }
@@ -199,24 +224,38 @@ func (u *user) has(session string) bool {
 	return u.conversations[session] != nil
 }
 
-// usersWithTurns returns the users that had a turn since it was called last, with their workspaces.
-func (p *Pool) usersWithTurns() map[*user][]*workspace {
+// addDue adds the users, with their workspaces, whose files may have changed since they were added last and measured: who
+// had a turn, and if asked for, who has a process that isn't frozen.
+func (p *Pool) addDue(due map[*user][]string, running bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	active := make(map[*user][]*workspace)
-	for _, u := range p.users {
-		if !u.wrote {
-			continue
-		}
-		u.wrote = u.requests > 0
-		active[u] = nil
-		for _, c := range u.conversations {
-			if c.dir != nil {
-				active[u] = append(active[u], c.dir)
-			}
+	for u := range p.wrote {
+		if u.addDueLocked(due) && u.requests == 0 {
+			delete(p.wrote, u)
 		}
 	}
-	return active
+	if !running {
+		return
+	}
+	for c := range p.running {
+		if !c.process.Frozen() {
+			c.user.addDueLocked(due)
+		}
+	}
+}
+
+// addDueLocked adds the user with its workspaces, unless it is there.
+func (u *user) addDueLocked(due map[*user][]string) bool {
+	if _, isDue := due[u]; isDue {
+		return false
+	}
+	due[u] = nil
+	for _, c := range u.conversations {
+		if c.dir != nil {
+			due[u] = append(due[u], c.dir.Root)
+		}
+	}
+	return true
 }
 
 // measured is what the user's files took when they were measured last.
@@ -233,23 +272,36 @@ func (u *user) setMeasured(now Space) (before Space) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	before, u.space = u.space, now
+	if p.users[u.id] == u { // else it was forgotten meanwhile
+		p.space = p.space.plus(now).minus(before)
+	}
 	return before
 }
 
-// nextToHold is the first conversation in the order of ids that is not among those held. The order keeps two who hold
-// all of a user from waiting for each other.
-func (u *user) nextToHold(session string, held []*slot) *conversation {
+// measured is what all users' files took when they were measured last.
+func (p *Pool) measured() Space {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.space
+}
+
+// isUnproven reports whether the API has never accepted the user's credential.
+func (u *user) isUnproven() bool { return !u.standing.proven.Load() }
+
+// isHeldBy reports whether the slots are those of all the user's conversations, or of that of one session. Turns that ended
+// while they were waited for may have begun others, and who held one before may have taken its conversation away.
+func (u *user) isHeldBy(held []*slot, session string) bool {
 	p := u.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, id := range slices.Sorted(maps.Keys(u.conversations)) {
-		c := u.conversations[id]
-		isHeld := slices.ContainsFunc(held, func(s *slot) bool { return s.conversation == c })
-		if (session == "" || session == id) && !isHeld {
-			return c
+	n := len(u.conversations)
+	if session != "" {
+		n = 0
+		if u.conversations[session] != nil {
+			n = 1
 		}
 	}
-	return nil
+	return len(held) == n && !slices.ContainsFunc(held, func(s *slot) bool { return s.gone })
 }
 
 // hasInherited reports whether the former user's conversations are this one's already and nothing of that one is here.
@@ -258,5 +310,5 @@ func (u *user) hasInherited(former string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	past := p.users[former]
-	return u.inherited[former] && (past == nil || !past.owned && past.releasing == nil)
+	return slices.Contains(u.inherited, former) && (past == nil || !past.owned && past.releasing == nil)
 }

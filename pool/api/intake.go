@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -29,6 +30,7 @@ const (
 type Intake struct {
 	max          int64 // bytes of one body
 	small, large *semaphore.Weighted
+	decoding     *semaphore.Weighted // large bodies
 }
 
 // NewIntake returns an Intake for bodies of at most largest bytes on a machine with so many bytes of memory. One of the
@@ -37,7 +39,8 @@ func NewIntake(largest int64, memory uint64) *Intake {
 	share := func(part uint64, least int64) *semaphore.Weighted {
 		return semaphore.NewWeighted(max(int64(memory/part), least)) // #nosec G115 -- a part of a machine's memory
 	}
-	return &Intake{max: largest, small: share(smallShare, 16*smallBody), large: share(largeShare, largest+1)}
+	return &Intake{max: largest, small: share(smallShare, 16*smallBody), large: share(largeShare, largest+1),
+		decoding: semaphore.NewWeighted(1)}
 }
 
 // Body is a request body that counts as held until it is released. Bytes is for one goroutine.
@@ -48,6 +51,18 @@ type Body struct {
 	mu     sync.Mutex // guards the following
 	from   *semaphore.Weighted
 	held   int64
+}
+
+// Decode decodes the body. Of large ones it is one after the other, each of which takes a processor for up to half a second:
+// the small ones of others find one meanwhile. The error is decode's, or ctx's cause.
+func (b *Body) Decode(ctx context.Context, decode func([]byte) (*Request, error)) (*Request, error) {
+	if len(b.Bytes) > smallBody {
+		if b.intake.decoding.Acquire(ctx, 1) != nil {
+			return nil, context.Cause(ctx)
+		}
+		defer b.intake.decoding.Release(1)
+	}
+	return decode(b.Bytes)
 }
 
 // Release drops the body and gives its room back. It may be called more than once, and on nil.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -153,4 +154,20 @@ func TestDecode_ABodyCostsNoMoreThanAFewTimesItsText(t *testing.T) {
 		runtime.ReadMemStats(&after)
 		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(4*size), name)
 	}
+}
+
+func TestIntake_LargeBodiesAreDecodedOneAfterTheOtherAndSmallOnesMeanwhile(t *testing.T) {
+	i := NewIntake(megabyte, 0)
+	large, another, small := read(t, i, smallBody+1), read(t, i, smallBody+1), read(t, i, smallBody)
+	_, err := large.Decode(t.Context(), func([]byte) (*Request, error) {
+		_, err := small.Decode(t.Context(), func([]byte) (*Request, error) { return nil, nil })
+		require.NoError(t, err)
+		gone, cancel := context.WithCancelCause(t.Context())
+		cancel(io.ErrClosedPipe)
+		_, err = another.Decode(gone, func([]byte) (*Request, error) { panic("two at a time") })
+		return nil, err
+	})
+	require.ErrorIs(t, err, io.ErrClosedPipe)
+	_, err = another.Decode(t.Context(), func([]byte) (*Request, error) { return nil, nil })
+	require.NoError(t, err)
 }

@@ -27,7 +27,7 @@ func (i *Instance) isolate() error {
 		return err
 	}
 	confinement := confine.Confinement{
-		Connect:    append([]uint16{i.broker.Port()}, i.settings.ConnectPorts...),
+		Connect:    i.settings.ConnectPorts,
 		Bind:       i.settings.BindPorts,
 		BestEffort: i.settings.Isolation == "best-effort",
 	}

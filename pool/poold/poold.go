@@ -118,9 +118,7 @@ func (i *Instance) prepare() error {
 	if i.folder, err = confine.LockFolder(i.settings.WorkspacesRoot, i.log); err != nil {
 		return err
 	}
-	if i.broker, err = broker.New(broker.Options{Upstream: &i.settings.AnthropicBaseURL, Logger: i.log}); err != nil {
-		return err
-	}
+	i.broker = broker.New(broker.Options{Upstream: &i.settings.AnthropicBaseURL, Logger: i.log})
 	return i.isolate()
 }
 

@@ -181,7 +181,7 @@ func (s *Server) read(r *http.Request, claims hop.Claims, decode func([]byte) (*
 	if err != nil {
 		return nil, nil, err
 	}
-	req, err := decode(body.Bytes)
+	req, err := body.Decode(r.Context(), decode)
 	body.Bytes = nil // which the request has nothing of
 	if err == nil && req.UserID() != claims.User {
 		err = errOtherUser

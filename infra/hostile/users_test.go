@@ -1,0 +1,151 @@
+package hostile
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// patience is how long a turn may take before it counts as lost. A client's own is longer.
+const patience = 30 * time.Second
+
+// turn has one turn and returns how long its first token took. The error of an answer that is no stream is a *refusal.
+func (s *stage) turn(ctx context.Context, token, text string) (first time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	body := fmt.Sprintf(`{"oauth_credentials":{"access_token":%q},"messages":[{"role":"user","content":%q}],"model":"haiku"}`, token, text)
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+"/v1/messages/pooled", strings.NewReader(body))
+	if err != nil {
+		return 0, err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	began := time.Now()
+	answer, err := s.clients.Do(r)
+	if err != nil {
+		return 0, err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		detail, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10))
+		return 0, &refusal{answer.StatusCode, string(detail)}
+	}
+	for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
+		line := lines.Text()
+		switch {
+		case first == 0 && strings.Contains(line, `"text_delta"`):
+			first = time.Since(began)
+		case strings.Contains(line, `"type":"result"`):
+			if strings.Contains(line, `"is_error":true`) {
+				return first, errRefusedTurn
+			}
+			_, _ = io.Copy(io.Discard, answer.Body)
+			return first, nil
+		}
+	}
+	return first, errors.New("the stream broke")
+}
+
+// errRefusedTurn says that the turn ended with an error of the API's.
+var errRefusedTurn = errors.New("the API refused the turn")
+
+type refusal struct {
+	status int
+	detail string
+}
+
+func (r *refusal) Error() string { return fmt.Sprint(r.status, ": ", r.detail) }
+
+// users are people who have been served before, and ask again and again.
+type users struct {
+	stage *stage
+	count int
+
+	mu     sync.Mutex // guards the following
+	quiet  []time.Duration
+	during []time.Duration
+	lost   []error
+}
+
+const usersAtOnce = 4
+
+func (s *stage) newUsers() *users {
+	u := &users{stage: s}
+	for n := range usersAtOnce {
+		_, err := s.turn(s.Context(), u.token(n), "hello")
+		require.NoError(s, err)
+	}
+	return u
+}
+
+func (u *users) token(n int) string { return fmt.Sprint(honest, "known-", n) }
+
+// talk has turns until ctx is done, and notes how long each took, in one of the lists.
+func (u *users) talk(ctx context.Context, times *[]time.Duration) {
+	var all sync.WaitGroup
+	for n := range usersAtOnce {
+		all.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				first, err := u.stage.turn(u.stage.Context(), u.token(n), fmt.Sprint("again ", i))
+				u.mu.Lock()
+				if *times = append(*times, first); err != nil {
+					u.lost = append(u.lost, err)
+				}
+				u.mu.Unlock()
+				time.Sleep(30 * time.Millisecond)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// under has the users talk while it is quiet and while flood goes on, in turn, for as long as the test's form says.
+func (u *users) under(flood func(ctx context.Context)) {
+	blocks, block := 1, 3*time.Second
+	if long() {
+		blocks, block = 6, 10*time.Second
+	}
+	for range blocks {
+		for _, attacked := range []bool{false, true} {
+			ctx, cancel := context.WithTimeout(u.stage.Context(), block)
+			var all sync.WaitGroup
+			times := &u.quiet
+			if attacked {
+				times = &u.during
+				all.Go(func() { flood(ctx) })
+			}
+			u.talk(ctx, times)
+			all.Wait()
+			cancel()
+		}
+	}
+	u.judge()
+}
+
+// judge requires that no turn was lost and, in the long form, that few became much slower.
+func (u *users) judge() {
+	s := u.stage
+	require.Empty(s, u.lost, "lost turns; %s", s.front)
+	quiet, during := p95(u.quiet), p95(u.during)
+	s.Logf("first token, p95 of %d turns while quiet %.1f ms, of %d attacked %.1f ms (%.2f times), at most %.1f and %.1f ms",
+		len(u.quiet), ms(quiet), len(u.during), ms(during), float64(during)/float64(quiet), ms(slices.Max(u.quiet)), ms(slices.Max(u.during)))
+	if long() {
+		require.GreaterOrEqual(s, min(len(u.quiet), len(u.during)), 200)
+		require.Less(s, float64(during)/float64(quiet), 3.0)
+	}
+}
+
+func p95(times []time.Duration) time.Duration {
+	slices.Sort(times)
+	return times[len(times)*95/100]
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -1,0 +1,242 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"claudepool/pool/api"
+	"claudepool/pool/broker"
+)
+
+// Anybody can make up a token. What an instance does for one before an API has accepted it has to cost nobody else
+// anything: a user is proven by the API's first good answer, which every instance then knows from Redis, or by what the
+// archive has. While it is quiet, an unproven user is served like anybody, and the answer to its own turn is the proof.
+// When room is short, or many were refused lately, the instance asks the API first, without a process.
+
+const (
+	// mostUnjudged is how many unproven users may have processes at a time whose calls the API hasn't answered yet: a
+	// course of students who all begin at once.
+	mostUnjudged = 20
+	// mostRefusals is after how many refused credentials within refusalsLately the API is asked first.
+	mostRefusals   = 10
+	refusalsLately = time.Minute
+	// tellAgain is how often the Ownership is told of a user who is proven again and again.
+	tellAgain = time.Hour
+	// proofWait is how long a user waits for the API's word.
+	proofWait = 5 * time.Second
+)
+
+// standing is what is known of a user's credential.
+type standing struct {
+	proven, refused atomic.Bool
+	told            atomic.Int64 // when the Ownership was told last that it is proven, in Unix seconds
+}
+
+// trial is an unproven user whose requests are under way.
+type trial struct {
+	admission  *admission
+	user       *user
+	credential broker.Credential
+
+	requests int  // guarded by admission.mu
+	judged   bool // the API has answered; guarded by admission.mu
+}
+
+// admission keeps strangers from taking what others need. Its methods may be called concurrently.
+type admission struct {
+	prove func(context.Context, broker.Credential) (broker.Verdict, error)
+	full  func() bool // every place is taken, so that another process costs an idle one
+	bare  func() bool // no standby is ready
+
+	mu       sync.Mutex // guards the following
+	trials   map[broker.Credential]*trial
+	unjudged int         // trials whose calls the API hasn't answered
+	refusals []time.Time // the latest, at most mostRefusals
+}
+
+func newAdmission(p *Pool) *admission {
+	return &admission{
+		prove:  p.opts.Broker.Prove,
+		full:   func() bool { return p.reserved.Load() >= int64(p.opts.MaxProcesses) },
+		bare:   func() bool { ready, _ := p.standbys.tell(); return p.opts.Standby > 0 && ready == 0 },
+		trials: make(map[broker.Credential]*trial),
+	}
+}
+
+// admit lets a request of the user go on, if need be after the API has accepted its credential. An unproven user's
+// request gets a trial, which has to be ended with it.
+func (u *user) admit(ctx context.Context, req *api.Request) (*trial, error) {
+	if !u.isUnproven() {
+		return nil, nil
+	}
+	a, credential := u.pool.admission, credentialOf(req)
+	connects := len(req.MCPServers) > 0 // which a CLI does before its first call
+	if connects || a.guarded() || u.standing.refused.Load() {
+		verdict, err := a.ask(ctx, credential)
+		switch {
+		case err != nil:
+			return nil, err
+		case verdict == broker.Proven:
+			u.prove()
+			return nil, nil
+		case verdict == broker.Refuted:
+			a.refuse()
+			return nil, errRefused
+		case connects:
+			return nil, api.Unavailable(time.Second, "the API can't say now whether it accepts this credential, without which no MCP server is started")
+		}
+	}
+	return a.begin(u, credential)
+}
+
+var (
+	errRefused = api.Authentication("the API doesn't accept this credential")
+	errCrowded = api.Overloaded(proofWait, "too many new users at a time")
+)
+
+// ask has the API judge a credential.
+func (a *admission) ask(ctx context.Context, c broker.Credential) (broker.Verdict, error) {
+	wait, cancel := context.WithTimeout(ctx, proofWait)
+	defer cancel()
+	verdict, err := a.prove(wait, c)
+	switch {
+	case ctx.Err() != nil:
+		return verdict, context.Cause(ctx)
+	case errors.Is(err, broker.ErrCrowded):
+		return verdict, errCrowded
+	}
+	return verdict, nil // where there is an error, the API can't say
+}
+
+// begin begins a trial, or goes on with that of another request of the user. Where the API answers too few of those there
+// are, the error says so.
+func (a *admission) begin(u *user, c broker.Credential) (*trial, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t := a.trials[c]
+	if t == nil {
+		if a.unjudged >= mostUnjudged {
+			return nil, errCrowded
+		}
+		t = &trial{admission: a, user: u, credential: c}
+		a.trials[c] = t
+		a.unjudged++
+	}
+	t.requests++
+	return t, nil
+}
+
+// end ends a request's part in the trial. Nil is none.
+func (t *trial) end() {
+	if t == nil {
+		return
+	}
+	a := t.admission
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if t.requests--; t.requests == 0 {
+		a.judgeLocked(t)
+		delete(a.trials, t.credential)
+	}
+}
+
+func (a *admission) judgeLocked(t *trial) {
+	if !t.judged {
+		t.judged = true
+		a.unjudged--
+	}
+}
+
+// answered takes what an answer of the API says of the credential that the call was made with.
+func (a *admission) answered(c broker.Credential, verdict broker.Verdict) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t := a.trials[c]
+	if t == nil {
+		return
+	}
+	a.judgeLocked(t)
+	switch {
+	case verdict == broker.Proven:
+		t.user.prove()
+	case verdict == broker.Refuted && !t.user.standing.proven.Load() && !t.user.standing.refused.Swap(true):
+		a.refuseLocked()
+	}
+}
+
+// prove says that the API has accepted the user's credential, here at once and to other instances soon.
+func (u *user) prove() {
+	p, st := u.pool, &u.standing
+	st.proven.Store(true)
+	st.refused.Store(false)
+	told, now := st.told.Load(), time.Now().Unix()
+	if now-told < int64(tellAgain.Seconds()) || !st.told.CompareAndSwap(told, now) {
+		return
+	}
+	p.goes(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
+		defer cancel()
+		if err := p.owner.Prove(ctx, u.id); err != nil {
+			p.opts.Logger.Warn("other instances don't know that a user is proven", "user", api.ShortUser(u.id), "error", err)
+		}
+	})
+}
+
+// isRefused reports whether the API has refused the user's credential and never accepted it.
+func (u *user) isRefused() bool { return u.standing.refused.Load() && !u.standing.proven.Load() }
+
+// refuse counts a credential that was refused.
+func (a *admission) refuse() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.refuseLocked()
+}
+
+func (a *admission) refuseLocked() {
+	if len(a.refusals) == mostRefusals {
+		a.refusals = slices.Delete(a.refusals, 0, 1)
+	}
+	a.refusals = append(a.refusals, time.Now())
+}
+
+// guarded reports whether strangers have to be proven before anything is done for them.
+func (a *admission) guarded() bool {
+	a.mu.Lock()
+	many := a.unjudged >= mostUnjudged || a.refusedLocked(mostRefusals)
+	some := a.refusedLocked(1)
+	a.mu.Unlock()
+	return many || a.full() || some && a.bare()
+}
+
+// refusedLocked reports whether so many were refused lately.
+func (a *admission) refusedLocked(n int) bool {
+	return len(a.refusals) >= n && time.Since(a.refusals[len(a.refusals)-n]) < refusalsLately
+}
+
+// forsake has nothing stay of a user whose credential was refused and never accepted: the process, the files and the
+// conversation of the slot go, and of others that nobody uses.
+func (s *slot) forsake() {
+	u := s.user
+	for _, other := range u.takeAtRest() {
+		u.pool.goes(func() {
+			other.drop()
+			other.yield()
+			u.settle()
+		})
+	}
+	s.drop()
+	s.leave()
+}
+
+// drop takes the conversation from its user with all that it has here.
+func (s *slot) drop() {
+	if s.process != nil {
+		s.end()
+	}
+	s.lose()
+	s.conversation.dropFiles()
+}
