@@ -26,10 +26,65 @@ resource "google_compute_backend_service" "front" {
   name                  = "${var.name}-front"
   load_balancing_scheme = "EXTERNAL_MANAGED"
   protocol              = "HTTPS"
+  security_policy       = google_compute_security_policy.front[0].id
 
   backend {
     group = google_compute_region_network_endpoint_group.front[0].id
   }
+
+  # Addresses, paths and answers, also of what never reaches the front. No headers and no bodies.
+  log_config {
+    enable      = true
+    sample_rate = var.balancer_log_share
+  }
+}
+
+# What one address sends beyond this costs no instance of the front anything. The front's own limits are stricter, know users
+# and answer in the API's words; these hold while Redis is away as well.
+resource "google_compute_security_policy" "front" {
+  count = var.domain == null ? 0 : 1
+
+  name = "${var.name}-front"
+
+  rule {
+    description = "so many requests from one address"
+    action      = "throttle"
+    priority    = 1000
+
+    match {
+      versioned_expr = "SRC_IPS_V1"
+      config {
+        src_ip_ranges = ["*"]
+      }
+    }
+
+    rate_limit_options {
+      conform_action = "allow"
+      exceed_action  = "deny(429)"
+      enforce_on_key = "IP"
+
+      rate_limit_threshold {
+        count        = var.address_limit.requests
+        interval_sec = var.address_limit.seconds
+      }
+    }
+  }
+
+  # Every policy has this one; the rule above matches first.
+  rule {
+    description = "default"
+    action      = "allow"
+    priority    = 2147483647
+
+    match {
+      versioned_expr = "SRC_IPS_V1"
+      config {
+        src_ip_ranges = ["*"]
+      }
+    }
+  }
+
+  depends_on = [google_project_service.apis]
 }
 
 resource "google_compute_url_map" "front" {
@@ -59,6 +114,7 @@ resource "google_compute_target_https_proxy" "front" {
   name             = "${var.name}-front"
   url_map          = google_compute_url_map.front[0].id
   ssl_certificates = [google_compute_managed_ssl_certificate.front[0].id]
+  ssl_policy       = "projects/${var.project}/global/sslPolicies/${var.name}" # TLS 1.2 at least: the build makes it and holds it to that
 }
 
 resource "google_compute_global_forwarding_rule" "front" {

@@ -104,7 +104,7 @@ locals {
   front_secrets = {
     REDIS_URL   = { secret = google_secret_manager_secret.this["redis-url"].secret_id, version = google_secret_manager_secret_version.redis_url.version }
     HOP_KEYS    = { secret = google_secret_manager_secret.this["hop-keys"].secret_id, version = google_secret_manager_secret_version.hop_keys.version }
-    API_KEYS    = length(var.client_key_ids) == 0 ? null : { secret = google_secret_manager_secret.this["client-keys"].secret_id, version = google_secret_manager_secret_version.client_keys[0].version }
+    API_KEYS    = length(var.client_key_digests) == 0 ? null : { secret = google_secret_manager_secret.this["client-keys"].secret_id, version = google_secret_manager_secret_version.client_keys[0].version }
     STATS_TOKEN = { secret = google_secret_manager_secret.this["stats-token"].secret_id, version = google_secret_manager_secret_version.stats_token.version }
   }
 }

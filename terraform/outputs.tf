@@ -10,16 +10,10 @@ output "url" {
 output "call" {
   description = "How to call it."
   value       = <<-EOT
-    curl -N ${local.url}/v1/messages/pooled -H 'Content-Type: application/json' ${var.public ? "" : "-H \"Authorization: Bearer $(gcloud auth print-identity-token)\" "}${length(var.client_key_ids) == 0 ? "" : "-H 'x-api-key: CLIENT_KEY' "}-d '{
+    curl -N ${local.url}/v1/messages/pooled -H 'Content-Type: application/json' ${var.public ? "" : "-H \"Authorization: Bearer $(gcloud auth print-identity-token)\" "}${length(var.client_key_digests) == 0 ? "" : "-H 'x-api-key: CLIENT_KEY' "}-d '{
       "api_key": "YOUR_ANTHROPIC_API_KEY", "model": "haiku",
       "messages": [{"role": "user", "content": "Hello"}]}'
   EOT
-}
-
-output "client_keys" {
-  description = "What clients show as x-api-key, by the names in client_key_ids."
-  value       = { for id in var.client_key_ids : id => random_password.client[id].result }
-  sensitive   = true
 }
 
 output "stats_token" {
@@ -51,6 +45,6 @@ output "image_repository" {
 }
 
 output "build_account" {
-  description = "Service account of the builds."
-  value       = google_service_account.build.email
+  description = "Service account of the deploying build."
+  value       = google_service_account.builder["build"].email
 }

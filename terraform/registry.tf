@@ -31,25 +31,3 @@ resource "google_artifact_registry_repository" "images" {
 
   depends_on = [google_project_service.apis]
 }
-
-# What pull requests build: nothing is deployed from here.
-resource "google_artifact_registry_repository" "plan" {
-  repository_id = "${var.name}-plan"
-  location      = var.region
-  format        = "DOCKER"
-  description   = "Images and cache of pull requests"
-
-  vulnerability_scanning_config {
-    enablement_config = "DISABLED"
-  }
-
-  cleanup_policies {
-    id     = "drop-old"
-    action = "DELETE"
-    condition {
-      older_than = "604800s"
-    }
-  }
-
-  depends_on = [google_project_service.apis]
-}

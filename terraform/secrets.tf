@@ -32,41 +32,32 @@ resource "google_secret_manager_secret_iam_member" "reader" {
   member    = google_service_account.this[each.value.account].member
 }
 
-resource "random_password" "hop" {
-  for_each = toset(var.hop_key_ids)
+# New at each run, and in no state or plan: what is written only is written when its version changes, and never read back.
+locals {
+  new_hop_key     = replace("${uuid()}${uuid()}", "-", "")
+  new_stats_token = replace("${uuid()}${uuid()}", "-", "")
 
-  length  = 48
-  special = false
-}
-
-resource "random_password" "client" {
-  for_each = toset(var.client_key_ids)
-
-  length  = 48
-  special = false
-}
-
-resource "random_password" "stats" {
-  length  = 32
-  special = false
+  client_keys = join(",", values(var.client_key_digests))
 }
 
 # Services name the version they use, so that a new one is rolled out and never met by surprise.
 resource "google_secret_manager_secret_version" "hop_keys" {
-  secret      = google_secret_manager_secret.this["hop-keys"].id
-  secret_data = join(",", [for id in var.hop_key_ids : random_password.hop[id].result])
+  secret                 = google_secret_manager_secret.this["hop-keys"].id
+  secret_data_wo         = coalesce(var.hop_keys, local.new_hop_key)
+  secret_data_wo_version = var.hop_keys_version
 
   lifecycle {
     create_before_destroy = true
   }
 }
 
-# The front compares digests, so it never has the keys themselves.
+# The front compares digests, so neither it nor anything here ever has the keys themselves.
 resource "google_secret_manager_secret_version" "client_keys" {
-  count = length(var.client_key_ids) == 0 ? 0 : 1
+  count = length(var.client_key_digests) == 0 ? 0 : 1
 
-  secret      = google_secret_manager_secret.this["client-keys"].id
-  secret_data = join(",", [for id in var.client_key_ids : sha256(random_password.client[id].result)])
+  secret                 = google_secret_manager_secret.this["client-keys"].id
+  secret_data_wo         = local.client_keys
+  secret_data_wo_version = parseint(substr(sha256(local.client_keys), 0, 8), 16)
 
   lifecycle {
     create_before_destroy = true
@@ -84,8 +75,9 @@ resource "google_secret_manager_secret_version" "redis_url" {
 }
 
 resource "google_secret_manager_secret_version" "stats_token" {
-  secret      = google_secret_manager_secret.this["stats-token"].id
-  secret_data = random_password.stats.result
+  secret                 = google_secret_manager_secret.this["stats-token"].id
+  secret_data_wo         = local.new_stats_token
+  secret_data_wo_version = var.stats_token_version
 
   lifecycle {
     create_before_destroy = true

@@ -59,13 +59,13 @@ variable "pool_image" {
 }
 
 variable "public" {
-  description = "Whether anybody may call the front. If not, callers need roles/run.invoker. Needs client_key_ids, or RATE_LIMIT_ADDR in front_settings: a stranger's token starts a process before any API has seen it."
+  description = "Whether anybody may call the front. If not, callers need roles/run.invoker. Needs client_key_digests, or RATE_LIMIT_ADDR in front_settings: a stranger's token starts a process before any API has seen it."
   type        = bool
   default     = false
 
   validation {
-    condition     = !var.public || length(var.client_key_ids) > 0 || contains(keys(var.front_settings), "RATE_LIMIT_ADDR")
-    error_message = "public needs client_key_ids, or RATE_LIMIT_ADDR in front_settings."
+    condition     = !var.public || length(var.client_key_digests) > 0 || contains(keys(var.front_settings), "RATE_LIMIT_ADDR")
+    error_message = "public needs client_key_digests, or RATE_LIMIT_ADDR in front_settings."
   }
 }
 
@@ -88,6 +88,38 @@ variable "domain" {
   validation {
     condition     = var.domain == null || can(regex("^([a-z0-9]([a-z0-9-]*[a-z0-9])?\\.)+[a-z]{2,}$", var.domain))
     error_message = "domain must be a host name in lower case without scheme or path."
+  }
+}
+
+variable "address_limit" {
+  description = "Requests that the load balancer passes on from one address within so many seconds; the rest get 429 from Google. A stream is one request, however long."
+  type = object({
+    requests = optional(number, 600)
+    seconds  = optional(number, 60)
+  })
+  default = {}
+
+  validation {
+    condition     = var.address_limit.requests >= 1 && floor(var.address_limit.requests) == var.address_limit.requests && contains([10, 30, 60, 120, 180, 240, 270, 300, 600, 900, 1200, 1800, 2700, 3600], var.address_limit.seconds)
+    error_message = "address_limit: requests must be a whole number from 1 on, seconds one of those that Cloud Armor knows, such as 10, 60 or 3600."
+  }
+  # A rate that isn't one is refused where it stands.
+  validation {
+    condition = try(
+      tonumber(split("/", var.front_settings["RATE_LIMIT_ADDR"])[0]) / { s = 1, m = 60, h = 3600 }[split("/", var.front_settings["RATE_LIMIT_ADDR"])[1]]
+    <= var.address_limit.requests / var.address_limit.seconds, true)
+    error_message = "address_limit must let through what RATE_LIMIT_ADDR does: the front's own answer tells a client when to come again."
+  }
+}
+
+variable "balancer_log_share" {
+  description = "Share of the requests that the load balancer logs, from 0 to 1."
+  type        = number
+  default     = 1
+
+  validation {
+    condition     = var.balancer_log_share >= 0 && var.balancer_log_share <= 1
+    error_message = "balancer_log_share must be from 0 to 1."
   }
 }
 
@@ -260,25 +292,49 @@ variable "ranges" {
   }
 }
 
-variable "hop_key_ids" {
-  description = "Names of the keys that sign the hop. The first signs, all verify. To rotate, apply [a], [a, b], [b, a], [b]."
-  type        = list(string)
-  default     = ["a"]
+variable "hop_keys" {
+  description = "What HOP_KEYS becomes when hop_keys_version is raised: comma-separated, the first signs, all verify. Only for a rotation, in the environment (TF_VAR_hop_keys); it is kept nowhere. Null: a single new key."
+  type        = string
+  default     = null
+  sensitive   = true
+  ephemeral   = true
 
   validation {
-    condition     = length(var.hop_key_ids) >= 1 && length(distinct(var.hop_key_ids)) == length(var.hop_key_ids)
-    error_message = "hop_key_ids must be at least one name, each once."
+    condition     = var.hop_keys == null ? true : alltrue([for key in split(",", var.hop_keys) : can(regex("^[0-9A-Za-z]{32,}$", key))])
+    error_message = "hop_keys must be comma-separated keys of 32 letters and digits or more."
   }
 }
 
-variable "client_key_ids" {
-  description = "Names of the keys one of which clients must show (`terraform output -json client_keys`). Empty: none is needed. To rotate, apply [a], [a, b], [b]."
-  type        = list(string)
-  default     = []
+variable "hop_keys_version" {
+  description = "Raise by one to write the hop keys anew."
+  type        = number
+  default     = 1
 
   validation {
-    condition     = length(distinct(var.client_key_ids)) == length(var.client_key_ids)
-    error_message = "client_key_ids must be names, each once."
+    condition     = var.hop_keys_version >= 1 && floor(var.hop_keys_version) == var.hop_keys_version
+    error_message = "hop_keys_version must be a whole number from 1 on."
+  }
+}
+
+variable "client_key_digests" {
+  description = "SHA-256 digests in hex of the keys one of which clients must show, by names of yours. Empty: none is needed. To rotate, apply {a}, {a, b}, {b}."
+  type        = map(string)
+  default     = {}
+
+  validation {
+    condition     = alltrue([for digest in values(var.client_key_digests) : can(regex("^[0-9a-f]{64}$", digest))]) && length(distinct(values(var.client_key_digests))) == length(var.client_key_digests)
+    error_message = "client_key_digests must be SHA-256 digests in lower-case hex, each once: never the keys themselves."
+  }
+}
+
+variable "stats_token_version" {
+  description = "Raise by one for a new stats token."
+  type        = number
+  default     = 1
+
+  validation {
+    condition     = var.stats_token_version >= 1 && floor(var.stats_token_version) == var.stats_token_version
+    error_message = "stats_token_version must be a whole number from 1 on."
   }
 }
 
@@ -307,6 +363,23 @@ variable "repository" {
   validation {
     condition     = var.repository == null || can(regex("^projects/[^/]+/locations/[^/]+/connections/[^/]+/repositories/[^/]+$", var.repository))
     error_message = "repository must be the full name of a Cloud Build repository."
+  }
+}
+
+variable "pins" {
+  description = "Images that the builds run in and build on, by digest: `make pins` writes them into pins.auto.tfvars.json. Needed with repository."
+  type        = map(string)
+  default     = {}
+
+  validation {
+    condition     = alltrue([for image in values(var.pins) : can(regex("^[a-z0-9./_-]+@sha256:[0-9a-f]{64}$", image))])
+    error_message = "pins must be images by digest: a tag can change from one build to the next."
+  }
+  validation {
+    condition = var.repository == null || length(setsubtract(
+      ["_BUILDKIT", "_DEBIAN", "_DOCKER", "_EMULATORS", "_GOLANG", "_NODE", "_SDK", "_STATIC", "_TERRAFORM"], keys(var.pins)
+    )) == 0
+    error_message = "pins lacks images that the builds need: make pins."
   }
 }
 

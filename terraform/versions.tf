@@ -6,13 +6,9 @@ terraform {
       source  = "hashicorp/google"
       version = ">= 7.30, < 8"
     }
-    random = {
-      source  = "hashicorp/random"
-      version = ">= 3.6, < 4"
-    }
   }
 
-  # The state holds secrets (the hop keys, the AUTH string of Redis): keep it in a bucket that only the deployers read.
+  # The state holds a secret, the AUTH string of Redis: keep it in a bucket that only the deployers read.
   #   terraform init -backend-config=bucket=BUCKET -backend-config=prefix=claudepool
   backend "gcs" {}
 }

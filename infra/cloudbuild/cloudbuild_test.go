@@ -1,10 +1,12 @@
-// Package cloudbuild checks the repository's cloudbuild.yaml as far as that can be done without the cloud.
+// Package cloudbuild has the builds that test and that make images, and checks them and the deploying one, the repository's
+// cloudbuild.yaml, as far as that can be done without the cloud.
 package cloudbuild
 
 import (
-	"fmt"
+	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,15 +18,22 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-const path = "../../cloudbuild.yaml"
+// The builds' files.
+const (
+	deploying = "../../cloudbuild.yaml"
+	tests     = "test.yaml"
+	imaging   = "images.yaml"
+)
+
+var files = []string{deploying, tests, imaging}
 
 // builtIn are the substitutions that Cloud Build makes itself and that we use.
 var builtIn = []string{"PROJECT_ID", "BUILD_ID", "COMMIT_SHA"}
 
-// read reads the file as Cloud Build does: fields it doesn't know are errors.
-func read(t *testing.T) (*cloudbuildpb.Build, string) {
+// read reads a file as Cloud Build does: fields it doesn't know are errors.
+func read(t *testing.T, file string) (*cloudbuildpb.Build, string) {
 	t.Helper()
-	text, err := os.ReadFile(path)
+	text, err := os.ReadFile(file)
 	require.NoError(t, err)
 	json, err := yaml.YAMLToJSONStrict(text)
 	require.NoError(t, err)
@@ -38,32 +47,49 @@ var (
 	reference = regexp.MustCompile(`\$\$|\$\{?([A-Z_][A-Z0-9_]*)\}?`)
 )
 
-func TestBuild_DeclaresWhatItUsesAndUsesWhatItDeclares(t *testing.T) {
-	build, text := read(t)
+// uses are the substitutions that a file uses.
+func uses(text string) []string {
 	used := map[string]bool{}
 	for _, m := range reference.FindAllStringSubmatch(comment.ReplaceAllString(text, ""), -1) {
 		if name := m[1]; name != "" && !slices.Contains(builtIn, name) {
-			require.Contains(t, build.Substitutions, name, "used and not declared")
 			used[name] = true
 		}
 	}
-	for name := range build.Substitutions {
-		require.True(t, used[name], "%s is declared and not used", name)
+	return slices.Sorted(maps.Keys(used))
+}
+
+// An image has no default: without it there is no build.
+func TestBuild_DeclaresWhatItUsesButItsImagesAndUsesWhatItDeclares(t *testing.T) {
+	images := pinned(t)
+	for _, file := range files {
+		build, text := read(t, file)
+		used := uses(text)
+		for _, name := range used {
+			_, declared := build.Substitutions[name]
+			require.NotEqual(t, declared, images[name] != "", "%s: %s is an image or has a default", file, name)
+		}
+		for name := range build.Substitutions {
+			require.Contains(t, used, name, "%s: declared and not used", file)
+		}
+		require.Equal(t, cloudbuildpb.BuildOptions_MUST_MATCH, build.Options.SubstitutionOption, file)
 	}
 }
 
 func TestBuild_StepsWaitForStepsThatExistAndEnd(t *testing.T) {
-	build, _ := read(t)
-	seen := map[string]bool{"-": true}
-	for _, step := range build.Steps {
-		require.NotEmpty(t, step.Id)
-		require.NotEmpty(t, step.WaitFor, "%s: said, not implied", step.Id)
-		for _, other := range step.WaitFor {
-			require.True(t, seen[other], "%s waits for %s, which is not before it", step.Id, other)
+	for _, file := range files {
+		build, _ := read(t, file)
+		seen := map[string]bool{"-": true}
+		for i, step := range build.Steps {
+			require.NotEmpty(t, step.Id)
+			require.NotEmpty(t, step.WaitFor, "%s: said, not implied", step.Id)
+			require.True(t, i == 0 && step.Id == "pins" || after(build, step.Id, "pins"), "%s: %s runs before its image is looked at", file, step.Id)
+			for _, other := range step.WaitFor {
+				require.True(t, seen[other], "%s waits for %s, which is not before it", step.Id, other)
+			}
+			seen[step.Id] = true
+			require.Positive(t, step.Timeout.GetSeconds(), step.Id)
+			require.LessOrEqual(t, step.Timeout.GetSeconds(), build.Timeout.GetSeconds(), step.Id)
 		}
-		seen[step.Id] = true
-		require.Positive(t, step.Timeout.GetSeconds(), step.Id)
-		require.LessOrEqual(t, step.Timeout.GetSeconds(), build.Timeout.GetSeconds(), step.Id)
 	}
 }
 
@@ -77,40 +103,89 @@ func after(build *cloudbuildpb.Build, step, other string) bool {
 	return false
 }
 
-func TestBuild_DeploysWhatWasTestedScannedAndPlannedAndByDigest(t *testing.T) {
-	build, _ := read(t)
-	for _, order := range [][2]string{{"scan", "build-front"}, {"scan", "build-pool"}, {"plan", "test"}, {"plan", "scan"}, {"deploy", "plan"}, {"smoke", "deploy"}} {
+func TestBuild_DeploysWhatHasPassedAndWasPlanned(t *testing.T) {
+	images, _ := read(t, imaging)
+	for _, image := range []string{"front", "pool"} {
+		require.True(t, after(images, "scan", "build-"+image), image)
+		require.Contains(t, script(images, "build-"+image), "> /workspace/"+image+".digest")
+		require.FileExists(t, "../docker/"+image+".Dockerfile")
+		require.Contains(t, script(images, "build-"+image), "--file=infra/docker/"+image+".Dockerfile")
+	}
+	build, _ := read(t, deploying)
+	for _, order := range [][2]string{{"plan", "passed"}, {"tls", "plan"}, {"deploy", "tls"}, {"deploy", "plan"}, {"smoke", "deploy"}} {
 		require.True(t, after(build, order[0], order[1]), order)
 	}
-	plan, deploy := script(build, "plan"), script(build, "deploy")
-	require.Contains(t, plan, "-out=/workspace/plan")
-	require.Contains(t, deploy, "terraform apply -input=false -lock-timeout=10m /workspace/plan")
-	for _, image := range []string{"front", "pool"} {
-		require.Contains(t, plan, fmt.Sprintf(`-var="%s_image=$REPOSITORY/%[1]s@$(cat /workspace/%[1]s.digest)"`, image))
-		require.Contains(t, script(build, "build-"+image), "> /workspace/"+image+".digest")
-		require.FileExists(t, "../docker/"+image+".Dockerfile")
-		require.Contains(t, script(build, "build-"+image), "--file=infra/docker/"+image+".Dockerfile")
-	}
-	for _, step := range []string{"deploy", "smoke"} {
+	require.Contains(t, script(build, "plan"), "-out=/workspace/plan")
+	require.Contains(t, script(build, "deploy"), "terraform apply -input=false -lock-timeout=10m /workspace/plan")
+	for _, step := range []string{"passed", "tls", "deploy", "smoke"} {
 		require.Contains(t, script(build, step), `if [ "${_DEPLOY}" != true ]`, "%s: pull requests only plan", step)
 	}
 }
 
-func TestBuild_RunsAsItsOwnAccountAndLeavesItsProvenance(t *testing.T) {
-	build, _ := read(t)
-	require.Equal(t, "projects/$PROJECT_ID/serviceAccounts/${_ACCOUNT}@$PROJECT_ID.iam.gserviceaccount.com", build.ServiceAccount)
-	require.Equal(t, cloudbuildpb.BuildOptions_CLOUD_LOGGING_ONLY, build.Options.Logging, "an account of one's own needs it")
-	require.Equal(t, cloudbuildpb.BuildOptions_VERIFIED, build.Options.RequestedVerifyOption)
-	require.Len(t, build.Images, 2)
+func TestBuild_EachRunsAsAnAccountOfItsOwn(t *testing.T) {
 	terraform, err := os.ReadFile("../../terraform/build.tf")
 	require.NoError(t, err)
-	for _, account := range []string{"build", "plan"} {
-		require.Contains(t, string(terraform), `account_id   = "${var.name}-`+account+`"`)
+	for file, account := range map[string]string{deploying: "${_ACCOUNT}", tests: "${_NAME}-test", imaging: "${_NAME}-images"} {
+		build, _ := read(t, file)
+		require.Equal(t, "projects/$PROJECT_ID/serviceAccounts/"+account+"@$PROJECT_ID.iam.gserviceaccount.com", build.ServiceAccount)
+		require.Equal(t, cloudbuildpb.BuildOptions_CLOUD_LOGGING_ONLY, build.Options.Logging, "an account of one's own needs it")
+		for name := range build.Substitutions {
+			require.Contains(t, string(terraform), name, "the triggers say it")
+		}
 	}
+	build, _ := read(t, deploying)
 	require.Equal(t, build.Substitutions["_NAME"]+"-build", build.Substitutions["_ACCOUNT"])
-	require.Equal(t, build.Substitutions["_NAME"], build.Substitutions["_IMAGES"])
-	for name := range build.Substitutions {
-		require.Contains(t, string(terraform), name, "the triggers say it")
+	images, _ := read(t, imaging)
+	require.Len(t, images.Images, 2)
+	require.Equal(t, cloudbuildpb.BuildOptions_VERIFIED, images.Options.RequestedVerifyOption, "it leaves its provenance")
+}
+
+// What others wrote runs where nothing can be done with it.
+func TestBuild_WhoDeploysRunsNothingOfOthers(t *testing.T) {
+	build, _ := read(t, deploying)
+	for _, step := range build.Steps {
+		require.NotRegexp(t, `(?m)(^|[;&|(]|then|do) *(apt|apt-get|npm|npx|pip|docker|make|go)\b|\.ci/|\.sh\b`, strings.Join(step.Args, "\n"), step.Id)
+	}
+	for _, file := range files {
+		build, _ := read(t, file)
+		for _, step := range build.Steps {
+			require.NotRegexp(t, `(curl|wget)[^\n]*\|`, strings.Join(step.Args, "\n"), "%s: nothing is run that only its address vouches for", step.Id)
+		}
+	}
+}
+
+// grants are what Terraform calls resources that give somebody a right.
+var grants = regexp.MustCompile(`(?m)^resource "(google_\w+_iam_(?:member|binding|policy))" "(\w+)"`)
+
+func TestTerraform_EveryGrantIsAskedWhetherItIsTheTests(t *testing.T) {
+	asked, err := os.ReadFile("../../terraform/tests/plan.tftest.hcl")
+	require.NoError(t, err)
+	_, run, found := strings.Cut(string(asked), `run "a_test_can_do_nothing" {`)
+	require.True(t, found)
+	run, _, _ = strings.Cut(run, "\n}\n")
+	folder, err := filepath.Glob("../../terraform/*.tf")
+	require.NoError(t, err)
+	count := 0
+	for _, file := range folder {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for _, m := range grants.FindAllStringSubmatch(string(text), -1) {
+			require.Regexp(t, m[1]+`\.`+m[2]+`\b`, run)
+			count++
+		}
+	}
+	require.Greater(t, count, 8, "the folder is found")
+}
+
+// A resource that makes a key knows it, and so does the state.
+func TestTerraform_MakesNoKeyThatItsStateWouldHave(t *testing.T) {
+	folder, err := filepath.Glob("../../terraform/*.tf")
+	require.NoError(t, err)
+	require.NotEmpty(t, folder)
+	for _, file := range folder {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		require.NotRegexp(t, `"random_|"tls_private_key"|"google_service_account_key"|\bsecret_data\s*=`, string(text), file)
 	}
 }
 
@@ -133,31 +208,24 @@ func script(build *cloudbuildpb.Build, id string) string {
 // What the steps run is checked with the shells and programs that run it; `.ci/run`, which the test step calls, is what
 // runs this test.
 func TestBuild_ItsScriptsAreSound(t *testing.T) {
-	build, _ := read(t)
-	for _, step := range build.Steps {
-		text := script(build, step.Id)
-		cmd := exec.Command(shell(step)[0], "-n")
-		cmd.Stdin = strings.NewReader(text)
-		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, "%s: %s", step.Id, out)
-		for _, command := range []string{"terraform", "gcloud"} {
-			checkFlags(t, command, text)
+	for _, file := range files {
+		build, _ := read(t, file)
+		for _, step := range build.Steps {
+			text := script(build, step.Id)
+			cmd := exec.Command(shell(step)[0], "-n")
+			cmd.Stdin = strings.NewReader(text)
+			out, err := cmd.CombinedOutput()
+			require.NoError(t, err, "%s: %s", step.Id, out)
+			for _, command := range []string{"terraform", "gcloud"} {
+				checkFlags(t, command, text)
+			}
 		}
 	}
+	build, _ := read(t, tests)
 	require.Contains(t, script(build, "test"), "\n.ci/run\n")
 	info, err := os.Stat("../../.ci/run")
 	require.NoError(t, err)
 	require.NotZero(t, info.Mode()&0o111)
-}
-
-func TestBuild_FetchesTheGoThatGoModNames(t *testing.T) {
-	build, _ := read(t)
-	expression := regexp.MustCompile(`sed -n '[^']+' go\.mod`).FindString(script(build, "test"))
-	cmd := exec.Command("sh", "-c", expression)
-	cmd.Dir = "../.."
-	out, err := cmd.Output()
-	require.NoError(t, err)
-	require.Regexp(t, `^go1\.\d+(\.\d+)?\n$`, string(out))
 }
 
 var (

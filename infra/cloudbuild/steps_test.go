@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -22,8 +23,8 @@ import (
 
 const digest = "sha256:5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
 
-// machine runs steps as the file states them. What reaches the cloud or a container engine is a stand-in that writes
-// down how it was called. Of the steps only `test` isn't run here: it runs this test.
+// machine runs steps as their file states them. What reaches the cloud or a container engine is a stand-in that writes
+// down how it was called.
 type machine struct {
 	t         *testing.T
 	workspace string
@@ -37,6 +38,7 @@ func newMachine(t *testing.T) *machine {
 	for _, image := range []string{"front", "pool"} {
 		m.write(image+".digest", digest+"\n")
 	}
+	m.stand("sleep", "")
 	return m
 }
 
@@ -55,7 +57,8 @@ func (m *machine) calls() []string {
 		return nil
 	}
 	require.NoError(m.t, err)
-	return strings.Split(strings.TrimSpace(string(text)), "\n")
+	all := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return slices.DeleteFunc(all, func(call string) bool { return strings.HasPrefix(call, "sleep ") })
 }
 
 func (m *machine) write(name, text string) {
@@ -71,10 +74,13 @@ func (m *machine) read(name string) string {
 }
 
 // run runs a step with Cloud Build's substitutions carried out, of which some may be given as name, value.
-func (m *machine) run(id string, given ...string) (output string, err error) {
+func (m *machine) run(file, id string, given ...string) (output string, err error) {
 	m.t.Helper()
-	build, _ := read(m.t)
+	build, _ := read(m.t, file)
 	values := map[string]string{"PROJECT_ID": "p", "BUILD_ID": "b", "COMMIT_SHA": "c"}
+	for name := range pinned(m.t) {
+		values[name] = "example.com/" + strings.ToLower(name) + "@" + digest
+	}
 	maps.Copy(values, build.Substitutions)
 	for i := 0; i < len(given); i += 2 {
 		values[given[i]] = given[i+1]
@@ -108,12 +114,15 @@ func TestSteps_ABuildLeavesTheDigestOfWhatItPushed(t *testing.T) {
 	for _, image := range []string{"front", "pool"} {
 		m := newMachine(t)
 		m.stand("docker", `case "$*" in "image inspect"*) for r in elsewhere/`+image+`@sha256:0 us-central1-docker.pkg.dev/p/claudepool/`+image+`@`+digest+`; do echo $r; done;; esac`)
-		out, err := m.run("build-" + image)
+		out, err := m.run(imaging, "build-"+image)
 		require.NoError(t, err, out)
 		calls := m.calls()
 		require.Len(t, calls, 4)
 		tag := "us-central1-docker.pkg.dev/p/claudepool/" + image + ":b"
 		require.Contains(t, calls[1], "--file=infra/docker/"+image+".Dockerfile --build-arg=REVISION=c --tag="+tag)
+		require.Contains(t, calls[0], " --driver-opt=image=example.com/_buildkit@"+digest)
+		require.Contains(t, calls[1], " --build-arg=GOLANG=example.com/_golang@"+digest+" ")
+		require.Contains(t, calls[1], " --build-arg=BASE=example.com/"+map[string]string{"front": "_static", "pool": "_debian"}[image]+"@"+digest+" ")
 		require.Contains(t, calls[1], "--build-arg=SOURCE_DATE_EPOCH=0 --output=type=docker,rewrite-timestamp=true")
 		require.Equal(t, "docker push "+tag, calls[2], "as Cloud Build does, which writes provenance for what it gets")
 		require.Regexp(t, "^docker image inspect .* "+tag+"$", calls[3])
@@ -121,13 +130,13 @@ func TestSteps_ABuildLeavesTheDigestOfWhatItPushed(t *testing.T) {
 
 		m = newMachine(t)
 		m.stand("docker", `case "$*" in "buildx build"*) exit 1;; esac`)
-		_, err = m.run("build-" + image)
+		_, err = m.run(imaging, "build-"+image)
 		require.Error(t, err)
 		require.Len(t, m.calls(), 2, "nothing goes on after a build that failed")
 
 		m = newMachine(t)
 		m.stand("docker", "")
-		_, err = m.run("build-" + image)
+		_, err = m.run(imaging, "build-"+image)
 		require.Error(t, err, "without a digest there is nothing to deploy")
 	}
 }
@@ -135,7 +144,7 @@ func TestSteps_ABuildLeavesTheDigestOfWhatItPushed(t *testing.T) {
 func TestSteps_ARefusedPackageIsReplacedByTheNextBuild(t *testing.T) {
 	m := newMachine(t)
 	m.stand("docker", `echo us-central1-docker.pkg.dev/p/claudepool/pool@`+digest)
-	out, err := m.run("build-pool")
+	out, err := m.run(imaging, "build-pool")
 	require.NoError(t, err, out)
 	require.Contains(t, m.calls()[1], " --no-cache-filter=image ")
 	dockerfile, err := os.ReadFile("../docker/pool.Dockerfile")
@@ -154,7 +163,7 @@ func TestSteps_TheScanStopsAtACriticalFlawThatHasAFix(t *testing.T) {
 		m := newMachine(t)
 		m.stand("gcloud", `case "$*" in *" list-vulnerabilities "*) printf '`+found+`\n';; *) echo scans/1;; esac`)
 		m.stand("apt-get", "")
-		out, err := m.run("scan")
+		out, err := m.run(imaging, "scan")
 		require.Equal(t, stops, err != nil, "%s: %s", found, out)
 		require.Contains(t, m.calls()[1], " google-cloud-cli-local-extract", "gcloud's scan asks for it, remote or not")
 		require.Contains(t, m.calls()[2], "images scan us-central1-docker.pkg.dev/p/claudepool/front@"+digest)
@@ -171,8 +180,50 @@ func TestSteps_AScanThatCannotBeMadeStopsTheBuild(t *testing.T) {
 		for _, program := range []string{"apt-get", "gcloud"} {
 			m.stand(program, `case "$*" in *"`+fails+`"*) exit 1;; esac`)
 		}
-		_, err := m.run("scan")
+		_, err := m.run(imaging, "scan")
 		require.Error(t, err, fails)
+	}
+}
+
+// passing has the builds that the deploying one waits for: what `gcloud builds list` says of each, try after try.
+func passing(m *machine, tests, images []string) {
+	said := func(account string, tries []string) string {
+		path := filepath.Join(m.workspace, account)
+		for i, builds := range tries {
+			m.write(fmt.Sprintf("%s.%d", account, i), builds)
+		}
+		return fmt.Sprintf(`*claudepool-%s@*) n=$(cat %[2]s 2>/dev/null || echo 0); cat %[2]s.$n; [ $n = %[3]d ] || echo $((n+1)) >%[2]s;;`, account, path, len(tries)-1)
+	}
+	m.stand("gcloud", `case "$*" in `+said("test", tests)+" "+said("images", images)+`
+"builds describe i "*) printf 'us-central1-docker.pkg.dev/p/claudepool/front:b1\t`+digest+`\nus-central1-docker.pkg.dev/p/claudepool/pool:b1\t`+digest+`\n';; esac`)
+}
+
+const running, failed, succeeded = "WORKING\ti\n", "FAILURE\ti\n", "SUCCESS\ti\n"
+
+func TestSteps_TheImagesThatPassedAreDeployedAndNoOthers(t *testing.T) {
+	for name, c := range map[string]struct {
+		tests, images []string
+		passes        bool
+	}{
+		"both":               {[]string{succeeded}, []string{succeeded}, true},
+		"both, in a while":   {[]string{"", "QUEUED\tj\n", running, succeeded}, []string{"", running, succeeded}, true},
+		"at the second time": {[]string{running + failed, succeeded + failed}, []string{succeeded}, true},
+		"no tests":           {[]string{running, failed}, []string{succeeded}, false},
+		"no images":          {[]string{succeeded}, []string{"CANCELLED\ti\n" + failed}, false},
+		"too slow tests":     {[]string{"TIMEOUT\ti\n"}, []string{succeeded}, false},
+	} {
+		m := newMachine(t)
+		passing(m, c.tests, c.images)
+		out, err := m.run(deploying, "passed")
+		require.Equal(t, c.passes, err == nil, "%s: %s", name, out)
+		require.Contains(t, m.calls()[0], " --filter=substitutions.COMMIT_SHA=c AND serviceAccount=projects/p/serviceAccounts/claudepool-test@p.iam.gserviceaccount.com ")
+		images := filepath.Join(m.workspace, "terraform/images.auto.tfvars.json")
+		if !c.passes {
+			require.NoFileExists(t, images, name)
+			continue
+		}
+		const repository = "us-central1-docker.pkg.dev/p/claudepool"
+		require.JSONEq(t, `{"front_image": "`+repository+`/front@`+digest+`", "pool_image": "`+repository+`/pool@`+digest+`"}`, m.read("terraform/images.auto.tfvars.json"))
 	}
 }
 
@@ -180,14 +231,12 @@ func TestSteps_WhatWasPlannedIsApplied(t *testing.T) {
 	m := newMachine(t)
 	m.stand("terraform", `case "$*" in "output -raw url") echo https://front.example;; esac`)
 	for _, step := range []string{"plan", "deploy"} {
-		out, err := m.run(step, "_STATE_BUCKET", "states")
+		out, err := m.run(deploying, step, "_STATE_BUCKET", "states")
 		require.NoError(t, err, out)
 	}
-	const repository = "us-central1-docker.pkg.dev/p/claudepool"
 	require.Equal(t, []string{
 		"terraform init -input=false -backend-config=bucket=states -backend-config=prefix=claudepool",
-		"terraform plan -input=false -lock-timeout=10m -out=" + m.workspace + "/plan -var=front_image=" + repository + "/front@" + digest +
-			" -var=pool_image=" + repository + "/pool@" + digest,
+		"terraform plan -input=false -lock-timeout=10m -out=" + m.workspace + "/plan",
 		"terraform apply -input=false -lock-timeout=10m " + m.workspace + "/plan",
 		"terraform output -raw url",
 		"terraform output -raw certificate",
@@ -196,13 +245,13 @@ func TestSteps_WhatWasPlannedIsApplied(t *testing.T) {
 	require.Empty(t, m.read("certificate"))
 }
 
-func TestSteps_APullRequestPlansWithoutLockAndSecrets(t *testing.T) {
+func TestSteps_APullRequestPlansWithoutLockAndSecretsAndWithWhatRuns(t *testing.T) {
 	m := newMachine(t)
-	m.stand("terraform", "")
-	out, err := m.run("plan", "_STATE_BUCKET", "states", "_DEPLOY", "false", "_IMAGES", "claudepool-plan")
+	m.stand("terraform", `case "$*" in "output -json images") echo '{"front_image": "f"}';; esac`)
+	out, err := m.run(deploying, "plan", "_STATE_BUCKET", "states", "_DEPLOY", "false")
 	require.NoError(t, err, out)
-	require.Contains(t, m.calls()[1], " -lock=false -refresh=false ")
-	require.Contains(t, m.calls()[1], " -var=front_image=us-central1-docker.pkg.dev/p/claudepool-plan/front@"+digest)
+	require.Contains(t, m.calls()[2], " -lock=false -refresh=false ")
+	require.JSONEq(t, `{"front_image": "f"}`, m.read("terraform/images.auto.tfvars.json"))
 }
 
 func TestSteps_APullRequestChangesNothing(t *testing.T) {
@@ -210,11 +259,46 @@ func TestSteps_APullRequestChangesNothing(t *testing.T) {
 	m.stand("terraform", "")
 	m.stand("gcloud", "")
 	m.stand("curl", "")
-	for _, step := range []string{"deploy", "smoke"} {
-		out, err := m.run(step, "_DEPLOY", "false")
+	for _, step := range []string{"passed", "tls", "deploy", "smoke"} {
+		out, err := m.run(deploying, step, "_DEPLOY", "false")
 		require.NoError(t, err, out)
 	}
 	require.Empty(t, m.calls())
+}
+
+func TestSteps_NothingBelowTLS12ComesIn(t *testing.T) {
+	for there, does := range map[string]string{"": "update", "exit 1": "create"} {
+		m := newMachine(t)
+		m.stand("gcloud", `case "$*" in *describe*) `+there+`;; esac`)
+		out, err := m.run(deploying, "tls")
+		require.NoError(t, err, out)
+		require.Equal(t, "gcloud compute ssl-policies "+does+" claudepool --global --project=p --profile=MODERN --min-tls-version=1.2", m.calls()[1])
+	}
+	balancer, err := os.ReadFile("../../terraform/domain.tf")
+	require.NoError(t, err)
+	require.Contains(t, string(balancer), `"projects/${var.project}/global/sslPolicies/${var.name}"`)
+}
+
+// The Go of the step's image, whichever it is, fetches the one of go.mod, and takes what the checksum database knows only.
+func TestSteps_GoComesThroughTheModuleProxy(t *testing.T) {
+	m := newMachine(t)
+	m.stand("apt-get", "")
+	require.NoError(t, os.Mkdir(filepath.Join(m.workspace, ".ci"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(m.workspace, ".ci/run"), []byte("#!/bin/sh\nenv\n"), 0o755))
+	out, err := m.run(tests, "test")
+	require.NoError(t, err, out)
+	for _, setting := range []string{"GOTOOLCHAIN=auto", "GOPROXY=https://proxy.golang.org", "GOSUMDB=sum.golang.org"} {
+		require.Contains(t, strings.Split(out, "\n"), setting)
+	}
+	require.Regexp(t, `(?m)^PATH=.*:`+regexp.QuoteMeta(m.workspace)+`/\.tools/go/bin$`, out)
+	text, err := os.ReadFile("../../go.mod")
+	require.NoError(t, err)
+	require.Regexp(t, `(?m)^toolchain go1\.\d+\.\d+$`, string(text))
+	for _, image := range []string{"front", "pool"} {
+		text, err := os.ReadFile("../docker/" + image + ".Dockerfile")
+		require.NoError(t, err)
+		require.Contains(t, string(text), "ENV CGO_ENABLED=0 GOTOOLCHAIN=auto\n")
+	}
 }
 
 // TestSteps_SmokeAsksTheFront has the front itself behind what lets in only those with an identity, as Cloud Run does.
@@ -235,7 +319,7 @@ func TestSteps_SmokeAsksTheFront(t *testing.T) {
 	m.write("url", server.URL)
 	m.write("certificate", "")
 	m.stand("gcloud", "echo identity")
-	out, err := m.run("smoke")
+	out, err := m.run(deploying, "smoke")
 	require.NoError(t, err, out)
 	require.Equal(t, []string{"/health", "/"}, asked)
 	require.Contains(t, out, `"status": "ok"`)
@@ -249,7 +333,7 @@ func TestSteps_SmokeLeavesADomainAloneUntilItsCertificateIsThere(t *testing.T) {
 		m.write("certificate", "claudepool-front-1")
 		m.stand("gcloud", `case "$*" in *ssl-certificates*) echo `+status+`;; *) echo identity;; esac`)
 		m.stand("curl", "")
-		out, err := m.run("smoke")
+		out, err := m.run(deploying, "smoke")
 		require.NoError(t, err, out)
 		require.Contains(t, m.calls()[0], "ssl-certificates describe claudepool-front-1 --global")
 		if !calls {

@@ -5,7 +5,9 @@ package docker_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/prometheus/procfs"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"claudepool/infra/freeport"
 	"claudepool/infra/need"
@@ -61,7 +64,7 @@ func TestContext_HoldsWhatIsBuiltAndNothingElse(t *testing.T) {
 	require.Contains(t, files, "go.sum")
 	require.Contains(t, files, "infra/claude.env")
 	for _, file := range files {
-		require.NotRegexp(t, `^\.|_test\.go$|\.md$|^terraform|^infra/docker/`, file)
+		require.NotRegexp(t, `^\.|_test\.go$|\.md$|^terraform|^infra/(docker|cloudbuild)/`, file)
 	}
 }
 
@@ -77,6 +80,7 @@ func TestImages_AnswerATurn(t *testing.T) {
 	require.Contains(t, answer, `"claude_code_version":"`+claude.Version+`"`)
 
 	t.Run("tools", func(t *testing.T) { testTools(t, d) })
+	t.Run("rights", func(t *testing.T) { testRights(t, d) })
 	t.Run("orphans", func(t *testing.T) { testOrphans(t, d) })
 	t.Run("end", func(t *testing.T) { testEnd(t, d) })
 }
@@ -143,9 +147,30 @@ func requireClean(t *testing.T, root string) {
 	workspaces, err := os.Stat(filepath.Join(root, "workspaces"))
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o711), workspaces.Mode().Perm())
+	requireNoOtherRights(t, root)
 	certificates, err := os.ReadFile(filepath.Join(root, "etc/ssl/certs/ca-certificates.crt"))
 	require.NoError(t, err)
 	require.Contains(t, string(certificates), "BEGIN CERTIFICATE")
+}
+
+// requireNoOtherRights looks for programs that whoever runs them gets more rights by: those of their owner, of their group,
+// or capabilities of the file.
+func requireNoOtherRights(t *testing.T, root string) {
+	t.Helper()
+	files := 0
+	require.NoError(t, filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		files++
+		info, err := entry.Info()
+		require.NoError(t, err)
+		require.Zero(t, info.Mode()&(fs.ModeSetuid|fs.ModeSetgid), path)
+		_, err = unix.Getxattr(path, "security.capability", nil)
+		require.True(t, errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP), "%s: %v", path, err)
+		return nil
+	}))
+	require.Greater(t, files, 1000, "the root is there")
 }
 
 func number(t *testing.T, text string) uint32 {
@@ -218,6 +243,39 @@ func (d *deployment) inside(command string) string {
 	out, err := cmd.CombinedOutput()
 	require.NoError(d.t, err, string(out))
 	return string(out)
+}
+
+// testRights: a container's root has capabilities that poold doesn't use, and what it starts has none at all.
+func testRights(t *testing.T, d *deployment) {
+	const used = 0x18801eb // chown, dac_override, fowner, kill, setgid, setuid, setpcap, sys_ptrace, sys_nice, sys_resource
+	statuses, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(d.pool.Process.Pid), "root/proc/[0-9]*/status"))
+	require.NoError(t, err)
+	seen := map[string]int{}
+	for _, path := range statuses {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		status := map[string]string{}
+		for line := range strings.Lines(string(text)) {
+			name, value, _ := strings.Cut(line, ":")
+			status[name] = strings.TrimSpace(value)
+		}
+		name := status["Name"]
+		seen[name]++
+		for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"} {
+			capabilities, err := strconv.ParseUint(status[set], 16, 64)
+			require.NoError(t, err)
+			if name == "poold" {
+				require.Zero(t, capabilities&^used, "%s: %s %x", name, set, capabilities)
+			} else {
+				require.Zero(t, capabilities, "%s: %s", name, set)
+			}
+		}
+		require.True(t, name == "poold" || status["NoNewPrivs"] == "1", name)
+	}
+	require.Equal(t, 1, seen["poold"])
+	require.NotZero(t, seen["claude"])
 }
 
 // testOrphans: a first process is the parent of whatever has lost its own, and has to reap it.

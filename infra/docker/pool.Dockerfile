@@ -12,7 +12,8 @@ ARG BASE=debian:bookworm-slim
 
 FROM ${GOLANG} AS build
 WORKDIR /src
-ENV CGO_ENABLED=0 GOTOOLCHAIN=local
+# The image's own Go fetches the one that go.mod names: a module, which has to be what the checksum database says.
+ENV CGO_ENABLED=0 GOTOOLCHAIN=auto
 # Modules change more seldom than the code: they have a layer of their own.
 COPY go.mod go.sum ./
 RUN go mod download
@@ -27,12 +28,14 @@ RUN infra/claude.sh out
 
 FROM ${BASE} AS image
 # The CLI itself needs nothing but libc. git, rg and ps are what its tools call, the certificates are for what they fetch.
-# What differs between two installations of the same packages is removed: logs, caches, lists.
+# What differs between two installations of the same packages is removed: logs, caches, lists. Nobody here becomes somebody
+# else by running a program.
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
       ca-certificates git procps ripgrep \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/cache/ldconfig/aux-cache \
       /var/log/apt /var/log/*.log \
+ && find / -xdev -type f -perm /6000 -exec chmod a-s {} + \
  && install -d -m 0711 /workspaces
 COPY --from=cli --chmod=0755 /src/out/claude /usr/local/bin/claude
 COPY --from=build --chmod=0755 /src/out/poold /usr/local/bin/poold

@@ -4,13 +4,27 @@ mock_provider "google" {
     defaults = { member = "serviceAccount:mock", email = "mock@example.iam.gserviceaccount.com", name = "projects/p/serviceAccounts/mock" }
   }
 }
-mock_provider "random" {}
+
+# Those who build are told from each other.
+override_resource {
+  target = google_service_account.builder["test"]
+  values = { member = "serviceAccount:test" }
+}
+override_resource {
+  target = google_service_account.builder["images"]
+  values = { member = "serviceAccount:images" }
+}
+override_resource {
+  target = google_service_account.builder["plan"]
+  values = { member = "serviceAccount:plan" }
+}
 
 variables {
   project      = "my-project"
   state_bucket = "my-bucket"
   front_image  = "us-central1-docker.pkg.dev/my-project/claudepool/front@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
   pool_image   = "us-central1-docker.pkg.dev/my-project/claudepool/pool@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+  hop_keys     = "abcdefghijklmnopqrstuvwxyz012345,bbcdefghijklmnopqrstuvwxyz012345" # a run that applies takes no ephemeral variable's default
 }
 
 run "nobody_is_let_in_by_default" {
@@ -54,8 +68,36 @@ run "the_domain_closes_the_other_door" {
     error_message = "Identity tokens for the address that is called are accepted."
   }
   assert {
+    condition     = google_compute_target_https_proxy.front[0].ssl_policy == "projects/my-project/global/sslPolicies/claudepool"
+    error_message = "Clients don't come in by the default, which takes TLS 1.0."
+  }
+  assert {
+    condition     = one(google_compute_backend_service.front[0].log_config).enable && one(google_compute_backend_service.front[0].log_config).sample_rate == 1
+    error_message = "What the load balancer refuses is seen in a log."
+  }
+  assert {
     condition     = output.certificate == "claudepool-front-58c3731e" && output.certificate == google_compute_managed_ssl_certificate.front[0].name
     error_message = "Another domain's certificate has another name: both are there for a while."
+  }
+}
+
+run "one_address_sends_so_much_and_no_more" {
+  command = apply
+  variables {
+    domain         = "claude.example.com"
+    front_settings = { RATE_LIMIT_ADDR = "60/m" }
+    address_limit  = { requests = 100, seconds = 10 }
+  }
+
+  assert {
+    condition     = google_compute_backend_service.front[0].security_policy == google_compute_security_policy.front[0].id
+    error_message = "The policy stands before the front."
+  }
+  assert {
+    condition = [for r in google_compute_security_policy.front[0].rule :
+      "${r.action} ${join(" ", r.match[0].config[0].src_ip_ranges)} ${r.rate_limit_options[0].enforce_on_key} ${r.rate_limit_options[0].exceed_action} ${r.rate_limit_options[0].rate_limit_threshold[0].count}/${r.rate_limit_options[0].rate_limit_threshold[0].interval_sec}"
+    if r.priority < 2147483647] == ["throttle * IP deny(429) 100/10"]
+    error_message = "Each address is limited by itself, whoever it is."
   }
 }
 
@@ -200,43 +242,117 @@ run "the_next_apply_is_told_what_runs" {
   }
 }
 
-run "a_pull_request_only_plans" {
+run "who_builds_what" {
   command = plan
   variables {
     repository = "projects/my-project/locations/us-central1/connections/github/repositories/claudepool"
+    pins = { for name in ["_BUILDKIT", "_DEBIAN", "_DOCKER", "_EMULATORS", "_GOLANG", "_NODE", "_SDK", "_STATIC", "_TERRAFORM"] :
+    name => "example.com/image@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef" }
   }
 
   assert {
-    condition     = google_cloudbuild_trigger.this["plan"].approval_config[0].approval_required && !google_cloudbuild_trigger.this["deploy"].approval_config[0].approval_required
-    error_message = "What somebody from outside wrote doesn't run before somebody has approved it."
+    condition = { for name, t in google_cloudbuild_trigger.this : name => "${t.filename} as ${local.triggers[name].as}" } == {
+      test   = "infra/cloudbuild/test.yaml as test"
+      images = "infra/cloudbuild/images.yaml as images"
+      deploy = "cloudbuild.yaml as build"
+      pull   = "infra/cloudbuild/test.yaml as test"
+      plan   = "cloudbuild.yaml as plan"
+    }
+    error_message = "What runs a commit's own code doesn't run as who deploys."
   }
   assert {
-    condition     = google_cloudbuild_trigger.this["plan"].substitutions["_ACCOUNT"] == "claudepool-plan" && google_cloudbuild_trigger.this["plan"].substitutions["_IMAGES"] == "claudepool-plan" && google_cloudbuild_trigger.this["deploy"].substitutions["_ACCOUNT"] == "claudepool-build" && google_cloudbuild_trigger.this["deploy"].substitutions["_IMAGES"] == "claudepool"
-    error_message = "Pull requests have an account and images of their own."
+    condition     = [for name, t in google_cloudbuild_trigger.this : name if t.approval_config[0].approval_required] == ["plan"]
+    error_message = "A plan, which can read the state, isn't made before somebody has approved it."
   }
   assert {
-    condition     = toset(keys(google_project_iam_member.plan)) == toset(["roles/logging.logWriter", "roles/ondemandscanning.admin"]) && google_storage_bucket_iam_member.plan_state.role == "roles/storage.objectViewer"
-    error_message = "That account changes nothing, the state neither."
+    condition     = google_cloudbuild_trigger.this["plan"].substitutions["_ACCOUNT"] == "claudepool-plan" && google_cloudbuild_trigger.this["plan"].substitutions["_DEPLOY"] == "false" && google_cloudbuild_trigger.this["deploy"].substitutions["_ACCOUNT"] == "claudepool-build"
+    error_message = "Pull requests have an account of their own and must not deploy."
   }
   assert {
-    condition     = google_cloudbuild_trigger.this["plan"].substitutions["_DEPLOY"] == "false" && length(google_cloudbuild_trigger.this["plan"].repository_event_config[0].push) == 0
-    error_message = "Pull requests must not deploy."
+    condition     = alltrue([for name, t in google_cloudbuild_trigger.this : length(t.repository_event_config[0].push) == 0 if contains(["pull", "plan"], name)])
+    error_message = "Pull requests are built as such."
   }
   assert {
-    condition     = google_cloudbuild_trigger.this["deploy"].repository_event_config[0].push[0].branch == "^main$"
-    error_message = "Main, and nothing else, deploys."
+    condition     = alltrue([for name in ["test", "images", "deploy"] : google_cloudbuild_trigger.this[name].repository_event_config[0].push[0].branch == "^main$"])
+    error_message = "One push of main begins all that a deployment waits for, and nothing else deploys."
+  }
+  assert {
+    condition     = alltrue([for t in google_cloudbuild_trigger.this : length(setsubtract(keys(var.pins), keys(t.substitutions))) == 0])
+    error_message = "Every build gets its images by digest."
   }
 }
 
-run "keys_rotate_without_a_gap" {
+# Every grant of this folder is asked whom it is for; infra/cloudbuild looks that none is missing here.
+run "a_test_can_do_nothing" {
+  command = apply
+
+  assert {
+    condition = sort([for g in concat(
+      values(google_project_iam_member.builder), values(google_project_iam_member.snapshots),
+      values(google_storage_bucket_iam_member.sources), [google_storage_bucket_iam_member.build_state, google_storage_bucket_iam_member.build_policy, google_storage_bucket_iam_member.plan_state],
+      values(google_service_account_iam_member.build_deploys), [google_service_account_iam_member.build_identity],
+      google_cloud_run_v2_service_iam_member.smoke, values(google_cloud_run_v2_service_iam_member.invoker),
+      [google_artifact_registry_repository_iam_member.images], values(google_secret_manager_secret_iam_member.reader),
+      ) : "${g.member} ${g.role}" if g.member != "serviceAccount:mock"]) == tolist([
+      "serviceAccount:images roles/artifactregistry.writer",
+      "serviceAccount:images roles/logging.logWriter",
+      "serviceAccount:images roles/ondemandscanning.admin",
+      "serviceAccount:images roles/storage.objectViewer",
+      "serviceAccount:plan roles/logging.logWriter",
+      "serviceAccount:plan roles/storage.objectViewer",
+      "serviceAccount:test roles/logging.logWriter",
+      "serviceAccount:test roles/storage.objectViewer",
+    ])
+    error_message = "Tests write their log and read the sources; who builds images can't deploy them; a plan changes nothing."
+  }
+  assert {
+    condition     = toset(keys(google_storage_bucket_iam_member.sources)) == toset(["test", "images"]) && alltrue([for m in google_storage_bucket_iam_member.sources : one(m.condition).expression == "resource.name.startsWith(\"projects/_/buckets/my-bucket/objects/source/\")"])
+    error_message = "Of the bucket they don't read the state."
+  }
+}
+
+run "no_key_is_in_the_state" {
   command = apply
   variables {
-    hop_key_ids = ["b", "a"]
+    client_key_digests = { a = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", b = "1123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef" }
   }
 
   assert {
-    condition     = google_secret_manager_secret_version.hop_keys.secret_data == "${random_password.hop["b"].result},${random_password.hop["a"].result}"
-    error_message = "The first key signs, the others still verify."
+    condition = alltrue([for v in concat(google_secret_manager_secret_version.client_keys, [
+      google_secret_manager_secret_version.hop_keys, google_secret_manager_secret_version.redis_url, google_secret_manager_secret_version.stats_token
+    ]) : v.secret_data == null && v.secret_data_wo == null && v.secret_data_wo_version != null])
+    error_message = "Secrets are written and not kept."
+  }
+  assert {
+    condition     = can(regex("^[0-9a-f]{64}$", local.new_hop_key)) && can(regex("^[0-9a-f]{64}$", local.new_stats_token)) && local.new_hop_key != local.new_stats_token
+    error_message = "Each is of its own and long enough for nobody to guess."
+  }
+  assert {
+    condition     = local.client_keys == "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef,1123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+    error_message = "The front gets the digests of all keys."
+  }
+  assert {
+    condition     = one([for e in google_cloud_run_v2_service.front[0].template[0].containers[0].env : one(one(e.value_source).secret_key_ref).secret if e.name == "API_KEYS"]) == "claudepool-client-keys" && strcontains(output.call, "x-api-key")
+    error_message = "It gets them by reference, and the operator is told how a key is shown."
+  }
+}
+
+run "raised_versions_write_anew" {
+  command = apply
+  variables {
+    hop_keys_version    = 2
+    stats_token_version = 3
+    redis_url_version   = 4
+    client_key_digests  = { b = "1123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef" }
+  }
+
+  assert {
+    condition     = [google_secret_manager_secret_version.hop_keys.secret_data_wo_version, google_secret_manager_secret_version.stats_token.secret_data_wo_version, google_secret_manager_secret_version.redis_url.secret_data_wo_version] == ["2", "3", "4"]
+    error_message = "Each secret has a version of its own to raise."
+  }
+  assert {
+    condition     = google_secret_manager_secret_version.client_keys[0].secret_data_wo_version == tostring(parseint(substr(sha256("1123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"), 0, 8), 16))
+    error_message = "Other digests are written without anybody's doing."
   }
 }
 
@@ -259,7 +375,7 @@ run "the_build_can_do_what_its_steps_do" {
   command = apply
 
   assert {
-    condition     = google_service_account_iam_member.build_identity.service_account_id == google_service_account.build.name && google_service_account_iam_member.build_identity.role == "roles/iam.serviceAccountOpenIdTokenCreator"
+    condition     = google_service_account_iam_member.build_identity.service_account_id == google_service_account.builder["build"].name && google_service_account_iam_member.build_identity.role == "roles/iam.serviceAccountOpenIdTokenCreator"
     error_message = "The smoke test gets a token of its own account, and of no other."
   }
   assert {
@@ -304,26 +420,6 @@ run "with_a_load_balancer_by_one_more" {
   assert {
     condition     = one([for e in google_cloud_run_v2_service.front[0].template[0].containers[0].env : e.value if e.name == "RATE_LIMIT_ADDR"]) == "60/m"
     error_message = "The operator's settings reach the front."
-  }
-}
-
-run "clients_need_a_key_when_there_are_keys" {
-  command = apply
-  variables {
-    client_key_ids = ["a", "b"]
-  }
-
-  assert {
-    condition     = google_secret_manager_secret_version.client_keys[0].secret_data == "${sha256(random_password.client["a"].result)},${sha256(random_password.client["b"].result)}"
-    error_message = "The front gets digests of the keys and not the keys."
-  }
-  assert {
-    condition     = one([for e in google_cloud_run_v2_service.front[0].template[0].containers[0].env : one(one(e.value_source).secret_key_ref).secret if e.name == "API_KEYS"]) == "claudepool-client-keys"
-    error_message = "And it gets them by reference."
-  }
-  assert {
-    condition     = toset(keys(output.client_keys)) == toset(["a", "b"]) && strcontains(output.call, "x-api-key")
-    error_message = "The operator can hand them out, and is told how they are shown."
   }
 }
 

@@ -1,6 +1,5 @@
 # Nonsense is refused before anything is planned.
 mock_provider "google" {}
-mock_provider "random" {}
 
 variables {
   project      = "my-project"
@@ -227,17 +226,86 @@ run "public_with_another_bound" {
 run "public_with_keys" {
   command = plan
   variables {
-    public         = true
-    client_key_ids = ["a"]
+    public             = true
+    client_key_digests = { a = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef" }
   }
+}
+
+run "a_client_key_itself" {
+  command = plan
+  variables {
+    client_key_digests = { a = "0123456789abcdef0123456789abcdef0123456789abcdef" }
+  }
+  expect_failures = [var.client_key_digests]
 }
 
 run "client_keys_twice" {
   command = plan
   variables {
-    client_key_ids = ["a", "a"]
+    client_key_digests = {
+      a = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+      b = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+    }
   }
-  expect_failures = [var.client_key_ids]
+  expect_failures = [var.client_key_digests]
+}
+
+run "hop_keys_too_short" {
+  command = plan
+  variables {
+    hop_keys = "abcdefghijklmnopqrstuvwxyz012345,short"
+  }
+  expect_failures = [var.hop_keys]
+}
+
+run "versions" {
+  command = plan
+  variables {
+    hop_keys_version    = 0
+    stats_token_version = 1.5
+  }
+  expect_failures = [var.hop_keys_version, var.stats_token_version]
+}
+
+run "an_address_limit_below_the_fronts" {
+  command = plan
+  variables {
+    front_settings = { RATE_LIMIT_ADDR = "11/s" }
+  }
+  expect_failures = [var.address_limit]
+}
+
+run "an_address_limit_at_the_fronts" {
+  command = plan
+  variables {
+    front_settings = { RATE_LIMIT_ADDR = "10/s" }
+  }
+}
+
+run "an_address_limit_that_is_none" {
+  command = plan
+  variables {
+    address_limit      = { requests = 0, seconds = 60 }
+    balancer_log_share = 2
+  }
+  expect_failures = [var.address_limit, var.balancer_log_share]
+}
+
+run "a_build_in_images_by_tag" {
+  command = plan
+  variables {
+    pins = { _GOLANG = "golang:1.26-bookworm" }
+  }
+  expect_failures = [var.pins]
+}
+
+run "triggers_without_their_images" {
+  command = plan
+  variables {
+    repository = "projects/my-project/locations/us-central1/connections/github/repositories/claudepool"
+    pins       = { _GOLANG = "golang@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef" }
+  }
+  expect_failures = [var.pins]
 }
 
 run "names" {
@@ -247,10 +315,9 @@ run "names" {
     region       = "us"
     domain       = "https://claude.example.com/"
     isolation    = "maybe"
-    hop_key_ids  = ["a", "a"]
     repository   = "github.com/me/claudepool"
     alert_emails = ["nobody"]
     state_bucket = "gs://bucket"
   }
-  expect_failures = [var.name, var.region, var.domain, var.isolation, var.hop_key_ids, var.repository, var.alert_emails, var.state_bucket]
+  expect_failures = [var.name, var.region, var.domain, var.isolation, var.repository, var.alert_emails, var.state_bucket]
 }

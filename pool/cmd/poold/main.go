@@ -16,6 +16,7 @@ import (
 	"claudepool/infra/logging"
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
+	"claudepool/pool/confine"
 	"claudepool/pool/poold"
 	"claudepool/router"
 )
@@ -58,6 +59,9 @@ func realMain(ctx context.Context) error {
 	}
 	listener, err := net.Listen("tcp", ":"+strconv.Itoa(s.Port)) // #nosec G102 -- fronts reach an instance by its address on the network
 	if err != nil {
+		return err
+	}
+	if err := confine.DropUnused(); err != nil {
 		return err
 	}
 	i, err := poold.Start(s, poold.Parts{Logger: log, Redis: redis, Store: store, Archive: kept, Listener: listener, Addr: addr})
