@@ -3,7 +3,7 @@
 -- users it is asked to give up
 -- ARGV[2] id, ARGV[3] address, ARGV[4] capacity, ARGV[5] reserved, ARGV[6] idle, ARGV[7] draining 0|1, ARGV[8] the era in
 -- which the instance last reconciled, empty if it never has: then the hash is made anew, ARGV[9] version of the wire,
--- ARGV[10] the fingerprint of its certificate, ARGV[11] the registration's number
+-- ARGV[10] the fingerprint of its certificate, ARGV[11] the registration's number, ARGV[12] 1: no conversation can begin there
 -- Returns {state, era, users to give up...}: ok | reconcile. An expired hash is not brought back by a beat that doesn't
 -- know it: the instance may have lost its users, and has to reconcile first. The same goes for a hash of another
 -- registration: one that was thought lost may come in late and bring an expired hash back.
@@ -17,15 +17,17 @@ redis.call('HSET', KEYS[1], 'since', quiet(now) and now or since, 'beat', now)
 -- Who drains doesn't stop it: a beat that says otherwise was under way when the drain began.
 local draining = before[2] == '1' and '1' or ARGV[7]
 redis.call('HSET', KEYS[2], 'addr', ARGV[3], 'capacity', ARGV[4], 'reserved', ARGV[5], 'idle', ARGV[6], 'draining', draining,
-  'wire', ARGV[9], 'fingerprint', ARGV[10], 'registration', ARGV[11])
+  'wire', ARGV[9], 'fingerprint', ARGV[10], 'registration', ARGV[11], 'full', ARGV[12])
 redis.call('PEXPIRE', KEYS[2], ARGV[1])
 if draining == '1' then
   redis.call('ZREM', KEYS[3], ARGV[2])
   redis.call('ZREM', KEYS[4], ARGV[2])
   redis.call('SREM', KEYS[5], ARGV[2])
 elseif redis.call('ZSCORE', KEYS[3], ARGV[2]) then
-  redis.call('ZADD', KEYS[3], tonumber(ARGV[5]) / tonumber(ARGV[4]), ARGV[2])
-  redis.call('ZADD', KEYS[4], ARGV[6], ARGV[2])
+  -- Where nothing can begin is still a living instance, but the last to be looked at.
+  local full = ARGV[12] == '1'
+  redis.call('ZADD', KEYS[3], full and 1e9 or tonumber(ARGV[5]) / tonumber(ARGV[4]), ARGV[2])
+  redis.call('ZADD', KEYS[4], full and -1 or ARGV[6], ARGV[2])
 else
   redis.call('SADD', KEYS[5], ARGV[2])
 end

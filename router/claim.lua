@@ -9,10 +9,10 @@ local avoid = {}
 for i = 5 + users, #ARGV do avoid[ARGV[i]] = true end
 local waiting = settling(now_ms())
 local function instance(id)
-  local f = redis.call('HMGET', ARGV[2] .. id, 'addr', 'capacity', 'reserved', 'idle', 'draining', 'fingerprint', 'wire')
+  local f = redis.call('HMGET', ARGV[2] .. id, 'addr', 'capacity', 'reserved', 'idle', 'draining', 'fingerprint', 'wire', 'full')
   if not f[1] then return nil end
   return {id = id, addr = f[1], capacity = tonumber(f[2]), reserved = tonumber(f[3]), idle = tonumber(f[4]), draining = f[5] == '1',
-    fingerprint = f[6] or '', wire = f[7] or '1'} -- the first release says neither
+    fingerprint = f[6] or '', wire = f[7] or '1', full = f[8] == '1'} -- the first release says none of these
 end
 
 -- A member whose hash has expired is a dead instance: it is removed when met.
@@ -29,6 +29,8 @@ local function alive(id)
   return it
 end
 local function room(it) return it and it.reserved < it.capacity end
+-- Who has files at home can go on there; all others need an instance where a conversation can begin.
+local function roomForNew(it) return room(it) and not it.full end
 local function first(ids, fits)
   for _, id in ipairs(ids) do
     local it = alive(id)
@@ -46,12 +48,12 @@ local function choose(home)
     local chosen
     for _, id in ipairs(two) do
       local it = alive(id)
-      if room(it) and (not chosen or it.reserved / it.capacity < chosen.reserved / chosen.capacity) then chosen = it end
+      if roomForNew(it) and (not chosen or it.reserved / it.capacity < chosen.reserved / chosen.capacity) then chosen = it end
     end
     if chosen then return chosen end
   end
-  return first(redis.call('ZRANGE', KEYS[2], 0, 15), room)
-    or first(redis.call('ZREVRANGE', KEYS[3], 0, 15), function(it) return it.idle > 0 end)
+  return first(redis.call('ZRANGE', KEYS[2], 0, 15), roomForNew)
+    or first(redis.call('ZREVRANGE', KEYS[3], 0, 15), function(it) return it.idle > 0 and not it.full end)
 end
 
 local function claim(key, home, number)
@@ -67,7 +69,7 @@ local function claim(key, home, number)
   if not chosen then return {seen and 'full' or 'none', '', '', '', ''} end
   redis.call('SET', key, chosen.id .. ' ' .. number .. ' ' .. run, 'PX', ARGV[3])
   redis.call('HINCRBY', ARGV[2] .. chosen.id, 'reserved', 1)
-  redis.call('ZADD', KEYS[2], (chosen.reserved + 1) / chosen.capacity, chosen.id)
+  if not chosen.full then redis.call('ZADD', KEYS[2], (chosen.reserved + 1) / chosen.capacity, chosen.id) end
   return {'owner', chosen.id, chosen.addr, chosen.fingerprint, chosen.wire}
 end
 local answers = {}

@@ -65,6 +65,7 @@ type node struct {
 	mu      sync.Mutex
 	now     time.Duration
 	load    [2]int
+	full    bool
 	evicted []string
 }
 
@@ -92,6 +93,7 @@ func newNode(t *testing.T, client Redis, capacity int) *node {
 	n := &node{now: time.Hour}
 	n.Lease = NewLease(client, LeaseOptions{Logger: quiet, Addr: listener.Addr().String(), Fingerprint: n.fingerprint(), Capacity: capacity, HomeTTL: time.Hour,
 		Load: func() (int, int) { n.mu.Lock(); defer n.mu.Unlock(); return n.load[0], n.load[1] },
+		Full: func() bool { n.mu.Lock(); defer n.mu.Unlock(); return n.full },
 		Evict: func(user string) {
 			n.mu.Lock()
 			defer n.mu.Unlock()

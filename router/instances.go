@@ -13,7 +13,7 @@ import (
 type Instance struct {
 	ID       string
 	Capacity int // processes
-	Reserved int // processes, and places promised to users who are being placed
+	Reserved int // processes, and places promised to users who are being placed; all of one where nobody can begin
 }
 
 // Instances lists, ordered by id, the instances that live and take users: those which drain are left out, their users
@@ -34,7 +34,7 @@ func Instances(ctx context.Context, client Redis) ([]Instance, error) {
 	hashes := make([]*redis.SliceCmd, len(ids))
 	_, err = client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		for i, id := range ids {
-			hashes[i] = pipe.HMGet(ctx, instanceKey(id), "capacity", "reserved", "draining")
+			hashes[i] = pipe.HMGet(ctx, instanceKey(id), "capacity", "reserved", "draining", "full")
 		}
 		return nil
 	})
@@ -53,7 +53,7 @@ func Instances(ctx context.Context, client Redis) ([]Instance, error) {
 
 // readInstance is false for one whose hash has expired, who drains, or whose numbers make no sense.
 func readInstance(id string, fields []any) (Instance, bool) {
-	if len(fields) != 3 || fields[2] != "0" {
+	if len(fields) != 4 || fields[2] != "0" {
 		return Instance{}, false
 	}
 	capacity, _ := fields[0].(string)
@@ -63,5 +63,8 @@ func readInstance(id string, fields []any) (Instance, bool) {
 		return Instance{}, false
 	}
 	r, err := strconv.Atoi(reserved)
+	if fields[3] == "1" {
+		r = max(r, c)
+	}
 	return Instance{ID: id, Capacity: c, Reserved: r}, err == nil && r >= 0
 }

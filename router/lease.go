@@ -38,6 +38,7 @@ type LeaseOptions struct {
 	HomeTTL     time.Duration // how long the files of a user's conversations are kept
 
 	Load  func() (reserved, idle int)
+	Full  func() bool          // no conversation can begin here now, whatever Load says; nil is never
 	Evict func(user string)    // give the user up when its turns have ended
 	Clock func() time.Duration // nil: CLOCK_BOOTTIME, which goes on while the machine sleeps
 }
@@ -213,6 +214,10 @@ func (l *Lease) beat(ctx context.Context) error {
 
 func (l *Lease) send(ctx context.Context, era string) (state, now string, users []string, err error) {
 	reserved, idle := l.opts.Load()
+	full := 0
+	if l.opts.Full != nil && l.opts.Full() {
+		full = 1
+	}
 	l.mu.Lock()
 	draining := 0
 	if l.draining {
@@ -222,7 +227,7 @@ func (l *Lease) send(ctx context.Context, era string) (state, now string, users 
 	l.mu.Unlock()
 	keys := []string{eraKey, instanceKey(l.id), candidatesKey, evictableKey, pendingKey, evictKey(l.id)}
 	answer, err := beatScript.Run(ctx, l.redis, keys, LeaseTime.Milliseconds(), l.id, l.opts.Addr, l.opts.Capacity,
-		reserved, idle, draining, era, l.opts.Wire, l.opts.Fingerprint, number).Slice()
+		reserved, idle, draining, era, l.opts.Wire, l.opts.Fingerprint, number, full).Slice()
 	if err != nil {
 		return "", "", nil, err
 	}

@@ -41,6 +41,8 @@ func (m *model) act(action string) {
 		m.dials()
 	case "unreachable":
 		m.unreachable()
+	case "dial again":
+		m.dialsAgain()
 	case "time passes":
 		m.passes(time.Duration(rapid.IntRange(1, 6).Draw(m.t, "seconds")) * time.Second)
 	default:
@@ -66,6 +68,9 @@ func (m *model) fault(action string) {
 		m.failsOver()
 	case "drain":
 		m.drains()
+	case "full":
+		n := m.alive()
+		n.full = !n.full
 	case "kill":
 		m.killed()
 	case "outage":
@@ -75,7 +80,7 @@ func (m *model) fault(action string) {
 
 // faults are all that can go wrong.
 var faults = []string{"lose a command", "lose an answer", "execute a command twice", "give a command up", "assert",
-	"unreachable", "cut or heal an instance", "cut or heal a front", "empty Redis", "fail over", "drain", "kill", "outage", silence}
+	"unreachable", "full", "cut or heal an instance", "cut or heal a front", "empty Redis", "fail over", "drain", "kill", "outage", silence}
 
 // silence is a fault of a whole run: where only the instances beat that the model moves, often none does for long.
 const silence = "silence"
@@ -106,6 +111,8 @@ func weighted(faults []string) (actions []string) {
 		switch name {
 		case "give a command up":
 			actions = append(actions, "execute a late command")
+		case "unreachable":
+			actions = append(actions, slices.Repeat([]string{"dial again"}, mostFailed)...)
 		case "fail over":
 			actions = append(actions, "replicate", "replicate")
 		}
@@ -280,8 +287,17 @@ func (m *model) dials() {
 
 func (m *model) unreachable() {
 	f, user := m.front(), m.user()
-	if owner, ok := f.owners.Peek(user); ok && !f.busy[user] {
+	f.blind = rapid.Bool().Draw(m.t, "blind")
+	if owner, ok := f.known.owner(user); ok && !f.busy[user] {
 		m.start(func(ctx context.Context) { f.Unreachable(ctx, user, owner) })
+	}
+}
+
+// dialsAgain is what a front does every second.
+func (m *model) dialsAgain() {
+	f := m.front()
+	for _, id := range f.avoided() {
+		m.start(func(ctx context.Context) { f.dialAgain(ctx, id) })
 	}
 }
 

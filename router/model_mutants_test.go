@@ -56,6 +56,8 @@ func TestModel_FindsSeededMistakes(t *testing.T) {
 		{"a claim doesn't see that an owner is dead", "claim", "if not f[1] then return nil end", "if not f[1] then f = {'', 1, 0, 0, '0'} end", []string{"kill"}, "1"},
 		{"a release doesn't compare the claim number", "release", " or claim ~= ARGV[2]", "", []string{"lose an answer"}, "1"},
 		{"a release doesn't compare the instance", "release", "id ~= ARGV[1] or claim ~= ARGV[2]", "not id", []string{"cut or heal an instance"}, "1"},
+		{"a claim doesn't see that nothing can begin", "claim", "room(it) and not it.full", "room(it)", []string{"full"}, "1"},
+		{"a claim has somebody give way where nothing can begin", "claim", "it.idle > 0 and not it.full", "it.idle > 0", []string{"full"}, "1"},
 		{"a drain forgets to be unplaceable", "beat", "local known =", "ARGV[7] = '0'\nlocal known =", []string{"drain"}, "1"},
 		{"a beat under way undoes a drain", "beat", "before[2] == '1' and '1' or ARGV[7]", "ARGV[7]", []string{"drain"}, "1"},
 		{"a beat brings an expired lease back", "beat", "(not known or ARGV[8] ~= run)", "ARGV[8] ~= run", []string{"cut or heal an instance"}, "1"},

@@ -21,7 +21,8 @@ import (
 // may go on, so all interleavings can occur. Time is simulated on both sides of the wire. Of the scripts one word is
 // changed: of the candidates the first two are compared and not two random ones, so that a seed reproduces a run.
 //
-// Faults: a command or its answer is lost, a command is executed twice, or long after its sender gave up; any process
+// Faults: an instance says that nothing can begin there; a front reaches an instance no more, and asks it to give users up;
+// a command or its answer is lost, a command is executed twice, or long after its sender gave up; any process
 // stands still at any of its commands while time passes; an instance or a front is cut off from Redis; an instance is
 // killed; Redis is emptied, or fails over to a replica that may lag behind; an instance's clock is slow by a tenth; there
 // are no other instances whose beats come all the time.
@@ -71,14 +72,16 @@ type model struct {
 	fronts    []*frontModel
 	instances []*instanceModel    // the dead too
 	draining  map[string]bool     // by instance: a beat that Redis executed said so
+	full      map[string]bool     // likewise
 	claims    map[string]struct{} // claim numbers seen
 	actions   []string
 }
 
 type frontModel struct {
 	*Router
-	link *link
-	busy map[string]bool // one request of a user at a time
+	link  *link
+	blind bool            // reaches no instance
+	busy  map[string]bool // one request of a user at a time
 }
 
 // instanceModel is an instance with what its pool would know.
@@ -88,6 +91,7 @@ type instanceModel struct {
 	slow      bool // its clock
 	dead      bool
 	leaving   bool // the pool drains
+	full      bool // no conversation can begin
 	beating   bool // a round of Run is under way
 	entering  map[string]int
 	holding   map[string]bool // a process of the user runs
@@ -98,7 +102,7 @@ type instanceModel struct {
 }
 
 func newModel(t *rapid.T, c *cluster, faults []string) *model {
-	m := &model{t: t, users: []string{"ada", "bob"}, draining: make(map[string]bool), claims: make(map[string]struct{})}
+	m := &model{t: t, users: []string{"ada", "bob"}, draining: make(map[string]bool), full: make(map[string]bool), claims: make(map[string]struct{})}
 	m.network = &network{cluster: c, now: time.Hour, passed: time.Now(), sent: m.watch,
 		others: !slices.Contains(faults, silence)}
 	for _, server := range c.servers {
@@ -127,6 +131,12 @@ func (m *model) addFront() {
 	link, client := m.newLink()
 	f := &frontModel{Router: newRouter(client), link: link, busy: make(map[string]bool)}
 	f.firstWait, f.asker.lanes = 0, alone
+	f.opts.Reach = func(ctx context.Context, owner Owner) error {
+		if f.blind || m.instance(owner.Instance).dead {
+			return errLost
+		}
+		return nil
+	}
 	m.fronts = append(m.fronts, f)
 }
 
@@ -136,6 +146,7 @@ func (m *model) addInstance() {
 		holding: make(map[string]bool), releasing: make(map[string]bool), evicts: make(map[string]bool)}
 	n.Lease = NewLease(client, LeaseOptions{Logger: quiet, Addr: m.addr, Capacity: 4, HomeTTL: time.Hour,
 		Load: func() (int, int) { return len(n.holding), len(n.holding) },
+		Full: func() bool { return n.full },
 		Evict: func(user string) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
@@ -155,12 +166,14 @@ func (m *model) addInstance() {
 func (m *model) watch(cmd redis.Cmder) {
 	args := cmd.Args()
 	m.t.Log(scriptName(args), args[1:], "=>", result(cmd))
-	if len(args) < 17 || args[1] != beatScript.Hash() || cmd.Err() != nil {
+	if len(args) < 21 || args[1] != beatScript.Hash() || cmd.Err() != nil {
 		return
 	}
 	if answer, _ := cmd.(*redis.Cmd).Slice(); len(answer) > 0 && answer[0] == "ok" {
+		m.checkPlacements() // they were made before
 		id, madeAnew := args[10].(string), args[16] == ""
 		m.draining[id] = args[15] == 1 || m.draining[id] && !madeAnew
+		m.full[id] = args[20] == 1
 	}
 }
 
@@ -185,7 +198,7 @@ func (m *model) passes(d time.Duration) {
 	m.changed = m.changed || d > 0
 	for _, f := range m.fronts {
 		for id, a := range f.avoid {
-			f.avoid[id] = avoidance{a.until.Add(-d), a.gone.Add(-d)}
+			f.avoid[id] = avoidance{a.until.Add(-d), a.gone.Add(-d), a.failed}
 		}
 	}
 }
@@ -196,36 +209,44 @@ func (m *model) check() {
 		return
 	}
 	m.changed = false
-	ctx, pipe := context.Background(), m.servers[m.at].Pipeline()
-	run := pipe.HGet(ctx, eraKey, "run")
-	entries := make(map[string]*redis.StringCmd)
-	for _, user := range m.users {
-		entries[user] = pipe.Get(ctx, ownerKey(user))
-	}
-	_, _ = pipe.Exec(ctx) // a missing key is an error
+	run := m.servers[m.at].HGet(context.Background(), eraKey, "run").Val()
 	for _, user := range m.users {
 		var admit []string
 		for _, n := range m.instances {
-			if n.admits(user, run.Val() == m.runs[m.at]) {
+			if n.admits(user, run == m.runs[m.at]) {
 				admit = append(admit, n.id)
 			}
 		}
 		if len(admit) > 1 {
 			m.fail("%s would be admitted by %v", user, admit)
 		}
-		m.checkPlacement(user, strings.Fields(entries[user].Val()))
 	}
+	m.checkPlacements()
 }
 
-// checkPlacement looks at a claim number when it is first seen.
-func (m *model) checkPlacement(user string, entry []string) {
-	if len(entry) != 3 {
-		return
+// checkPlacements looks at claim numbers when they are first seen.
+func (m *model) checkPlacements() {
+	ctx, pipe := context.Background(), m.servers[m.at].Pipeline()
+	entries, homes := make(map[string]*redis.StringCmd), make(map[string]*redis.StringCmd)
+	for _, user := range m.users {
+		entries[user], homes[user] = pipe.Get(ctx, ownerKey(user)), pipe.Get(ctx, homeKey(user))
 	}
-	if _, known := m.claims[entry[1]]; !known && m.draining[entry[0]] {
-		m.fail("%s was placed on the draining %s", user, entry[0])
+	_, _ = pipe.Exec(ctx) // a missing key is an error
+	for _, user := range m.users {
+		entry := strings.Fields(entries[user].Val())
+		if len(entry) != 3 {
+			continue
+		}
+		_, known := m.claims[entry[1]]
+		m.claims[entry[1]] = struct{}{}
+		switch {
+		case known:
+		case m.draining[entry[0]]:
+			m.fail("%s was placed on the draining %s", user, entry[0])
+		case m.full[entry[0]] && homes[user].Val() != entry[0]:
+			m.fail("%s was placed on the full %s, which is not its home", user, entry[0])
+		}
 	}
-	m.claims[entry[1]] = struct{}{}
 }
 
 func (m *model) fail(format string, args ...any) {
@@ -252,10 +273,10 @@ func (n *instanceModel) admits(user string, mayAsk bool) bool {
 // recovers is the liveness property.
 func (m *model) recovers() {
 	for _, f := range m.fronts {
-		f.link.up = true
+		f.link.up, f.blind = true, false
 	}
 	for _, n := range m.instances {
-		n.link.up = !n.dead
+		n.link.up, n.full = !n.dead, false
 	}
 	m.finish(nil, nil)
 	for len(m.late) > 0 {
@@ -296,11 +317,14 @@ func (m *model) round() bool {
 		for _, id := range m.servers[m.at].SMembers(ctx, pendingKey).Val() {
 			f.place(ctx, id)
 		}
+		for _, id := range f.avoided() {
+			f.dialAgain(ctx, id)
+		}
 		for _, user := range m.users {
 			m.request(f, user)
 			m.finish(nil, nil)
-			owner, known := f.owners.Peek(user)
-			first, _ := m.fronts[0].owners.Peek(user)
+			owner, known := f.known.owner(user)
+			first, _ := m.fronts[0].known.owner(user)
 			n := m.instance(owner.Instance)
 			served = served && known && owner.Instance == first.Instance && n != nil && n.holding[user] && n.admits(user, true)
 		}

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sync/singleflight"
 )
 
@@ -17,15 +16,15 @@ var (
 	// ErrFull says that every instance is full of busy processes.
 	ErrFull = errors.New("router: no instance has room")
 	// ErrUnavailable says that nobody can be placed now: no instance lives, Redis is away or has just come back, or the
-	// owner can't be dialled.
+	// owner can't be dialled; or that too many wait to be.
 	ErrUnavailable = errors.New("router: nobody can be placed now")
 	// ErrDraining says that the owner is giving the user up: try again shortly.
 	ErrDraining = errors.New("router: the owner is draining")
 )
 
 const (
-	cacheSize    = 1 << 20
-	avoidFor     = 10 * time.Second
+	// mostClaims is how many users may be waited for at a time: a claim goes on when the client has gone.
+	mostClaims   = 4096
 	claimTimeout = 2 * time.Second
 	// firstInstance is how long a claim waits for an instance that is there but not yet dialled.
 	firstInstance = 3 * time.Second
@@ -52,9 +51,9 @@ type Router struct {
 	redis Redis
 	opts  Options
 
-	owners *lru.Cache[string, Owner] // in steady state a request costs no round trip
-	former *lru.Cache[string, Owner] // dropped, but still the best guess while Redis can't say
+	known  known // in steady state a request costs no round trip
 	claims singleflight.Group
+	open   atomic.Int64 // claims under way
 	asker  asker[claimed]
 	away   atomic.Bool // Redis can't be reached
 
@@ -68,9 +67,7 @@ type Router struct {
 
 // New returns a front's Router. Run keeps it informed.
 func New(redis Redis, opts Options) *Router {
-	owners, _ := lru.New[string, Owner](cacheSize) // fails on a size of 0 only
-	former, _ := lru.New[string, Owner](cacheSize)
-	r := &Router{redis: redis, opts: opts, owners: owners, former: former,
+	r := &Router{redis: redis, opts: opts, known: newKnown(mostKnown),
 		firstWait: firstInstance, reached: make(map[string]time.Time), avoid: make(map[string]avoidance)}
 	r.asker = asker[claimed]{lanes: lanes, script: r.claimAll}
 	return r
@@ -79,12 +76,17 @@ func New(redis Redis, opts Options) *Router {
 // Route says where the user's request goes, and makes somebody the owner if nobody is. The error is ErrFull,
 // ErrUnavailable, ErrDraining, or ctx's.
 func (r *Router) Route(ctx context.Context, user string) (Owner, error) {
-	if owner, ok := r.owners.Get(user); ok {
+	if owner, ok := r.known.owner(user); ok {
 		owner.Outage = r.away.Load()
 		return owner, nil
 	}
+	if r.open.Load() >= mostClaims {
+		return Owner{}, ErrUnavailable
+	}
 	// A claim is shared by all who wait for it, so none of them may cancel it.
 	flight := r.claims.DoChan(user, func() (any, error) {
+		r.open.Add(1)
+		defer r.open.Add(-1)
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout+firstInstance)
 		defer cancel()
 		return r.claim(ctx, user)
@@ -102,33 +104,7 @@ func (r *Router) Route(ctx context.Context, user string) (Owner, error) {
 
 // Misdirected says that the instance answered that it isn't the user's owner: the next Route asks Redis.
 func (r *Router) Misdirected(user string, owner Owner) {
-	if cached, ok := r.owners.Peek(user); ok && cached.Instance == owner.Instance {
-		r.owners.Remove(user)
-		r.former.Add(user, cached)
-	}
-}
-
-// Unreachable says that the owner could not be dialled. While its lease lives the user stays with it, so the owner
-// itself is asked to give the user up.
-func (r *Router) Unreachable(ctx context.Context, user string, owner Owner) {
-	r.owners.Remove(user)
-	r.former.Remove(user)
-	if r.avoidAlso(owner.Instance) || r.away.Load() {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
-	defer cancel()
-	n, err := r.redis.Exists(ctx, instanceKey(owner.Instance)).Result()
-	if err != nil {
-		return
-	}
-	if n == 0 {
-		r.mu.Lock()
-		r.avoid[owner.Instance] = avoidance{until: time.Now().Add(avoidFor), gone: time.Now().Add(avoidFor)}
-		r.mu.Unlock()
-		return // nobody would read the wish
-	}
-	r.wishAway(ctx, owner.Instance, user)
+	r.known.doubt(user, owner.Instance)
 }
 
 // answeredWait is how long an instance may take from closing its connections to saying that it has ended.
@@ -165,10 +141,10 @@ func (r *Router) claim(ctx context.Context, user string) (Owner, error) {
 		switch {
 		case err == nil && state == "owner":
 			if r.avoids(owner.Instance) {
+				r.giveUpOn(ctx, owner.Instance, user)
 				return Owner{}, ErrUnavailable
 			}
-			r.owners.Add(user, owner)
-			r.former.Remove(user)
+			r.known.keep(user, owner)
 			return owner, nil
 		case err == nil && state == "draining":
 			return Owner{}, ErrDraining
@@ -181,7 +157,7 @@ func (r *Router) claim(ctx context.Context, user string) (Owner, error) {
 		}
 		// Redis is away or settling. Who is known here from before is best served where he was: his instance, if it
 		// lives, says so again as soon as it can.
-		if owner, ok := r.former.Get(user); ok {
+		if owner, ok := r.known.guess(user); ok {
 			owner.Outage = err != nil && r.away.Load()
 			return owner, nil
 		}
@@ -229,42 +205,6 @@ func readClaimed(fields []any) (c claimed, err error) {
 		c.owner.Wire, err = strconv.Atoi(wire)
 	}
 	return c, err
-}
-
-// avoidance is for how long an instance isn't to be placed on, and taken for gone: all its users find it unreachable at
-// the same time.
-type avoidance struct{ until, gone time.Time }
-
-// avoidAlso avoids an instance from now on, and reports whether it is known to be gone.
-func (r *Router) avoidAlso(instance string) (gone bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	before := r.avoid[instance].gone
-	r.avoid[instance] = avoidance{time.Now().Add(avoidFor), before}
-	return time.Now().Before(before)
-}
-
-// avoided lists what is to be avoided. Who is gone needn't be named.
-func (r *Router) avoided() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := time.Now()
-	var ids []string
-	for id, a := range r.avoid {
-		switch {
-		case now.After(a.until):
-			delete(r.avoid, id)
-		case now.After(a.gone):
-			ids = append(ids, id)
-		}
-	}
-	return ids
-}
-
-func (r *Router) avoids(instance string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return time.Now().Before(r.avoid[instance].until)
 }
 
 func pause(ctx context.Context, d time.Duration) {

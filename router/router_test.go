@@ -53,6 +53,48 @@ func TestRouter_PlacesOnTheLessLoadedUntilAllAreFullThenOnWhoCanEvict(t *testing
 	})
 }
 
+// Whose files are there goes on there, as the place is taken already.
+func TestRouter_WhereNothingCanBeginOnlyThoseArePlacedWhoseHomeItIs(t *testing.T) {
+	both(t, func(t *testing.T, client *redis.Client) {
+		a := newNode(t, client, 8)
+		placed(t, client, "known", a)
+		placed(t, client, "ada", a)
+		require.NoError(t, a.Release(t.Context(), "ada", true))
+		say := func(n *node, full bool) {
+			n.mu.Lock()
+			n.full = full
+			n.mu.Unlock()
+			require.NoError(t, n.beat(t.Context()))
+		}
+		a.load = [2]int{1, 1} // by its numbers there would be room
+		say(a, true)
+		front := newRouter(client)
+		_, err := front.Route(t.Context(), "stranger")
+		require.ErrorIs(t, err, ErrFull)
+		for _, user := range []string{"ada", "known"} {
+			o, err := front.Route(t.Context(), user)
+			require.NoError(t, err)
+			require.Equal(t, a.ID(), o.Instance, user)
+		}
+		list, err := Instances(t.Context(), client)
+		require.NoError(t, err)
+		require.Equal(t, []Instance{{ID: a.ID(), Capacity: 8, Reserved: 8}}, list)
+
+		b := newNode(t, client, 100)
+		front.discover(t.Context())
+		for i := range 16 {
+			o, err := front.Route(t.Context(), fmt.Sprint("user", i))
+			require.NoError(t, err)
+			require.Equal(t, b.ID(), o.Instance)
+		}
+		say(a, false)
+		say(b, true)
+		o, err := front.Route(t.Context(), "stranger")
+		require.NoError(t, err)
+		require.Equal(t, a.ID(), o.Instance)
+	})
+}
+
 func TestRouter_AnOwnerIsKnownByItsFingerprint(t *testing.T) {
 	both(t, func(t *testing.T, client *redis.Client) {
 		a := newNode(t, client, 8)
@@ -68,27 +110,6 @@ func TestRouter_AnOwnerIsKnownByItsFingerprint(t *testing.T) {
 func TestRouter_WithoutInstancesNobodyIsPlaced(t *testing.T) {
 	_, err := newRouter(newRedis(t, false)).Route(t.Context(), "ada")
 	require.ErrorIs(t, err, ErrUnavailable)
-}
-
-func TestRouter_AnOwnerThatCantBeDialledIsAskedToGiveTheUserUp(t *testing.T) {
-	both(t, func(t *testing.T, client *redis.Client) {
-		a := newNode(t, client, 8)
-		front := newRouter(client)
-		o, err := front.Route(t.Context(), "ada")
-		require.NoError(t, err)
-		require.NoError(t, a.Admit(t.Context(), "ada", false))
-		b := newNode(t, client, 8)
-
-		front.Unreachable(t.Context(), "ada", o)
-		_, err = front.Route(t.Context(), "ada")
-		require.ErrorIs(t, err, ErrUnavailable, "its lease lives")
-		require.NoError(t, a.beat(t.Context()))
-		require.Eventually(t, func() bool { return len(a.evictions()) == 1 }, 10*time.Second, time.Millisecond)
-		require.NoError(t, a.Release(t.Context(), "ada", false))
-		o, err = front.Route(t.Context(), "ada")
-		require.NoError(t, err)
-		require.Equal(t, b.ID(), o.Instance)
-	})
 }
 
 func TestRouter_ADrainingOwnerKeepsItsUserUntilItIsReleased(t *testing.T) {
@@ -283,7 +304,7 @@ func TestNewClient_DoesntRepeatThePassword(t *testing.T) {
 
 func BenchmarkRoute_Known(b *testing.B) {
 	r := newRouter(redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"}))
-	r.owners.Add("ada", Owner{Instance: "i", Addr: "127.0.0.1:2"})
+	r.known.keep("ada", Owner{Instance: "i", Addr: "127.0.0.1:2"})
 	for b.Loop() {
 		if _, err := r.Route(b.Context(), "ada"); err != nil {
 			b.Fatal(err)
@@ -315,7 +336,8 @@ func TestRouter_WhoHangsUpDoesntMakeRedisAway(t *testing.T) {
 	front := newRouter(client)
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	front.former.Add("cleo", Owner{})
+	front.known.keep("cleo", Owner{Instance: "i"})
+	front.known.doubt("cleo", "i")
 	owner, err := front.claim(gone, "cleo")
 	require.NoError(t, err)
 	require.False(t, owner.Outage)

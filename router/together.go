@@ -12,8 +12,8 @@ const formerTTL = 5 * time.Minute
 // Who has no owner gets that of the other, whether it has room or not. If each has one, the former user is given up by
 // its own as soon as its turns have ended; until then the error is ErrDraining.
 func (r *Router) RouteTogether(ctx context.Context, user, former string) (Owner, error) {
-	present, known := r.owners.Get(user)
-	past, knownToo := r.owners.Get(former)
+	present, known := r.known.owner(user)
+	past, knownToo := r.known.owner(former)
 	if known && knownToo && present.Instance == past.Instance {
 		return r.Route(ctx, user)
 	}
@@ -22,11 +22,11 @@ func (r *Router) RouteTogether(ctx context.Context, user, former string) (Owner,
 		return Owner{}, err
 	}
 	if known && present.Instance != instance {
-		r.owners.Remove(user)
+		r.known.forget(user)
 	}
 	owner, err := r.Route(ctx, user)
 	if err == nil {
-		r.owners.Add(former, owner)
+		r.known.keep(former, owner)
 	}
 	return owner, err
 }
@@ -51,7 +51,7 @@ func (r *Router) bringTogether(ctx context.Context, user, former string) (instan
 		case "settling":
 			return "", ErrUnavailable
 		}
-		r.owners.Remove(user) // it has no owner
+		r.known.forget(user) // it has no owner
 		if _, err := r.Route(ctx, user); err != nil {
 			return "", err
 		}

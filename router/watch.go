@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -21,10 +22,11 @@ const (
 
 // Run watches Redis, makes new instances placeable and keeps connections to instances until ctx is done.
 func (r *Router) Run(ctx context.Context) {
-	var both sync.WaitGroup
-	both.Go(func() { repeat(ctx, r.look) })
-	both.Go(func() { repeat(ctx, r.keepWarm) }) // an instance that is silent mustn't hide what Redis does
-	both.Wait()
+	var all sync.WaitGroup
+	for _, do := range []func(context.Context){r.look, r.keepWarm, r.retry} { // an instance that is silent mustn't hide what Redis does
+		all.Go(func() { repeat(ctx, do) })
+	}
+	all.Wait()
 }
 
 func repeat(ctx context.Context, do func(context.Context)) {
@@ -119,9 +121,12 @@ func (r *Router) keepWarm(ctx context.Context) {
 	all.Wait()
 }
 
-var errNoLease = errors.New("router: the instance has no lease")
+var (
+	errNoLease   = errors.New("router: the instance has no lease")
+	errUnreached = errors.New("router: the instance can't be reached")
+)
 
-// reach reaches an instance; the error is errNoLease if it isn't one any more.
+// reach reaches an instance; the error is errNoLease if it isn't one any more, errUnreached if it doesn't answer.
 func (r *Router) reach(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
@@ -134,5 +139,8 @@ func (r *Router) reach(ctx context.Context, id string) error {
 		return errNoLease
 	}
 	fingerprint, _ := known[1].(string)
-	return r.opts.Reach(ctx, Owner{Instance: id, Addr: addr, Fingerprint: fingerprint})
+	if err := r.opts.Reach(ctx, Owner{Instance: id, Addr: addr, Fingerprint: fingerprint}); err != nil {
+		return fmt.Errorf("%w: %w", errUnreached, err)
+	}
+	return nil
 }
