@@ -11,7 +11,7 @@ export GOTOOLCHAIN := auto
 export CGO_ENABLED := 0
 export GOFLAGS := $(GOFLAGS) -trimpath
 
-.PHONY: help setup run demo build check test audit bench chaos hostile fuzz clean
+.PHONY: help setup run demo build check test audit bench chaos hostile fuzz pins clean
 
 help: ## Show this text
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ fuzz: ## Run each fuzz target for a minute
 	@for p in $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -ho '^func Fuzz[A-Za-z_]*' $$p/*_test.go | sed 's/func //'); do \
 	    go test -run '^$$' -fuzz "^$$f$$" -fuzztime 60s ./$$p || exit 1; done; done
+
+pins: ## Look up the images of the deployment's builds and write their digests to terraform/pins.auto.tfvars.json
+	@./infra/cloudbuild/pins.sh
 
 clean: ## Remove what setup fetched
 	rm -rf .tools

@@ -22,7 +22,7 @@ func (s *service) judge(status int, users ...string) {
 	for _, user := range users {
 		tokens[token(user)] = true
 	}
-	s.api.Judge(func(credential string) int {
+	s.api.Admit(func(credential string) int {
 		if tokens[credential] {
 			return status
 		}
@@ -71,7 +71,7 @@ func TestAdmission_NothingIsLeftOfACredentialThatTheAPIRefused(t *testing.T) {
 	s.empty()
 	require.Equal(t, []string{s.id("eve")}, s.owner.releasedUsers())
 	require.False(t, s.owner.hasHome(s.id("eve")), "no key in Redis leads back here")
-	require.Zero(t, s.api.Proofs(), "while it is quiet nobody is asked twice")
+	require.Empty(t, s.api.Counts(), "while it is quiet nobody is asked twice")
 }
 
 func TestAdmission_WhoWaitsBehindARefusedTurnIsNotRun(t *testing.T) {
@@ -102,7 +102,7 @@ func TestAdmission_ARefusalEndsNoMoreThanTheTurnOfWhomTheAPIOnceAccepted(t *test
 	s.judge(0)
 	require.Equal(t, "reply to: three", s.ask("ada", "three", nil).text(t))
 	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: three"}, s.lastCall().Messages())
-	require.Zero(t, s.api.Proofs())
+	require.Empty(t, s.api.Counts())
 }
 
 func TestAdmission_WhoIsProvenElsewhereIsProvenHere(t *testing.T) {
@@ -110,9 +110,9 @@ func TestAdmission_WhoIsProvenElsewhereIsProvenHere(t *testing.T) {
 	s := newScriptedService(t, func(o *pool.Options) { o.MaxProcesses = 1 })
 	require.NoError(t, s.owner.Prove(t.Context(), s.id("ada")))
 	s.ask("bob", "one", nil).text(t)
-	before := s.api.Proofs()
+	before := len(s.api.Counts())
 	s.ask("ada", "one", nil).text(t)
-	require.Equal(t, before, s.api.Proofs())
+	require.Equal(t, before, len(s.api.Counts()))
 }
 
 func TestAdmission_NoServerIsConnectedToForWhomTheAPIDoesntKnow(t *testing.T) {
@@ -127,7 +127,7 @@ func TestAdmission_NoServerIsConnectedToForWhomTheAPIDoesntKnow(t *testing.T) {
 			s := newScriptedService(t, nil)
 			s.judge(c.api, "eve")
 			require.Equal(t, c.want, s.ask("eve", "hello", servers).status)
-			require.Equal(t, 1, s.api.Proofs())
+			require.Equal(t, 1, len(s.api.Counts()))
 			if c.want != 200 {
 				require.Zero(t, s.started())
 				s.empty()
@@ -178,7 +178,7 @@ func TestAdmission_AfterManyRefusalsTheAPIIsAskedFirst(t *testing.T) {
 	require.Equal(t, 10, s.started())
 	s.ask("ada", "one", nil).text(t)
 	s.ask("ada", "two", nil).text(t)
-	require.Equal(t, 11, s.api.Proofs(), "ada's once")
+	require.Equal(t, 11, len(s.api.Counts()), "ada's once")
 }
 
 func TestAdmission_ABurstOfTwentyNewUsersIsServedAtOnceAndTheNextIsAskedAbout(t *testing.T) {
@@ -191,9 +191,9 @@ func TestAdmission_ABurstOfTwentyNewUsersIsServedAtOnceAndTheNextIsAskedAbout(t 
 		defer response.Body.Close()
 		s.awaitCall(before)
 	}
-	require.Zero(t, s.api.Proofs())
+	require.Empty(t, s.api.Counts())
 	s.ask("ada", "one", nil).text(t)
-	require.Equal(t, 1, s.api.Proofs())
+	require.Equal(t, 1, len(s.api.Counts()))
 	s.judge(http.StatusInternalServerError, "bob")
 	r := s.ask("bob", "one", nil)
 	require.Equal(t, 529, r.status, "the API says nothing of anybody: %s", r.body)

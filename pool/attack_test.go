@@ -216,8 +216,23 @@ func newScene(t *testing.T, confinement *confine.Confinement, around map[string]
 		"SERVICE": strconv.Itoa(os.Getpid()), "TOOL": filepath.Join(s.attacker.workspace, "work", "tool"),
 		"SERVICE_PORT": s.url[strings.LastIndex(s.url, ":")+1:],
 	}
+	s.environment["A_BROKER"], s.environment["A_BROKER_PORT"] = brokerOf(t, s.victim)
 	maps.Copy(s.environment, around)
 	return s
+}
+
+// brokerOf is where a tenant's process finds the API.
+func brokerOf(t *testing.T, of tenant) (host, port string) {
+	environ, err := os.ReadFile("/proc/" + of.pid + "/environ")
+	require.NoError(t, err)
+	for variable := range strings.SplitSeq(string(environ), "\x00") {
+		if address, ok := strings.CutPrefix(variable, "ANTHROPIC_BASE_URL=http://"); ok {
+			host, port, err = net.SplitHostPort(address)
+		}
+	}
+	require.NoError(t, err)
+	require.NotEmpty(t, port)
+	return host, port
 }
 
 // asRoot is the CLI for a service without isolation: as root it otherwise runs no tools unasked.

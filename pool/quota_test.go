@@ -130,7 +130,7 @@ func TestQuota_WhoFillsTheWorkspaceBetweenTurnsIsEnded(t *testing.T) {
 
 func TestQuota_WhatStandsStillIsntMeasured(t *testing.T) {
 	t.Parallel()
-	s := newScriptedService(t, func(o *pool.Options) { smallQuota(o); o.FreezeAfter = 10 * time.Millisecond })
+	s := newScriptedService(t, func(o *pool.Options) { smallQuota(o); o.FreezeAfter = 2 * time.Second })
 	ada := s.ask("ada", "one", nil)
 	awaitState(t, ada.pid, "T")
 	s.pool.CheckSpace() // after the turn
@@ -205,7 +205,7 @@ func TestQuota_WhatIsDeletedDoesntCountAnyMore(t *testing.T) {
 // More users than may be measured side by side, each a step at a time.
 func TestQuota_WhoTakesLongToMeasureIsMeasuredAllTheSame(t *testing.T) {
 	t.Parallel()
-	const users = 12
+	const users = 10
 	s := newScriptedService(t, func(o *pool.Options) { smallQuota(o); o.MaxProcesses = users; o.SetSlice(0) })
 	var pids []string
 	for i := range users {

@@ -47,6 +47,9 @@ func (c *conversation) leaveLinesLocked() {
 	case at.pool != nil:
 		p.dormant.removeLocked(at.pool)
 	}
+	if at.files {
+		p.atRest.Add(-1)
+	}
 }
 
 // restLocked puts a slot down in its conversation, from where anybody may take it.
@@ -56,9 +59,13 @@ func (s *slot) restLocked() {
 	switch {
 	case c.gone:
 	case c.process != nil:
-		c.place = place{p.idle.addLocked(c), c.user.idle.addLocked(c)}
+		c.place = place{pool: p.idle.addLocked(c), user: c.user.idle.addLocked(c)}
 	default:
 		c.place.pool = p.dormant.addLocked(c)
+	}
+	if c.dir != nil && !c.gone {
+		c.place.files = true
+		p.atRest.Add(1)
 	}
 	p.idling.Store(int64(p.idle.list.Len()))
 }

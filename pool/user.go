@@ -117,8 +117,8 @@ func (p *Pool) tryJoin(id string, digest [32]byte) (u *user, busy chan struct{},
 		return nil, nil, errTwoTokens
 	case u.releasing != nil:
 		return nil, u.releasing, nil
-	case u.leaving:
-		return nil, nil, ErrDraining // its turns are ending; the caller comes back
+	case u.leaving && u.requests == 0:
+		return nil, nil, ErrDraining // its processes are ending; the caller comes back
 	}
 	u.countLocked(1, 0)
 	return u, nil, nil

@@ -6,9 +6,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"claudepool/pool"
@@ -87,6 +89,37 @@ func TestPool_WhoIsEvictedTwiceIsServedAgain(t *testing.T) {
 	require.Eventually(t, func() bool { return len(s.owner.releasedUsers()) == 1 }, time.Minute, time.Millisecond)
 	s.pool.Evict(userID("ada")) // the wish was repeated before it was known to be fulfilled
 	require.Equal(t, "reply to: two", s.ask("ada", "two", nil).text(t))
+}
+
+// A front that can't reach this instance asks for it, while others can; and a turn may take half an hour.
+func TestPool_WhoIsToBeGivenUpIsServedWhileATurnGoesOn(t *testing.T) {
+	s := newScriptedService(t, nil)
+	s.ask("ada", "one", nil).text(t)
+	hangUp := s.occupy("ada", nil)
+	s.pool.Evict(userID("ada"))
+	for range 2 {
+		require.Equal(t, "reply to: aside", s.ask("ada", "aside", fields{"session_id": uuid.NewString()}).text(t))
+	}
+	require.Empty(t, s.owner.releasedUsers())
+	waiting := s.wait("ada", "two")
+	hangUp()
+	require.Equal(t, "reply to: two", (<-waiting).text(t))
+	require.Eventually(t, func() bool { return len(s.owner.releasedUsers()) == 1 }, time.Minute, time.Millisecond)
+	require.Equal(t, "reply to: three", s.ask("ada", "three", nil).text(t))
+}
+
+func TestPool_SaysThatNothingCanBeginWhileMemoryIsShortAndEveryProcessIsBusy(t *testing.T) {
+	var short atomic.Bool
+	s := newScriptedService(t, func(o *pool.Options) { o.MemoryShort = short.Load })
+	short.Store(true)
+	require.False(t, s.pool.Full(), "it is not this instance that takes it")
+	s.ask("ada", "one", nil).text(t)
+	require.False(t, s.pool.Full(), "an idle process can give way")
+	hangUp := s.occupy("ada", nil)
+	require.True(t, s.pool.Full())
+	short.Store(false)
+	require.False(t, s.pool.Full())
+	hangUp()
 }
 
 func TestPool_NothingIsKeptOfAConversationThatNeverBegan(t *testing.T) {

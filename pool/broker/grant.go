@@ -186,10 +186,10 @@ func (g *Grant) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	credential := g.begin()
 	defer g.done()
-	r.Body = http.MaxBytesReader(w, newUpload(w, r), maxBody)
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	if credential == (Credential{}) {
 		warmUp(w, r)
 		return
 	}
-	g.broker.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), contextKey{}, credential)))
+	g.broker.pass(w, r, credential)
 }

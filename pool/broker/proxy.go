@@ -1,50 +1,58 @@
 package broker
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 	"net/http/httputil"
-	"os"
+	"sync/atomic"
 	"time"
 )
 
 // maxBody bounds a call's body, in bytes: twice what the API takes.
 const maxBody = 64 << 20
 
-var (
-	errRedirect = errors.New("broker: the API redirects")
-	errSlow     = errors.New("broker: the call's body came too slowly")
-)
+var errRedirect = errors.New("broker: the API redirects")
 
-// upload is a call's body. Once all of it is there its deadline holds no more: the answer may take its time.
-type upload struct {
+// exchange is a call that is passed on, and its body.
+type exchange struct {
 	io.ReadCloser
-	arrived func()
+	credential Credential
+	control    *http.ResponseController
+	arrived    atomic.Bool // all of the body is there
 }
 
-func newUpload(w http.ResponseWriter, r *http.Request) *upload {
-	u := &upload{r.Body, func() { _ = http.NewResponseController(w).SetReadDeadline(time.Time{}) }}
-	if r.ContentLength == 0 {
-		u.arrived() // nobody would read it
-	}
-	return u
-}
+// exchangeKey is where a context has its exchange.
+type exchangeKey struct{}
 
-func (u *upload) Read(p []byte) (int, error) {
-	n, err := u.ReadCloser.Read(p)
-	switch {
-	case errors.Is(err, io.EOF):
-		u.arrived()
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = errSlow
+func exchangeOf(r *http.Request) *exchange { return r.Context().Value(exchangeKey{}).(*exchange) }
+
+// Read reads the body. Once all of it is there its deadline holds no more: the answer may take its time.
+func (e *exchange) Read(p []byte) (int, error) {
+	n, err := e.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		e.arrive()
 	}
 	return n, err
 }
 
-// contextKey is where a call's context has its Credential.
-type contextKey struct{}
+func (e *exchange) arrive() {
+	e.arrived.Store(true)
+	_ = e.control.SetReadDeadline(time.Time{})
+}
+
+// pass passes a call on to the API.
+func (b *Broker) pass(w http.ResponseWriter, r *http.Request, credential Credential) {
+	e := &exchange{ReadCloser: r.Body, credential: credential, control: http.NewResponseController(w)}
+	if r.ContentLength == 0 {
+		e.arrive() // nobody would read it
+	}
+	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, e))
+	r.Body = e
+	b.proxy.ServeHTTP(w, r)
+}
 
 // rewrite turns a process's call into the user's.
 func (b *Broker) rewrite(r *httputil.ProxyRequest) {
@@ -54,13 +62,13 @@ func (b *Broker) rewrite(r *httputil.ProxyRequest) {
 		h.Del(name)
 	}
 	h.Set("Accept-Encoding", "identity") // the type of an error is read here as well
-	r.In.Context().Value(contextKey{}).(Credential).authorize(h)
+	exchangeOf(r.In).credential.authorize(h)
 }
 
 // answered looks at the API's answer before the process gets it.
 func (b *Broker) answered(r *http.Response) error {
 	if f := b.onAnswer.Load(); f != nil {
-		(*f)(r.Request.Context().Value(contextKey{}).(Credential), judge(r))
+		(*f)(exchangeOf(r.Request).credential, judge(r))
 	}
 	r.Header.Del("Set-Cookie")
 	if r.StatusCode >= 300 && r.StatusCode < 400 {
@@ -71,14 +79,16 @@ func (b *Broker) answered(r *http.Response) error {
 
 // failed answers a call that the API did not.
 func (b *Broker) failed(w http.ResponseWriter, r *http.Request, err error) {
+	gone := r.Context().Err() != nil
 	switch {
-	case r.Context().Err() != nil:
 	case errors.As(err, new(*http.MaxBytesError)):
 		writeError(w, http.StatusRequestEntityTooLarge, "request_too_large", "the call is too large")
-	case errors.Is(err, errSlow):
+	case gone && !exchangeOf(r).arrived.Load(): // the server gives up a call when its deadline has passed, too
 		writeError(w, http.StatusRequestTimeout, "invalid_request_error", "the call came too slowly")
 	default:
-		b.log.Warn("the API could not be reached", "error", err)
+		if !gone {
+			b.log.Warn("the API could not be reached", "error", err)
+		}
 		writeError(w, http.StatusBadGateway, "api_error", "the API could not be reached")
 	}
 }

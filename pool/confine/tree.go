@@ -54,6 +54,17 @@ func (l *listing) open(name string) (*listing, error) {
 	return &listing{fd: fd, name: name}, nil
 }
 
+// deeper adds a folder to those that are open, from the root down. What one of the same depth was read into before is used
+// again, as there may be hundreds of thousands.
+func deeper(open []*listing, l *listing) []*listing {
+	if n := len(open); n < cap(open) {
+		if before := open[:n+1][n]; before != nil {
+			l.buf = before.buf
+		}
+	}
+	return append(open, l)
+}
+
 // next is the name of what comes next in the folder, or empty at its end.
 func (l *listing) next() (string, error) {
 	if l.buf == nil {
@@ -135,7 +146,7 @@ func emptyTree(path string) error {
 		case err != nil:
 			return err
 		case inner != nil:
-			open = append(open, inner)
+			open = deeper(open, inner)
 		case end && here.changed: // what is taken out of a folder while it is read may hide something else
 			if err := here.rewind(); err != nil {
 				return err

@@ -160,6 +160,12 @@ func (u *UIDs) busy() (map[int]bool, error) {
 	return busy, nil
 }
 
+func (u *UIDs) full() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(u.taken) >= u.count
+}
+
 func (u *UIDs) giveBack(id int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

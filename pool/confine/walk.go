@@ -55,7 +55,7 @@ func (w *Walk) enter(root string) {
 	if unix.Fstat(l.fd, &stat) == nil {
 		w.count(&stat)
 	}
-	w.open = append(w.open, l)
+	w.open = deeper(w.open, l)
 }
 
 // step counts what comes next in the deepest folder that is open. What fails was removed by its owner meanwhile.
@@ -84,7 +84,7 @@ func (w *Walk) step() {
 		return
 	}
 	if inner, err := here.open(name); err == nil {
-		w.open = append(w.open, inner)
+		w.open = deeper(w.open, inner)
 	}
 }
 

@@ -33,6 +33,11 @@ func (l *Launcher) NewWorkspace(folders ...string) (string, error) {
 	return path, nil
 }
 
+// Full reports whether every uid has a workspace, so that NewWorkspace would fail.
+func (l *Launcher) Full() bool {
+	return l.confinement != nil && l.confinement.UIDs != nil && l.confinement.UIDs.full()
+}
+
 // makeWorkspace gives the folder itself away last: until then nobody else can get into it.
 func makeWorkspace(path string, owner int, folders []string) error {
 	if err := os.Mkdir(path, 0o700); err != nil {

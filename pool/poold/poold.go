@@ -84,7 +84,8 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 	}
 	i.lease = router.NewLease(parts.Redis, router.LeaseOptions{
 		Logger: parts.Logger, Addr: parts.Addr, Fingerprint: hop.Fingerprint(certificate), Wire: hop.Version(), Capacity: capacity, HomeTTL: s.WorkspaceTTL,
-		Load: func() (int, int) { return i.pool.Load() }, Evict: func(user string) { i.pool.Evict(user) },
+		Load: func() (int, int) { return i.pool.Load() }, Full: func() bool { return i.pool.Full() },
+		Evict: func(user string) { i.pool.Evict(user) },
 	})
 	opts := i.poolOptions(capacity)
 	opts.Archive, opts.ArchiveMaxBytes = parts.Archive, int64(s.ArchiveMaxBytes)

@@ -40,10 +40,10 @@ type API struct {
 
 	mu     sync.Mutex // guards the following
 	calls  []*Call
+	counts []Call                      // those of count_tokens
+	judge  func(credential string) int // nil: all are good
 	open   int
-	cuts   map[string]int              // by text: how often an answer to it could have been cut
-	judge  func(credential string) int // the status of a credential's calls; 0: as their text says
-	proofs int
+	cuts   map[string]int // by text: how often an answer to it could have been cut
 }
 
 // Call is one request the API has seen.
@@ -106,25 +106,41 @@ func (a *API) Calls() []Call {
 	return calls
 }
 
-// Forget drops the calls so far, for those who let it run for long.
-func (a *API) Forget() {
+// Counts returns the calls of count_tokens so far, oldest first.
+func (a *API) Counts() []Call {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.calls = nil
+	return append([]Call(nil), a.counts...)
 }
 
-// Judge has every call answered with the status that judge returns for its credential, unless that is 0.
-func (a *API) Judge(judge func(credential string) int) {
+// Admit has judge decide about the credentials of all calls from now on: it returns the status of an error, or 0 for those
+// that are good.
+func (a *API) Admit(judge func(credential string) (status int)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.judge = judge
 }
 
-// Proofs is how often the tokens of something were counted, which proves a credential. Calls doesn't have these.
-func (a *API) Proofs() int {
+// refused is the status of the error that a call's credential is refused with, or 0.
+func (a *API) refused(r *http.Request) int {
+	a.mu.Lock()
+	judge := a.judge
+	a.mu.Unlock()
+	if judge == nil {
+		return 0
+	}
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		token = r.Header.Get("X-Api-Key")
+	}
+	return judge(token)
+}
+
+// Forget drops the calls so far, for those who let it run for long.
+func (a *API) Forget() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.proofs
+	a.calls, a.counts = nil, nil
 }
 
 // Open is the number of calls under way.
@@ -188,13 +204,9 @@ func (m message) toolResult() (string, bool) {
 
 // ServeHTTP answers one call.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodPost || r.URL.Path != "/v1/messages" && r.URL.Path != "/v1/messages/count_tokens" {
+	count := r.URL.Path == "/v1/messages/count_tokens"
+	if r.Method != http.MethodPost || r.URL.Path != "/v1/messages" && !count {
 		http.NotFound(w, r)
-		return
-	}
-	refusal := a.refusal(r.Header)
-	if r.URL.Path != "/v1/messages" {
-		a.count(w, refusal)
 		return
 	}
 	var req request
@@ -203,45 +215,34 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest)
 		return
 	}
-	a.mu.Lock()
 	call := &Call{At: time.Now(), Header: r.Header.Clone(), Body: raw, Model: req.Model}
-	a.calls = append(a.calls, call)
-	a.open++
-	a.mu.Unlock()
+	a.begin(call, count)
 	defer func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		a.open--
 		call.Aborted = r.Context().Err() != nil
 	}()
-	if refusal != 0 {
-		fail(w, refusal)
-		return
+	switch status := a.refused(r); {
+	case status != 0:
+		fail(w, status)
+	case count:
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte(`{"input_tokens":10}`))
+	default:
+		a.answer(r.Context(), w, req)
 	}
-	a.answer(r.Context(), w, req)
 }
 
-// refusal is the status that the call's credential gets, or 0.
-func (a *API) refusal(h http.Header) int {
+func (a *API) begin(call *Call, count bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.judge == nil {
-		return 0
-	}
-	return a.judge(strings.TrimPrefix(h.Get("Authorization"), "Bearer ") + h.Get("X-Api-Key"))
-}
-
-// count counts tokens, as if there were one.
-func (a *API) count(w http.ResponseWriter, refusal int) {
-	a.mu.Lock()
-	a.proofs++
-	a.mu.Unlock()
-	if refusal != 0 {
-		fail(w, refusal)
+	a.open++
+	if count {
+		a.counts = append(a.counts, *call)
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write([]byte(`{"input_tokens":1}`))
+	a.calls = append(a.calls, call)
 }
 
 func fail(w http.ResponseWriter, status int) {

@@ -47,6 +47,7 @@ var attacks = map[string]func(args []string) error{
 			return unix.Connect(fd, to)
 		})
 	},
+	"hold": hold,
 	"get": func(a []string) error {
 		response, err := http.Get(a[0])
 		if err == nil && response.StatusCode != http.StatusOK {
@@ -176,14 +177,43 @@ func raw(call uintptr, args ...uintptr) error {
 
 func connect(fd int, to unix.Sockaddr) error { return unix.Connect(fd, to) }
 
+func address(host, port string) *unix.SockaddrInet4 {
+	to := &unix.SockaddrInet4{Port: int(number(port))}
+	copy(to.Addr[:], net.ParseIP(host).To4())
+	return to
+}
+
+// hold opens connections to host:port until there is nothing left to open them with, writes their number into the file
+// "held", and keeps them.
+func hold(args []string) error {
+	host, port, err := net.SplitHostPort(args[0])
+	if err != nil {
+		return err
+	}
+	held := 0
+	for ; ; held++ {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+		if err == nil {
+			err = unix.Connect(fd, address(host, port))
+		}
+		if err != nil && err != unix.EINPROGRESS {
+			break
+		}
+	}
+	if err := os.WriteFile("held", []byte(strconv.Itoa(held)), 0o600); err != nil {
+		return err
+	}
+	time.Sleep(time.Minute)
+	return nil
+}
+
 // exchange reaches host and port, and succeeds when something is said there.
 func exchange(args []string, kind, protocol int, open func(fd int, to unix.Sockaddr) error) error {
 	fd, err := unix.Socket(unix.AF_INET, kind, protocol)
 	if err != nil {
 		return err
 	}
-	to := &unix.SockaddrInet4{Port: int(number(args[1]))}
-	copy(to.Addr[:], net.ParseIP(args[0]).To4())
+	to := address(args[0], args[1])
 	if err := open(fd, to); err != nil {
 		return err
 	}
