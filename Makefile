@@ -51,7 +51,7 @@ chaos: setup ## Break one thing after the other for twenty minutes and write inf
 	CLAUDE_BIN=$(CLAUDE_BIN) go run ./infra/chaos -report infra/chaos/README.md
 
 hostile: setup ## Let strangers flood a front and two instances for minutes, and measure what known users notice
-	HOSTILE=long CGO_ENABLED=0 go test -count=1 -v -timeout 30m -run TestHostile ./infra/hostile
+	HOSTILE=long CGO_ENABLED=0 go test -count=1 -v -timeout 30m -run TestHostile ./infra/hostile ./function/cmd/front
 
 # A bare "context deadline exceeded" after the minute is go.dev/issue/75804, which Go 1.27 mends, and no finding.
 fuzz: ## Run each fuzz target for a minute
