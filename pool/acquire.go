@@ -145,7 +145,9 @@ func (s *slot) ready(ctx context.Context, req *api.Request) (how string, err err
 	s.settings = with(before, req)
 	how = ProcessReused
 	if s.process != nil && s.process.NeedsRestart(s.settings) {
-		s.end()
+		if err := s.end(); err != nil {
+			return "", err
+		}
 	}
 	if s.process == nil {
 		if how, err = s.spawn(ctx, req); err != nil {
@@ -162,7 +164,9 @@ func (s *slot) ready(ctx context.Context, req *api.Request) (how string, err err
 	if errors.As(err, &refusal) {
 		return "", api.Invalid("%s", refusal)
 	}
-	s.end() // whatever state it is in now, nobody asked for it
+	if endErr := s.end(); endErr != nil { // whatever state it is in now, nobody asked for it
+		return "", errors.Join(err, endErr)
+	}
 	if errors.Is(err, cli.ErrDied) && (how == ProcessReused || how == ProcessStandby) {
 		return s.ready(ctx, req)
 	}
@@ -188,7 +192,9 @@ func (s *slot) spawn(ctx context.Context, req *api.Request) (how string, err err
 		proc, err = s.start(ctx, credentialOf(req))
 	}
 	if err != nil {
-		s.user.unreserve()
+		if !s.undead {
+			s.user.unreserve()
+		}
 		return "", fmt.Errorf("pool: spawn: %w", err)
 	}
 	if proc.Resumed() {

@@ -76,7 +76,9 @@ func (u *user) admit(ctx context.Context, req *api.Request) (*trial, error) {
 	a, credential := u.pool.admission, credentialOf(req)
 	connects := len(req.MCPServers) > 0 // which a CLI does before its first call
 	if connects || a.guarded() || u.standing.refused.Load() {
+		u.countStranger(+1)
 		verdict, err := a.ask(ctx, credential)
+		u.countStranger(-1)
 		switch {
 		case err != nil:
 			return nil, err

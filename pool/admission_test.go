@@ -181,6 +181,27 @@ func TestAdmission_AfterManyRefusalsTheAPIIsAskedFirst(t *testing.T) {
 	require.Equal(t, 11, len(s.api.Counts()), "ada's once")
 }
 
+// Fronts would send nobody to an instance whose places are taken by people who never get one.
+func TestAdmission_WhoWaitsToBeLetInTakesNoPlace(t *testing.T) {
+	t.Parallel()
+	s := newScriptedService(t, nil)
+	asked := make(chan struct{})
+	var once sync.Once
+	s.api.Admit(func(string) int {
+		once.Do(func() { close(asked) })
+		<-t.Context().Done()
+		return 0
+	})
+	go func() {
+		if response, err := s.start(t.Context(), "eve", "hello", fields{"mcp_servers": fields{"tools": fields{"type": "http", "url": "http://127.0.0.1:1/"}}}); err == nil {
+			read(response)
+		}
+	}()
+	<-asked
+	reserved, _ := s.pool.Load()
+	require.Zero(t, reserved)
+}
+
 func TestAdmission_ABurstOfTwentyNewUsersIsServedAtOnceAndTheNextIsAskedAbout(t *testing.T) {
 	t.Parallel()
 	s := newScriptedService(t, func(o *pool.Options) { o.MaxProcesses = 40 })

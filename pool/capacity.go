@@ -62,11 +62,18 @@ func (l *line) firstLocked() *conversation {
 
 // countLocked changes how many requests and processes a user has.
 func (u *user) countLocked(requests, processes int) {
+	u.changeLocked(func() {
+		u.requests += requests
+		u.processes += processes
+		u.pool.slots += processes
+	})
+	u.pool.empty.Broadcast()
+}
+
+func (u *user) changeLocked(change func()) {
 	p := u.pool
 	before := u.isNewcomerLocked()
-	u.requests += requests
-	u.processes += processes
-	p.slots += processes
+	change()
 	switch after := u.isNewcomerLocked(); {
 	case after && !before:
 		p.newcomers++
@@ -74,11 +81,17 @@ func (u *user) countLocked(requests, processes int) {
 		p.newcomers--
 	}
 	p.reserved.Store(int64(p.slots + p.newcomers))
-	p.empty.Broadcast()
 }
 
-// isNewcomerLocked reports whether the user is about to get a process and has none.
-func (u *user) isNewcomerLocked() bool { return u.requests > 0 && u.processes == 0 }
+// isNewcomerLocked reports whether the user is about to get a process and has none. Who isn't let in yet may never get one.
+func (u *user) isNewcomerLocked() bool { return u.requests > u.strangers && u.processes == 0 }
+
+// countStranger changes how many of the user's requests wait to be let in.
+func (u *user) countStranger(more int) {
+	u.pool.mu.Lock()
+	defer u.pool.mu.Unlock()
+	u.changeLocked(func() { u.strangers += more })
+}
 
 // room is how many more processes there may be.
 func (p *Pool) room() int {

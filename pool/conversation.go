@@ -18,8 +18,9 @@ const knownFormer = 16
 type conversation struct {
 	pool  *Pool
 	user  *user
-	named bool   // a client chose the id
-	born  string // unique: after a deletion another one may begin under the same id
+	named bool          // a client chose the id
+	born  string        // unique: after a deletion another one may begin under the same id
+	lost  chan struct{} // closed when the pool closes without its process's end
 
 	// Guarded by Pool.mu.
 	slot     *slot        // nil while somebody has it; for slot.go alone
@@ -48,7 +49,7 @@ type place struct {
 
 // newConversation makes a conversation that the caller holds, and that isn't known yet.
 func (u *user) newConversation(id, born string, history []api.Message, digest [32]byte) *slot {
-	c := &conversation{pool: u.pool, id: id, user: u, born: born, digest: digest, settled: true, lastUsed: time.Now()}
+	c := &conversation{pool: u.pool, id: id, user: u, born: born, lost: make(chan struct{}), digest: digest, settled: true, lastUsed: time.Now()}
 	return &slot{conversation: c, seed: history}
 }
 
@@ -130,8 +131,8 @@ func (u *user) takeAtRest() (taken []*slot) {
 
 // finish gives the slot back after a request.
 func (s *slot) finish() {
-	if s.process != nil && !s.process.Alive() {
-		s.end()
+	if s.process != nil && !s.undead && !s.process.Alive() {
+		_ = s.end() // else yield sees to it
 	}
 	p := s.pool
 	p.mu.Lock()

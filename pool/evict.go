@@ -16,8 +16,9 @@ func (p *Pool) evict(s *slot) bool {
 	if s == nil {
 		return false
 	}
-	if s.process != nil {
-		s.end()
+	if s.process != nil && s.end() != nil {
+		s.yield()
+		return true // perhaps others can
 	}
 	if err := s.removeWorkspace(); err != nil { // what is left of them is nobody's any more
 		p.opts.Logger.Warn("files that give way could not be removed", "user", api.ShortUser(s.user.id), "error", err)

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"claudepool/pool/broker"
+	"claudepool/pool/cli"
+	"claudepool/pool/confine"
 )
 
 // tune gives the options a tuning of their own, with which the quota is measured only when a test says so, and interrupts
@@ -29,6 +31,17 @@ func (o *Options) SetCalm(d time.Duration) { o.tune().calm = d }
 
 // OnAdopt has f called with each Adoption.
 func (o *Options) OnAdopt(f func(Adoption)) { o.tune().adopting = func(s *standby) { f(Adoption{s}) } }
+
+// OnStop has f asked before each try to end a user's process, whether that is to fail.
+func (o *Options) OnStop(f func(pid int) error) {
+	o.tune().undeadPause = 10 * time.Millisecond
+	o.tune().stop = func(p *cli.Process) error {
+		if err := f(p.PID()); err != nil {
+			return err
+		}
+		return p.Stop()
+	}
+}
 
 // Adoption is a standby that has been taken for a user and isn't bound yet.
 type Adoption struct{ s *standby }
@@ -177,7 +190,9 @@ func (p *Pool) EvictLargest() bool {
 }
 
 // CheckMemory looks at the memory of all processes now, as if they might have limit bytes each.
-func (p *Pool) CheckMemory(limit int64) { p.checkMemory(limit) }
+func (p *Pool) CheckMemory(limit int64) {
+	newWatcher(p).look(time.Now(), confine.TakePulse(), limit, false)
+}
 
 // NewTraffic returns one in which no turn has begun.
 func NewTraffic() *traffic { return newTraffic(production.calm) }

@@ -240,7 +240,9 @@ func (s *slot) delete(ctx context.Context) error {
 		return api.Unavailable(busyRetry, "not all could be deleted now, try again")
 	}
 	if s.process != nil {
-		s.end()
+		if err := s.end(); err != nil {
+			return err
+		}
 	}
 	if err := s.conversation.removeWorkspace(); err != nil {
 		return err

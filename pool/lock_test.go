@@ -16,7 +16,7 @@ import (
 var lockFiles = []string{"pool.go", "user.go", "conversation.go", "slot.go", "capacity.go", "mirror.go"}
 
 // own are types with a lock of their own, whose methods may say …Locked in other files.
-var own = []string{"standbys", "index", "traffic"}
+var own = []string{"standbys", "index", "traffic", "admission"}
 
 func TestLock_IsTakenInFewFilesAndNothingElseRunsUnderIt(t *testing.T) {
 	locked := map[string]string{} // functions that need it held, by name

@@ -86,13 +86,15 @@ type tuning struct {
 	quotaInterval  time.Duration // how often what users' files take is measured
 	quotaSlice     time.Duration // how long each user is measured at a time
 	disk           func(path string) (disk, error)
-	interruptGrace time.Duration  // how long an interrupted turn may take to end before its process is killed
-	calm           time.Duration  // see traffic
-	adopting       func(*standby) // called with each standby that has been taken for a user and isn't bound yet
+	interruptGrace time.Duration            // how long an interrupted turn may take to end before its process is killed
+	calm           time.Duration            // see traffic
+	adopting       func(*standby)           // called with each standby that has been taken for a user and isn't bound yet
+	stop           func(*cli.Process) error // ends a user's process
+	undeadPause    time.Duration            // until it is tried again to end a process that could not be ended
 }
 
 var production = tuning{quotaInterval: 5 * time.Second, quotaSlice: 20 * time.Millisecond, interruptGrace: time.Second, calm: 200 * time.Millisecond,
-	disk: diskOf, adopting: func(*standby) {}}
+	disk: diskOf, adopting: func(*standby) {}, stop: (*cli.Process).Stop, undeadPause: time.Minute}
 
 // fairRate is how many bytes a second a turn may hand over after its first fairBurst ones. No model writes a hundredth of it.
 const fairRate, fairBurst = 2 << 20, 32 << 20
@@ -163,7 +165,7 @@ func New(opts Options, owner Ownership) *Pool {
 		p.goes(p.vault.greet)
 	}
 	p.goes(p.reap)
-	p.goes(p.watchMemory)
+	p.goes(p.watchUsage)
 	p.goes(p.watchSpace)
 	p.goes(p.watchDisk)
 	p.goes(p.standbys.keep)

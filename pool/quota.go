@@ -40,11 +40,11 @@ func (s Space) atMost(o Space) Space { return Space{min(s.Bytes, o.Bytes), min(s
 type meter struct {
 	pool *Pool
 
-	mu       sync.Mutex              // one round at a time; guards the following
-	due      map[*user][]string      // with their workspaces
-	underway map[*user]*confine.Walk // of those who are due
-	held     map[*user]confine.Held  // of those who are due, by their processes
-	least    *Space                  // that was used of the disk since all running processes were measured
+	mu       sync.Mutex                 // one round at a time; guards the following
+	due      map[*user][]string         // with their workspaces
+	underway map[*user]*confine.Walk    // of those who are due
+	held     map[*user]confine.Unlinked // of those who are due, by their processes
+	least    *Space                     // that was used of the disk since all running processes were measured
 }
 
 func newMeter(p *Pool) *meter {
@@ -140,7 +140,7 @@ func (m *meter) close() {
 func (p *Pool) tooMuch() Space { return p.opts.Quota.plus(p.opts.Quota) }
 
 // heldBy is what the processes of users hold of the disk beside the files in their workspaces.
-func (p *Pool) heldBy(users map[*user][]string) map[*user]confine.Held {
+func (p *Pool) heldBy(users map[*user][]string) map[*user]confine.Unlinked {
 	var owners []*user
 	var procs []*cli.Process
 	for _, c := range p.processes() {
@@ -148,14 +148,14 @@ func (p *Pool) heldBy(users map[*user][]string) map[*user]confine.Held {
 			owners, procs = append(owners, c.c.user), append(procs, c.process)
 		}
 	}
-	held, err := cli.Held(procs...)
+	held, err := cli.Unlinked(procs...)
 	if err != nil {
 		p.opts.Logger.Error("what processes hold of the disk can't be told", "error", err)
 		return nil
 	}
-	of := make(map[*user]confine.Held)
+	of := make(map[*user]confine.Unlinked)
 	for i, u := range owners {
-		of[u] = confine.Held{Bytes: of[u].Bytes + held[i].Bytes, TooMany: of[u].TooMany || held[i].TooMany}
+		of[u] = confine.Unlinked{Bytes: of[u].Bytes + held[i].Bytes, TooMany: of[u].TooMany || held[i].TooMany}
 	}
 	return of
 }
@@ -163,7 +163,7 @@ func (p *Pool) heldBy(users map[*user][]string) map[*user]confine.Held {
 // judge ends what runs of a user that has too much. A user may have as much as the quota says, or as much as there was the
 // last time, so that one who has too much can still clean up. What is too deep to be measured is as good as far too much.
 // What only processes hold goes with them, and is held against nobody later.
-func (p *Pool) judge(u *user, w *confine.Walk, held confine.Held) {
+func (p *Pool) judge(u *user, w *confine.Walk, held confine.Unlinked) {
 	total := Space{w.Bytes, w.Files}
 	if w.TooDeep {
 		total = total.atLeast(p.tooMuch().plus(Space{1, 1}))

@@ -108,7 +108,10 @@ func (s *service) awaitReleased(n int) {
 	require.Eventually(s.t, func() bool { return len(s.owner.releasedUsers()) == n }, time.Minute, 5*time.Millisecond)
 }
 
-func smallQuota(o *pool.Options) { o.Quota = pool.Space{Bytes: 4 << 20, Files: 1000} }
+// smallQuota leaves no other reason for which an idle process could end.
+func smallQuota(o *pool.Options) {
+	o.Quota, o.IdleTimeout = pool.Space{Bytes: 4 << 20, Files: 1000}, time.Hour
+}
 
 // What a turn has started writes on after its end.
 func TestQuota_WhoFillsTheWorkspaceBetweenTurnsIsEnded(t *testing.T) {

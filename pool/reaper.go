@@ -47,7 +47,10 @@ func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
 // cleanUp ends the process of an idle conversation and counts it.
 func (s *slot) cleanUp(now time.Time) {
 	p, idle, lifetime := s.pool, now.Sub(s.lastUsed), now.Sub(s.started)
-	s.end()
+	if s.end() != nil {
+		s.yield()
+		return
+	}
 	p.cleaned(lifetime)
 	p.opts.Logger.Info("Cleanup idle process user=" + api.ShortUser(s.user.id) + " idle=" + seconds(idle) + "s")
 	s.yield()

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -22,6 +23,7 @@ type slot struct {
 	settings cli.Settings
 	seed     []api.Message // history to begin with, until it stands in a transcript
 	dirty    bool          // the transcript may hold a turn that failed
+	undead   bool          // its process could not be ended; it is there yet, and nobody's to use
 	goodTurn string        // uuid of the last assistant message of the last good turn, or of the seed
 	answered bool          // a turn has gone well
 }
@@ -160,13 +162,13 @@ func (c *conversation) takeWith(proc *cli.Process) *slot {
 // is to have none, goes first. A conversation without a process of which no turn has gone well goes with all it has, which
 // may be much: its client has to say all of it again.
 func (s *slot) yield() {
-	p, c := s.pool, s.conversation
+	p, c, undead := s.pool, s.conversation, s.undead
 	p.mu.Lock()
 	// Whether it is alive is asked with the lock held: bury looks for one that has ended, at rest, under the same lock.
 	retire := c.process != nil && len(c.waiters) == 0 && (p.draining || c.user.leaving || !c.process.Alive())
 	useless := c.process == nil && len(c.waiters) == 0 && !s.answered && !c.gone
 	switch {
-	case retire:
+	case undead, retire:
 	case len(c.waiters) > 0:
 		c.waiters[0] <- s
 		c.waiters = c.waiters[1:]
@@ -180,7 +182,10 @@ func (s *slot) yield() {
 	p.mu.Unlock()
 	signal(p.wake)
 	signal(p.changed)
-	if retire {
+	switch {
+	case undead:
+		p.goes(s.outlast)
+	case retire:
 		p.goes(s.endIdle)
 	}
 	if useless {
@@ -202,38 +207,81 @@ func (s *slot) install(proc *cli.Process) {
 // bury waits for the end of a process and clears it away if it ended while nobody used it.
 func (c *conversation) bury(proc *cli.Process) {
 	p := c.pool
-	<-proc.Exited()
+	select {
+	case <-proc.Exited():
+	case <-c.lost:
+		return
+	}
 	s := c.takeWith(proc)
 	if s == nil {
 		return
 	}
-	s.end()
+	_ = s.end() // else yield sees to it
 	p.opts.Logger.Warn("idle process ended by itself", "user", api.ShortUser(c.user.id), "pid", proc.PID(), "exit", proc.Exit())
 	s.yield()
 	c.user.settle()
 }
 
-// end ends the conversation's process. When it returns, nothing of the process is left and its room is free.
-func (s *slot) end() {
+// end ends the conversation's process. Without an error nothing of the process is left and its room is free. Else it keeps its
+// room, its uid and its user, and who has the slot can only yield it.
+func (s *slot) end() error {
 	p, proc := s.pool, s.process
+	var err error
 	for range stopAttempts {
-		err := proc.Stop()
-		if err == nil {
-			break
+		if err = p.tuning.stop(proc); err == nil {
+			s.buried()
+			return nil
 		}
-		p.opts.Logger.Error("a process could not be ended", "user", api.ShortUser(s.user.id), "pid", proc.PID(), "error", err)
 	}
+	return s.survived(err)
+}
+
+// survived says that the conversation's process could not be ended.
+func (s *slot) survived(err error) error {
+	s.pool.opts.Logger.Error("a process could not be ended, its room and its user stay taken", "user", api.ShortUser(s.user.id),
+		"pid", s.process.PID(), "error", err)
+	s.undead = true
+	return fmt.Errorf("pool: end: %w", err)
+}
+
+// buried says that nothing of the conversation's process is left.
+func (s *slot) buried() {
+	p := s.pool
 	p.mu.Lock()
-	s.process = nil
+	s.process, s.undead = nil, false
 	delete(p.running, s.conversation)
 	s.user.countLocked(0, -1)
 	p.mu.Unlock()
 	signal(p.changed)
 }
 
+// outlast holds the slot of a process that could not be ended until that is gone after all. A pool that closes doesn't wait for
+// it, and doesn't give its user up either: that ends with the instance.
+func (s *slot) outlast() {
+	p, pid := s.pool, s.process.PID()
+	for {
+		select {
+		case <-p.life.Done():
+			p.opts.Logger.Error("the pool closes without a process's end", "user", api.ShortUser(s.user.id), "pid", pid)
+			s.user.disown()
+			s.buried()
+			close(s.lost)
+			return
+		case <-time.After(p.tuning.undeadPause):
+		}
+		if p.tuning.stop(s.process) == nil {
+			break
+		}
+	}
+	s.buried()
+	p.opts.Logger.Info("a process has ended at last", "user", api.ShortUser(s.user.id), "pid", pid)
+	s.yield()
+	s.user.settle()
+}
+
 // endIdle ends the process of a conversation that was idle, yields, and gives its user up if nothing of it is left.
 func (s *slot) endIdle() {
-	s.end()
+	_ = s.end() // else yield sees to it
 	s.yield()
 	s.user.settle()
 }

@@ -88,7 +88,11 @@ func (s *slot) start(ctx context.Context, credential broker.Credential) (*cli.Pr
 		err = proc.Initialize(ctx, s.settings.System)
 	}
 	if err != nil {
-		return nil, errors.Join(err, proc.Stop())
+		if stopErr := s.pool.tuning.stop(proc); stopErr != nil {
+			s.install(proc)
+			err = errors.Join(err, s.survived(stopErr))
+		}
+		return nil, err
 	}
 	return proc, nil
 }

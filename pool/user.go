@@ -34,6 +34,7 @@ type user struct {
 	space Space // what the files took when they were measured last
 
 	requests  int           // entered and not yet left
+	strangers int           // those of them that wait for the API's word on the credential
 	processes int           // slots taken for this user
 	owned     bool          // admitted and not yet released
 	leaving   bool          // to be released as soon as nothing of it is under way
@@ -204,6 +205,13 @@ func (u *user) shed() bool {
 		}
 	}
 	return false
+}
+
+// disown keeps the user from being given up: what is not confirmed dead may still be there.
+func (u *user) disown() {
+	u.pool.mu.Lock()
+	defer u.pool.mu.Unlock()
+	u.owned = false
 }
 
 // forgetLocked drops a user who has nothing here any more, not even a conversation to resume.

@@ -36,12 +36,12 @@ func Freeze(all ...Idle) {
 			idle, procs = append(idle, one), append(procs, p)
 		}
 	}
-	usages, err := Usage(procs...)
+	counts, err := confine.ProcessesOf(childrenOf(procs)...)
 	if err != nil {
 		return // it is tried again after their next use
 	}
 	for i, one := range idle {
-		if usages[i].Processes == 1 {
+		if counts[i] == 1 {
 			one.stop()
 		}
 	}
@@ -52,10 +52,13 @@ func Usage(procs ...*Process) ([]confine.Usage, error) {
 	return confine.UsageOf(childrenOf(procs)...)
 }
 
-// Held is what each of them holds open of the disk that has no name, in the same way.
-func Held(procs ...*Process) ([]confine.Held, error) {
-	return confine.HeldBy(childrenOf(procs)...)
+// Unlinked is what each of them takes of the disk with files that have no name, in the same way.
+func Unlinked(procs ...*Process) ([]confine.Unlinked, error) {
+	return confine.UnlinkedBy(childrenOf(procs)...)
 }
+
+// SetYield has the kernel end the process before others when memory runs out, and what it started before itself, or no longer.
+func (p *Process) SetYield(u confine.Usage, yield bool) { u.SetYield(p.PID(), yield) }
 
 func childrenOf(procs []*Process) []*confine.Child {
 	children := make([]*confine.Child, len(procs))

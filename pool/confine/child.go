@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -62,7 +63,8 @@ type Child struct {
 	workspace string
 	dir       string
 	pid       int
-	uid       int // of its own; 0 if it runs under the service's
+	uid       int           // of its own; 0 if it runs under the service's
+	spent     atomic.Uint64 // processor time of orphans of its that have ended, in ticks
 
 	stdout, stderr *os.File
 	tail           tail
@@ -162,6 +164,9 @@ func (c *Child) Signal(sig syscall.Signal) error {
 // done it goes straight to the kill. It returns nil when nothing of the child is left, or after a bounded time an
 // ErrSurvivors. Every caller goes down its own ladder, so the least patient one decides; all of them wait.
 func (c *Child) Stop(ctx context.Context, ladder Ladder) error {
+	if p, err := look(c.pid); err == nil && !errors.Is(c.Signal(0), os.ErrProcessDone) {
+		p.hurry()
+	}
 	_ = c.Stdin.Close() // closed before, perhaps
 	if !c.endsWithin(ctx, ladder.CloseGrace) && ladder.TermGrace > 0 && ctx.Err() == nil {
 		_ = c.Signal(unix.SIGTERM)

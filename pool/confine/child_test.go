@@ -328,7 +328,7 @@ func TestUsage_CountsAllThatAChildStarted(t *testing.T) {
 	require.Eventually(t, func() bool {
 		u, err := c.Usage()
 		require.NoError(t, err)
-		return u.Processes == 8 && u.RSS > 24_000_000 && u.RSS < 100_000_000
+		return u.Processes == 8 && u.Memory > 24_000_000 && u.Memory < 100_000_000
 	}, patience, 10*time.Millisecond)
 
 	other := b.start(helper(b.workspace("other"), "cat"))
@@ -342,5 +342,5 @@ func TestUsage_CountsAllThatAChildStarted(t *testing.T) {
 	require.NoError(t, c.Stop(context.Background(), Ladder{}))
 	u, err = c.Usage()
 	require.NoError(t, err)
-	require.Equal(t, Usage{}, u)
+	require.Zero(t, u.Memory+int64(u.Files+u.Processes))
 }

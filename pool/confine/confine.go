@@ -16,6 +16,8 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 var (
@@ -171,6 +173,7 @@ func (l *Launcher) fork() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer close(l.forker)
+	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, usual()) // this thread's alone, for children to inherit; see Precede
 	for {
 		select {
 		case s := <-l.starts:

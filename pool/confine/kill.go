@@ -5,16 +5,16 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
-	// killPause is the longest wait between two rounds of killing.
-	killPause = 5 * time.Millisecond
+	// killPause is the longest wait between two rounds of killing, and stubbornPause the longest once killing has taken
+	// chaseTime: what forks as fast as it can is caught by then, and the rest comes to its end by itself or not at all.
+	killPause     = 5 * time.Millisecond
+	stubbornPause = 250 * time.Millisecond
+	chaseTime     = 3 * time.Second
 	// groupTrust is how long after a scan the numbers of groups are trusted. Pids take longer to come round.
 	groupTrust = 500 * time.Millisecond
 )
@@ -27,7 +27,7 @@ type finder func(all []process) (victims []process, restless bool)
 // process may hide from it by forking at the right time. What atSight picks, unless it is nil, is killed in the midst
 // of the scan already: a process that keeps replacing itself may be another one by its end.
 func killAll(atSight func(process) bool, find finder) error {
-	deadline := time.Now().Add(killTimeout)
+	began := time.Now()
 	pause := time.Millisecond
 	for quiet := 0; quiet < 2; {
 		victims, restless, err := killRound(atSight, find)
@@ -36,11 +36,15 @@ func killAll(atSight func(process) bool, find finder) error {
 			continue
 		}
 		quiet = 0
-		if time.Now().After(deadline) {
+		took, longest := time.Since(began), killPause
+		if took > killTimeout {
 			return errors.Join(survivors(victims), err)
 		}
+		if took > chaseTime {
+			longest = stubbornPause
+		}
 		time.Sleep(pause)
-		pause = min(2*pause, killPause)
+		pause = min(2*pause, longest)
 	}
 	return nil
 }
@@ -140,22 +144,4 @@ func (c *Child) runs(p process) bool {
 	}
 	id, ok := p.tenant()
 	return ok && id == c.uid
-}
-
-// limit keeps a child from dumping core and makes it give way to the service when memory runs out. What the child has
-// forked by then isn't reached; that costs comfort, not safety.
-func limit(pid int) error {
-	const yield = 300 // on top of the service's own score
-	err := unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil)
-	own, readErr := os.ReadFile("/proc/self/oom_score_adj")
-	if readErr != nil {
-		return errors.Join(err, readErr)
-	}
-	score, parseErr := strconv.Atoi(strings.TrimSpace(string(own)))
-	if parseErr != nil {
-		return errors.Join(err, parseErr)
-	}
-	score = min(score+yield, 1000)
-	path := fmt.Sprintf("/proc/%d/oom_score_adj", pid)
-	return errors.Join(err, os.WriteFile(path, []byte(strconv.Itoa(score)), 0))
 }

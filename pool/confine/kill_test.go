@@ -187,7 +187,7 @@ func TestParseStat_TakesAnyName(t *testing.T) {
 	tail := " S 1 2 3 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 99 1 2 18 1 1 1 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 1 1 1 1 1 77 88 0"
 	p, err := parseStat([]byte("42 (a) b (c)" + tail))
 	require.NoError(t, err)
-	require.Equal(t, process{identity{42, 99}, 1, 2, 3, 'S', "77", "a) b (c"}, p)
+	require.Equal(t, process{identity{42, 99}, 1, 2, 3, 'S', 26, "77", "a) b (c"}, p)
 	for _, odd := range []string{"", "42", "42 (a", "42 (a) S 1", "x (a)" + tail, "42 (a) S S 1 2" + tail} {
 		_, err := parseStat([]byte(odd))
 		require.Error(t, err, "%q", odd)

@@ -22,6 +22,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"claudepool/pool/pooltest/hold"
 )
 
 // patience is how long a test waits for what should take an instant.
@@ -36,6 +38,8 @@ var helpers = map[string]func(args []string){
 	"instance": instance,
 	"probe":    probeInFolder,
 	"modest":   modest,
+	"precede":  precede,
+	"hold":     func(args []string) { check(hold.Main(args)) },
 
 	"confined-instance": confinedInstance,
 }
@@ -52,7 +56,7 @@ func TestMain(m *testing.M) {
 func deaf([]string) {
 	signal.Ignore(unix.SIGTERM)
 	fmt.Println("ready")
-	select {}
+	time.Sleep(time.Hour) // not select, which Go takes for a deadlock where nothing else goes on
 }
 
 // polite ignores the end of its stdin and exits with 3 at SIGTERM.
@@ -77,6 +81,24 @@ func instance(args []string) {
 	fmt.Println(c.PID())
 	_, _ = io.Copy(os.Stdout, c.Stdout)
 	select {}
+}
+
+// precede is a service that comes before others, with one child that doesn't. It prints both priorities as the system call
+// tells them.
+func precede(args []string) {
+	check(Precede())
+	l, err := New(Options{Root: args[0], Logger: slog.New(slog.DiscardHandler)})
+	check(err)
+	workspace := filepath.Join(args[0], "w")
+	check(os.Mkdir(workspace, 0o700))
+	c, err := l.Start(context.Background(), Spec{Path: "/bin/cat", Workspace: workspace})
+	check(err)
+	own, err := unix.Getpriority(unix.PRIO_PROCESS, 0) // of any thread but the one that forks
+	check(err)
+	childs, err := unix.Getpriority(unix.PRIO_PROCESS, c.PID())
+	check(err)
+	fmt.Println(own, childs)
+	check(l.Close())
 }
 
 // confinedInstance is a service with one child under a uid of its own, which never ends. It prints the child's pid.

@@ -181,6 +181,9 @@ func limitAttempts() []attempt {
 		{"opens too many files", above(unix.RLIMIT_NOFILE, maxFiles)},
 		{"writes too large files", above(unix.RLIMIT_FSIZE, maxFileSize)},
 		{"starts too many processes", above(unix.RLIMIT_NPROC, maxProcesses)},
+		{"locks memory", above(unix.RLIMIT_MEMLOCK, maxLocked)},
+		{"leaves signals waiting", above(unix.RLIMIT_SIGPENDING, maxSignals)},
+		{"takes a higher priority", above(unix.RLIMIT_NICE, 0)},
 	}
 }
 
@@ -218,6 +221,8 @@ func (t targets) syscallAttempts() []attempt {
 		{"clone3", call(unix.SYS_CLONE3, bad, 1)},
 		{"System V shared memory", call(unix.SYS_SHMGET, 1, 0)},
 		{"message queues", call(unix.SYS_MQ_OPEN, bad)},
+		{"memory in files without a name", call(unix.SYS_MEMFD_CREATE, bad)},
+		{"memory in pipes", call(unix.SYS_VMSPLICE, bad)},
 		{"type into a terminal", call(unix.SYS_IOCTL, bad, unix.TIOCSTI)},
 	}
 }
@@ -253,7 +258,7 @@ func (t targets) networkAttempts() []attempt {
 		{"raw sockets", unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP}, {"ping sockets", unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_ICMP},
 		{"SCTP", unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_SCTP}, {"packet sockets", unix.AF_PACKET, unix.SOCK_RAW, 0},
 		{"vsock", unix.AF_VSOCK, unix.SOCK_STREAM, 0}, {"netlink beyond routes", unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_SOCK_DIAG},
-		{"the kernel's ciphers", unix.AF_ALG, unix.SOCK_SEQPACKET, 0},
+		{"local datagrams", unix.AF_UNIX, unix.SOCK_DGRAM, 0}, {"the kernel's ciphers", unix.AF_ALG, unix.SOCK_SEQPACKET, 0},
 	} {
 		attempts = append(attempts, attempt{s.name, with(s.domain, s.kind, s.protocol, opened)})
 	}

@@ -31,6 +31,7 @@ type process struct {
 	identity
 	ppid, pgrp, session int
 	state               byte
+	ticks               uint64 // processor time, with that of the children it has waited for
 	environ             string // address of its environment; "0" amid an exec, of a zombie, and if we may not look
 	name                string
 }
@@ -88,12 +89,17 @@ func parseStat(line []byte) (process, error) {
 		return process{}, fmt.Errorf("confine: odd stat line %q", line)
 	}
 	p := process{state: fields[0][0], name: string(line[open+1 : end]), environ: string(fields[50-third])}
-	var errs [5]error
+	var errs [9]error
 	p.pid, errs[0] = strconv.Atoi(string(line[:open-1]))
 	p.ppid, errs[1] = strconv.Atoi(string(fields[4-third]))
 	p.pgrp, errs[2] = strconv.Atoi(string(fields[5-third]))
 	p.session, errs[3] = strconv.Atoi(string(fields[6-third]))
 	p.start, errs[4] = strconv.ParseUint(string(fields[22-third]), 10, 64)
+	for i, field := range []int{14, 15, 16, 17} { // by itself and in the kernel, and that of the children
+		var ticks uint64
+		ticks, errs[5+i] = strconv.ParseUint(string(fields[field-third]), 10, 64)
+		p.ticks += ticks
+	}
 	return p, errors.Join(errs[:]...)
 }
 
@@ -113,6 +119,7 @@ func (p process) kill() error {
 	if !p.still() {
 		return nil
 	}
+	p.hurry()
 	return ignoreGone(unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0))
 }
 

@@ -36,6 +36,14 @@ const newNamespace = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS
 // notStream are bits of a socket's type that none but a stream's lacks.
 const notStream = 0xe
 
+// absent are system calls that are answered as if the kernel didn't have them, so that programs fall back to others.
+var absent = []uint32{
+	unix.SYS_CLONE3, // its flags are out of sight
+	// Memory that no limit counts: in files without a name or a place, which can be hidden in a socket, in a pipe that holds
+	// far larger pages than it counts, and in what the kernel itself can't look at.
+	unix.SYS_MEMFD_CREATE, unix.SYS_VMSPLICE, unix.SYS_MEMFD_SECRET,
+}
+
 // restricted are system calls with arguments that are forbidden. Landlock looks at plain TCP's connect alone, so that is
 // the one way out: no other protocol, and no data that travels with the connection's first packet.
 var restricted = []restriction{
@@ -46,6 +54,9 @@ var restricted = []restriction{
 	{unix.SYS_SOCKET, []condition{{0, is, unix.AF_INET}, {2, isNot, 0}, {2, isNot, unix.IPPROTO_TCP}}},
 	{unix.SYS_SOCKET, []condition{{0, is, unix.AF_INET6}, {2, isNot, 0}, {2, isNot, unix.IPPROTO_TCP}}},
 	{unix.SYS_SOCKETPAIR, []condition{{0, isNot, unix.AF_UNIX}}},
+	// Datagrams of many senders can wait at one address, so that nobody could tell how much memory that takes.
+	{unix.SYS_SOCKET, []condition{{0, is, unix.AF_UNIX}, {1, has, unix.SOCK_DGRAM}}},
+	{unix.SYS_SOCKETPAIR, []condition{{1, has, unix.SOCK_DGRAM}}},
 	{unix.SYS_SENDTO, []condition{{3, has, unix.MSG_FASTOPEN}}},
 	{unix.SYS_SENDMSG, []condition{{2, has, unix.MSG_FASTOPEN}}},
 	{unix.SYS_SENDMMSG, []condition{{3, has, unix.MSG_FASTOPEN}}},
@@ -54,6 +65,13 @@ var restricted = []restriction{
 	{unix.SYS_SETSOCKOPT, []condition{{1, is, unix.IPPROTO_TCP}, {2, is, unix.TCP_ULP}}}, // turns it into another protocol
 	{unix.SYS_CLONE, []condition{{0, has, newNamespace}}},
 	{unix.SYS_IOCTL, []condition{{1, is, unix.TIOCSTI}}}, // types into somebody else's terminal
+}
+
+// ignored do nothing, and say that they have: a socket's buffer stays as large as it is, whatever a program would like it to
+// be. What it may hold is counted by that.
+var ignored = []restriction{
+	{unix.SYS_SETSOCKOPT, []condition{{1, is, unix.SOL_SOCKET}, {2, is, unix.SO_SNDBUF}}},
+	{unix.SYS_SETSOCKOPT, []condition{{1, is, unix.SOL_SOCKET}, {2, is, unix.SO_RCVBUF}}},
 }
 
 type restriction struct {
@@ -86,6 +104,8 @@ const (
 var (
 	allowed = bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}
 	denied  = bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)}
+	// pretended is an error that is none.
+	pretended = bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO}
 	// unknown makes programs fall back to other calls.
 	unknown = bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)}
 )
@@ -110,8 +130,9 @@ func syscallFilter(listen bool) ([]unix.SockFilter, error) {
 		bpf.LoadAbsolute{Off: callOffset, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: x32Bit, SkipTrue: 1},
 		unknown,
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_CLONE3, SkipTrue: 1}, // its flags are out of sight
-		unknown,
+	}
+	for _, call := range absent {
+		program = append(program, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: call, SkipTrue: 1}, unknown)
 	}
 	for _, call := range forbidden {
 		program = append(program, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: call, SkipTrue: 1}, denied)
@@ -120,7 +141,10 @@ func syscallFilter(listen bool) ([]unix.SockFilter, error) {
 		program = append(program, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_LISTEN, SkipTrue: 1}, denied)
 	}
 	for _, r := range restricted {
-		program = append(program, r.instructions()...)
+		program = append(program, r.instructions(denied)...)
+	}
+	for _, r := range ignored {
+		program = append(program, r.instructions(pretended)...)
 	}
 	program = append(program, allowed)
 
@@ -135,8 +159,8 @@ func syscallFilter(listen bool) ([]unix.SockFilter, error) {
 	return filter, nil
 }
 
-// instructions stand on their own: they load what they look at, and where they don't deny they go on at their end.
-func (r restriction) instructions() []bpf.Instruction {
+// instructions stand on their own: they load what they look at, and where they don't answer they go on at their end.
+func (r restriction) instructions(answer bpf.Instruction) []bpf.Instruction {
 	rest := uint8(2*len(r.when) + 1) // #nosec G115 -- a handful
 	block := []bpf.Instruction{
 		bpf.LoadAbsolute{Off: callOffset, Size: 4},
@@ -148,5 +172,5 @@ func (r restriction) instructions() []bpf.Instruction {
 			bpf.LoadAbsolute{Off: argumentOffset + argumentSize*c.argument, Size: 4},
 			bpf.JumpIf{Cond: c.test, Val: c.value, SkipTrue: rest})
 	}
-	return append(block, denied)
+	return append(block, answer)
 }

@@ -259,7 +259,7 @@ func benchTrees(b *testing.B, do func(root string)) {
 	}
 }
 
-func TestHeldBy_IsWhatHasNoNameAnyMore(t *testing.T) {
+func TestUnlinkedBy_IsWhatHasNoNameAnyMore(t *testing.T) {
 	b := newBench(t)
 	w, other := b.workspace("one"), b.workspace("two")
 	c := b.start(shell(w, `exec 3>gone 4>named; head -c 1000000 /dev/zero | tee /dev/fd/4 >&3; rm gone; setsid sleep 1000 & echo $$ >$1; exec 5>&3; wait`))
@@ -267,7 +267,7 @@ func TestHeldBy_IsWhatHasNoNameAnyMore(t *testing.T) {
 	pids(t, w, 1)
 	pids(t, other, 1)
 	require.Eventually(t, func() bool {
-		held, err := HeldBy(c, idle)
+		held, err := UnlinkedBy(c, idle)
 		require.NoError(t, err)
 		require.Zero(t, held[1])
 		return held[0].Bytes >= 1_000_000 && held[0].Bytes < 1_100_000 && !held[0].TooMany

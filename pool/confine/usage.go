@@ -1,14 +1,20 @@
 package confine
 
 import (
-	"bytes"
-	"strconv"
+	"time"
 )
+
+// tick is the unit of processor time in /proc.
+const tick = time.Second / 100
 
 // Usage is what a child and all it started take.
 type Usage struct {
-	RSS       int64 // bytes
-	Processes int   // without zombies
+	Memory    int64         // bytes; held.go says of what
+	Files     int           // open and mapped ones. Beyond MostFiles they aren't counted, nor is what they hold
+	Processes int           // without zombies
+	CPU       time.Duration // processor time since its start, also of what has ended since
+
+	family []process
 }
 
 // Usage looks at all processes of the child once. BENCH.md says why it counts memory the way it does.
@@ -20,8 +26,50 @@ func (c *Child) Usage() (Usage, error) {
 	return all[0], nil
 }
 
-// UsageOf is the usage of each of the children, by one look at all processes of the machine.
+// UsageOf is the usage of each of the children, by one look at all processes and sockets of the machine.
 func UsageOf(children ...*Child) ([]Usage, error) {
+	families, err := familiesOf(children)
+	if err != nil || len(children) == 0 {
+		return nil, err
+	}
+	sockets := socketsByUID()
+	usages, memory := make([]Usage, len(children)), make(inMemory)
+	for i, c := range children {
+		u, h := &usages[i], newHeld(memory)
+		u.family = families[i]
+		u.CPU = time.Duration(c.spent.Load()) * tick
+		for _, p := range families[i] {
+			u.CPU += time.Duration(p.ticks) * tick // #nosec G115 -- of a lifetime
+			if pid, alive := p.living(); alive && h.add(pid) == nil {
+				u.Processes++
+			}
+		}
+		var theirs socketUse
+		if c.uid != 0 {
+			theirs = sockets[c.uid]
+		}
+		u.Memory, u.Files = h.total(theirs), h.files
+	}
+	return usages, nil
+}
+
+// ProcessesOf is how many processes each of the children has, itself included and without zombies, by one look at the
+// machine: a part of UsageOf that costs less.
+func ProcessesOf(children ...*Child) ([]int, error) {
+	families, err := familiesOf(children)
+	counts := make([]int, len(families))
+	for i, family := range families {
+		for _, p := range family {
+			if !p.isZombie() {
+				counts[i]++
+			}
+		}
+	}
+	return counts, err
+}
+
+// familiesOf finds all processes of each of the children.
+func familiesOf(children []*Child) ([][]process, error) {
 	if len(children) == 0 {
 		return nil, nil
 	}
@@ -30,41 +78,9 @@ func UsageOf(children ...*Child) ([]Usage, error) {
 	if err != nil {
 		return nil, err
 	}
-	now, usages := newCensus(all), make([]Usage, len(children))
+	now, families := newCensus(all), make([][]process, len(children))
 	for i, c := range children {
-		for _, p := range now.family(c, false) {
-			if p.state == 'Z' {
-				continue
-			}
-			if rss, err := resident(p.pid); err == nil { // else it has just ended
-				usages[i].RSS += rss
-				usages[i].Processes++
-			}
-		}
+		families[i] = now.family(c, false)
 	}
-	return usages, nil
-}
-
-// resident returns the anonymous and the shared memory of a process, in bytes. Pages of files aren't counted: the
-// program's own are shared by all children, and the kernel can drop them at any time.
-func resident(pid int) (int64, error) {
-	buf := make([]byte, 4<<10)
-	n, err := readProc(pid, "status", buf)
-	if err != nil {
-		return 0, err
-	}
-	var total int64
-	for line := range bytes.Lines(buf[:n]) {
-		key, value, _ := bytes.Cut(line, []byte(":"))
-		if string(key) != "RssAnon" && string(key) != "RssShmem" {
-			continue
-		}
-		number, _, _ := bytes.Cut(bytes.TrimSpace(value), []byte(" "))
-		kib, err := strconv.ParseInt(string(number), 10, 64)
-		if err != nil {
-			return 0, err
-		}
-		total += kib << 10
-	}
-	return total, nil
+	return families, nil
 }

@@ -17,8 +17,10 @@ import (
 const (
 	// watchTick is how often orphans are looked for. No signal tells that one has arrived, only that one has ended.
 	watchTick = time.Second
-	// watchPause keeps a storm of SIGCHLD from making the watch a busy loop.
+	// watchPause keeps a storm of SIGCHLD from making the watch a busy loop, and watchShare from taking more of a processor
+	// than one part in so many, however many processes there are.
 	watchPause = 10 * time.Millisecond
+	watchShare = 40
 )
 
 // wards is what this process is the parent of. There is one, however many Launchers there are: orphans come to the
@@ -130,15 +132,30 @@ func (w *ward) watch(logger *slog.Logger) {
 	defer tick.Stop()
 
 	var told map[identity]bool // strays of the last look
+	pause := watchPause
 	for {
 		select {
 		case <-ended:
-			time.Sleep(watchPause)
+			if !w.rests(pause) {
+				return
+			}
 		case <-tick.C:
 		case <-w.stop:
 			return
 		}
+		began := time.Now()
 		told = w.endStrays(logger, told)
+		pause = max(watchPause, watchShare*time.Since(began))
+	}
+}
+
+// rests waits, and reports whether the watch goes on.
+func (w *ward) rests(pause time.Duration) bool {
+	select {
+	case <-time.After(pause):
+		return true
+	case <-w.stop:
+		return false
 	}
 }
 
@@ -230,7 +247,7 @@ func (w *ward) reap(all []process) ([]orphan, map[string]*Child) {
 		if p.ppid != self || p.session == session || sessions[p.pid] != nil {
 			continue
 		}
-		o := orphan{process: p, owner: sessions[p.session], ended: !p.still()}
+		o, reaped := orphan{process: p, owner: sessions[p.session], ended: !p.still()}, false
 		if id, err := p.uid(); err == nil && o.owner == nil {
 			o.owner = uids[id]
 		}
@@ -238,9 +255,13 @@ func (w *ward) reap(all []process) ([]orphan, map[string]*Child) {
 			// It isn't reaped if only its first thread has ended.
 			pid, err := unix.Wait4(p.pid, nil, unix.WNOHANG, nil)
 			o.ended = pid == p.pid || err != nil
+			reaped = pid == p.pid
 		}
 		if o.ended && o.owner == nil {
 			o.owner = w.origins[p.identity]
+		}
+		if reaped && o.owner != nil {
+			o.owner.spent.Add(p.ticks)
 		}
 		orphans = append(orphans, o)
 	}

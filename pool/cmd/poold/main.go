@@ -38,6 +38,9 @@ func realMain(ctx context.Context) error {
 	}
 	log := logging.New(os.Stdout, s.LogLevel, s.LogFormat, s.FirestoreProject)
 	slog.SetDefault(log) // libraries that log by themselves are redacted too
+	if err := confine.Precede(); err != nil {
+		log.Info("the service comes before no other process", "error", err)
+	}
 	redis, err := router.NewClient(s.RedisURL.Reveal(), s.RedisCA)
 	if err != nil {
 		return err

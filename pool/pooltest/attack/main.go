@@ -8,12 +8,16 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"claudepool/pool/pooltest/hold"
 )
 
 func main() {
@@ -47,7 +51,7 @@ var attacks = map[string]func(args []string) error{
 			return unix.Connect(fd, to)
 		})
 	},
-	"hold": hold,
+	"ports": takePorts,
 	"get": func(a []string) error {
 		response, err := http.Get(a[0])
 		if err == nil && response.StatusCode != http.StatusOK {
@@ -112,6 +116,19 @@ var attacks = map[string]func(args []string) error{
 			}
 			eaten = append(eaten, block)
 			time.Sleep(50 * time.Millisecond)
+		}
+		time.Sleep(time.Minute)
+		return nil
+	},
+	"hold": hold.Main, // memory, in a way and so many MiB
+	// Busy processes, each in a session of its own, for which some kernels would give it a share of its own.
+	"spin": func(a []string) error {
+		for range int(number(a[0])) {
+			busy := exec.Command("/bin/sh", "-c", "while :; do :; done")
+			busy.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+			if err := busy.Start(); err != nil {
+				return err
+			}
 		}
 		time.Sleep(time.Minute)
 		return nil
@@ -183,9 +200,9 @@ func address(host, port string) *unix.SockaddrInet4 {
 	return to
 }
 
-// hold opens connections to host:port until there is nothing left to open them with, writes their number into the file
+// takePorts opens connections to host:port until there is nothing left to open them with, writes their number into the file
 // "held", and keeps them.
-func hold(args []string) error {
+func takePorts(args []string) error {
 	host, port, err := net.SplitHostPort(args[0])
 	if err != nil {
 		return err

@@ -1,0 +1,148 @@
+package confine
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// idlePasses bounds how often the threads of one process are gone through: those that are begun meanwhile inherit what the
+// thread had that begins them.
+const idlePasses = 3
+
+// ErrCannotSchedule says that this process may not change how others are scheduled.
+var ErrCannotSchedule = errors.New("confine: can't change how processes are scheduled")
+
+// SetIdle has what the child and all it started do only what nobody else wants to use the processors for, or as usual again. What
+// they start inherits it; what was started in the midst of it may be missed, so that it's to be called again with the next
+// Usage. Priorities stay as they are.
+func (u Usage) SetIdle(idle bool) error {
+	policy, weight := unix.SCHED_NORMAL, "0"
+	if idle {
+		policy, weight = unix.SCHED_IDLE, "19"
+	}
+	sessions := make(map[int]bool)
+	for _, p := range u.family {
+		if err := p.schedule(uint32(policy), idlePasses); err != nil { // #nosec G115 -- a constant
+			return err
+		}
+		if !sessions[p.session] { // each of which some kernels treat as one, and give it a share of its own
+			sessions[p.session] = true
+			_ = os.WriteFile("/proc/"+strconv.Itoa(p.pid)+"/autogroup", []byte(weight), 0)
+		}
+	}
+	return nil
+}
+
+// schedule sets the policy of all threads of a process, until a pass finds no new ones.
+func (p process) schedule(policy uint32, passes int) error {
+	if !p.still() {
+		return nil
+	}
+	set := make(map[string]bool)
+	for range passes {
+		before := len(set)
+		tasks, err := os.ReadDir("/proc/" + strconv.Itoa(p.pid) + "/task")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+		for _, task := range tasks {
+			tid, err := strconv.Atoi(task.Name())
+			if err != nil || set[task.Name()] {
+				continue
+			}
+			set[task.Name()] = true
+			attr, err := unix.SchedGetAttr(tid, 0)
+			if err != nil || attr.Policy == policy {
+				continue
+			}
+			attr.Policy, attr.Flags = policy, 0
+			if err := unix.SchedSetAttr(tid, attr, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("%w: %w", ErrCannotSchedule, err)
+			}
+		}
+		if len(set) == before {
+			return nil
+		}
+	}
+	return nil
+}
+
+// hurry takes back that the process gives way to others, so that it comes to its end.
+func (p process) hurry() {
+	attr, err := unix.SchedGetAttr(p.pid, 0)
+	if err != nil || attr.Policy != unix.SCHED_IDLE {
+		return
+	}
+	_ = p.schedule(unix.SCHED_NORMAL, 1)
+	_ = os.WriteFile("/proc/"+strconv.Itoa(p.pid)+"/autogroup", []byte("0"), 0)
+}
+
+// Runs reports whether at least so many threads of the child's run or wait for a processor.
+func (u Usage) Runs(threads int) bool {
+	for _, p := range u.family {
+		tasks, _ := os.ReadDir("/proc/" + strconv.Itoa(p.pid) + "/task")
+		for _, task := range tasks {
+			tid, err := strconv.Atoi(task.Name())
+			if err != nil {
+				continue
+			}
+			if thread, err := look(tid); err == nil && thread.state == 'R' {
+				threads--
+			}
+			if threads <= 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Stand has all processes of a child stand still, or go on, where SetIdle can't be had.
+func (u Usage) Stand(still bool) {
+	signal := unix.SIGCONT
+	if still {
+		signal = unix.SIGSTOP
+	}
+	for _, p := range u.family {
+		if p.still() {
+			_ = unix.Kill(p.pid, signal) // or it has just ended
+		}
+	}
+}
+
+// usual is the priority that this process was started with.
+var usual = sync.OnceValue(func() int {
+	n, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	if err != nil {
+		return 0
+	}
+	return 20 - n // what the system call makes of it
+})
+
+// Precede has this process come before all others, as far as it may: its children are as they would have been. It is for
+// programs that are nothing but the service.
+func Precede() error {
+	const before = -10
+	if usual() <= before {
+		return nil
+	}
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return err
+	}
+	for _, task := range tasks {
+		if tid, err := strconv.Atoi(task.Name()); err == nil {
+			if err := unix.Setpriority(unix.PRIO_PROCESS, tid, before); err != nil {
+				return ErrCannotSchedule
+			}
+		}
+	}
+	_ = os.WriteFile("/proc/self/autogroup", []byte(strconv.Itoa(before)), 0) // not all kernels have these
+	return nil
+}

@@ -1,0 +1,112 @@
+package confine
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"claudepool/infra/need"
+)
+
+func TestUsage_SetIdleIsForAllThreadsOfAChildAndWhatItStartsAndCanBeTakenBack(t *testing.T) {
+	b := newConfined(t)
+	c := b.start(shell(b.newWorkspace(), `setsid sh -c 'echo $$ >> $0; while :; do sleep 1; done' $1 & exec cat`))
+	policies := func() (found []uint32) {
+		u, err := c.Usage()
+		require.NoError(t, err)
+		for _, p := range u.family {
+			if attr, err := unix.SchedGetAttr(p.pid, 0); err == nil {
+				found = append(found, attr.Policy)
+			}
+		}
+		return found
+	}
+	pids(t, c.workspace, 1)
+	u, err := c.Usage()
+	require.NoError(t, err)
+	require.NoError(t, u.SetIdle(true))
+	for range 20 {
+		for _, policy := range policies() {
+			require.EqualValues(t, unix.SCHED_IDLE, policy)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	u, err = c.Usage()
+	require.NoError(t, err)
+	require.NoError(t, u.SetIdle(false))
+	require.Contains(t, policies(), uint32(unix.SCHED_NORMAL))
+	require.NotContains(t, policies(), uint32(unix.SCHED_IDLE))
+	require.NoError(t, c.Stop(context.Background(), Ladder{}))
+}
+
+// A tenant can't undo it: what is put behind others stays there.
+func TestConfined_AChildCantLeaveTheIdlePolicy(t *testing.T) {
+	b := newConfined(t)
+	c := b.start(shell(b.newWorkspace(), `read line; chrt -o -p 0 $$ && echo left || echo stayed`))
+	u, err := c.Usage()
+	require.NoError(t, err)
+	require.NoError(t, u.SetIdle(true))
+	_, err = c.Stdin.Write([]byte("go\n"))
+	require.NoError(t, err)
+	require.Equal(t, "stayed", readLine(t, c.Stdout))
+}
+
+func TestUsage_StandAndRunsAndSetYield(t *testing.T) {
+	b := newConfined(t)
+	c := b.start(shell(b.newWorkspace(), `sh -c 'echo $$ >> $0; while :; do :; done' $1 & exec cat`))
+	busy := pids(t, c.workspace, 1)[0]
+	u, err := c.Usage()
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return u.Runs(1) }, patience, time.Millisecond)
+	require.False(t, u.Runs(50))
+	u.Stand(true)
+	require.Eventually(t, func() bool { return !u.Runs(1) }, patience, time.Millisecond)
+	u.Stand(false)
+	require.Eventually(t, func() bool { return u.Runs(1) }, patience, time.Millisecond)
+
+	u.SetYield(c.PID(), true)
+	require.Equal(t, []int{growerScore, mostScore}, []int{oomScore(t, c.PID()), oomScore(t, busy)})
+	u.SetYield(c.PID(), false)
+	require.Equal(t, []int{usualScore(), usualScore()}, []int{oomScore(t, c.PID()), oomScore(t, busy)})
+}
+
+func TestUsage_CountsTheTimeOfOrphansThatHaveEnded(t *testing.T) {
+	b := newConfined(t)
+	c := b.start(shell(b.newWorkspace(), `(setsid sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo $$ >> $0' $1 &); exec cat`))
+	pids(t, c.workspace, 1)
+	require.Eventually(t, func() bool {
+		u, err := c.Usage()
+		require.NoError(t, err)
+		return u.Processes == 1 && u.CPU > 50*time.Millisecond
+	}, patience, 10*time.Millisecond)
+}
+
+func TestTakePulse_TellsOfTheMachine(t *testing.T) {
+	p := TakePulse()
+	require.Positive(t, p.Available)
+	require.Greater(t, p.Total, p.Available)
+	require.Positive(t, p.Files)
+	require.Greater(t, p.MostFiles, p.Files)
+	text, err := os.ReadFile("/proc/loadavg")
+	require.NoError(t, err)
+	require.Contains(t, string(text), "/", "where running threads stand before")
+	_, err = strconv.Atoi(strings.Split(strings.Fields(string(text))[3], "/")[0])
+	require.NoError(t, err)
+	require.Positive(t, p.Runnable)
+}
+
+func TestPrecede_IsForTheServiceAndNotForItsChildren(t *testing.T) {
+	need.Root(t)
+	before, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	require.NoError(t, err)
+	service, out := startOutside(t, "precede", t.TempDir())
+	require.Equal(t, fmt.Sprint(30, " ", before), readLine(t, out))
+	require.NoError(t, service.Wait())
+}
