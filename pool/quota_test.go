@@ -108,9 +108,11 @@ func (s *service) awaitReleased(n int) {
 	require.Eventually(s.t, func() bool { return len(s.owner.releasedUsers()) == n }, time.Minute, 5*time.Millisecond)
 }
 
-// smallQuota leaves no other reason for which an idle process could end.
+// smallQuota leaves no other reason for which an idle process could end, and takes no notice of what else is written to and
+// removed from the machine's disk meanwhile.
 func smallQuota(o *pool.Options) {
 	o.Quota, o.IdleTimeout = pool.Space{Bytes: 4 << 20, Files: 1000}, time.Hour
+	o.SetDisk(func() (total, free pool.Space) { return total, free })
 }
 
 // What a turn has started writes on after its end.

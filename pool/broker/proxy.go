@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"sync/atomic"
-	"time"
 )
 
 // maxBody bounds a call's body, in bytes: twice what the API takes.
@@ -20,8 +19,7 @@ var errRedirect = errors.New("broker: the API redirects")
 type exchange struct {
 	io.ReadCloser
 	credential Credential
-	control    *http.ResponseController
-	arrived    atomic.Bool // all of the body is there
+	arrived    atomic.Bool // all of the body is there, and with that the server's deadline for it is over
 }
 
 // exchangeKey is where a context has its exchange.
@@ -29,26 +27,17 @@ type exchangeKey struct{}
 
 func exchangeOf(r *http.Request) *exchange { return r.Context().Value(exchangeKey{}).(*exchange) }
 
-// Read reads the body. Once all of it is there its deadline holds no more: the answer may take its time.
 func (e *exchange) Read(p []byte) (int, error) {
 	n, err := e.ReadCloser.Read(p)
 	if errors.Is(err, io.EOF) {
-		e.arrive()
+		e.arrived.Store(true)
 	}
 	return n, err
 }
 
-func (e *exchange) arrive() {
-	e.arrived.Store(true)
-	_ = e.control.SetReadDeadline(time.Time{})
-}
-
 // pass passes a call on to the API.
 func (b *Broker) pass(w http.ResponseWriter, r *http.Request, credential Credential) {
-	e := &exchange{ReadCloser: r.Body, credential: credential, control: http.NewResponseController(w)}
-	if r.ContentLength == 0 {
-		e.arrive() // nobody would read it
-	}
+	e := &exchange{ReadCloser: r.Body, credential: credential}
 	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, e))
 	r.Body = e
 	b.proxy.ServeHTTP(w, r)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -153,13 +154,17 @@ func TestProve_AsksAsAProcessWouldAndForNoMoreThanACount(t *testing.T) {
 func TestProve_OnlySomeAskAtATimeAndTheOthersGiveUpWhenTheyHaveTo(t *testing.T) {
 	t.Parallel()
 	arrived, goOn := make(chan struct{}, 100), make(chan struct{})
-	b := newBroker(t, func(http.ResponseWriter, *http.Request) {
+	b := newBroker(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // or nobody would see the caller go
 		arrived <- struct{}{}
-		<-goOn
+		select {
+		case <-goOn:
+		case <-r.Context().Done():
+		}
 	}, func(l *limits) { l.proof = patience })
 	proven := make(chan Verdict, 100)
 	prove := func() {
-		verdict, _ := b.Prove(context.Background(), Credential{APIKey: "key"})
+		verdict, _ := b.Prove(t.Context(), Credential{APIKey: "key"})
 		proven <- verdict
 	}
 	for range production.proofs {
@@ -169,10 +174,11 @@ func TestProve_OnlySomeAskAtATimeAndTheOthersGiveUpWhenTheyHaveTo(t *testing.T) 
 		<-arrived
 	}
 	go prove()
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
 	verdict, err := b.Prove(ctx, Credential{APIKey: "key"})
-	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorContains(t, err, "too many")
 	require.Equal(t, Open, verdict)
 	require.Empty(t, arrived)
 	close(goOn)

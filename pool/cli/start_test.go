@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/tidwall/gjson"
 
@@ -156,6 +157,33 @@ func TestStart_AnAbandonedMessageIsForgottenAndADeadProcessGoneOnFrom(t *testing
 	h.run(again, "four")
 	said := []string{"user: one", "assistant: reply to: one", "user: two", "assistant: reply to: two", "user: four"}
 	require.Equal(t, said, h.lastCall().Messages())
+}
+
+func TestStart_WhatTheAPISaysOfAProcesssCredentialIsHeard(t *testing.T) {
+	h := newHost(t)
+	good := broker.Credential{OAuthToken: "good"}
+	heard := make(chan broker.Verdict, 10)
+	h.broker.OnAnswer(func(c broker.Credential, v broker.Verdict) {
+		assert.Equal(t, good, c)
+		heard <- v
+	})
+	p := h.start()
+	require.NoError(t, p.Bind(good))
+	h.run(p, "one")
+	require.Equal(t, broker.Proven, <-heard)
+	h.api.Admit(func(token string) int {
+		if token == "good" {
+			return 0
+		}
+		return 401
+	})
+	for credential, want := range map[broker.Credential]broker.Verdict{good: broker.Proven, {APIKey: "bad"}: broker.Refuted} {
+		verdict, err := h.broker.Prove(t.Context(), credential)
+		require.NoError(t, err)
+		require.Equal(t, want, verdict)
+	}
+	require.Len(t, h.api.Counts(), 2)
+	require.Empty(t, heard, "no process asked")
 }
 
 func TestStart_WhatCantBeStartedIsAnError(t *testing.T) {

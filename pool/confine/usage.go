@@ -9,7 +9,7 @@ const tick = time.Second / 100
 
 // Usage is what a child and all it started take.
 type Usage struct {
-	Memory    int64         // bytes; held.go says of what
+	Memory    int64         // bytes; footprint.go says of what
 	Files     int           // open and mapped ones. Beyond MostFiles they aren't counted, nor is what they hold
 	Processes int           // without zombies
 	CPU       time.Duration // processor time since its start, also of what has ended since
