@@ -66,9 +66,7 @@ func (r *refusal) Error() string { return fmt.Sprint(r.status, ": ", r.detail) }
 
 // users are people who have been served before, and ask again and again.
 type users struct {
-	stage *stage
-	count int
-
+	stage  *stage
 	mu     sync.Mutex // guards the following
 	quiet  []time.Duration
 	during []time.Duration
