@@ -74,6 +74,7 @@ func (u *user) holdFor(ctx context.Context, req *api.Request) (*slot, error) {
 		case err != nil:
 			return nil, err
 		case u.isRefused(): // as a turn that went before has shown
+			s.drop()
 			s.finish()
 			return nil, errRefused
 		case s.fits(req):
@@ -86,6 +87,9 @@ func (u *user) holdFor(ctx context.Context, req *api.Request) (*slot, error) {
 // leave gives a conversation back and lets its request leave. Nobody needs to have got a Handle.
 func (s *slot) leave() {
 	u := s.user
+	if u.isRefused() {
+		s.drop()
+	}
 	s.finish()
 	u.leave()
 }

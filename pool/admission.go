@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"claudepool/pool/api"
 	"claudepool/pool/broker"
 )
@@ -26,14 +28,17 @@ const (
 	refusalsLately = time.Minute
 	// tellAgain is how often the Ownership is told of a user who is proven again and again.
 	tellAgain = time.Hour
-	// proofWait is how long a user waits for the API's word.
-	proofWait = 5 * time.Second
+	// crowdedRetry is after how long it makes sense for a new user to come again.
+	crowdedRetry = 5 * time.Second
 )
 
 // standing is what is known of a user's credential.
 type standing struct {
 	proven, refused atomic.Bool
-	told            atomic.Int64 // when the Ownership was told last that it is proven, in Unix seconds
+	// spared says that the user showed a former token of somebody proven: what came with that isn't thrown away, whatever
+	// the API says of the present one.
+	spared atomic.Bool
+	told   atomic.Int64 // when the Ownership was told last that it is proven, in Unix seconds
 }
 
 // trial is an unproven user whose requests are under way.
@@ -51,6 +56,7 @@ type admission struct {
 	prove func(context.Context, broker.Credential) (broker.Verdict, error)
 	full  func() bool // every place is taken, so that another process costs an idle one
 	bare  func() bool // no standby is ready
+	asks  singleflight.Group
 
 	mu       sync.Mutex // guards the following
 	trials   map[broker.Credential]*trial
@@ -61,7 +67,7 @@ type admission struct {
 func newAdmission(p *Pool) *admission {
 	return &admission{
 		prove:  p.opts.Broker.Prove,
-		full:   func() bool { return p.reserved.Load() >= int64(p.opts.MaxProcesses) },
+		full:   func() bool { return p.reserved.Load() > int64(p.opts.MaxProcesses) }, // who asks is counted already
 		bare:   func() bool { ready, _ := p.standbys.tell(); return p.opts.Standby > 0 && ready == 0 },
 		trials: make(map[broker.Credential]*trial),
 	}
@@ -77,7 +83,7 @@ func (u *user) admit(ctx context.Context, req *api.Request) (*trial, error) {
 	connects := len(req.MCPServers) > 0 // which a CLI does before its first call
 	if connects || a.guarded() || u.standing.refused.Load() {
 		u.countStranger(+1)
-		verdict, err := a.ask(ctx, credential)
+		verdict, err := a.ask(ctx, u.id, credential)
 		u.countStranger(-1)
 		switch {
 		case err != nil:
@@ -97,21 +103,21 @@ func (u *user) admit(ctx context.Context, req *api.Request) (*trial, error) {
 
 var (
 	errRefused = api.Authentication("the API doesn't accept this credential")
-	errCrowded = api.Overloaded(proofWait, "too many new users at a time")
+	errCrowded = api.Overloaded(crowdedRetry, "too many new users at a time")
 )
 
-// ask has the API judge a credential.
-func (a *admission) ask(ctx context.Context, c broker.Credential) (broker.Verdict, error) {
-	wait, cancel := context.WithTimeout(ctx, proofWait)
-	defer cancel()
-	verdict, err := a.prove(wait, c)
-	switch {
-	case ctx.Err() != nil:
-		return verdict, context.Cause(ctx)
-	case errors.Is(err, broker.ErrCrowded):
-		return verdict, errCrowded
+// ask has the API judge a user's credential, once for all requests that wait for it. Where the API can't say, it is open.
+func (a *admission) ask(ctx context.Context, user string, c broker.Credential) (broker.Verdict, error) {
+	asked := a.asks.DoChan(user, func() (any, error) { return a.prove(context.WithoutCancel(ctx), c) })
+	select {
+	case answer := <-asked:
+		if errors.Is(answer.Err, broker.ErrCrowded) {
+			return broker.Open, errCrowded
+		}
+		return answer.Val.(broker.Verdict), nil
+	case <-ctx.Done():
+		return broker.Open, context.Cause(ctx)
 	}
-	return verdict, nil // where there is an error, the API can't say
 }
 
 // begin begins a trial, or goes on with that of another request of the user. Where the API answers too few of those there
@@ -128,11 +134,13 @@ func (a *admission) begin(u *user, c broker.Credential) (*trial, error) {
 		a.trials[c] = t
 		a.unjudged++
 	}
+	t.user = u // who begins anew after a failure may be known by another object than before
 	t.requests++
 	return t, nil
 }
 
-// end ends a request's part in the trial. Nil is none.
+// end ends a request's part in the trial. Nil is none. Who goes before the API has said anything counts as refused, or
+// hanging up in time would be a way to have processes started.
 func (t *trial) end() {
 	if t == nil {
 		return
@@ -140,10 +148,14 @@ func (t *trial) end() {
 	a := t.admission
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if t.requests--; t.requests == 0 {
-		a.judgeLocked(t)
-		delete(a.trials, t.credential)
+	if t.requests--; t.requests > 0 {
+		return
 	}
+	if !t.judged {
+		a.judgeLocked(t)
+		a.refuseLocked()
+	}
+	delete(a.trials, t.credential)
 }
 
 func (a *admission) judgeLocked(t *trial) {
@@ -183,13 +195,17 @@ func (u *user) prove() {
 		ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
 		defer cancel()
 		if err := p.owner.Prove(ctx, u.id); err != nil {
+			st.told.Store(0)
 			p.opts.Logger.Warn("other instances don't know that a user is proven", "user", api.ShortUser(u.id), "error", err)
 		}
 	})
 }
 
 // isRefused reports whether the API has refused the user's credential and never accepted it.
-func (u *user) isRefused() bool { return u.standing.refused.Load() && !u.standing.proven.Load() }
+func (u *user) isRefused() bool {
+	st := &u.standing
+	return st.refused.Load() && !st.proven.Load() && !st.spared.Load()
+}
 
 // refuse counts a credential that was refused.
 func (a *admission) refuse() {
@@ -230,15 +246,16 @@ func (s *slot) forsake() {
 			u.settle()
 		})
 	}
-	s.drop()
 	s.leave()
 }
 
-// drop takes the conversation from its user with all that it has here.
+// drop takes the conversation from its user with all that it has here, unless that has been done.
 func (s *slot) drop() {
 	if s.process != nil {
 		s.end()
 	}
-	s.lose()
-	s.conversation.dropFiles()
+	if !s.gone {
+		s.lose()
+		s.conversation.dropFiles()
+	}
 }

@@ -119,7 +119,7 @@ func TestAdmission_NoServerIsConnectedToForWhomTheAPIDoesntKnow(t *testing.T) {
 	t.Parallel()
 	servers := fields{"mcp_servers": fields{"tools": fields{"type": "http", "url": "http://127.0.0.1:1/"}}}
 	for _, c := range []struct{ api, want int }{
-		{http.StatusUnauthorized, 401}, {http.StatusForbidden, 401}, {http.StatusTooManyRequests, 503},
+		{http.StatusUnauthorized, 401}, {http.StatusForbidden, 503}, {http.StatusTooManyRequests, 503},
 		{http.StatusInternalServerError, 503}, {0, 200},
 	} {
 		t.Run(fmt.Sprint(c.api), func(t *testing.T) {
@@ -231,4 +231,74 @@ func TestAdmission_TheNextTokenOfAProvenUserIsNoStrangers(t *testing.T) {
 	s.judge(0)
 	require.Equal(t, "reply to: three", s.ask("ada2", "three", nil).text(t))
 	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: three"}, s.lastCall().Messages(), "nothing was thrown away")
+}
+
+// Where more come than can be asked about, the time that each waits is no part of that which the API has: all would be too
+// late, and count as people of whom the API can't say.
+func TestAdmission_InACrowdOfStrangersTheHonestAreLetInAndNobodyElse(t *testing.T) {
+	t.Parallel()
+	s := newScriptedService(t, nil)
+	s.api.Admit(func(credential string) int {
+		time.Sleep(100 * time.Millisecond)
+		if strings.Contains(credential, "stranger") {
+			return http.StatusUnauthorized
+		}
+		return 0
+	})
+	for n := range 10 {
+		s.ask(fmt.Sprint("stranger", n), "hello", nil)
+	}
+	before := s.started()
+	var all sync.WaitGroup
+	for n := range 200 {
+		all.Go(func() {
+			response, err := s.start(t.Context(), fmt.Sprint("stranger-too", n), "hello", nil)
+			if assert.NoError(t, err) {
+				assert.Contains(t, []int{401, 529}, read(response).status)
+			}
+		})
+	}
+	all.Wait()
+	require.Equal(t, before, s.started())
+	s.ask("ada", "one", nil).text(t)
+}
+
+func TestAdmission_WhoHangsUpBeforeTheAPIHasSpokenCountsAsRefused(t *testing.T) {
+	t.Parallel()
+	s := newScriptedService(t, func(o *pool.Options) { o.MaxProcesses = 40 })
+	for n := range 10 {
+		s.occupy(fmt.Sprint("stranger", n), nil)
+	}
+	require.Empty(t, s.api.Counts())
+}
+
+// What the CLI answers by itself is no proof, nor is it kept, as what is kept would be one.
+func TestAdmission_AnAnswerWithoutTheAPIProvesNobody(t *testing.T) {
+	t.Parallel()
+	store, dir := kept(t)
+	s := newScriptedService(t, keepingIn(store))
+	require.NotEmpty(t, s.ask("eve", "[[events=1]]", nil).text(t))
+	require.False(t, s.owner.Proven(s.id("eve")))
+	s.judge(http.StatusUnauthorized, "eve")
+	require.True(t, s.ask("eve", "hello", nil).of("result")[0].Get("is_error").Bool())
+	s.empty()
+	require.Empty(t, records(t, dir))
+}
+
+func TestAdmission_ManyRequestsOfOneStrangerAreOneQuestion(t *testing.T) {
+	t.Parallel()
+	s := newScriptedService(t, nil)
+	s.api.Admit(func(string) int { time.Sleep(300 * time.Millisecond); return http.StatusUnauthorized })
+	servers := fields{"mcp_servers": fields{"tools": fields{"type": "http", "url": "http://127.0.0.1:1/"}}}
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			response, err := s.start(t.Context(), "eve", "hello", servers)
+			if assert.NoError(t, err) {
+				assert.Equal(t, http.StatusUnauthorized, read(response).status)
+			}
+		})
+	}
+	all.Wait()
+	require.Less(t, len(s.api.Counts()), 20)
 }

@@ -245,7 +245,7 @@ func asRoot(t *testing.T, cli string) string {
 // findStandby tells attempts of the process that the next user will get.
 func (s *scene) findStandby() {
 	var pids []int
-	require.Eventually(s.t, func() bool { pids = s.pool.StandbyPIDs(); return len(pids) > 0 }, time.Minute, 5*time.Millisecond)
+	require.Eventually(s.t, func() bool { pids = s.pool.StandbyPIDs(); return len(pids) == 2 }, time.Minute, 5*time.Millisecond)
 	work, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pids[0]))
 	require.NoError(s.t, err)
 	s.environment["STANDBY"], s.environment["STANDBY_PID"] = filepath.Dir(work), strconv.Itoa(pids[0])

@@ -219,7 +219,9 @@ func TestClaims_WhatGoesWrongBeforeTheTurnIsNobodyElsesConcern(t *testing.T) {
 	before = len(s.api.Calls())
 	body, finish := io.Pipe()
 	answer := make(chan reply, 1)
+	var busy pool.Adoption
 	during(func(a pool.Adoption) {
+		busy = a
 		r, err := http.NewRequest(http.MethodPost, a.BrokerURL()+"/v1/messages", body)
 		assert.NoError(t, err)
 		r.Header.Set("Authorization", "Bearer "+a.Secret())
@@ -235,9 +237,9 @@ func TestClaims_WhatGoesWrongBeforeTheTurnIsNobodyElsesConcern(t *testing.T) {
 	require.Equal(t, "reply to: one", r.text(t), "a call of it was under way")
 	require.NotEqual(t, pid, r.pid)
 	gone()
-	_, _ = io.WriteString(finish, `{"model":"haiku","stream":true,"messages":[{"role":"user","content":"whose?"}]}`)
-	require.NoError(t, finish.Close())
-	require.Zero(t, (<-answer).status, "its port is closed")
+	require.Eventually(t, func() bool { return busy.Open() == 0 }, 20*time.Second, time.Millisecond, "it ends with its process")
+	require.NoError(t, finish.Close()) // or the client would wait for it
+	require.Zero(t, (<-answer).status)
 	require.Len(t, s.api.Calls(), before+1)
 	said("cleo", "user: one")
 

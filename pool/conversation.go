@@ -117,10 +117,13 @@ func (s *slot) fits(req *api.Request) bool {
 	return s.digest == req.HistoryDigest()
 }
 
-// takeAtRest takes the slots of all the user's conversations that nobody holds.
+// takeAtRest takes the slots of all the user's conversations that nobody holds, if the user still is a refused one.
 func (u *user) takeAtRest() (taken []*slot) {
 	u.pool.mu.Lock()
 	defer u.pool.mu.Unlock()
+	if !u.isRefused() {
+		return nil
+	}
 	for _, c := range u.conversations {
 		if !c.heldLocked() {
 			taken = append(taken, c.takeLocked())

@@ -83,8 +83,9 @@ func (h *Handle) run(ctx context.Context, sent func(), emit func(context.Context
 
 // conclude notes what a turn that went well did to the conversation.
 func (h *Handle) conclude(end *cli.Outcome) {
-	h.failed, h.dirty, h.seed, h.answered = false, false, nil, true
+	h.failed, h.dirty, h.seed = false, false, nil
 	if !h.user.isUnproven() { // a good end alone is no proof: some commands the CLI answers without the API
+		h.answered = true
 		h.user.prove()
 	}
 	if end.Assistant != "" {

@@ -45,11 +45,11 @@ func (u *user) inherit(ctx context.Context, req, former *api.Request, outage boo
 		return err
 	}
 	defer from.leave()
-	if from.standing.proven.Load() { // who shows a token that the API has accepted is no stranger with the next one
-		u.prove()
-	}
 	if err := from.recallAll(ctx, former); err != nil {
 		return err
+	}
+	if !from.isUnproven() || from.standing.spared.Load() {
+		u.standing.spared.Store(true)
 	}
 	held, err := from.holdAll(ctx, "")
 	if err != nil {

@@ -114,7 +114,6 @@ func (u *user) enroll(version int64, h *head) {
 	copy(s.digest[:], h.Digest)
 	s.named, s.mirror = h.Named, mirror{version: version, fresh: true, fetch: true, apart: h.Apart}
 	s.settings, s.goodTurn, s.answered = settings, h.GoodTurn, true
-	u.standing.proven.Store(true) // or nothing would have been saved
 	isStandard := h.Standard || c != nil && u.standard == c
 	if c != nil {
 		s.setDirLocked(c.dir)
@@ -144,7 +143,7 @@ func (s *slot) fetched() {
 // save has the conversation, after a good turn, mirrored in the background. The newest turn wins.
 func (s *slot) save() {
 	p := s.pool
-	if p.vault == nil || s.goodTurn == "" {
+	if p.vault == nil || s.goodTurn == "" || s.user.isUnproven() { // what is kept proves its user later
 		return
 	}
 	h := headOf(s)

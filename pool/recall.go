@@ -75,6 +75,7 @@ func (u *user) find(r *recall) {
 			p.opts.Logger.Warn("an archived conversation can't be read", "user", api.ShortUser(u.id), "error", err)
 			continue
 		}
+		u.standing.proven.Store(true) // or nothing would have been saved
 		h.Settings = p.restrained(h.Settings)
 		u.enroll(record.Version, h)
 	}

@@ -135,7 +135,7 @@ func (s *slot) makeWorkspace() error {
 	starter := s.pool.starter
 	w, err := starter.newWorkspace()
 	for errors.Is(err, confine.ErrNoUID) {
-		if !s.pool.evictFiles(nil) {
+		if !s.pool.evictForRoom() {
 			s.pool.opts.Logger.Error("no conversation can begin until files of others are removed", "error", err)
 			return api.Overloaded(time.Second, "this instance keeps as many conversations as it can")
 		}

@@ -252,6 +252,10 @@ func (l *Lease) reconcile(ctx context.Context, era string) error {
 	l.era = "" // nobody new is admitted meanwhile
 	l.number = random(8)
 	l.changes++
+	for user, h := range l.claims { // Redis may know nothing of them any more
+		h.told = l.opts.Clock() - provenTTL
+		l.claims[user] = h
+	}
 	l.mu.Unlock()
 	if _, _, _, err := l.send(ctx, ""); err != nil {
 		return err

@@ -40,6 +40,7 @@ type limits struct {
 	body        time.Duration // from a call's begin to the end of its body
 	idle        time.Duration // between two calls
 	proofs      int64         // calls of Prove at a time
+	crowd       time.Duration // that a further one waits
 	proof       time.Duration // that one of them may take
 }
 
@@ -50,7 +51,7 @@ type limits struct {
 // ends just as its process uses it again.
 var production = limits{
 	connections: 16, waiting: 16, header: 10 * time.Second, body: 2 * time.Minute, idle: 10 * time.Minute,
-	proofs: 16, proof: 10 * time.Second,
+	proofs: 16, crowd: 2500 * time.Millisecond, proof: 2500 * time.Millisecond,
 }
 
 // Options are a Broker's settings.

@@ -28,6 +28,12 @@ const (
 
 func (v Verdict) String() string { return [...]string{"open", "proven", "refuted"}[v] }
 
+// The types of errors by which the API refuses a credential.
+const (
+	authenticationError = "authentication_error"
+	permissionError     = "permission_error"
+)
+
 // maxErrorBody bounds what is read of an answer to judge it, in bytes. The API's errors have some hundred.
 const maxErrorBody = 16 << 10
 
@@ -44,7 +50,7 @@ func judge(r *http.Response) Verdict {
 	case r.StatusCode == http.StatusUnauthorized:
 		return Refuted
 	case r.StatusCode == http.StatusForbidden:
-		if kind := errorType(r); kind == "authentication_error" || kind == "permission_error" {
+		if kind := errorType(r); kind == authenticationError || kind == permissionError {
 			return Refuted
 		}
 	}
@@ -74,14 +80,18 @@ func errorType(r *http.Response) string {
 // may use.
 const proof = `{"model":"claude-haiku-5-5","messages":[{"role":"user","content":"hello"}]}`
 
-// Prove asks the API itself about a credential, without a process. Only some may ask at a time; the others wait until ctx
-// is done, and get ErrCrowded. An error comes with Open: nobody could be asked.
+// Prove asks the API itself about a credential, without a process. Only some may ask at a time; the others wait, and get
+// ErrCrowded. How long they wait is no part of the time that the API has, or where many wait everybody's would be too
+// short. An error comes with Open: nobody could be asked. That a credential isn't permitted this call says nothing of
+// those that its owner makes.
 func (b *Broker) Prove(ctx context.Context, c Credential) (Verdict, error) {
-	if b.proving.Acquire(ctx, 1) != nil {
+	wait, cancel := context.WithTimeout(ctx, b.limits.crowd)
+	defer cancel()
+	if b.proving.Acquire(wait, 1) != nil {
 		return Open, ErrCrowded
 	}
 	defer b.proving.Release(1)
-	ctx, cancel := context.WithTimeout(ctx, b.limits.proof)
+	ctx, cancel = context.WithTimeout(ctx, b.limits.proof)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, b.upstream.JoinPath(pathCountTokens).String(), strings.NewReader(proof))
 	if err != nil {
@@ -97,6 +107,9 @@ func (b *Broker) Prove(ctx context.Context, c Credential) (Verdict, error) {
 	}
 	defer response.Body.Close()
 	verdict := judge(response)
+	if response.StatusCode == http.StatusForbidden && errorType(response) == permissionError {
+		verdict = Open
+	}
 	_, _ = io.CopyN(io.Discard, response.Body, maxErrorBody) // so that the connection can be used again
 	return verdict, nil
 }

@@ -119,7 +119,11 @@ func TestProve_AsksTheAPI(t *testing.T) {
 			})
 			verdict, err := b.Prove(t.Context(), Credential{OAuthToken: "token-1"})
 			require.NoError(t, err)
-			require.Equal(t, c.verdict, verdict)
+			want := c.verdict
+			if c.status == http.StatusForbidden && strings.Contains(c.body, permissionError) {
+				want = Open // for this call, which its owner would not have made
+			}
+			require.Equal(t, want, verdict)
 			require.Equal(t, "Bearer token-1", (<-asked).Header.Get("Authorization"))
 		})
 	}
@@ -161,7 +165,7 @@ func TestProve_OnlySomeAskAtATimeAndTheOthersGiveUpWhenTheyHaveTo(t *testing.T) 
 		case <-goOn:
 		case <-r.Context().Done():
 		}
-	}, func(l *limits) { l.proof = patience })
+	}, func(l *limits) { l.proof, l.crowd = patience, patience })
 	proven := make(chan Verdict, 100)
 	prove := func() {
 		verdict, _ := b.Prove(t.Context(), Credential{APIKey: "key"})
@@ -177,8 +181,7 @@ func TestProve_OnlySomeAskAtATimeAndTheOthersGiveUpWhenTheyHaveTo(t *testing.T) 
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	verdict, err := b.Prove(ctx, Credential{APIKey: "key"})
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.ErrorContains(t, err, "too many")
+	require.ErrorIs(t, err, ErrCrowded)
 	require.Equal(t, Open, verdict)
 	require.Empty(t, arrived)
 	close(goOn)
