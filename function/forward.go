@@ -163,10 +163,10 @@ func passAnswer(w http.ResponseWriter, id string, answer *http.Response) {
 	_, _ = w.Write(body) // #nosec G705 -- JSON of our own instance
 }
 
-// passError hands an instance's error on, if it is one that clients may see. A 401 is about the hop, as the credential
-// has been looked at here: the keys or the clocks of front and instance differ.
+// passError hands an instance's error on, if it is one that clients may see. A 401 that says nothing of the user's
+// credential is about the hop: the keys or the clocks of front and instance differ.
 func (f *Front) passError(ctx context.Context, w http.ResponseWriter, c call, answer *http.Response) {
-	refused := answer.StatusCode == http.StatusUnauthorized
+	refused := answer.StatusCode == http.StatusUnauthorized && answer.Header.Get(api.HeaderCredential) == ""
 	if refused {
 		f.opts.Logger.ErrorContext(ctx, "the instance refuses this front's hop", "user", api.ShortUser(c.user))
 	}

@@ -115,6 +115,14 @@ func TestFront_AHopThatIsRefusedIsNotTheClientsFault(t *testing.T) {
 	require.Contains(t, log.String(), "refuses this front's hop")
 }
 
+func TestFront_ACredentialThatTheAPIRefusedIsTheClients(t *testing.T) {
+	_, url, _ := newFront(t, func(w http.ResponseWriter, _ *http.Request) { api.WriteError(w, "", api.CredentialRefused()) })
+	status, _, body := post(t, url, question)
+	require.Equal(t, 401, status)
+	require.Contains(t, body, `"type":"authentication_error"`)
+	require.Contains(t, body, "doesn't accept this credential")
+}
+
 func TestFront_AnInstanceThatCantBeDialledIsReported(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

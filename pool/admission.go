@@ -102,7 +102,7 @@ func (u *user) admit(ctx context.Context, req *api.Request) (*trial, error) {
 }
 
 var (
-	errRefused = api.Authentication("the API doesn't accept this credential")
+	errRefused = api.CredentialRefused()
 	errCrowded = api.Overloaded(crowdedRetry, "too many new users at a time")
 )
 

@@ -72,6 +72,11 @@ func newStage(t *testing.T, limits limits, env ...string) *stage {
 	require.NoError(t, err)
 	s.front = s.start(limits.front, append(env[:len(env):len(env)], "PORT="+port), filepath.Join(bin, "front"))
 	s.url = "http://127.0.0.1:" + port
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(s.instances[0], s.instances[1], s.front)
+		}
+	})
 	require.Eventually(t, func() bool {
 		return s.redis.ZCard(t.Context(), "{claudepool}:candidates").Val() == int64(len(s.instances)) && s.healthy()
 	}, startTime, 50*time.Millisecond, "nobody can be placed: %s", s.front)

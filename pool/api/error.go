@@ -18,6 +18,7 @@ type Error struct {
 	Type       string
 	Message    string
 	RetryAfter time.Duration // 0: not said
+	Credential bool          // the API doesn't accept the user's credential
 }
 
 func (e *Error) Error() string { return e.Message }
@@ -34,6 +35,13 @@ func Invalid(format string, args ...any) *Error {
 // Authentication is a 401.
 func Authentication(format string, args ...any) *Error {
 	return newError(http.StatusUnauthorized, "authentication_error", 0, format, args)
+}
+
+// CredentialRefused is a 401 that an instance's client is to see.
+func CredentialRefused() *Error {
+	e := Authentication("the API doesn't accept this credential")
+	e.Credential = true
+	return e
 }
 
 // NotFound is a 404.
@@ -112,6 +120,9 @@ func WriteError(w http.ResponseWriter, requestID string, err error) {
 	}
 	if e.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))
+	}
+	if e.Credential {
+		h.Set(HeaderCredential, "refused")
 	}
 	w.WriteHeader(e.Status)
 	body, _ := json.Marshal(envelope{"error", detail{e.Type, e.Message}, requestID}) // strings only: can't fail

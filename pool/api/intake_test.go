@@ -157,7 +157,7 @@ func TestDecode_ABodyCostsNoMoreThanAFewTimesItsText(t *testing.T) {
 }
 
 func TestIntake_LargeBodiesAreDecodedOneAfterTheOtherAndSmallOnesMeanwhile(t *testing.T) {
-	i := NewIntake(megabyte, 0)
+	i := NewIntake(4*megabyte, 0)
 	large, another, small := read(t, i, smallBody+1), read(t, i, smallBody+1), read(t, i, smallBody)
 	_, err := large.Decode(t.Context(), func([]byte) (*Request, error) {
 		_, err := small.Decode(t.Context(), func([]byte) (*Request, error) { return nil, nil })
