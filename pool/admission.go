@@ -251,8 +251,8 @@ func (s *slot) forsake() {
 
 // drop takes the conversation from its user with all that it has here, unless that has been done.
 func (s *slot) drop() {
-	if s.process != nil {
-		s.end()
+	if s.process != nil && s.end() != nil {
+		return // it goes with its process, as it was never answered: see yield
 	}
 	if !s.gone {
 		s.lose()

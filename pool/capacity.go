@@ -268,7 +268,9 @@ func (p *Pool) takeAllIdle() []*slot {
 func (u *user) takeIdle() []*slot {
 	u.pool.mu.Lock()
 	defer u.pool.mu.Unlock()
-	u.leaving = true
+	if !u.leaving {
+		u.leaving, u.leavingSince = true, time.Now()
+	}
 	return u.idle.takeAllLocked()
 }
 

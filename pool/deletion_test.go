@@ -125,6 +125,25 @@ func TestForget_ADeletionThatFailsLeavesTheConversationAndGoesOnSavingIt(t *test
 	require.Empty(t, records(t, dir))
 }
 
+// Of what only the archive has there is nothing here to go on saving.
+func TestForget_ADeletionThatFailsOfWhatOnlyTheArchiveHasHurtsNobody(t *testing.T) {
+	store, dir := kept(t)
+	first := newScriptedService(t, keepingIn(store))
+	first.ask("ada", "one", nil).text(t)
+	saved(t, dir, 1)
+	first.pool.Close()
+	way := newScripted(store, nil)
+	way.save.Store(nil)
+	s := newScriptedService(t, keepingIn(way))
+	way.delete.Store(&errAway)
+	require.Contains(t, s.forget("ada", ""), "try again")
+	require.Equal(t, "reply to: two", s.ask("ada", "two", nil).text(t))
+	require.Len(t, s.lastCall().Messages(), 3)
+	way.delete.Store(nil)
+	require.Equal(t, `{"deleted":1}`, s.forget("ada", ""))
+	require.Empty(t, records(t, dir))
+}
+
 func TestSave_WhatIsRefusedForGoodIsNotTriedAgainAndKeepsNobodyFromRotating(t *testing.T) {
 	store, dir := kept(t)
 	way := newScripted(store, savers["is refused for good"])

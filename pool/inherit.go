@@ -241,12 +241,11 @@ func (s *slot) delete(ctx context.Context) error {
 	}
 	if s.process != nil {
 		if err := s.end(); err != nil {
+			s.unarchived()
 			return err
 		}
 	}
-	if err := s.conversation.removeWorkspace(); err != nil {
-		return err
-	}
-	s.lose()
-	return nil
+	err = s.conversation.removeWorkspace()
+	s.lose() // what is left of the files is nobody's
+	return err
 }

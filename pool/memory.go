@@ -33,6 +33,7 @@ type watcher struct {
 	pulse confine.Pulse // what it was then
 	known map[*cli.Process]*record
 	slow  map[string]bool // users whose processes do only what nobody else wants to use the processors for
+	woken map[string]int  // looks at which those who were slowed are still set back
 
 	suspects bool      // somebody may have to be slowed at the next look
 	relieved time.Time // when a process was ended because memory was short
@@ -56,7 +57,7 @@ type look struct {
 }
 
 func newWatcher(p *Pool) *watcher {
-	return &watcher{pool: p, known: make(map[*cli.Process]*record), slow: make(map[string]bool)}
+	return &watcher{pool: p, known: make(map[*cli.Process]*record), slow: make(map[string]bool), woken: make(map[string]int)}
 }
 
 // watchUsage looks at processes' memory and processor time: every few seconds, and at once when something goes on.
@@ -80,7 +81,7 @@ func (w *watcher) beat(now time.Time) {
 	if now.Sub(w.last) < lookInterval && !w.suspects {
 		return
 	}
-	restless := short || w.suspects || len(w.slow) > 0 || crowded(pulse) ||
+	restless := short || w.suspects || len(w.slow)+len(w.woken) > 0 || crowded(pulse.Runnable) ||
 		pulse.Available < w.pulse.Available-pulse.Total/20 || pulse.Files > w.pulse.Files+pulse.MostFiles/20
 	if restless || now.Sub(w.last) >= memoryInterval {
 		w.look(now, pulse, w.pool.opts.MaxProcessRSS, short)
@@ -99,8 +100,7 @@ func (w *watcher) look(now time.Time, pulse confine.Pulse, limit int64, short bo
 	ended := 0
 	for _, l := range looks {
 		l.setYield(l.usage.Memory > limit || l.growth() > leastGrowth)
-		if l.usage.Memory > limit || l.usage.Files > confine.MostFiles {
-			w.pool.outgrown(l, limit)
+		if (l.usage.Memory > limit || l.usage.Files > confine.MostFiles) && w.pool.outgrown(l, limit) {
 			ended++
 		}
 	}
@@ -148,20 +148,23 @@ func (l look) setYield(yield bool) {
 }
 
 // outgrown has a process go that takes more than it may: between turns, or at once if that is far more.
-func (p *Pool) outgrown(l look, limit int64) {
+// It reports whether it goes now.
+func (p *Pool) outgrown(l look, limit int64) bool {
 	p.opts.Logger.Warn("process over its memory limit", "user", api.ShortUser(l.user), "pid", l.process.PID(), "bytes", l.usage.Memory, "files", l.usage.Files)
-	p.dismiss(l, l.usage.Memory > farOver*limit || l.usage.Files > confine.MostFiles)
+	return p.dismiss(l, l.usage.Memory > farOver*limit || l.usage.Files > confine.MostFiles)
 }
 
-// dismiss has a process go between turns, or at once.
-func (p *Pool) dismiss(l look, now bool) {
+// dismiss has a process go between turns, or at once. It reports whether it goes now.
+func (p *Pool) dismiss(l look, now bool) bool {
 	l.process.Recycle()
 	if now {
 		l.process.Abort(errMemory)
 	}
-	if s := l.c.takeWith(l.process); s != nil {
+	s := l.c.takeWith(l.process)
+	if s != nil {
 		p.goes(s.endIdle)
 	}
+	return now || s != nil
 }
 
 // relieve gives the machine memory back when it runs short: who has grown most goes, not who was there before. Where nobody

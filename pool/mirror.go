@@ -258,16 +258,26 @@ func (s *slot) doom() (busy bool, done chan struct{}) {
 	return m.busy, m.done
 }
 
-// spare takes back that the conversation is to be deleted.
+// spare takes back that the conversation is to be deleted. What wasn't saved is saved after all.
 func (s *slot) spare() {
-	s.undoom()
-	s.save()
+	if s.undoom() {
+		s.save()
+	}
 }
 
-func (s *slot) undoom() {
+// undoom does so, and reports whether the archive lacks something that is here.
+func (s *slot) undoom() bool {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
 	s.mirror.doomed = false
+	return s.dir != nil && !s.mirror.fetch && !s.mirror.fresh
+}
+
+// unarchived says that the archive has nothing of the conversation any more: what it gets next is the first version.
+func (s *slot) unarchived() {
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	s.mirror = mirror{}
 }
 
 // awaitMirrored waits a while for what is being saved of the user's conversations, so that the next owner finds it. It

@@ -14,6 +14,9 @@ import (
 // releaseTimeout bounds one attempt to give a user up. The Ownership remembers what it could not carry out.
 const releaseTimeout = 5 * time.Second
 
+// longestLeaving is how long a user who is to be given up is served on while its turns overlap, or there would be no end.
+const longestLeaving = 30 * time.Second
+
 var errTwoTokens = errors.New("pool: two tokens share a user id")
 
 // user is one identity with its conversations. All fields are guarded by Pool.mu, but for the first ones, which stay.
@@ -33,12 +36,13 @@ type user struct {
 
 	space Space // what the files took when they were measured last
 
-	requests  int           // entered and not yet left
-	strangers int           // those of them that wait for the API's word on the credential
-	processes int           // slots taken for this user
-	owned     bool          // admitted and not yet released
-	leaving   bool          // to be released as soon as nothing of it is under way
-	releasing chan struct{} // not nil while the user is being given up; closed when that is done
+	requests     int  // entered and not yet left
+	strangers    int  // those of them that wait for the API's word on the credential
+	processes    int  // slots taken for this user
+	owned        bool // admitted and not yet released
+	leaving      bool // to be released as soon as nothing of it is under way
+	leavingSince time.Time
+	releasing    chan struct{} // not nil while the user is being given up; closed when that is done
 
 	keys      *seal.Keys // for the archive; nil before the first recall
 	recalled  *recall    // nil before the first request since the user became this instance's
@@ -118,7 +122,7 @@ func (p *Pool) tryJoin(id string, digest [32]byte) (u *user, busy chan struct{},
 		return nil, nil, errTwoTokens
 	case u.releasing != nil:
 		return nil, u.releasing, nil
-	case u.leaving && u.requests == 0:
+	case u.leaving && (u.requests == 0 || time.Since(u.leavingSince) > longestLeaving):
 		return nil, nil, ErrDraining // its processes are ending; the caller comes back
 	}
 	u.countLocked(1, 0)

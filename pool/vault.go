@@ -117,7 +117,8 @@ const settingsName = "settings"
 // pack puts settings before a transcript, each compressed by itself.
 func pack(s settingsRecord, zipped []byte) []byte {
 	text, _ := json.Marshal(s) // of texts and valid JSON: can't fail
-	return append(zipNamed(settingsName, text), zipped...)
+	// A line of their own: a release that knows no settings apart takes them for one of the transcript's.
+	return append(zipNamed(settingsName, append(text, '\n')), zipped...)
 }
 
 // unpack undoes pack. Without settings before it, a transcript is returned as it is.

@@ -3,7 +3,6 @@ package archive
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 
@@ -20,13 +19,12 @@ var (
 	ErrPermanent = errors.New("archive: no use in trying again")
 )
 
-// permanentCodes are Firestore's answers to what it will never do. Others are those of an outage, of a quota, which fills
-// again, and of a credential that is about to be renewed.
-var permanentCodes = []codes.Code{codes.InvalidArgument, codes.OutOfRange, codes.FailedPrecondition, codes.NotFound,
-	codes.PermissionDenied, codes.Unimplemented}
+// permanentCodes are Firestore's answers to what it will never do with this record. Others are those of an outage, of a quota,
+// which fills again, and of what an operator can mend, as a role that is missing: nobody's conversations end by that.
+var permanentCodes = []codes.Code{codes.InvalidArgument, codes.OutOfRange}
 
 // permanentErrors are the same for a file system. A full one may be made room in.
-var permanentErrors = []error{fs.ErrPermission, unix.EROFS, unix.EFBIG, unix.ENAMETOOLONG, unix.ENOTDIR, unix.EISDIR, unix.ELOOP}
+var permanentErrors = []error{unix.EFBIG, unix.ENAMETOOLONG, unix.ENOTDIR, unix.EISDIR, unix.ELOOP}
 
 // failed is the error for a caller, of what went wrong in the place where things are kept.
 func failed(err error) error {

@@ -28,9 +28,8 @@ import (
 
 func TestErrors_WhatIsRefusedForGoodIsTold(t *testing.T) {
 	for _, err := range []error{
-		status.Error(codes.InvalidArgument, "too large"), status.Error(codes.PermissionDenied, ""), status.Error(codes.NotFound, "no database"),
-		status.Error(codes.FailedPrecondition, ""), status.Error(codes.ResourceExhausted, "trying to send message larger than max (2 vs. 1)"),
-		fmt.Errorf("wrapped: %w", status.Error(codes.InvalidArgument, "")), &fs.PathError{Err: unix.EACCES}, &fs.PathError{Err: unix.EFBIG},
+		status.Error(codes.InvalidArgument, "too large"), status.Error(codes.ResourceExhausted, "trying to send message larger than max (2 vs. 1)"),
+		fmt.Errorf("wrapped: %w", status.Error(codes.InvalidArgument, "")), &fs.PathError{Err: unix.EFBIG},
 	} {
 		require.ErrorIs(t, failed(err), ErrPermanent, "%v", err)
 		require.ErrorIs(t, failed(err), err, "the cause is there for the log")
@@ -38,6 +37,8 @@ func TestErrors_WhatIsRefusedForGoodIsTold(t *testing.T) {
 	for _, err := range []error{
 		status.Error(codes.Unavailable, ""), status.Error(codes.DeadlineExceeded, ""), status.Error(codes.Aborted, ""), status.Error(codes.Internal, ""),
 		status.Error(codes.ResourceExhausted, "quota exceeded"), status.Error(codes.Unauthenticated, ""),
+		status.Error(codes.PermissionDenied, "an operator can mend it"), status.Error(codes.NotFound, "no database"), status.Error(codes.FailedPrecondition, ""),
+		&fs.PathError{Err: unix.EACCES}, &fs.PathError{Err: unix.EROFS},
 		context.DeadlineExceeded, &fs.PathError{Err: unix.ENOSPC}, &fs.PathError{Err: unix.EIO},
 	} {
 		require.NotErrorIs(t, failed(err), ErrPermanent, "%v", err)

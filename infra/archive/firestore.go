@@ -132,6 +132,7 @@ func (f *Firestore) Load(ctx context.Context, owner, name string, version int64)
 		if now, err := read(doc.Get(ctx)); err != nil || now.Body != d.Body {
 			return nil, ErrConflict // replaced since
 		}
+		return nil, fmt.Errorf("%w: a part is missing", ErrPermanent)
 	}
 	return bytes.Join(all, nil), failed(err)
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -23,6 +24,7 @@ func TestHostile_LargeBodiesOfEveryShapeTakeNobodyDown(t *testing.T) {
 	var sent, accepted atomic.Int64
 	known.under(func(ctx context.Context) {
 		var all sync.WaitGroup
+		began, before := time.Now(), processorTime()
 		for n := range 20 {
 			all.Go(func() {
 				for i := n; ctx.Err() == nil; i++ {
@@ -30,6 +32,7 @@ func TestHostile_LargeBodiesOfEveryShapeTakeNobodyDown(t *testing.T) {
 						accepted.Add(1)
 					}
 					sent.Add(1)
+					sparing(began, before)
 				}
 			})
 		}

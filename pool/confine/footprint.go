@@ -23,11 +23,14 @@ const (
 	morePipeBytes = 8 << 10
 )
 
+// mostLooksOfAll bounds how many files of a family, open and mapped, are looked at.
+const mostLooksOfAll = 8 * MostFiles
+
 // held adds up the memory of a family of processes: what is their own, what they share, once, and what pipes and sockets
 // may hold for them. What the kernel can drop, as pages of files, isn't counted.
 type held struct {
 	own            int64
-	files          int
+	files, looks   int
 	pipes, sockets map[inode]bool
 	shared         map[inode]int64 // files in memory that have no name: who shares memory has one, also without having opened it
 	memory         inMemory
@@ -78,7 +81,12 @@ func (h *held) look(pid int, folder string) bool {
 				return false
 			}
 			if err == nil { // else it has just been closed
-				h.files++
+				if folder == "fd" {
+					h.files++ // what is mapped of programs and libraries takes no place among the machine's open files
+				}
+				if h.looks++; h.looks > mostLooksOfAll {
+					return false
+				}
 				h.note(&stat, path+"/"+name)
 			}
 		}

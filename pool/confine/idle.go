@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,9 @@ var ErrCannotSchedule = errors.New("confine: can't change how processes are sche
 // they start inherits it; what was started in the midst of it may be missed, so that it's to be called again with the next
 // Usage. Priorities stay as they are.
 func (u Usage) SetIdle(idle bool) error {
+	if !maySchedule() {
+		return ErrCannotSchedule
+	}
 	policy, weight := unix.SCHED_NORMAL, "0"
 	if idle {
 		policy, weight = unix.SCHED_IDLE, "19"
@@ -33,7 +37,7 @@ func (u Usage) SetIdle(idle bool) error {
 		}
 		if !sessions[p.session] { // each of which some kernels treat as one, and give it a share of its own
 			sessions[p.session] = true
-			_ = os.WriteFile("/proc/"+strconv.Itoa(p.pid)+"/autogroup", []byte(weight), 0)
+			p.weigh(weight)
 		}
 	}
 	return nil
@@ -80,11 +84,28 @@ func (p process) hurry() {
 		return
 	}
 	_ = p.schedule(unix.SCHED_NORMAL, 1)
-	_ = os.WriteFile("/proc/"+strconv.Itoa(p.pid)+"/autogroup", []byte("0"), 0)
+	p.weigh("0")
 }
 
-// Runs reports whether at least so many threads of the child's run or wait for a processor.
-func (u Usage) Runs(threads int) bool {
+// weigh sets the priority of the process's session as a whole, where kernels have such. They take few such wishes at a time,
+// so it isn't asked for again.
+func (p process) weigh(nice string) {
+	file := "/proc/" + strconv.Itoa(p.pid) + "/autogroup"
+	if now, err := os.ReadFile(file); err == nil && !strings.HasSuffix(strings.TrimSpace(string(now)), " nice "+nice) {
+		_ = os.WriteFile(file, []byte(nice), 0)
+	}
+}
+
+// maySchedule says whether this process may change how others are scheduled, and back: to do so with one's own alone, as
+// anybody may, can't be taken back.
+var maySchedule = sync.OnceValue(func() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var have [2]unix.CapUserData
+	return unix.Capget(&header, &have[0]) == nil && have[0].Effective&(1<<unix.CAP_SYS_NICE) != 0
+})
+
+// Running is how many threads of the child's run or wait for a processor.
+func (u Usage) Running() (threads int) {
 	for _, p := range u.family {
 		tasks, _ := os.ReadDir("/proc/" + strconv.Itoa(p.pid) + "/task")
 		for _, task := range tasks {
@@ -93,14 +114,11 @@ func (u Usage) Runs(threads int) bool {
 				continue
 			}
 			if thread, err := look(tid); err == nil && thread.state == 'R' {
-				threads--
-			}
-			if threads <= 0 {
-				return true
+				threads++
 			}
 		}
 	}
-	return false
+	return threads
 }
 
 // Stand has all processes of a child stand still, or go on, where SetIdle can't be had.

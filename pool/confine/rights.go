@@ -16,6 +16,7 @@ var used = []uint{
 	unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_SETPCAP,
 	unix.CAP_KILL, unix.CAP_SYS_PTRACE,
 	unix.CAP_SYS_RESOURCE, unix.CAP_SYS_NICE,
+	unix.CAP_CHECKPOINT_RESTORE, // to see whose mapped memory is
 }
 
 // DropUnused gives up, for the whole process and all it starts, the capabilities that a service with Launchers doesn't use.

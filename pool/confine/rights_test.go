@@ -83,9 +83,9 @@ func TestDropUnused_LeavesWhatChildrenNeedAndNothingElse(t *testing.T) {
 	}
 	require.NoError(t, json.Unmarshal(out, &said))
 
-	// chown, dac_override, fowner, kill, setgid, setuid, setpcap, sys_ptrace, sys_nice, sys_resource, by their numbers
+	// chown, dac_override, fowner, kill, setgid, setuid, setpcap, sys_ptrace, sys_nice, sys_resource, checkpoint_restore, by their numbers
 	var all uint64
-	for _, capability := range []int{0, 1, 3, 5, 6, 7, 8, 19, 23, 24} {
+	for _, capability := range []int{0, 1, 3, 5, 6, 7, 8, 19, 23, 24, 40} {
 		all |= 1 << capability
 	}
 	want := before["CapBnd"] & all

@@ -20,6 +20,7 @@ const (
 	// watchPause keeps a storm of SIGCHLD from making the watch a busy loop, and watchShare from taking more of a processor
 	// than one part in so many, however many processes there are.
 	watchPause = 10 * time.Millisecond
+	mostPause  = 5 * time.Second
 	watchShare = 40
 )
 
@@ -145,7 +146,7 @@ func (w *ward) watch(logger *slog.Logger) {
 		}
 		began := time.Now()
 		told = w.endStrays(logger, told)
-		pause = max(watchPause, watchShare*time.Since(began))
+		pause = min(max(watchPause, watchShare*time.Since(began)), mostPause)
 	}
 }
 

@@ -41,11 +41,17 @@ func cgroupUsed() (uint64, bool) {
 	if err != nil || parseErr != nil || statErr != nil {
 		return 0, false
 	}
+	var dropped uint64 // by the kernel, when it is needed
 	for line := range strings.Lines(string(stat)) {
-		if value, ok := strings.CutPrefix(line, "inactive_file "); ok {
-			cached, err := strconv.ParseUint(strings.TrimSpace(value), 10, 64)
-			return used - min(used, cached), err == nil
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		switch name {
+		case "inactive_file", "active_file", "slab_reclaimable":
+			bytes, err := strconv.ParseUint(value, 10, 64)
+			if err != nil {
+				return 0, false
+			}
+			dropped += bytes
 		}
 	}
-	return 0, false
+	return used - min(used, dropped), true
 }
