@@ -1,9 +1,11 @@
 package pool_test
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -88,13 +90,17 @@ func TestStandby_StandsStillWhileATurnBegins(t *testing.T) {
 	cli, err := scriptedCLI()
 	require.NoError(t, err)
 	slow := filepath.Join(t.TempDir(), "slow")
-	require.NoError(t, os.WriteFile(slow, []byte("#!/bin/sh\nsleep 3\nexec "+cli+` "$@"`), 0o755))
+	require.NoError(t, os.WriteFile(slow, []byte("#!/bin/sh\nsleep 30\nexec "+cli+` "$@"`), 0o755))
 	s := newScriptedService(t, func(o *pool.Options) {
 		o.Standby, o.ClaudeBin = 1, slow
 		o.SetCalm(time.Hour)
 	})
-	var standby []string
-	require.Eventually(t, func() bool { standby = s.processes(); return len(standby) > 0 }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.processes()) > 0 }, time.Minute, time.Millisecond)
 	go func() { _, _ = s.start(t.Context(), "ada", "one", nil) }()
-	awaitState(t, standby[0], "T")
+	require.Eventually(t, func() bool { // of all that is started only the standby ever stands still
+		return slices.ContainsFunc(s.processes(), func(pid string) bool {
+			stat, _ := os.ReadFile("/proc/" + pid + "/stat")
+			return bytes.Contains(stat, []byte(") T "))
+		})
+	}, 20*time.Second, 10*time.Millisecond)
 }
