@@ -12,7 +12,7 @@ const (
 	HeaderRequestID  = "X-Request-Id"             // both ways
 	HeaderHop        = "X-Claudepool-Hop"         // front to instance: the signed claims
 	HeaderNotStarted = "X-Claudepool-Not-Started" // instance to front: nothing was run, try again
-	HeaderCredential = "X-Claudepool-Credential"  // instance to front: a 401 is about the user's credential, not the hop
+	HeaderCredential = "X-Claudepool-Credential"  // #nosec G101 -- a name: instance to front: a 401 is about the user's credential, not the hop
 	HeaderInstance   = "X-Claudepool-Instance"    // to the client: which instance answered
 	HeaderPID        = "X-Claudepool-Pid"         // to the client: which process
 	HeaderTiming     = "Server-Timing"            // to the client: queue and ready, in milliseconds

@@ -13,7 +13,7 @@ import (
 // The paths of the API that are passed on.
 const (
 	pathMessages    = "/v1/messages"
-	pathCountTokens = "/v1/messages/count_tokens"
+	pathCountTokens = "/v1/messages/count_tokens" // #nosec G101 -- a path
 )
 
 // Verdict is what an answer of the API says of the credential that it was asked with.

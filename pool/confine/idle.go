@@ -91,7 +91,8 @@ func (p process) hurry() {
 // so it isn't asked for again.
 func (p process) weigh(nice string) {
 	file := "/proc/" + strconv.Itoa(p.pid) + "/autogroup"
-	if now, err := os.ReadFile(file); err == nil && !strings.HasSuffix(strings.TrimSpace(string(now)), " nice "+nice) {
+	now, err := os.ReadFile(file) // #nosec G304 -- of a process's number
+	if err == nil && !strings.HasSuffix(strings.TrimSpace(string(now)), " nice "+nice) {
 		_ = os.WriteFile(file, []byte(nice), 0)
 	}
 }

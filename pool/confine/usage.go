@@ -37,7 +37,7 @@ func UsageOf(children ...*Child) ([]Usage, error) {
 	for i, c := range children {
 		u, h := &usages[i], newHeld(memory)
 		u.family = families[i]
-		u.CPU = time.Duration(c.spent.Load()) * tick
+		u.CPU = time.Duration(c.spent.Load()) * tick // #nosec G115 -- far below
 		for _, p := range families[i] {
 			u.CPU += time.Duration(p.ticks) * tick // #nosec G115 -- of a lifetime
 			if pid, alive := p.living(); alive && h.add(pid) == nil {
