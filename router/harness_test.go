@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os/exec"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -15,7 +13,6 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
-	"claudepool/infra/freeport"
 	"claudepool/infra/need"
 )
 
@@ -28,7 +25,7 @@ func newRedis(t *testing.T, embedded bool) *redis.Client {
 	if embedded {
 		addr = miniredis.RunT(t).Addr()
 	} else {
-		addr = startServer(t)
+		addr = need.Redis(t)
 	}
 	client, err := NewClient("redis://"+addr, "")
 	require.NoError(t, err)
@@ -36,20 +33,6 @@ func newRedis(t *testing.T, embedded bool) *redis.Client {
 	require.Eventually(t, func() bool { return client.Ping(t.Context()).Err() == nil }, 30*time.Second, 10*time.Millisecond)
 	require.NoError(t, Settle(t.Context(), client))
 	return client
-}
-
-func startServer(t *testing.T) string {
-	t.Helper()
-	addr, err := freeport.Addr()
-	require.NoError(t, err)
-	_, port, _ := net.SplitHostPort(addr)
-	server := exec.Command(need.Program(t, "redis-server"), "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir())
-	require.NoError(t, server.Start())
-	t.Cleanup(func() {
-		_ = server.Process.Signal(syscall.SIGTERM)
-		_ = server.Wait()
-	})
-	return addr
 }
 
 // both runs a test against a real server and against the embedded one.

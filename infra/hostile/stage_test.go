@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -102,11 +101,8 @@ func folder(t *testing.T) string {
 }
 
 func (s *stage) startRedis() (addr string) {
-	port, err := freeport.Port()
-	require.NoError(s, err)
-	s.start(0, []string{"PATH=" + os.Getenv("PATH")}, need.Program(s, "redis-server"), "--port", port, "--bind", "127.0.0.1",
-		"--save", "", "--dir", s.TempDir())
-	addr = net.JoinHostPort("127.0.0.1", port)
+	addr = need.Redis(s)
+	var err error
 	s.redis, err = router.NewClient("redis://"+addr, "")
 	require.NoError(s, err)
 	s.Cleanup(func() { _ = s.redis.Close() })

@@ -86,15 +86,7 @@ func ask(url string, user int64) int {
 
 func startRedis(t *testing.T) string {
 	t.Helper()
-	addr, err := freeport.Addr()
-	require.NoError(t, err)
-	_, port, _ := net.SplitHostPort(addr)
-	server := exec.Command(need.Program(t, "redis-server"), "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir())
-	require.NoError(t, server.Start())
-	t.Cleanup(func() {
-		_ = server.Process.Signal(syscall.SIGTERM)
-		_ = server.Wait()
-	})
+	addr := need.Redis(t)
 	client, err := router.NewClient("redis://"+addr, "")
 	require.NoError(t, err)
 	defer client.Close()
