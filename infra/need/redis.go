@@ -17,7 +17,8 @@ func Redis(t testing.TB) (addr string) {
 	addr, err := freeport.Addr()
 	require.NoError(t, err)
 	_, port, _ := net.SplitHostPort(addr)
-	server := exec.Command(Program(t, "redis-server"), "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir())
+	server := exec.Command(Program(t, "redis-server"), // #nosec G204 -- for tests
+		"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir())
 	require.NoError(t, server.Start())
 	t.Cleanup(func() {
 		_ = server.Process.Signal(syscall.SIGTERM)
