@@ -7,12 +7,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"mime"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"claudepool/infra/hop"
 	"claudepool/infra/logging"
@@ -57,7 +60,8 @@ type Front struct {
 	// clientTimeout is how long a client may take to send its body, and to read some of what is there for it.
 	clientTimeout time.Duration
 	hopSilence    time.Duration
-	ending        context.Context // done when running streams are to be ended
+	rests         *semaphore.Weighted // of refused bodies, that are taken
+	ending        context.Context     // done when running streams are to be ended
 	end           context.CancelFunc
 
 	mu       sync.Mutex // guards the following
@@ -68,7 +72,8 @@ type Front struct {
 
 // New returns a Front.
 func New(opts Options) *Front {
-	f := &Front{opts: opts, intake: api.NewIntake(opts.MaxBodyBytes, opts.Memory), mux: http.NewServeMux(), clientTimeout: clientTimeout, hopSilence: hopSilence}
+	f := &Front{opts: opts, intake: api.NewIntake(opts.MaxBodyBytes, opts.Memory), mux: http.NewServeMux(), clientTimeout: clientTimeout, hopSilence: hopSilence,
+		rests: semaphore.NewWeighted(1)}
 	f.idle = sync.NewCond(&f.mu)
 	f.ending, f.end = context.WithCancel(context.Background()) // #nosec G118 -- Drain calls it
 	f.mux.HandleFunc(api.PathMessages, f.only(f.messages, http.MethodPost))
@@ -187,7 +192,11 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, decode decoder, be
 	}
 	c, beginErr := begin()
 	if err = cmp.Or(err, beginErr); err != nil {
-		api.WriteError(w, id, orCause(ctx, err))
+		if err = orCause(ctx, err); sent == nil {
+			f.refuse(w, r, id, err)
+			return
+		}
+		api.WriteError(w, id, err)
 		return
 	}
 	c.id, c.once, c.user, c.body, c.trace = id, logging.RequestID(nil), req.UserID(), newBody(sent.Bytes), r.Header
@@ -223,6 +232,9 @@ func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request
 	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
 		return nil, nil, api.Invalid("Content-Type must be application/json")
 	}
+	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+		return nil, nil, api.Unsupported("Content-Encoding: only identity is accepted")
+	}
 	control, past, last := http.NewResponseController(w), time.Unix(1, 0), time.Now().Add(f.clientTimeout)
 	defer context.AfterFunc(ctx, func() { _ = control.SetReadDeadline(past) })()
 	body, err := f.intake.Read(r.Body, r.ContentLength, func(t time.Time) {
@@ -240,6 +252,27 @@ func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request
 	_ = control.SetReadDeadline(time.Time{}) // not every ResponseWriter has one
 	req, err := body.Decode(ctx, decode)
 	return body, req, err
+}
+
+// restTime is how long a client whose request is refused may take to send the rest of it.
+const restTime = 5 * time.Second
+
+// refuse answers with an error, and where a body is too large, then takes a bounded rest of it, one at a time: there are
+// clients that read nothing before they have written all, and see but a broken connection otherwise.
+func (f *Front) refuse(w http.ResponseWriter, r *http.Request, id string, err error) {
+	var refused *api.Error
+	if !errors.As(err, &refused) || refused.Status != http.StatusRequestEntityTooLarge || !f.rests.TryAcquire(1) {
+		api.WriteError(w, id, err) // who asks again soon may learn it then
+		return
+	}
+	defer f.rests.Release(1)
+	control := http.NewResponseController(w)
+	_ = control.EnableFullDuplex() // not every ResponseWriter has these
+	w.Header().Set("Connection", "close")
+	api.WriteError(w, id, err)
+	_ = control.Flush()
+	_ = control.SetReadDeadline(time.Now().Add(restTime))
+	_, _ = io.CopyN(io.Discard, r.Body, 2*f.opts.MaxBodyBytes)
 }
 
 func (f *Front) health(w http.ResponseWriter, _ *http.Request) {

@@ -172,9 +172,9 @@ func TestFront_TakesAStreamUpAgainWhenTheHopBreaks(t *testing.T) {
 	require.Equal(t, "t1", header.Get(api.HeaderTurn))
 	require.Equal(t, "id: t1.1\ndata: one\n\nid: t1.2\ndata: two\n\n"+api.Done, body, "no event twice, none in halves")
 
-	_, url, _ = newFront(t, instance(events(": ping\n\n")))
+	_, url, _ = newFront(t, instance(events(": ping\n")))
 	_, _, body = post(t, url, question)
-	require.Equal(t, "id: t1.1\ndata: one\n\n: ping\n\n"+string(api.ErrorEvent(errBroken))+api.Done, body, "without progress it is given up")
+	require.Equal(t, "id: t1.1\ndata: one\n\n: ping\n"+string(api.ErrorEvent(errBroken))+api.Done, body, "without progress it is given up")
 }
 
 // A hop that stands still breaks like any other, and to take its stream up again costs the credential, not the body.

@@ -131,16 +131,29 @@ func (o *relay) whole(chunk []byte) []byte {
 	}
 	seen := max(0, len(o.pending)-1) // a long event isn't looked through again with every chunk of it
 	o.pending = append(o.pending, chunk...)
-	end := seen + bytes.LastIndex(o.pending[seen:], []byte("\n\n")) + 2
-	if end < seen+2 {
-		return nil
+	end := bytes.LastIndex(o.pending[seen:], []byte("\n\n"))
+	if end += seen + 2; end < seen+2 {
+		end = 0
 	}
+	end += comments(o.pending[end:])
 	events := o.pending[:end:end]
 	o.pending = o.pending[end:]
 	if id, ok := lastID(events); ok {
 		o.last = id
 	}
 	return events
+}
+
+// comments is how long the comment lines are that a text begins with.
+func comments(text []byte) (n int) {
+	for bytes.HasPrefix(text[n:], []byte(":")) {
+		line := bytes.IndexByte(text[n:], '\n')
+		if line < 0 {
+			break
+		}
+		n += line + 1
+	}
+	return n
 }
 
 // lastID finds the id of the last of whole events that have one. No line break is within an event's data.
@@ -159,7 +172,7 @@ func (o *relay) finish(ctx context.Context) {
 		return
 	}
 	end := append(api.ErrorEvent(orCause(ctx, errBroken)), api.Done...)
-	if !bytes.HasSuffix(o.tail, []byte("\n\n")) {
+	if !bytes.HasSuffix(o.tail, []byte("\n\n")) && !bytes.HasSuffix(o.tail, []byte(api.Ping)) {
 		end = append([]byte("\n\n"), end...) // end the event that was cut
 	}
 	_ = o.control.SetWriteDeadline(time.Now().Add(lastWrite)) // that of the last write may have passed since

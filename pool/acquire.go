@@ -69,6 +69,7 @@ func (u *user) holdFor(ctx context.Context, req *api.Request) (*slot, error) {
 		return nil, err
 	}
 	for {
+		u.awaitGivenUp(ctx, req)
 		s, err := u.pick(req).hold(ctx)
 		switch {
 		case err != nil:
@@ -134,7 +135,9 @@ func (s *slot) readyWithin(ctx context.Context, req *api.Request) (*Handle, erro
 		s.leave()
 		return nil, err
 	}
-	return &Handle{slot: s, req: req, how: how}, nil
+	h := &Handle{slot: s, req: req, how: how, pid: s.process.PID()}
+	h.reading, h.known = s.reading(req)
+	return h, nil
 }
 
 // ready gives the conversation a process with the settings the request wants, and tells how it was found.
@@ -147,7 +150,7 @@ func (s *slot) ready(ctx context.Context, req *api.Request) (how string, err err
 	}
 	before := s.settings
 	s.settings = with(before, req)
-	how = ProcessReused
+	how, s.origin = ProcessReused, api.ContextKept
 	if s.process != nil && s.process.NeedsRestart(s.settings) {
 		if err := s.end(); err != nil {
 			return "", err
@@ -189,11 +192,11 @@ func (s *slot) spawn(ctx context.Context, req *api.Request) (how string, err err
 	for s.dir == nil && p.crowded(s.user) && p.evictFiles(s.user) {
 	}
 	began := time.Now()
-	how = ProcessStandby
+	how, s.origin = ProcessStandby, api.ContextNone
 	proc, err := s.claim(ctx, credentialOf(req))
 	if proc == nil && err == nil {
 		how = ProcessCold
-		proc, err = s.start(ctx, credentialOf(req))
+		proc, err = s.start(ctx, req)
 	}
 	if err != nil {
 		if !s.undead {

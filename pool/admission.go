@@ -81,7 +81,7 @@ func (u *user) admit(ctx context.Context, req *api.Request) (*trial, error) {
 	}
 	a, credential := u.pool.admission, credentialOf(req)
 	connects := len(req.MCPServers) > 0 // which a CLI does before its first call
-	if connects || a.guarded() || u.standing.refused.Load() {
+	if connects || req.IsLarge || a.guarded() || u.standing.refused.Load() {
 		u.countStranger(+1)
 		verdict, err := a.ask(ctx, u.id, credential)
 		u.countStranger(-1)

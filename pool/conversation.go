@@ -34,8 +34,8 @@ type conversation struct {
 	process *cli.Process // nil while there is none
 	started time.Time    // when the process became the conversation's
 	dir     *workspace   // nil until the first process
-	digest  [32]byte     // of the messages so far, see api.HistoryDigest
-	settled bool         // digest is right: no turn is changing it
+	digests api.Digests  // of what was said so far
+	settled bool         // they are right: no turn is changing them
 	gone    bool         // deleted, or moved to another user: not to be used by who waited for it
 
 	mirror mirror // guarded by Pool.mu; see there
@@ -48,15 +48,16 @@ type place struct {
 }
 
 // newConversation makes a conversation that the caller holds, and that isn't known yet.
-func (u *user) newConversation(id, born string, history []api.Message, digest [32]byte) *slot {
-	c := &conversation{pool: u.pool, id: id, user: u, born: born, lost: make(chan struct{}), digest: digest, settled: true, lastUsed: time.Now()}
-	return &slot{conversation: c, seed: history}
+func (u *user) newConversation(id, born string, digests api.Digests) *slot {
+	c := &conversation{pool: u.pool, id: id, user: u, born: born, lost: make(chan struct{}), digests: digests, settled: true, lastUsed: time.Now()}
+	return &slot{conversation: c}
 }
 
 // pick finds or begins the conversation a request is meant for.
 func (u *user) pick(req *api.Request) *conversation {
 	p := u.pool
-	history, digest := req.History(), req.HistoryDigest()
+	readings := req.Readings()
+	whole := readings[len(readings)-1]
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
@@ -64,23 +65,57 @@ func (u *user) pick(req *api.Request) *conversation {
 		if c := u.conversations[req.SessionID]; c != nil {
 			return c
 		}
-		c := u.beginLocked(req.SessionID, history, digest)
+		c := u.beginLocked(req.SessionID, whole)
 		c.named = true
 		return c
-	case len(history) > 0:
-		for c := range u.settled[digest] {
+	case len(req.Messages) > 1:
+		if c := u.recognizeLocked(readings); c != nil {
 			return c
 		}
-		return u.beginLocked(uuid.NewString(), history, digest)
+		return u.beginLocked(uuid.NewString(), whole)
 	}
 	if u.standard == nil {
-		u.standard = u.beginLocked(uuid.NewString(), nil, digest)
+		u.standard = u.beginLocked(uuid.NewString(), whole)
 	}
 	return u.standard
 }
 
-func (u *user) beginLocked(id string, history []api.Message, digest [32]byte) *conversation {
-	s := u.newConversation(id, uuid.NewString(), history, digest)
+// recognizeLocked finds the conversation in which exactly that was said which a request says was said before. Of the ways in
+// which its client may have kept the answers the fullest that leads anywhere counts, and if it leads to several
+// conversations, nobody knows which is meant.
+func (u *user) recognizeLocked(readings []api.Reading) *conversation {
+	var digests []api.Digest
+	for _, r := range readings {
+		digests = append(digests, r.History.Now)
+	}
+	for _, r := range readings {
+		digests = append(digests, r.History.Former)
+	}
+	for _, d := range digests {
+		if len(u.settled[d]) == 0 { // as of those who say nothing was
+			continue
+		}
+		var found []*conversation
+		best := 0
+		for c := range u.settled[d] {
+			switch way, _ := c.digests.Way(d); {
+			case len(found) == 0 || way < best:
+				found, best = []*conversation{c}, way
+			case way == best:
+				found = append(found, c)
+			}
+		}
+		if len(found) > 1 {
+			return nil
+		}
+		return found[0]
+	}
+	return nil
+}
+
+func (u *user) beginLocked(id string, r api.Reading) *conversation {
+	s := u.newConversation(id, uuid.NewString(), r.History.Begin())
+	s.seed, s.fresh = r, true
 	s.joinLocked()
 	s.restLocked()
 	return s.conversation
@@ -89,32 +124,53 @@ func (u *user) beginLocked(id string, history []api.Message, digest [32]byte) *c
 // joinLocked makes the conversation known as one of its user's.
 func (c *conversation) joinLocked() {
 	c.user.conversations[c.id] = c
-	c.settleLocked(c.digest, c.settled)
+	c.settleLocked(c.digests, c.settled)
 }
 
 // settleLocked notes what has been said in the conversation, and whether that is right.
-func (c *conversation) settleLocked(digest [32]byte, settled bool) {
+func (c *conversation) settleLocked(digests api.Digests, settled bool) {
 	known := c.user.settled
-	if delete(known[c.digest], c); len(known[c.digest]) == 0 {
-		delete(known, c.digest)
+	for _, d := range c.digests {
+		if delete(known[d], c); len(known[d]) == 0 {
+			delete(known, d)
+		}
 	}
-	c.digest, c.settled = digest, settled
+	c.digests, c.settled = digests, settled
 	if !settled || c.gone {
 		return
 	}
-	if known[digest] == nil {
-		known[digest] = make(map[*conversation]bool, 1)
+	for _, d := range digests {
+		if d == (api.Digest{}) {
+			continue
+		}
+		if known[d] == nil {
+			known[d] = make(map[*conversation]bool, 1)
+		}
+		known[d][c] = true
 	}
-	known[digest][c] = true
 }
 
 // fits reports whether the conversation still is the one the request is meant for: a turn that went before may have
 // moved it on.
 func (s *slot) fits(req *api.Request) bool {
-	if s.gone || req.SessionID != "" || len(req.History()) == 0 {
+	if s.gone || req.SessionID != "" || len(req.Messages) == 1 {
 		return !s.gone
 	}
-	return s.digest == req.HistoryDigest()
+	_, found := s.reading(req)
+	return found
+}
+
+// reading is what the request asks of this conversation, and whether what it says was said before was said here.
+func (s *slot) reading(req *api.Request) (reading api.Reading, found bool) {
+	readings := req.Readings()
+	for _, r := range readings {
+		_, now := s.digests.Way(r.History.Now)
+		_, former := s.digests.Way(r.History.Former)
+		if now || former {
+			return r, true
+		}
+	}
+	return readings[len(readings)-1], false
 }
 
 // takeAtRest takes the slots of all the user's conversations that nobody holds, if the user still is a refused one.
@@ -158,7 +214,7 @@ func (c *conversation) loseLocked() {
 		c.pool.wrote[c.user] = true // to be measured anew
 	}
 	c.gone = true
-	c.settleLocked(c.digest, c.settled)
+	c.settleLocked(c.digests, c.settled)
 	c.leaveLinesLocked()
 	if c.user.standard == c {
 		c.user.standard = nil
@@ -214,7 +270,7 @@ func (from *user) bequeath(to *user, held []*slot, copied map[*conversation]int6
 // receiveLocked makes another user's held conversation this one's, of whom the archive has it in the given version.
 func (to *user) receiveLocked(old *slot, version int64) *slot {
 	p := to.pool
-	s := to.newConversation(old.id, old.born, old.seed, old.digest)
+	s := to.newConversation(old.id, old.born, old.digests)
 	c := s.conversation
 	c.named, c.settled, c.lastUsed, c.rested = old.named, old.settled, old.lastUsed, old.rested
 	c.setDirLocked(old.dir)
@@ -223,7 +279,7 @@ func (to *user) receiveLocked(old *slot, version int64) *slot {
 		c.mirror = mirror{version: version, fresh: old.mirror.fresh, fetch: old.mirror.fetch,
 			apart: old.mirror.fetch && old.mirror.apart || recordOf(old.settings).isLarge()}
 	}
-	s.settings, s.dirty, s.goodTurn, s.answered = old.settings, old.dirty, old.goodTurn, old.answered
+	s.settings, s.seed, s.fresh, s.dirty, s.goodTurn, s.answered = old.settings, old.seed, old.fresh, old.dirty, old.goodTurn, old.answered
 	s.joinLocked()
 	if old.user.standard == old.conversation && to.standard == nil {
 		to.standard = c

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"claudepool/pool/api"
 	"context"
 	"errors"
 	"slices"
@@ -130,21 +131,19 @@ func (p *Pool) Sound() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, u := range p.users {
-		found := 0
 		for digest, known := range u.settled {
 			for c := range known {
-				if found++; c.digest != digest || !c.settled || u.conversations[c.id] != c {
+				if _, is := c.digests.Way(digest); !is || !c.settled || u.conversations[c.id] != c {
 					return errors.New("found by what hasn't been said")
 				}
 			}
 		}
 		for _, c := range u.conversations {
-			if c.settled {
-				found--
+			for _, digest := range c.digests {
+				if c.settled && digest != (api.Digest{}) && !u.settled[digest][c] {
+					return errors.New("not all can be found")
+				}
 			}
-		}
-		if found != 0 {
-			return errors.New("not all can be found")
 		}
 	}
 	for _, l := range []*line{&p.idle, &p.dormant} {

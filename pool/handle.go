@@ -21,17 +21,30 @@ var (
 // goroutine.
 type Handle struct {
 	*slot
-	req    *api.Request
-	how    string
-	failed bool // the turn has begun and hasn't gone well
-	trial  *trial
+	req     *api.Request
+	how     string
+	pid     int
+	failed  bool // the turn has begun and hasn't gone well
+	trial   *trial
+	reading api.Reading // what is asked
+	known   bool        // what the request says was said before was said in this conversation
+	attempt *attempt    // nil until the turn has begun
 
 	queued, prepared time.Duration // waited for the conversation, and then for its process
+	outcome          cli.Outcome   // of the turn, as far as it has gone
 }
 
-// Receipt tells which process has the turn, and how long the request waited for it.
+// Receipt tells which process has the turn, how long the request waited for it, and after Run how the turn has gone.
 func (h *Handle) Receipt() api.Receipt {
-	return api.Receipt{Process: h.how, PID: h.process.PID(), Queue: milliseconds(h.queued), Ready: milliseconds(h.prepared)}
+	r := api.Receipt{Process: h.how, PID: h.pid, Queue: milliseconds(h.queued), Ready: milliseconds(h.prepared), Context: h.origin,
+		APICalls: h.outcome.Calls}
+	if end := h.outcome.Result; end != nil && end.HasUsage {
+		u := end.Usage
+		r.Usage = &api.Usage{InputTokens: u.InputTokens, OutputTokens: u.OutputTokens, CacheReadTokens: u.CacheReadTokens,
+			CacheCreationTokens: u.CacheCreationTokens}
+		r.CostUSD = u.CostUSD
+	}
+	return r
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -63,7 +76,9 @@ func (h *Handle) revive(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, h.pool.opts.SpawnTimeout, errSpawnTimeout)
 	defer cancel()
 	how, err := h.ready(ctx, h.req)
-	h.how = how
+	if h.how = how; err == nil {
+		h.pid = h.process.PID()
+	}
 	return err
 }
 
@@ -71,27 +86,36 @@ func (h *Handle) revive(ctx context.Context) error {
 func (h *Handle) run(ctx context.Context, sent func(), emit func(context.Context, [][]byte) error) (cli.Outcome, error) {
 	h.failed, h.dirty = true, true
 	h.unsettle()
+	if h.attempt == nil {
+		h.attempt = h.begin(ctx, h.req)
+	}
 	signal(h.pool.changed)
 	h.pool.turns.begin()
-	return h.process.Run(ctx, h.req.Turn().Content, sent, func(ctx context.Context, lines [][]byte, end *cli.Outcome) error {
+	outcome, err := h.process.Run(ctx, h.reading.Message(h.fresh), sent, func(ctx context.Context, lines [][]byte, end *cli.Outcome) error {
 		if end != nil && end.Good() {
 			h.conclude(end) // before the client can send the next request
 		}
 		return emit(ctx, lines)
 	})
+	h.outcome = outcome
+	return outcome, err
 }
 
 // conclude notes what a turn that went well did to the conversation.
 func (h *Handle) conclude(end *cli.Outcome) {
-	h.failed, h.dirty, h.seed = false, false, nil
+	h.failed, h.dirty, h.fresh, h.seed = false, false, false, api.Reading{}
 	if !h.user.isUnproven() { // a good end alone is no proof: some commands the CLI answers without the API
 		h.answered = true
 		h.user.prove()
 	}
-	if end.Assistant != "" {
-		h.goodTurn = end.Assistant
+	h.goodTurn = end.Mark
+	digests := h.digests
+	if h.known {
+		digests = digests.Complete(h.reading.History)
 	}
-	h.setDigest(api.ExtendDigest(h.digest, h.req.Turn(), end.Result.Result))
+	h.setDigests(digests.Extend(h.reading.Asked, api.Reply{All: end.Answer.All(), Message: end.Answer.Message(), Block: end.Answer.Block(),
+		Deltas: end.Answer.Deltas(), Result: end.Result.Result}))
+	h.endAttempt(h.attempt)
 }
 
 // explain turns what ended a turn into what its client gets to know.
@@ -123,7 +147,10 @@ func (h *Handle) Release() {
 	h.trial.end()
 	switch {
 	case h.user.isRefused():
-		h.pool.goes(h.forsake)
+		h.pool.goes(func() {
+			h.forsake()
+			h.endAttempt(h.attempt)
+		})
 	case !h.failed:
 		h.save()
 		h.letGo()
@@ -139,8 +166,9 @@ func (h *Handle) Release() {
 	}
 }
 
-// letGo leaves the conversation to the next in line, with a digest that holds.
+// letGo leaves the conversation to the next in line, with digests that hold.
 func (h *Handle) letGo() {
-	h.setDigest(h.digest)
+	h.setDigests(h.digests)
+	h.endAttempt(h.attempt)
 	h.leave()
 }

@@ -299,7 +299,7 @@ func read(response *http.Response) reply {
 		r.pid, r.process = gjson.Get(receipt, "pid").Raw, gjson.Get(receipt, "process").Str
 	}
 	for _, line := range strings.Split(string(raw), "\n\n") {
-		if strings.HasPrefix(line, "id: ") {
+		for strings.HasPrefix(line, "id: ") || strings.HasPrefix(line, ":") {
 			_, line, _ = strings.Cut(line, "\n")
 		}
 		data, ok := strings.CutPrefix(line, "data: ")

@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"bytes"
 	"encoding/json"
 	"time"
 
@@ -19,8 +18,9 @@ type head struct {
 	Session  string
 	Born     string // see conversation
 	Named    bool
-	Standard bool // the user's default one
-	Digest   []byte
+	Standard bool   // the user's default one
+	Digest   []byte // as releases before Digests know it
+	Digests  []byte `json:",omitempty"`
 	GoodTurn string
 	Settings settingsRecord
 	Apart    bool `json:",omitempty"` // the settings stand before the transcript
@@ -35,7 +35,7 @@ type settingsRecord struct {
 
 // headOf tells of a held conversation, but for Standard.
 func headOf(s *slot) *head {
-	return &head{Session: s.id, Born: s.born, Named: s.named, Digest: bytes.Clone(s.digest[:]), GoodTurn: s.goodTurn,
+	return &head{Session: s.id, Born: s.born, Named: s.named, Digest: s.digests.Former(), Digests: s.digests.Bytes(), GoodTurn: s.goodTurn,
 		Settings: recordOf(s.settings), LastUsed: time.Now()}
 }
 

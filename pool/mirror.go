@@ -110,8 +110,7 @@ func (u *user) enroll(version int64, h *head) {
 		c.mirror.off = true // it was begun here while the archive could not be asked
 		return
 	}
-	s := u.newConversation(h.Session, h.Born, nil, [32]byte{})
-	copy(s.digest[:], h.Digest)
+	s := u.newConversation(h.Session, h.Born, api.DigestsFrom(h.Digest, h.Digests))
 	s.named, s.mirror = h.Named, mirror{version: version, fresh: true, fetch: true, apart: h.Apart}
 	s.settings, s.goodTurn, s.answered = settings, h.GoodTurn, true
 	isStandard := h.Standard || c != nil && u.standard == c

@@ -21,11 +21,13 @@ type slot struct {
 	*conversation
 
 	settings cli.Settings
-	seed     []api.Message // history to begin with, until it stands in a transcript
-	dirty    bool          // the transcript may hold a turn that failed
-	undead   bool          // its process could not be ended; it is there yet, and nobody's to use
-	goodTurn string        // uuid of the last assistant message of the last good turn, or of the seed
-	answered bool          // a turn has gone well
+	seed     api.Reading // history to begin with, until it stands in a transcript
+	fresh    bool        // no turn has gone well: what is there is the seed, as its client sent it
+	dirty    bool        // the transcript may hold a turn that failed
+	undead   bool        // its process could not be ended; it is there yet, and nobody's to use
+	goodTurn string      // uuid of the last entry of the last good turn, or of the seed
+	answered bool        // a turn has gone well
+	origin   string      // where what its process has of what was said before came from, as receipts tell it
 }
 
 // takeLocked takes the slot of a conversation at rest. The caller has looked that it is.
@@ -316,17 +318,17 @@ func (s *slot) rename(id string) {
 	s.user.conversations[id] = s.conversation
 }
 
-// unsettle marks the conversation as one whose digest can't be relied on until a turn has gone well.
+// unsettle marks the conversation as one whose digests can't be relied on until a turn has gone well.
 func (s *slot) unsettle() {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
-	s.settleLocked(s.digest, false)
+	s.settleLocked(s.digests, false)
 	s.pool.wrote[s.user] = true
 }
 
-// setDigest publishes what has been said in the conversation by now.
-func (s *slot) setDigest(digest [32]byte) {
+// setDigests publishes what has been said in the conversation by now.
+func (s *slot) setDigests(digests api.Digests) {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
-	s.settleLocked(digest, true)
+	s.settleLocked(digests, true)
 }

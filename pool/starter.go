@@ -68,66 +68,6 @@ func (s *starter) launch(ctx context.Context, w *workspace, opts claude.Options)
 	return cli.Start(ctx, s.launcher, s.broker, spec)
 }
 
-// start starts a process for the conversation and returns when it has answered its first control request.
-func (s *slot) start(ctx context.Context, credential broker.Credential) (*cli.Process, error) {
-	opts, err := s.prepare(ctx)
-	if err != nil {
-		return nil, err
-	}
-	starter := s.pool.starter
-	over, err := starter.gate.pass(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer over()
-	proc, err := starter.launch(ctx, s.dir, opts)
-	if err != nil {
-		return nil, err
-	}
-	if err = proc.Bind(credential); err == nil {
-		err = proc.Initialize(ctx, s.settings.System)
-	}
-	if err != nil {
-		if stopErr := s.pool.tuning.stop(proc); stopErr != nil {
-			s.install(proc)
-			err = errors.Join(err, s.survived(stopErr))
-		}
-		return nil, err
-	}
-	return proc, nil
-}
-
-// prepare makes the conversation's files ready for a process and says what it has to resume, if anything.
-func (s *slot) prepare(ctx context.Context) (claude.Options, error) {
-	opts := claude.Options{SessionID: s.id, Model: s.settings.Model, FallbackModel: s.settings.Fallback,
-		PermissionMode: s.settings.Permission, AllowBypass: s.pool.opts.PermissionMode == "bypassPermissions"}
-	if err := s.makeWorkspace(); err != nil {
-		return opts, err
-	}
-	files, err := s.dir.files()
-	if err != nil {
-		return opts, err
-	}
-	defer files.Close()
-	transcript := s.pool.starter.transcript(files, s.dir, s.id)
-	if s.mirror.fetch {
-		if err := s.fetch(ctx, transcript); err != nil {
-			return opts, err
-		}
-	}
-	if s.dirty && s.goodTurn == "" {
-		if err := transcript.Remove(); err != nil {
-			return opts, err
-		}
-		s.dirty = false
-	}
-	opts.Resume, err = s.sow(transcript)
-	if opts.Resume && s.dirty {
-		opts.ResumeAt = s.goodTurn
-	}
-	return opts, err
-}
-
 func (s *slot) makeWorkspace() error {
 	if s.dir != nil {
 		return nil
@@ -148,27 +88,6 @@ func (s *slot) makeWorkspace() error {
 		return errors.Join(err, starter.remove(w))
 	}
 	return nil
-}
-
-// sow writes the history that the conversation begins with, unless there is a transcript. It reports whether there is now.
-func (s *slot) sow(transcript claude.Transcript) (exists bool, err error) {
-	exists, err = transcript.Exists()
-	if err == nil && !exists && len(s.seed) > 0 {
-		s.goodTurn, err = transcript.Write(historyOf(s.seed), time.Now())
-		exists = err == nil
-	}
-	if s.goodTurn != "" {
-		s.seed = nil
-	}
-	return exists, err
-}
-
-func historyOf(messages []api.Message) []claude.HistoryMessage {
-	history := make([]claude.HistoryMessage, len(messages))
-	for i, m := range messages {
-		history[i] = claude.HistoryMessage{Role: m.Role, Content: m.Content}
-	}
-	return history
 }
 
 // removeWorkspace removes a conversation's files and their entry in the index. Nobody may use the conversation any more

@@ -27,10 +27,11 @@ type user struct {
 
 	standing standing // of its credential; needs no lock
 
-	conversations map[string]*conversation            // by session id
-	settled       map[[32]byte]map[*conversation]bool // those whose digest is right, by it
-	standard      *conversation                       // for requests with neither session id nor history
-	idle          line                                // those with a process that nobody uses
+	conversations map[string]*conversation              // by session id
+	settled       map[api.Digest]map[*conversation]bool // those whose digests are right, by each of them
+	attempts      map[api.Digest]*attempt               // turns that are running, by their requests
+	standard      *conversation                         // for requests with neither session id nor history
+	idle          line                                  // those with a process that nobody uses
 
 	workspaces int // conversations that have one
 
@@ -114,7 +115,7 @@ func (p *Pool) tryJoin(id string, digest [32]byte) (u *user, busy chan struct{},
 	}
 	if u = p.users[id]; u == nil {
 		u = &user{pool: p, id: id, digest: digest, conversations: make(map[string]*conversation),
-			settled: make(map[[32]byte]map[*conversation]bool)}
+			settled: make(map[api.Digest]map[*conversation]bool), attempts: make(map[api.Digest]*attempt)}
 		p.users[id] = u
 	}
 	switch {

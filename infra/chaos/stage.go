@@ -142,7 +142,7 @@ func (s *stage) start(ctx context.Context, o options) error {
 	s.env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "HOP_KEYS=" + strings.Repeat("k", 32), "LOG_FORMAT=text",
 		"WORKSPACES_ROOT=" + s.root, "WORKSPACE_TTL=1m", "ISOLATION=" + isolation, "UID_BASE=2060000000", "UID_COUNT=2000",
 		"IDLE_TIMEOUT=15s", "CLEANUP_INTERVAL=5s", "QUEUE_LIMIT=50", "DRAIN_TIMEOUT=8s",
-		"TURN_TIMEOUT=" + o.turnTime.String(), "SILENCE_TIMEOUT=" + o.turnTime.String()}
+		"TURN_TIMEOUT=" + o.turnTime.String(), "SILENCE_TIMEOUT=" + max(o.turnTime, 45*time.Second).String()}
 	s.env = append(s.env, "ARCHIVE_DIR="+filepath.Join(s.dir, "archive"))
 	if o.firestore {
 		if s.firestore, err = startFirestore(s.spawner); err != nil {

@@ -23,6 +23,8 @@ const (
 	// minHopKey is the least length of a hop key, the same that those who sign ask for.
 	minHopKey   = 32
 	minDuration = time.Millisecond
+	// minSilence is above the 30 s after which the CLI itself writes a line while it compacts a conversation.
+	minSilence = 45 * time.Second
 )
 
 var (
@@ -128,11 +130,12 @@ func (p *Pool) sound() map[string]bool {
 	ok["PERMISSION_MODE"] = slices.Contains(permissionModes, p.PermissionMode)
 	for name, d := range map[string]time.Duration{
 		"IDLE_TIMEOUT": p.IdleTimeout, "CLEANUP_INTERVAL": p.CleanupInterval, "WORKSPACE_TTL": p.WorkspaceTTL,
-		"TURN_TIMEOUT": p.TurnTimeout, "QUEUE_TIMEOUT": p.QueueTimeout, "SILENCE_TIMEOUT": p.SilenceTimeout,
+		"TURN_TIMEOUT": p.TurnTimeout, "QUEUE_TIMEOUT": p.QueueTimeout,
 		"SPAWN_TIMEOUT": p.SpawnTimeout, "DRAIN_TIMEOUT": p.DrainTimeout,
 	} {
 		ok[name] = d >= minDuration
 	}
+	ok["SILENCE_TIMEOUT"] = p.SilenceTimeout >= minSilence
 	return ok
 }
 

@@ -55,7 +55,7 @@ type Pool struct {
 
 	TurnTimeout    time.Duration `env:"TURN_TIMEOUT" envDefault:"30m" must:"be a duration of at least 1ms, such as 30m" about:"longest turn"`
 	QueueTimeout   time.Duration `env:"QUEUE_TIMEOUT" envDefault:"2m" must:"be a duration of at least 1ms, such as 2m" about:"longest wait for a conversation"`
-	SilenceTimeout time.Duration `env:"SILENCE_TIMEOUT" envDefault:"5m" must:"be a duration of at least 1ms, such as 5m" about:"longest API call without any output"`
+	SilenceTimeout time.Duration `env:"SILENCE_TIMEOUT" envDefault:"5m" must:"be a duration of at least 45s, such as 5m" about:"longest API call without any output"`
 	SpawnTimeout   time.Duration `env:"SPAWN_TIMEOUT" envDefault:"30s" must:"be a duration of at least 1ms, such as 30s" about:"longest start of a process"`
 	DrainTimeout   time.Duration `env:"DRAIN_TIMEOUT" envDefault:"8s" must:"be a duration of at least 1ms, such as 8s" about:"how long running turns may go on after SIGTERM"`
 

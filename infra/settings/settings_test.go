@@ -175,7 +175,7 @@ func TestLoad_NamesTheSettingThatIsWrongAndKeepsItsValueToItself(t *testing.T) {
 		"QUEUE_LIMIT":                {"-1", "hunter2", "1e3"},
 		"TURN_TIMEOUT":               {"0s", "hunter2"},
 		"QUEUE_TIMEOUT":              {"0s", "hunter2"},
-		"SILENCE_TIMEOUT":            {"0s", "hunter2"},
+		"SILENCE_TIMEOUT":            {"0s", "44s", "hunter2"},
 		"SPAWN_TIMEOUT":              {"0s", "hunter2"},
 		"DRAIN_TIMEOUT":              {"-8s", "hunter2"},
 		"WORKSPACE_MAX_BYTES":        {"0", "1MiB", "2TiB", "hunter2"},

@@ -34,6 +34,12 @@ func NewFirestore(ctx context.Context, project, databaseID string) (*Firestore, 
 // Close ends the connection.
 func (f *Firestore) Close() error { return f.client.Close() }
 
+// pace is that of a database that is paid by the call.
+var pace = Pace{Write: 2 * time.Second, Read: time.Second}
+
+// Pace bounds what snapshots cost.
+func (f *Firestore) Pace() Pace { return pace }
+
 // Put stores a snapshot.
 func (f *Firestore) Put(ctx context.Context, i Instance) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)

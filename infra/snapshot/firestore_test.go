@@ -130,7 +130,7 @@ func TestView_OfFirestoreIsStaleWhileItIsAwayAndHeals(t *testing.T) {
 	}, 30*time.Second, 100*time.Millisecond)
 
 	way.down()
-	time.Sleep(viewAge)
+	time.Sleep(pace.Read)
 	begun := time.Now()
 	list, _, stale := view.List()
 	require.Less(t, time.Since(begun), readTimeout+10*time.Second)

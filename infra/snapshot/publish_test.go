@@ -32,6 +32,9 @@ func newStand() *stand {
 	return &stand{Memory: Memory{instances: make(map[string]Instance)}, begun: time.Now()}
 }
 
+// Pace is that of a database.
+func (s *stand) Pace() Pace { return pace }
+
 func (s *stand) set(change func(*stand)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -17,11 +17,10 @@ const (
 	// Lifetime is how long a snapshot counts after it was taken.
 	Lifetime = time.Minute
 
-	atMostEvery  = 2 * time.Second
+	retryAfter   = 2 * time.Second
 	atLeastEvery = 15 * time.Second
 	writeTimeout = 5 * time.Second
 	readTimeout  = 2 * time.Second
-	viewAge      = time.Second
 )
 
 // Instance is what one pool instance holds.
@@ -65,9 +64,14 @@ type Store interface {
 	Put(ctx context.Context, i Instance) error
 	Delete(ctx context.Context, id string) error
 	List(ctx context.Context) ([]Instance, error)
+	// Pace is how often it makes sense to write and to read.
+	Pace() Pace
 }
 
-// Memory is a Store for one process.
+// Pace is how long after a write the next one is made, at least, and for how long what was read is good enough.
+type Pace struct{ Write, Read time.Duration }
+
+// Memory is a Store for one process, in which everybody sees at once what was written.
 type Memory struct {
 	mu        sync.Mutex // guards instances
 	instances map[string]Instance
@@ -75,6 +79,9 @@ type Memory struct {
 
 // NewMemory returns an empty Memory.
 func NewMemory() *Memory { return &Memory{instances: make(map[string]Instance)} }
+
+// Pace is that of a look at a map.
+func (m *Memory) Pace() Pace { return Pace{Write: 50 * time.Millisecond, Read: 50 * time.Millisecond} }
 
 // Put stores a snapshot.
 func (m *Memory) Put(_ context.Context, i Instance) error {
@@ -103,8 +110,8 @@ func (m *Memory) List(context.Context) ([]Instance, error) {
 	return all, nil
 }
 
-// Publish writes an instance's snapshots until ctx is done, then deletes them: when something changed, at most every
-// 2 s, and at least every 15 s. A store that fails is tried again every 2 s, and logged once until it heals.
+// Publish writes an instance's snapshots until ctx is done, then deletes them: when something changed, in the store's pace,
+// and at least every 15 s. A store that fails is tried again every 2 s, and logged once until it heals.
 func Publish(ctx context.Context, store Store, changed <-chan struct{}, take func() Instance, log *slog.Logger) {
 	failing := false
 	var id string
@@ -122,7 +129,11 @@ func Publish(ctx context.Context, store Store, changed <-chan struct{}, take fun
 				log.Info("the snapshot is written again")
 			}
 		}
-		if !waitFor(ctx, atMostEvery, nil) {
+		pause := store.Pace().Write
+		if failing {
+			pause = retryAfter
+		}
+		if !waitFor(ctx, pause, nil) {
 			break
 		}
 		// The time the write took counts: the store gets the next one 15 s after it began.
@@ -172,12 +183,12 @@ type View struct {
 // NewView returns a View of the store.
 func NewView(store Store, log *slog.Logger) *View { return &View{store: store, log: log} }
 
-// List returns the live instances by id, as of a moment at most a second before the call or the read it waited for.
+// List returns the live instances by id, as of a moment at most the store's pace before the call or the read it waited for.
 // Where the store can't be read within 2 s, it is the last list that could be, and stale; asOf is zero if none ever
 // could. What the instances point to is shared: callers must not change it.
 func (v *View) List() (list []Instance, asOf time.Time, stale bool) {
 	v.mu.Lock()
-	old := time.Since(v.tried) >= viewAge
+	old := time.Since(v.tried) >= v.store.Pace().Read
 	v.mu.Unlock()
 	if old {
 		_, _, _ = v.flight.Do("", func() (any, error) {

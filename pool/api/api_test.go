@@ -1,9 +1,7 @@
 package api
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -62,6 +60,7 @@ func TestDecode_RefusesBadInputWithA4xxThatKeepsTheToken(t *testing.T) {
 		"block odd type":   body("messages", `[{"role":"user","content":[{"type":"exec"}]}]`),
 		"user tool_use":    body("messages", `[{"role":"user","content":[{"type":"tool_use"}]}]`),
 		"text number":      body("messages", `[{"role":"user","content":[{"type":"text","text":1}]}]`),
+		"text blank":       body("messages", `[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":" \t"}]}]`),
 		"text empty":       body("messages", `[{"role":"user","content":[{"type":"text","text":""}]}]`),
 		"no credential":    body("oauth_credentials", "-"),
 		"null credential":  body("oauth_credentials", "null"),
@@ -122,39 +121,6 @@ func TestDecode_TakesWhatClientsSend(t *testing.T) {
 	require.Equal(t, r.UserID()[:8], ShortUser(r.UserID()))
 }
 
-func say(role, content string) Message {
-	raw, _ := json.Marshal(content)
-	return Message{Role: role, Content: raw}
-}
-
-func TestHistoryDigest_GrowsByOneTurnAtATime(t *testing.T) {
-	var history []Message
-	for i := range 20 {
-		turn, reply := say("user", fmt.Sprint("question ", i)), fmt.Sprint("answer ", i, strings.Repeat("\n", i%3))
-		extended := ExtendDigest(HistoryDigest(history), turn, reply)
-		history = append(history, turn, say("assistant", reply))
-		require.Equal(t, HistoryDigest(history), extended)
-	}
-}
-
-func TestHistoryDigest_CountsWhatWasSaidAndNothingElse(t *testing.T) {
-	plain := []Message{say("user", "q"), say("assistant", "a")}
-	withTools := []Message{
-		{Role: "user", Content: json.RawMessage(`[{"type":"text","text":"q"}]`)},
-		{Role: "assistant", Content: json.RawMessage(`[{"type":"thinking","thinking":"hm"},{"type":"text","text":"let me see"},{"type":"tool_use","id":"1","name":"x","input":{}}]`)},
-		{Role: "user", Content: json.RawMessage(`[{"type":"tool_result","tool_use_id":"1","content":"file"}]`)},
-		{Role: "assistant", Content: json.RawMessage(`[{"type":"text","text":"a"}]`)},
-	}
-	require.Equal(t, HistoryDigest(plain), HistoryDigest(withTools))
-
-	image := func(data string) []Message {
-		return []Message{{Role: "user", Content: json.RawMessage(`[{"type":"text","text":"q"},{"type":"image","source":{"data":"` + data + `"}}]`)}, say("assistant", "a")}
-	}
-	require.NotEqual(t, HistoryDigest(image("1")), HistoryDigest(image("2")))
-	require.NotEqual(t, HistoryDigest(plain), HistoryDigest([]Message{say("user", "qa")}))
-	require.NotEqual(t, HistoryDigest(plain), HistoryDigest([]Message{say("user", "a"), say("assistant", "q")}))
-}
-
 func TestWriteError_GivesNothingAwayThatIsNoError(t *testing.T) {
 	w := httptest.NewRecorder()
 	WriteError(w, "req_1", RateLimited(1500*time.Millisecond, "slow down"))
@@ -181,6 +147,6 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		require.NotEmpty(t, r.Token())
-		_ = HistoryDigest(r.Messages)
+		_ = r.Readings()
 	})
 }

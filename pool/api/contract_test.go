@@ -1,10 +1,8 @@
 package api
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -131,6 +129,8 @@ var bad = map[string]struct {
 	"NUL in the environment":        {with(`"mcp_servers":{"a":{"command":"a","env":{"A":"\u0000"}}}`), 400},
 	"= in an environment's name":    {with(`"mcp_servers":{"a":{"command":"a","env":{"A=B":"c"}}}`), 400},
 	"newline in a server's header":  {with(`"mcp_servers":{"a":{"type":"http","url":"http://a","headers":{"A":"b\r\nC: d"}}}`), 400},
+	"the environment in a header":   {with(`"mcp_servers":{"a":{"type":"http","url":"http://a","headers":{"A":"x ${HOME} y"}}}`), 400},
+	"the environment in a url":      {with(`"mcp_servers":{"a":{"type":"http","url":"http://a/${HOME:-x}"}}`), 400},
 	"arguments a string":            {with(`"mcp_servers":{"a":{"command":"a","args":"b"}}`), 400},
 }
 
@@ -183,7 +183,7 @@ func TestDecode_AcceptsAllThatIsPromised(t *testing.T) {
 	require.Equal(t, "sonnet", *req.FallbackModel)
 	require.Equal(t, "stdio", req.MCPServers["a"].Type)
 	require.Len(t, req.UserID(), 16)
-	require.Empty(t, req.History())
+	require.Empty(t, req.Readings()[0].Before)
 	require.Equal(t, "Hi", req.Turn().Text())
 }
 
@@ -215,53 +215,7 @@ func TestDecode_ContentIsKeptByteForByte(t *testing.T) {
 	req, err := Decode([]byte(content(raw)))
 	require.NoError(t, err)
 	require.Equal(t, raw, string(req.Turn().Content))
-}
-
-func said(role, text string) Message {
-	raw, _ := json.Marshal(text)
-	return Message{Role: role, Content: raw}
-}
-
-// anything is some message of the kind a history may hold.
-func anything(r *rand.Rand, role string) Message {
-	texts := []string{"", "Hi", "a\n\n", "  b ", "\x00image", "ü\u2028", `"\`}
-	text, _ := json.Marshal(texts[r.IntN(len(texts))])
-	forms := []string{`%s`, `[{"type":"text","text":%s}]`, `[{"type":"text","text":%s},{"type":"text","text":"more"}]`}
-	if role == "user" {
-		forms = append(forms, `[{"type":"image","source":%s}]`, `[{"type":"document","source":{"data":%s}},{"type":"text","text":"x"}]`,
-			`[{"type":"tool_result","content":%s},{"type":"text","text":"y"}]`, `[{"type":"tool_result","content":%s}]`)
-	} else {
-		forms = append(forms, `[{"type":"thinking","thinking":%s}]`, `[{"type":"tool_use","input":%s},{"type":"text","text":"z"}]`)
-	}
-	return Message{Role: role, Content: fmt.Appendf(nil, forms[r.IntN(len(forms))], text)}
-}
-
-func TestExtendDigest_IsTheDigestOfTheLongerHistory(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 2))
-	for range 20_000 {
-		var history []Message
-		for range r.IntN(6) {
-			history = append(history, anything(r, []string{"user", "assistant"}[r.IntN(2)]))
-		}
-		next := anything(r, "user")
-		for next.onlyToolResults() { // Decode accepts none as a turn
-			next = anything(r, "user")
-		}
-		reply := anything(r, "assistant")
-		longer := append(history, next, reply)
-		require.Equal(t, HistoryDigest(longer), ExtendDigest(HistoryDigest(history), next, reply.Text()), "%s", longer)
-	}
-}
-
-func TestHistoryDigest_LeavesOutToolsAndThinkingAndNothingElse(t *testing.T) {
-	plain := []Message{said("user", "a"), said("assistant", "b")}
-	rich := []Message{said("user", "a "), said("assistant", "let me see"),
-		{"user", json.RawMessage(`[{"type":"tool_result","content":"x"}]`)},
-		{"assistant", json.RawMessage(`[{"type":"thinking","thinking":"t"},{"type":"text","text":"b\n"}]`)}}
-	require.Equal(t, HistoryDigest(plain), HistoryDigest(rich))
-	for _, other := range [][]Message{{}, plain[:1], {said("user", "b"), said("assistant", "a")}, {said("user", "ab"), said("assistant", "")}} {
-		require.NotEqual(t, HistoryDigest(plain), HistoryDigest(other))
-	}
+	require.Equal(t, raw, string(req.Readings()[0].Message(true)))
 }
 
 func TestWriteError_IsTheMessagesAPIsEnvelope(t *testing.T) {

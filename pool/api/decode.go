@@ -67,6 +67,7 @@ func decode(body []byte, validate func(*Request) error) (*Request, error) {
 	return req, nil
 }
 
+// parse takes a body apart. The messages' contents are parts of the body; of the rest little is built.
 func parse(body []byte) (*Request, error) {
 	switch {
 	case len(bytes.TrimSpace(body)) == 0:
@@ -77,12 +78,70 @@ func parse(body []byte) (*Request, error) {
 	if err := checkShape(body); err != nil {
 		return nil, err
 	}
+	if !gjson.ValidBytes(body) {
+		return nil, Invalid("the body is not valid JSON")
+	}
+	whole := gjson.Parse(textIn(body))
+	if !whole.IsObject() {
+		return nil, Invalid("the body must be a JSON object")
+	}
+	fields, messages, err := split(whole)
+	if err != nil {
+		return nil, err
+	}
+	req, err := parseFields(fields)
+	if err == nil {
+		req.Messages, err = parseMessages(body, messages)
+	}
+	return req, err
+}
+
+// maxField is how long a field other than the messages may be, in bytes of JSON: several times what the longest may have.
+const maxField = 2 << 20
+
+// split takes the messages out of a request. The rest is an object of its own, without what this service doesn't know.
+func split(whole gjson.Result) (fields []byte, messages gjson.Result, err error) {
+	fields = append(fields, '{')
+	whole.ForEach(func(key, value gjson.Result) bool {
+		switch {
+		case key.Str == "messages":
+			messages = value
+		case !knownFields[key.Str]:
+		case len(value.Raw) > maxField:
+			err = Invalid("%s: must not be longer than %d bytes", key.Str, fieldLimit(key.Str))
+		default:
+			if len(fields) > 1 {
+				fields = append(fields, ',')
+			}
+			fields = append(append(append(fields, key.Raw...), ':'), value.Raw...)
+		}
+		return err == nil
+	})
+	return append(fields, '}'), messages, err
+}
+
+// knownFields are the names of a request's fields but for the messages.
+var knownFields = map[string]bool{"oauth_credentials": true, "api_key": true, "model": true, "session_id": true, "system": true,
+	"thinking": true, "fallback_model": true, "mcp_servers": true, "permission_mode": true, "on_disconnect": true}
+
+// fieldLimit is how long a field may be as it will be kept.
+func fieldLimit(name string) int {
+	switch name {
+	case "system":
+		return maxSystem
+	case "mcp_servers":
+		return maxServersSize
+	}
+	return maxField
+}
+
+func parseFields(fields []byte) (*Request, error) {
 	var raw struct {
 		Request
 		System   json.RawMessage `json:"system"`
 		Thinking json.RawMessage `json:"thinking"`
 	}
-	if err := json.Unmarshal(body, &raw); err != nil {
+	if err := json.Unmarshal(fields, &raw); err != nil {
 		return nil, malformed(err)
 	}
 	req := raw.Request
@@ -96,16 +155,38 @@ func parse(body []byte) (*Request, error) {
 	return &req, nil
 }
 
+// parseMessages finds the messages in the body, whose contents they share.
+func parseMessages(body []byte, list gjson.Result) (messages []Message, err error) {
+	if list.Type == gjson.Null { // also where there is none
+		return nil, nil
+	}
+	if !list.IsArray() {
+		return nil, Invalid("messages: must be an array")
+	}
+	list.ForEach(func(_, m gjson.Result) bool {
+		role, content := m.Get("role"), m.Get("content")
+		switch {
+		case !m.IsObject():
+			err = Invalid("messages.%d: must be an object", len(messages))
+		case role.Type != gjson.String && role.Type != gjson.Null:
+			err = Invalid("messages.%d.role: must be a string", len(messages))
+		case len(messages) == maxMessages:
+			err = Invalid("messages: at most %d are accepted", maxMessages)
+		default:
+			messages = append(messages, Message{Role: strings.Clone(role.Str), Content: part(body, content)})
+		}
+		return err == nil
+	})
+	return messages, err
+}
+
 // checkShape counts levels and values, before anything recurses or is built.
 func checkShape(body []byte) error {
-	depth, values, inString := 0, 0, false
+	depth, values := 0, 0
 	for i := 0; i < len(body); i++ {
 		switch c := body[i]; {
-		case inString && c == '\\':
-			i++
 		case c == '"':
-			inString = !inString
-		case inString:
+			i = stringEnd(body, i)
 		case c == '{' || c == '[':
 			if depth++; depth > maxDepth {
 				return Invalid("the body is nested deeper than %d levels", maxDepth)
@@ -119,6 +200,29 @@ func checkShape(body []byte) error {
 		}
 	}
 	return nil
+}
+
+// stringEnd is where the string ends that begins at i, or the body.
+func stringEnd(body []byte, i int) int {
+	for i++; i < len(body); i++ {
+		next := bytes.IndexByte(body[i:], '"')
+		if next < 0 {
+			return len(body)
+		}
+		if i += next; !escaped(body, i) {
+			return i
+		}
+	}
+	return i
+}
+
+// escaped reports whether an odd number of backslashes stands before i.
+func escaped(body []byte, i int) bool {
+	n := 0
+	for n < i && body[i-1-n] == '\\' {
+		n++
+	}
+	return n%2 == 1
 }
 
 func malformed(err error) *Error {
@@ -248,68 +352,6 @@ func (r *Request) validateSession() error {
 	return nil
 }
 
-func (r *Request) validateMessages() error {
-	if len(r.Messages) == 0 {
-		return Invalid("messages: at least one is required")
-	}
-	if len(r.Messages) > maxMessages {
-		return Invalid("messages: at most %d are accepted", maxMessages)
-	}
-	for i, m := range r.Messages {
-		if m.Role != "user" && m.Role != "assistant" {
-			return Invalid("messages.%d.role: must be user or assistant", i)
-		}
-		if err := validateContent(i, m); err != nil {
-			return err
-		}
-	}
-	if r.Turn().Role != "user" {
-		return Invalid("messages: the last must be from the user")
-	}
-	if r.Turn().onlyToolResults() {
-		return Invalid("messages: the last must hold more than tool results")
-	}
-	if r.Messages[0].Role != "user" {
-		return Invalid("messages: the first must be from the user")
-	}
-	return nil
-}
-
-// blockTypes are the kinds of content a message may hold, by who wrote it.
-var blockTypes = map[string]map[string]bool{
-	"user": {"text": true, "image": true, "document": true, "tool_result": true, "search_result": true},
-	"assistant": {"text": true, "tool_use": true, "thinking": true, "redacted_thinking": true,
-		"server_tool_use": true, "web_search_tool_result": true, "web_fetch_tool_result": true},
-}
-
-func validateContent(i int, m Message) error {
-	content := gjson.ParseBytes(m.Content)
-	if content.Type == gjson.String {
-		if strings.TrimSpace(content.Str) == "" {
-			return Invalid("messages.%d.content: must not be empty", i)
-		}
-		return nil
-	}
-	if !content.IsArray() {
-		return Invalid("messages.%d.content: must be a string or an array of content blocks", i)
-	}
-	j, err := -1, error(nil)
-	content.ForEach(func(_, block gjson.Result) bool { // one at a time: an array of results is many times its text
-		j++
-		kind := block.Get("type")
-		if !block.IsObject() || kind.Type != gjson.String || !blockTypes[m.Role][kind.Str] {
-			err = Invalid("messages.%d.content.%d.type: not a content block this role may hold", i, j)
-		} else if text := block.Get("text"); kind.Str == "text" && (text.Type != gjson.String || text.Str == "") {
-			err = Invalid("messages.%d.content.%d.text: must be a string that is not empty", i, j)
-		}
-		return err == nil
-	})
-	if j < 0 {
-		return Invalid("messages.%d.content: must not be empty", i)
-	}
-	return err
-}
-
 func (r *Request) validateServers() error {
 	if len(r.MCPServers) > maxServers {
 		return Invalid("mcp_servers: at most %d are accepted", maxServers)
@@ -365,6 +407,11 @@ func (s MCPServer) validate(name string) error {
 	for _, text := range flatten(s.Headers) {
 		if strings.ContainsAny(text, "\x00\r\n") {
 			return Invalid("mcp_servers.%s.headers: must not contain line breaks or NUL", name)
+		}
+	}
+	for _, text := range append(flatten(s.Headers), s.URL) {
+		if strings.Contains(text, "${") { // the CLI puts its environment there
+			return Invalid("mcp_servers.%s: a url and headers must not contain ${", name)
 		}
 	}
 	return nil

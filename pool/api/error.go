@@ -54,6 +54,11 @@ func MethodNotAllowed(format string, args ...any) *Error {
 	return newError(http.StatusMethodNotAllowed, "invalid_request_error", 0, format, args)
 }
 
+// Unsupported is a 415.
+func Unsupported(format string, args ...any) *Error {
+	return newError(http.StatusUnsupportedMediaType, "invalid_request_error", 0, format, args)
+}
+
 // TimedOut is a 408: the client was too slow.
 func TimedOut(format string, args ...any) *Error {
 	return newError(http.StatusRequestTimeout, "timeout_error", 0, format, args)

@@ -1,19 +1,151 @@
 package api
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
+	"hash"
+	"slices"
 	"strings"
 
 	"github.com/tidwall/gjson"
 )
 
-// HistoryDigest identifies a conversation by what was said in it: the users' texts, images and documents, and the final
-// texts of the assistant. Tool use, tool results and thinking don't count, and of several assistant messages in a row
-// only the last does, so that a client needs to keep no more than the texts to find its conversation again.
-func HistoryDigest(messages []Message) [32]byte {
-	var digest [32]byte
+// Digest identifies what was said in a conversation.
+type Digest [sha256.Size]byte
+
+// Digests identify what was said in a conversation, in each of the ways in which a client may have kept the answers. The zero
+// value is that of a conversation in which nothing was said.
+type Digests [ways]Digest
+
+// The ways in which a client may keep the assistant's part of a turn, the fullest first. One that is empty is left out.
+const (
+	keptAll     = iota // the texts of all its messages, also of those before a tool call
+	keptMessage        // the text of the last message
+	keptBlock          // the last text block
+	keptDeltas         // all texts that were streamed, of answers that were begun anew too
+	keptFormer         // as releases before this one took it: the result's text, and blocks by their bytes
+	ways
+)
+
+// Reply is the assistant's part of a turn, as far as it is text.
+type Reply struct {
+	All     string // of all its messages
+	Message string // of the last message
+	Block   string // of the last block
+	Deltas  string // of all that was streamed
+	Result  string // that of the CLI's result
+}
+
+// History is what a request says was said before: in one of the ways, nobody knows which, and as releases before this one
+// took it.
+type History struct{ Now, Former Digest }
+
+// HistoryOf is that of messages as a client sends them. Users' texts, images and documents count, and the texts of the
+// assistant; tool use, tool results and thinking don't, so that a client needs to keep no more than the texts to find its
+// conversation again.
+func HistoryOf(messages []Message) History {
+	return History{digestNow(messages), digestFormer(messages)}
+}
+
+// Begin are the digests of a conversation that begins with a history.
+func (h History) Begin() (d Digests) {
+	for way := range d {
+		d[way] = h.Now
+	}
+	d[keptFormer] = h.Former
+	return d
+}
+
+// Extend are the digests after one more turn: what the user asked, which may have been several messages, and the reply.
+// HistoryOf(h + asked + reply).Now is one of HistoryOf(h).Begin().Extend(asked, reply), however the client has kept the reply.
+func (d Digests) Extend(asked []Message, reply Reply) Digests {
+	isNew := d == (Digests{})
+	for way, text := range []string{reply.All, reply.Message, reply.Block, reply.Deltas} {
+		if isNew || d[way] != (Digest{}) { // else it isn't known
+			d[way] = extendNow(d[way], asked, text)
+		}
+	}
+	for _, m := range asked {
+		if !m.onlyToolResults() {
+			d[keptFormer] = chain(d[keptFormer], "user", m.saidFormerly())
+		}
+	}
+	d[keptFormer] = chain(d[keptFormer], "assistant", trim(reply.Result))
+	return d
+}
+
+// Complete has the ways that aren't known, as of what a release before this one has kept, be those of the same history.
+func (d Digests) Complete(h History) Digests {
+	for way := range d[:keptFormer] {
+		if d[way] == (Digest{}) {
+			d[way] = h.Now
+		}
+	}
+	return d
+}
+
+// Former is the one that releases before this one know.
+func (d Digests) Former() []byte { return slices.Clone(d[keptFormer][:]) }
+
+// Bytes are all of them, for DigestsFrom.
+func (d Digests) Bytes() (all []byte) {
+	for _, one := range d {
+		all = append(all, one[:]...)
+	}
+	return all
+}
+
+// DigestsFrom are those of Bytes, or of a release that knows the former one only.
+func DigestsFrom(former, all []byte) (d Digests) {
+	copy(d[keptFormer][:], former)
+	if len(all) == len(d)*len(Digest{}) {
+		for way := range d {
+			copy(d[way][:], all[way*len(Digest{}):])
+		}
+	}
+	return d
+}
+
+// Way is the fullest way in which the conversation's client may have kept it, if what was said before is h.
+func (d Digests) Way(h Digest) (way int, found bool) {
+	way = slices.Index(d[:], h)
+	return way, way >= 0
+}
+
+func digestNow(messages []Message) (d Digest) {
+	for i := 0; i < len(messages); {
+		if messages[i].Role == "user" {
+			d = extendNow(d, messages[i:i+1], "")
+			i++
+			continue
+		}
+		var reply strings.Builder
+		for ; i < len(messages) && (messages[i].Role == "assistant" || messages[i].onlyToolResults()); i++ {
+			if messages[i].Role == "assistant" {
+				reply.WriteString(messages[i].Text())
+			}
+		}
+		d = extendNow(d, nil, reply.String())
+	}
+	return d
+}
+
+func extendNow(d Digest, asked []Message, reply string) Digest {
+	for _, m := range asked {
+		if !m.onlyToolResults() {
+			d = chain(d, "user/2", m.said())
+		}
+	}
+	if reply = trim(reply); reply != "" {
+		d = chain(d, "assistant/2", reply)
+	}
+	return d
+}
+
+// digestFormer is what releases before this one knew a history by: of several assistant messages in a row only the last
+// counts.
+func digestFormer(messages []Message) (d Digest) {
 	reply, replied := "", false
 	for _, m := range messages {
 		if m.Role == "assistant" {
@@ -24,83 +156,107 @@ func HistoryDigest(messages []Message) [32]byte {
 			continue
 		}
 		if replied {
-			digest = chain(digest, "assistant", trim(reply))
+			d = chain(d, "assistant", trim(reply))
 			replied = false
 		}
-		digest = chain(digest, "user", m.said())
+		d = chain(d, "user", m.saidFormerly())
 	}
 	if replied {
-		digest = chain(digest, "assistant", trim(reply))
+		d = chain(d, "assistant", trim(reply))
 	}
-	return digest
+	return d
 }
 
-// ExtendDigest is the digest of a conversation after one more turn:
-// ExtendDigest(HistoryDigest(h), m, reply) == HistoryDigest(h + m + reply).
-func ExtendDigest(digest [32]byte, m Message, reply string) [32]byte {
-	return chain(chain(digest, "user", m.said()), "assistant", trim(reply))
-}
-
-func chain(digest [32]byte, role, said string) [32]byte {
+func chain(digest Digest, role, said string) Digest {
 	h := sha256.New()
 	h.Write(digest[:])
 	h.Write([]byte(role))
 	var size [8]byte
 	binary.BigEndian.PutUint64(size[:], uint64(len(said)))
 	h.Write(size[:])
-	h.Write([]byte(said))
-	return [32]byte(h.Sum(nil))
+	writeText(h, said)
+	return Digest(h.Sum(nil))
+}
+
+// writeText hashes a text in parts: what is hashed at once can't be interrupted, and holds up all others for that long.
+func writeText(h hash.Hash, text string) {
+	buffer := make([]byte, min(len(text), 32<<10))
+	for len(text) > 0 {
+		n := copy(buffer, text)
+		h.Write(buffer[:n])
+		text = text[n:]
+	}
+}
+
+func sumOf(text string) []byte {
+	h := sha256.New()
+	writeText(h, text)
+	return h.Sum(nil)
 }
 
 func trim(text string) string { return strings.TrimRight(text, " \t\r\n") }
 
 // Text is the message's text: the string, or its text blocks joined.
-func (m Message) Text() string { return textOf(gjson.ParseBytes(m.Content)) }
-
-func textOf(content gjson.Result) string {
+func (m Message) Text() string {
+	content := m.parsed()
 	if content.Type == gjson.String {
 		return content.Str
 	}
-	var b strings.Builder
-	content.ForEach(func(_, block gjson.Result) bool {
-		if block.Get("type").Str == "text" {
-			b.WriteString(block.Get("text").Str)
+	var texts []string
+	m.blocks(func(kind string, block gjson.Result) bool {
+		if kind == "text" {
+			texts = append(texts, block.Get("text").Str)
 		}
 		return true
 	})
-	return b.String()
+	return strings.Join(texts, "")
 }
 
-// said is what of a user's message counts: its text, and images and documents by their digest.
+// said is what of a user's message counts: its text, and of other blocks what they mean, however that is written.
 func (m Message) said() string {
-	content := gjson.ParseBytes(m.Content)
-	text := trim(textOf(content))
-	if content.Type == gjson.String {
+	return m.saying(func(kind string, block gjson.Result) string {
+		if kind == "text" || kind == "tool_result" {
+			return ""
+		}
+		return canonical(block)
+	})
+}
+
+// saidFormerly is said for releases before this one.
+func (m Message) saidFormerly() string {
+	return m.saying(func(kind string, block gjson.Result) string {
+		if kind == "image" || kind == "document" {
+			return block.Get("source").Raw
+		}
+		return ""
+	})
+}
+
+// saying is a message's text, and of each block what tells it from others.
+func (m Message) saying(mark func(kind string, block gjson.Result) string) string {
+	text := trim(m.Text())
+	if m.parsed().Type == gjson.String {
 		return text
 	}
-	var b strings.Builder
-	b.WriteString(text)
-	content.ForEach(func(_, block gjson.Result) bool {
-		switch kind := block.Get("type").Str; kind {
-		case "image", "document":
-			sum := sha256.Sum256([]byte(block.Get("source").Raw))
-			b.WriteString("\x00" + kind)
-			b.Write(sum[:])
+	marks := []string{text}
+	m.blocks(func(kind string, block gjson.Result) bool {
+		if what := mark(kind, block); what != "" {
+			marks = append(marks, "\x00"+kind, string(sumOf(what)))
 		}
 		return true
 	})
-	return b.String()
+	return strings.Join(marks, "")
 }
 
-func (m Message) onlyToolResults() bool {
-	if !bytes.HasPrefix(m.Content, []byte("[")) {
-		return false // as most
+// canonical writes a block in the one way in which all who mean the same write it.
+func canonical(block gjson.Result) string {
+	raw, _ := withoutCacheMark(block)
+	var value any
+	decoder := json.NewDecoder(strings.NewReader(textIn(raw)))
+	decoder.UseNumber()
+	if decoder.Decode(&value) != nil {
+		return block.Raw // never: it is valid
 	}
-	content := gjson.ParseBytes(m.Content)
-	only := true
-	content.ForEach(func(_, block gjson.Result) bool {
-		only = block.Get("type").Str == "tool_result"
-		return only
-	})
-	return only
+	text, _ := json.Marshal(value) // with keys in order; what was decoded can be encoded
+	return string(text)
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
 )
 
 const (
@@ -23,6 +24,9 @@ const (
 	leastRate   = 16 << 10
 	bodyGrace   = 10 * time.Second
 	firstBuffer = 4 << 10
+	// largeRate is how many bytes a second of all large bodies together are taken beyond one of the largest. One of 32 MiB
+	// costs a processor a sixth of a second from here to where it is answered, which the small ones of others would wait for.
+	largeRate = 32 << 20
 )
 
 // Intake reads bodies within bounds: of each, of all together, and of how slowly one may come. Its methods may be called
@@ -31,6 +35,7 @@ type Intake struct {
 	max          int64 // bytes of one body
 	small, large *semaphore.Weighted
 	decoding     *semaphore.Weighted // large bodies
+	pace         *rate.Limiter       // bytes of large bodies
 }
 
 // NewIntake returns an Intake for bodies of at most largest bytes on a machine with so many bytes of memory. One of the
@@ -40,7 +45,7 @@ func NewIntake(largest int64, memory uint64) *Intake {
 		return semaphore.NewWeighted(max(int64(memory/part), least)) // #nosec G115 -- a part of a machine's memory
 	}
 	return &Intake{max: largest, small: share(smallShare, 16*smallBody), large: share(largeShare, largest+1),
-		decoding: semaphore.NewWeighted(1)}
+		decoding: semaphore.NewWeighted(1), pace: rate.NewLimiter(largeRate, int(largest))}
 }
 
 // Body is a request body that counts as held until it is released. Bytes is for one goroutine.
@@ -56,13 +61,18 @@ type Body struct {
 // Decode decodes the body. Of large ones it is one after the other, each of which takes a processor for up to half a second:
 // the small ones of others find one meanwhile. The error is decode's, or ctx's cause.
 func (b *Body) Decode(ctx context.Context, decode func([]byte) (*Request, error)) (*Request, error) {
-	if len(b.Bytes) > smallBody {
+	isLarge := len(b.Bytes) > smallBody
+	if isLarge {
 		if b.intake.decoding.Acquire(ctx, 1) != nil {
 			return nil, context.Cause(ctx)
 		}
 		defer b.intake.decoding.Release(1)
 	}
-	return decode(b.Bytes)
+	req, err := decode(b.Bytes)
+	if err == nil {
+		req.IsLarge = isLarge
+	}
+	return req, err
 }
 
 // Release drops the body and gives its room back. It may be called more than once, and on nil.
@@ -108,6 +118,9 @@ func (b *Body) fill(r io.Reader, length int64, deadline func(time.Time)) error {
 		}
 		n, err := r.Read(b.Bytes[len(b.Bytes):cap(b.Bytes)])
 		b.Bytes = b.Bytes[:len(b.Bytes)+n]
+		if len(b.Bytes) > smallBody {
+			time.Sleep(b.intake.pace.ReserveN(time.Now(), n).Delay())
+		}
 		switch {
 		case int64(len(b.Bytes)) > b.intake.max:
 			return b.intake.tooLarge()

@@ -22,16 +22,17 @@ type Request struct {
 	MCPServers     map[string]MCPServer `json:"mcp_servers"`
 	PermissionMode string               `json:"permission_mode"`
 	OnDisconnect   string               `json:"on_disconnect"` // Interrupt, Finish or empty for the former
+	IsLarge        bool                 `json:"-"`             // it takes much time wherever it comes
 
 	digests *digests // nil in a request that wasn't decoded
 }
 
 // digests are what a request is known by. They are computed once.
 type digests struct {
-	user    [32]byte
-	userID  string
-	history func() [32]byte // computed once, for whoever needs it: fronts don't
-	former  *Request
+	user     [32]byte
+	userID   string
+	readings func() []Reading // computed once, for whoever needs it: fronts don't
+	former   *Request
 }
 
 // What is to become of a turn whose client is gone.
@@ -48,12 +49,6 @@ type OAuthCredentials struct {
 	ExpiresAt           json.RawMessage `json:"expires_at"`
 	Scopes              json.RawMessage `json:"scopes"`
 	SubscriptionType    json.RawMessage `json:"subscription_type"`
-}
-
-// Message is one message of a conversation. Content is a JSON string or an array of content blocks, as it was sent.
-type Message struct {
-	Role    string          `json:"role"`
-	Content json.RawMessage `json:"content"`
 }
 
 // MCPServer is a server the conversation's process connects to.
@@ -92,8 +87,56 @@ func (r *Request) UserDigest() [32]byte { return r.known().user }
 // UserID is the user's id: the first 16 hex digits of UserDigest.
 func (r *Request) UserID() string { return r.known().userID }
 
-// HistoryDigest is that of what was said before; see the function of that name.
-func (r *Request) HistoryDigest() [32]byte { return r.known().history() }
+// Readings are the ways to tell what the request asks from what was said before it, the likelier one first: the last message
+// is asked; or with it all of the user's that stand directly before it, unless the answers to them were empty and left out.
+func (r *Request) Readings() []Reading { return r.known().readings() }
+
+// Digest is that of all that the request says, the question too.
+func (r *Request) Digest() Digest {
+	last := r.Readings()[0]
+	return extendNow(last.History.Now, last.Asked, "")
+}
+
+// Reading is one way to take a request.
+type Reading struct {
+	Before  []Message // what was said before, as it was sent
+	Asked   []Message // what is asked
+	History History   // that of Before
+}
+
+func (r *Request) read() []Reading {
+	last := len(r.Messages) - 1
+	if last < 0 {
+		return []Reading{{}}
+	}
+	first := last
+	for first > 0 && (r.Messages[first-1].Role == "user" || r.Messages[first-1].isEmpty()) {
+		first--
+	}
+	readings := []Reading{r.readFrom(last)}
+	if first < last {
+		readings = append(readings, r.readFrom(first))
+	}
+	return readings
+}
+
+func (r *Request) readFrom(i int) Reading {
+	before, asked := r.Messages[:i:i], r.Messages[i:]
+	return Reading{Before: before, Asked: asked, History: HistoryOf(before)}
+}
+
+// Seed is what a conversation begins with that has none of what was said before.
+func (r Reading) Seed() []Message { return Merged(r.Before) }
+
+// Message is the content of the one message in which the CLI gets all that is asked. One that goes to a conversation which
+// has what was said before, but not from this client, has no use for the results of the client's tools.
+func (r Reading) Message(seeded bool) json.RawMessage {
+	merged := Merged(r.Asked)[0] // of which the last is the user's
+	if !seeded {
+		merged = merged.withoutToolResults()
+	}
+	return merged.Content
+}
 
 func (r *Request) known() *digests {
 	if r.digests != nil {
@@ -101,10 +144,7 @@ func (r *Request) known() *digests {
 	}
 	d := &digests{user: sha256.Sum256([]byte(r.Token()))}
 	d.userID = hex.EncodeToString(d.user[:8])
-	d.history = func() (none [32]byte) { return none }
-	if len(r.Messages) > 1 {
-		d.history = sync.OnceValue(func() [32]byte { return HistoryDigest(r.History()) })
-	}
+	d.readings = sync.OnceValue(r.read)
 	if former := r.formerToken(); former != "" {
 		d.former = &Request{OAuth: &OAuthCredentials{AccessToken: former}}
 		d.former.digests = d.former.known()
@@ -117,6 +157,3 @@ func ShortUser(id string) string { return id[:min(8, len(id))] }
 
 // Turn is the message to be answered: the last one.
 func (r *Request) Turn() Message { return r.Messages[len(r.Messages)-1] }
-
-// History is what was said before.
-func (r *Request) History() []Message { return r.Messages[:len(r.Messages)-1] }

@@ -58,6 +58,28 @@ type Receipt struct {
 	Ready      float64 `json:"ready_ms"`       // then for its process
 	FirstEvent float64 `json:"first_event_ms"` // 0 if there was none
 	Total      float64 `json:"total_ms"`
+	Context    string  `json:"context"`         // what the process had of what was said before, see the constants
+	Usage      *Usage  `json:"usage,omitempty"` // of this turn alone; left out where the CLI didn't say
+	CostUSD    float64 `json:"cost_usd"`        // the same
+	APICalls   int64   `json:"api_calls"`       // of this turn, as far as they were passed on
+}
+
+// Where what a turn's process had of what was said before came from.
+const (
+	ContextNone    = "none"    // nothing was said before
+	ContextKept    = "kept"    // the process had it
+	ContextResumed = "resumed" // from the CLI's own transcript
+	ContextCut     = "cut"     // the same, without turns that failed
+	ContextSeeded  = "seeded"  // from the texts of what was said, as the request's history or the transcript has them
+	ContextLost    = "lost"    // something was said before, but nothing of it could be had: the conversation begins anew
+)
+
+// Usage is what a turn took, in tokens, with subagents and compaction.
+type Usage struct {
+	InputTokens         int64 `json:"input_tokens"`
+	OutputTokens        int64 `json:"output_tokens"`
+	CacheReadTokens     int64 `json:"cache_read_input_tokens"`
+	CacheCreationTokens int64 `json:"cache_creation_input_tokens"`
 }
 
 // ServerTiming is the receipt's beginning in the form of the header of that name.
@@ -65,14 +87,15 @@ func (r Receipt) ServerTiming() string {
 	return fmt.Sprintf("queue;dur=%.1f, ready;dur=%.1f", r.Queue, r.Ready)
 }
 
-// Comment is the receipt as it stands in a stream.
+// Comment is the receipt as it stands in a stream: a line directly before the next event, as there are clients that take a
+// comment with a blank line behind it for an empty event.
 func (r Receipt) Comment() []byte {
 	b, _ := json.Marshal(r) // of strings and finite numbers only
-	return append(append([]byte(": receipt "), b...), "\n\n"...)
+	return append(append([]byte(": receipt "), b...), '\n')
 }
 
 // What stands in a stream beside events.
 const (
-	Ping = ": ping\n\n"
+	Ping = ": ping\n"
 	Done = "data: [DONE]\n\n"
 )

@@ -39,6 +39,7 @@ type limits struct {
 	header      time.Duration // from a connection's begin to the end of a call's header
 	body        time.Duration // from a call's begin to the end of its body
 	idle        time.Duration // between two calls
+	single      time.Duration // from a call's end to the end of an answer that isn't streamed
 	proofs      int64         // calls of Prove at a time
 	crowd       time.Duration // that a further one waits
 	proof       time.Duration // that one of them may take
@@ -50,7 +51,7 @@ type limits struct {
 // time that 64 MiB take at 5 Mbit/s towards the API. Connections are idle for longer than processes are, so that none
 // ends just as its process uses it again.
 var production = limits{
-	connections: 16, waiting: 16, header: 10 * time.Second, body: 2 * time.Minute, idle: 10 * time.Minute,
+	connections: 16, waiting: 16, header: 10 * time.Second, body: 2 * time.Minute, idle: 10 * time.Minute, single: 10 * time.Minute,
 	proofs: 16, crowd: 2500 * time.Millisecond, proof: 2500 * time.Millisecond,
 }
 

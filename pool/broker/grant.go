@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
@@ -30,8 +32,12 @@ type Grant struct {
 	life     context.Context
 	end      context.CancelFunc
 
+	lastByte atomic.Int64 // when something of an answer last came, in Unix nanoseconds; 0: never
+	passed   atomic.Int64 // calls
+
 	mu         sync.Mutex // guards the following
 	open       int
+	single     map[*exchange]*time.Timer // the open calls whose answers aren't streamed, once their bodies are there
 	credential Credential
 }
 
@@ -44,7 +50,8 @@ func (b *Broker) Register() (*Grant, error) {
 	}
 	random := make([]byte, 32)
 	rand.Read(random)
-	g := &Grant{broker: b, secret: "cp-" + hex.EncodeToString(random), listener: listener}
+	g := &Grant{broker: b, secret: "cp-" + hex.EncodeToString(random), listener: listener,
+		single: make(map[*exchange]*time.Timer)}
 	g.life, g.end = context.WithCancel(context.Background())
 	g.server = &http.Server{
 		Handler: g, BaseContext: func(net.Listener) context.Context { return g.life },
@@ -151,6 +158,45 @@ func (g *Grant) Open() int {
 	return g.open
 }
 
+// Passed is the number of calls that were passed on so far.
+func (g *Grant) Passed() int64 { return g.passed.Load() }
+
+// Heard is when something of an answer of the API's last came; the zero time if nothing has.
+func (g *Grant) Heard() time.Time {
+	if at := g.lastByte.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return time.Time{}
+}
+
+func (g *Grant) heard() { g.lastByte.Store(time.Now().UnixNano()) }
+
+// AwaitsWhole reports whether a call is open whose answer comes all at once: nothing is to be heard of it until then, and it
+// has a deadline of its own.
+func (g *Grant) AwaitsWhole() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.single) > 0
+}
+
+// whole says that all of a call is there, and that its answer won't be streamed.
+func (g *Grant) whole(e *exchange) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.single[e] = time.AfterFunc(g.broker.limits.single, func() { e.cut(errTooLong) })
+}
+
+// leave is the end of a call that was passed on.
+func (g *Grant) leave(e *exchange) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if timer := g.single[e]; timer != nil {
+		timer.Stop()
+		delete(g.single, e)
+		g.heard() // that it ended is a sign of life, too
+	}
+}
+
 // begin counts a call in and says whose it is. That stays so: a call that began unbound never gets a credential.
 func (g *Grant) begin() Credential {
 	g.mu.Lock()
@@ -191,5 +237,6 @@ func (g *Grant) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		warmUp(w, r)
 		return
 	}
-	g.broker.pass(w, r, credential)
+	g.passed.Add(1)
+	g.broker.pass(g, w, r, credential)
 }

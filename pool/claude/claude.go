@@ -20,7 +20,6 @@ const Version = "2.1.330"
 type Options struct {
 	SessionID      string // the conversation's id, a UUID
 	Resume         bool   // go on from the transcript of SessionID, which then must exist
-	ResumeAt       string // with Resume: forget what follows the assistant entry of this uuid
 	Model          string // alias or full name; empty is the CLI's own default
 	FallbackModel  string // comma-separated; empty is none
 	PermissionMode string // empty is the CLI's own default
@@ -40,9 +39,6 @@ func Args(o Options) []string {
 	}
 	if o.Resume {
 		args = append(args, "--resume="+o.SessionID)
-		if o.ResumeAt != "" {
-			args = append(args, "--resume-session-at="+o.ResumeAt)
-		}
 	} else {
 		args = append(args, "--session-id="+o.SessionID)
 	}
@@ -88,6 +84,8 @@ func (e Environment) Vars() []string {
 		"CLAUDE_CODE_OAUTH_TOKEN=" + e.Secret,
 		"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1",
 		"DISABLE_AUTOUPDATER=1",
+		"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS=1",
+		"CLAUDE_CODE_DISABLE_CRON=1",
 		"MCP_TIMEOUT=" + strconv.FormatInt(e.MCPTimeout.Milliseconds(), 10),
 	}
 }

@@ -17,12 +17,11 @@ import (
 )
 
 func TestArgs_NoValueCanBeReadAsAFlag(t *testing.T) {
-	args := Args(Options{SessionID: "--help", Model: "--model", FallbackModel: "-p", PermissionMode: "--x", Resume: true, ResumeAt: "-r"})
+	args := Args(Options{SessionID: "--help", Model: "--model", FallbackModel: "-p", PermissionMode: "--x", Resume: true})
 	for _, value := range []string{"--help", "--model", "-p", "--x", "-r"} {
 		require.NotContains(t, args, value)
 	}
 	require.Contains(t, args, "--resume=--help")
-	require.Contains(t, args, "--resume-session-at=-r")
 }
 
 func TestEnvironment_InheritsNothing(t *testing.T) {

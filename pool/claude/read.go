@@ -39,9 +39,15 @@ type Line struct {
 	Response    []byte // of a successful control_response: its payload, may be empty
 	Error       string // of a failed control_response, or of an assistant line that stands for an API error
 
+	Sub bool // of a subagent's conversation, not the main one
+
 	IsError      bool     // of a result: the turn failed
 	MessageUUIDs []string // of a result: the user messages it answers
 	Result       string   // of a result: the final text
+	Usage        Usage    // of a result: what the turn took, with subagents and compaction
+	HasUsage     bool     // of a result
+
+	event, message string // of a stream_event, and of an assistant line: JSON
 }
 
 // Public reports whether the line is one that clients get to see: control lines and the CLI's bookkeeping are not.
@@ -69,8 +75,7 @@ func (l *Line) Answers(uuid string) bool {
 	return false
 }
 
-// ParseLine reads what the service needs from raw, which it keeps: of a stream_event only that it is one. The error is
-// ErrGarbage.
+// ParseLine reads what the service needs from raw, which it keeps. The error is ErrGarbage.
 func ParseLine(raw []byte) (Line, error) {
 	l := Line{Raw: raw}
 	if len(raw) == 0 || raw[0] != '{' || tooDeep(raw) || !gjson.ValidBytes(raw) {
@@ -78,7 +83,7 @@ func ParseLine(raw []byte) (Line, error) {
 	}
 	gjson.ParseBytes(raw).ForEach(func(key, value gjson.Result) bool {
 		l.set(key.Str, value)
-		return l.Type != "stream_event" // of which nothing else is needed, and there are many
+		return l.event == "" // behind which nothing is needed, and there are many
 	})
 	return l, nil
 }
@@ -127,6 +132,14 @@ func (l *Line) set(key string, value gjson.Result) {
 		l.Result = value.String()
 	case "error":
 		l.Error = value.String()
+	case "event":
+		l.event = value.Raw
+	case "message":
+		l.message = value.Raw
+	case "parent_tool_use_id":
+		l.Sub = value.Type == gjson.String
+	case "model_usage_since_last_result":
+		l.Usage, l.HasUsage = usageOf(value), true
 	case "user_message_uuid":
 		l.MessageUUIDs = append(l.MessageUUIDs, value.String())
 	case "user_message_uuids":

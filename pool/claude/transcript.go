@@ -61,7 +61,7 @@ func (t Transcript) Exists() (bool, error) {
 // Of all ways to hand a history to the CLI this is the only one that costs no turn and no API call; what stands in a
 // line is the least that the CLI asks for.
 //
-// It returns the uuid of the last assistant entry, empty if there is none.
+// It returns the uuid of the last entry.
 func (t Transcript) Write(history []HistoryMessage, now time.Time) (string, error) {
 	last := ""
 	err := t.create(func(f *os.File) (err error) {
@@ -97,9 +97,7 @@ func (t Transcript) writeTo(f *os.File, history []HistoryMessage, now time.Time)
 		if err != nil {
 			return "", err
 		}
-		if m.Role == "assistant" {
-			last = id
-		}
+		last = id
 		entry.UUID, entry.ParentUUID, entry.SessionID, entry.Cwd = id, parent, t.SessionID, t.Cwd
 		entry.Timestamp = now.UTC().Format("2006-01-02T15:04:05.000Z")
 		w.Write(line(entry))

@@ -1,6 +1,9 @@
 package claude
 
-import "encoding/json"
+import (
+	"bytes"
+	"encoding/json"
+)
 
 // UserMessage is the line that begins a turn. The uuid ties the turn's lines to it; content is a JSON string or an
 // array of content blocks.
@@ -9,14 +12,25 @@ import "encoding/json"
 // a message like any other, and a conversation that clears itself would lose its id. What the API receives is the same
 // with and without the mark.
 func UserMessage(uuid string, content json.RawMessage) []byte {
-	return line(struct {
-		Type            string  `json:"type"`
-		UUID            string  `json:"uuid"`
-		SessionID       string  `json:"session_id"`
-		ParentToolUseID *string `json:"parent_tool_use_id"`
-		TextNotTyped    bool    `json:"text_not_typed"`
-		Message         message `json:"message"`
-	}{Type: "user", UUID: uuid, TextNotTyped: true, Message: message{Role: "user", Content: content}})
+	return bytes.Join([][]byte{
+		[]byte(`{"type":"user","uuid":"` + uuid + `","session_id":"","parent_tool_use_id":null,"text_not_typed":true,"message":{"role":"user","content":`),
+		oneLine(content), []byte("}}\n")}, nil)
+}
+
+// oneLine is the JSON without line breaks, of which there is none in most: it can be long, and to write it anew takes long.
+func oneLine(raw json.RawMessage) []byte {
+	broken := false
+	for _, end := range []string{"\n", "\r", "\u2028", "\u2029"} {
+		broken = broken || bytes.Contains(raw, []byte(end))
+	}
+	if !broken {
+		return raw
+	}
+	text, err := json.Marshal(raw) // which escapes the latter two
+	if err != nil {
+		panic("claude: " + err.Error()) // callers have checked it
+	}
+	return text
 }
 
 type message struct {

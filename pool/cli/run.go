@@ -25,9 +25,11 @@ const (
 
 // Outcome is how a run went.
 type Outcome struct {
-	Started   bool         // the CLI has taken the message up
-	Result    *claude.Line // nil: there is none
-	Assistant string       // uuid of the last assistant message that is no error; empty: there is none
+	Started bool           // the CLI has taken the message up
+	Result  *claude.Line   // nil: there is none
+	Answer  *claude.Answer // what was said, as far as it went; not to be read before the run's end
+	Mark    string         // uuid of the last entry of the transcript that is the run's
+	Calls   int64          // API calls of the run that the broker saw
 }
 
 // Good reports whether the message was answered.
@@ -46,6 +48,7 @@ type Emit func(ctx context.Context, lines [][]byte, end *Outcome) error
 // end well stays in the conversation until Rewind.
 func (p *Process) Run(ctx context.Context, message json.RawMessage, sent func(), emit Emit) (Outcome, error) {
 	t := newTurn(uuid.NewString(), p.grant.Scrub)
+	before := p.grant.Passed()
 	ctx, cut := context.WithCancelCause(ctx)
 	defer cut(nil)
 	if err := p.attach(t); err != nil {
@@ -57,6 +60,7 @@ func (p *Process) Run(ctx context.Context, message json.RawMessage, sent func(),
 	err := p.forward(ctx, t, emit, cut)
 	stop()
 	outcome, _ := t.outcome()
+	outcome.Calls = p.grant.Passed() - before
 	if err == nil && outcome.Good() {
 		p.detach()
 	}
@@ -200,7 +204,7 @@ func (p *Process) awaits(t *turn) bool {
 	}
 	select {
 	case <-t.begun:
-		return p.Calls() > 0
+		return p.Calls() > 0 && !p.grant.AwaitsWhole()
 	default:
 		return true
 	}

@@ -75,7 +75,7 @@ func (h *host) run(p *Process, text string) string {
 	outcome, err := p.Run(h.t.Context(), []byte(strconv.Quote(text)), func() {}, emit)
 	require.NoError(h.t, err)
 	require.True(h.t, outcome.Good())
-	require.NotEmpty(h.t, outcome.Assistant)
+	require.NotEmpty(h.t, outcome.Mark)
 	return outcome.Result.Result
 }
 

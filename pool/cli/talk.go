@@ -151,5 +151,11 @@ func (p *Process) refuse(id string) {
 // heard notes that the CLI has said something, or was asked for something.
 func (p *Process) heard() { p.lastLine.Store(time.Now().UnixNano()) }
 
-// silentFor is how long the CLI has written nothing.
-func (p *Process) silentFor() time.Duration { return time.Since(time.Unix(0, p.lastLine.Load())) }
+// silentFor is how long neither the CLI nor the API has said anything.
+func (p *Process) silentFor() time.Duration {
+	last := time.Unix(0, p.lastLine.Load())
+	if api := p.grant.Heard(); api.After(last) {
+		last = api
+	}
+	return time.Since(last)
+}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -32,7 +33,8 @@ type turn struct {
 	result  *claude.Line
 	err     error
 
-	assistant string // uuid of the last assistant line
+	answer    claude.Answer
+	compacted bool // what was said before has been replaced by a summary, which can't be undone by a rewind
 }
 
 func newTurn(uuid string, scrub func([]byte) []byte) *turn {
@@ -56,11 +58,12 @@ func (t *turn) take(line claude.Line) {
 	switch {
 	case line.Type == "system" && line.Subtype == "init":
 		closeOnce(t.begun)
-	case line.Type == "assistant" && line.Error == "":
-		t.assistant = line.UUID
+	case line.Type == "system" && line.Subtype == "compact_boundary":
+		t.compacted = true
 	case line.Type == "result" && !line.Answers(t.uuid):
 		return // of a turn that wasn't ours
 	}
+	t.answer.Take(&line)
 	raw := line.Raw
 	if line.Failure() {
 		raw = t.scrub(raw)
@@ -169,11 +172,18 @@ func (t *turn) fail(err error) {
 	t.signal()
 }
 
+// isCompacted reports whether a summary has replaced what was said before the turn.
+func (t *turn) isCompacted() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.compacted
+}
+
 // outcome tells how the turn has gone so far. The error is what took the result's place.
 func (t *turn) outcome() (Outcome, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return Outcome{Started: t.started, Result: t.result, Assistant: t.assistant}, t.err
+	return Outcome{Started: t.started, Result: t.result, Answer: &t.answer, Mark: cmp.Or(t.answer.Last(), t.uuid)}, t.err
 }
 
 // end is the outcome of a turn that has ended, if it has. There is none where the error took its place.

@@ -101,6 +101,9 @@ func (p *Process) rewind(ctx context.Context, t *turn) bool {
 	case <-ctx.Done():
 		return false
 	}
+	if t.isCompacted() {
+		return false
+	}
 	for ctx.Err() == nil {
 		line, err := p.control(ctx, claude.Rewind{UserMessageUUID: t.uuid})
 		if err != nil {

@@ -14,8 +14,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/tidwall/gjson"
-
-	"claudepool/pool/api"
 )
 
 // client is a request's client, as the server's ResponseWriter. It gets what is flushed.
@@ -196,13 +194,16 @@ var block = regexp.MustCompile(`^(?:id: (\S+)\n)?data: (.*)$`)
 func parse(status int, header http.Header, body string) reply {
 	r := reply{status: status, header: header, body: body}
 	for part := range strings.SplitSeq(body, "\n\n") {
-		event := block.FindStringSubmatch(part)
-		receipt, isReceipt := strings.CutPrefix(part, ": receipt ")
-		switch {
-		case part == strings.TrimSpace(api.Ping):
-			r.pings++
-		case isReceipt:
-			r.receipt = gjson.Parse(receipt)
+		for strings.HasPrefix(part, ":") {
+			var comment string
+			comment, part, _ = strings.Cut(part, "\n")
+			if receipt, is := strings.CutPrefix(comment, ": receipt "); is {
+				r.receipt = gjson.Parse(receipt)
+			} else {
+				r.pings++
+			}
+		}
+		switch event := block.FindStringSubmatch(part); {
 		case event == nil:
 		case event[2] == "[DONE]":
 			r.done = true

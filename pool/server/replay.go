@@ -49,6 +49,16 @@ func (r *replay) changeLocked() {
 	r.changed = make(chan struct{})
 }
 
+// update says how the turn has gone, if its process is known.
+func (r *replay) update(receipt api.Receipt) {
+	r.mu.Lock()
+	known := r.receipt != nil
+	r.mu.Unlock()
+	if known {
+		r.begin(receipt)
+	}
+}
+
 // begin says which process has the turn.
 func (r *replay) begin(receipt api.Receipt) {
 	r.mu.Lock()

@@ -36,7 +36,8 @@ type Turn interface {
 	// The end of the context that emit gets, unless its cause is context.Canceled, says that it may not wait for the
 	// client any longer.
 	Run(ctx context.Context, sent func(), emit func(ctx context.Context, lines [][]byte) error) error
-	// Receipt tells which process has the turn and how long it took to get it. It is right from within sent on.
+	// Receipt tells which process has the turn and how long it took to get it, from within sent on, and after Run how the turn
+	// has gone.
 	Receipt() api.Receipt
 	// Release gives the conversation to the next in line.
 	Release()
@@ -172,7 +173,9 @@ func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, 
 	}
 	defer release()
 	defer turn.Release()
-	return turn.Run(ctx, func() { out.open(turn.Receipt()) }, out.lines)
+	err = turn.Run(ctx, func() { out.open(turn.Receipt()) }, out.lines)
+	out.update(turn.Receipt())
+	return err
 }
 
 // read reads and decodes what the hop's user asks for. What has been read counts as held until it is released.
@@ -204,7 +207,9 @@ func (s *Server) finish(ctx context.Context, turn Turn, user [32]byte, release f
 	s.finishing.Go(func() {
 		defer release()
 		defer turn.Release()
-		s.replays.finish(r, turn.Run(context.WithoutCancel(ctx), func() { r.begin(turn.Receipt()) }, r.add))
+		err := turn.Run(context.WithoutCancel(ctx), func() { r.begin(turn.Receipt()) }, r.add)
+		r.update(turn.Receipt())
+		s.replays.finish(r, err)
 	})
 	return r.pass(ctx, me, out)
 }

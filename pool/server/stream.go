@@ -73,6 +73,17 @@ func (s *stream) open(receipt api.Receipt) {
 	s.openLocked()
 }
 
+// update says how the turn has gone, if its process is known.
+func (s *stream) update(receipt api.Receipt) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.receipt == nil {
+		return
+	}
+	receipt.Instance, receipt.FirstEvent = s.instance, s.receipt.FirstEvent
+	s.receipt = &receipt
+}
+
 // resumable gives the stream's events ids of the turn, by which it can be taken up again.
 func (s *stream) resumable(turn string) {
 	s.mu.Lock()
@@ -92,7 +103,7 @@ func (s *stream) openLocked() {
 		header.Set(api.HeaderTurn, s.turn)
 	}
 	header.Set("Content-Type", "text/event-stream")
-	header.Set("Cache-Control", "no-cache")
+	header.Set("Cache-Control", "no-cache, no-transform")
 	header.Set("X-Accel-Buffering", "no")
 	header.Set(api.HeaderRequestID, s.requestID)
 	header.Set(api.HeaderInstance, s.instance)

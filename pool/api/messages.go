@@ -1,0 +1,309 @@
+package api
+
+import (
+	"encoding/json"
+	"strings"
+	"unsafe"
+
+	"github.com/tidwall/gjson"
+)
+
+// Message is one message of a conversation. Content is a JSON string or an array of content blocks, as it was sent.
+type Message struct {
+	Role    string          `json:"role"`
+	Content json.RawMessage `json:"content"`
+}
+
+// textIn is the bytes as a text that shares them, as a body of 32 MiB is not to be copied for each look at it. Nobody
+// writes to bytes once they are read.
+func textIn(b []byte) string {
+	return unsafe.String(unsafe.SliceData(b), len(b)) // #nosec G103 -- see above
+}
+
+// part is where in the body a value stands that was found in textIn(body).
+func part(body []byte, value gjson.Result) json.RawMessage {
+	return body[value.Index : value.Index+len(value.Raw) : value.Index+len(value.Raw)]
+}
+
+func (m Message) parsed() gjson.Result { return gjson.Parse(textIn(m.Content)) }
+
+// blocks calls each for each content block, of a string for the one it stands for, until that returns false.
+func (m Message) blocks(each func(kind string, block gjson.Result) bool) {
+	content := m.parsed()
+	if content.Type == gjson.String {
+		each("text", gjson.Parse(`{"type":"text","text":`+content.Raw+`}`))
+		return
+	}
+	content.ForEach(func(_, block gjson.Result) bool { return each(block.Get("type").Str, block) })
+}
+
+func (r *Request) validateMessages() error {
+	if len(r.Messages) == 0 {
+		return Invalid("messages: at least one is required")
+	}
+	for i, m := range r.Messages {
+		if m.Role != "user" && m.Role != "assistant" {
+			return Invalid("messages.%d.role: must be user or assistant", i)
+		}
+		if err := validateContent(i, m); err != nil {
+			return err
+		}
+	}
+	if r.Turn().Role != "user" {
+		return Invalid("messages: the last must be from the user")
+	}
+	if r.Turn().onlyToolResults() {
+		return Invalid("messages: the last must hold more than tool results")
+	}
+	if r.Messages[0].Role != "user" {
+		return Invalid("messages: the first must be from the user")
+	}
+	return validateTools(r.Messages)
+}
+
+// blockTypes are the kinds of content a message may hold, by who wrote it.
+var blockTypes = map[string]map[string]bool{
+	"user": {"text": true, "image": true, "document": true, "tool_result": true, "search_result": true},
+	"assistant": {"text": true, "tool_use": true, "thinking": true, "redacted_thinking": true,
+		"server_tool_use": true, "web_search_tool_result": true, "web_fetch_tool_result": true},
+}
+
+func validateContent(i int, m Message) error {
+	content := m.parsed()
+	if content.Type == gjson.String {
+		if isBlank(content.Str) && m.Role == "user" {
+			return Invalid("messages.%d.content: must not be empty", i)
+		}
+		return nil
+	}
+	if !content.IsArray() {
+		return Invalid("messages.%d.content: must be a string or an array of content blocks", i)
+	}
+	j, err := -1, error(nil)
+	content.ForEach(func(_, block gjson.Result) bool { // one at a time: an array of results is many times its text
+		j++
+		kind := block.Get("type")
+		if !block.IsObject() || kind.Type != gjson.String || !blockTypes[m.Role][kind.Str] {
+			err = Invalid("messages.%d.content.%d.type: not a content block this role may hold", i, j)
+		} else if text := block.Get("text"); kind.Str == "text" && (text.Type != gjson.String || isBlank(text.Str) && m.Role == "user") {
+			err = Invalid("messages.%d.content.%d.text: must be a string that is not empty", i, j)
+		}
+		return err == nil
+	})
+	if j < 0 && m.Role == "user" {
+		return Invalid("messages.%d.content: must not be empty", i)
+	}
+	return err
+}
+
+// isBlank reports whether a text has nothing but white space. The API refuses such a text; an assistant's may have been kept
+// all the same, and counts as left out.
+func isBlank(text string) bool { return strings.TrimSpace(text) == "" }
+
+// validateTools requires that each tool call has its result in the user's next message, and each result its call before.
+func validateTools(messages []Message) error {
+	calls := make(map[string]int) // by id: the message that has the call, as long as there is no result
+	before := ""
+	for i, m := range messages {
+		if m.Role == "assistant" && before == "user" {
+			if err := unanswered(calls); err != nil {
+				return err
+			}
+		}
+		before = m.Role
+		if err := matchTools(i, m, calls); err != nil {
+			return err
+		}
+	}
+	return unanswered(calls)
+}
+
+func matchTools(i int, m Message, calls map[string]int) (err error) {
+	if m.parsed().Type == gjson.String {
+		return nil
+	}
+	m.blocks(func(kind string, block gjson.Result) bool {
+		switch kind {
+		case "tool_use":
+			calls[block.Get("id").Str] = i
+		case "tool_result":
+			id := block.Get("tool_use_id").Str
+			if _, there := calls[id]; !there {
+				err = Invalid("messages.%d.content: a tool result without its tool call in the message before", i)
+			}
+			delete(calls, id)
+		}
+		return err == nil
+	})
+	return err
+}
+
+// unanswered refuses tool calls without a result, naming the first message that has one.
+func unanswered(calls map[string]int) error {
+	first := -1
+	for _, i := range calls {
+		if first < 0 || i < first {
+			first = i
+		}
+	}
+	if first >= 0 {
+		return Invalid("messages.%d.content: a tool call without its result in the next message", first)
+	}
+	return nil
+}
+
+// Merged are messages as the API takes them: those of one role that follow each other are one, whatever is left out of the
+// assistant's is gone, and marks for caching are too, as the CLI sets its own.
+func Merged(messages []Message) []Message {
+	var merged []Message
+	for i := 0; i < len(messages); {
+		end := i + 1
+		for end < len(messages) && (messages[end].Role == messages[i].Role || messages[end].isEmpty()) {
+			end++
+		}
+		if m := merge(messages[i:end]); !m.isEmpty() {
+			merged = append(merged, m)
+		}
+		i = end
+	}
+	return merged
+}
+
+// isEmpty reports whether it is an assistant's message that says and does nothing.
+func (m Message) isEmpty() bool {
+	if m.Role != "assistant" {
+		return false
+	}
+	empty := true
+	m.blocks(func(kind string, block gjson.Result) bool {
+		empty = empty && kind == "text" && isBlank(block.Get("text").Str)
+		return empty
+	})
+	return empty
+}
+
+// merge makes one message of several of the same role. Tool results come first, as the API wants them.
+func merge(messages []Message) Message {
+	if len(messages) == 1 && !messages[0].hasBlank() {
+		return messages[0].withoutCacheMarks()
+	}
+	var results, others [][]byte
+	for _, m := range messages {
+		m.blocks(func(kind string, block gjson.Result) bool {
+			raw, _ := withoutCacheMark(block)
+			switch {
+			case kind == "tool_result":
+				results = append(results, raw)
+			case kind != "text" || !isBlank(block.Get("text").Str):
+				others = append(others, raw)
+			}
+			return true
+		})
+	}
+	return Message{Role: messages[0].Role, Content: list(append(results, others...))}
+}
+
+// hasBlank reports whether one of the texts is nothing but white space.
+func (m Message) hasBlank() (has bool) {
+	if m.Role == "user" {
+		return false // which is refused
+	}
+	m.blocks(func(kind string, block gjson.Result) bool {
+		has = kind == "text" && isBlank(block.Get("text").Str)
+		return !has
+	})
+	return has
+}
+
+// list is a JSON array of values.
+func list(values [][]byte) []byte {
+	all := []byte{'['}
+	for i, v := range values {
+		if i > 0 {
+			all = append(all, ',')
+		}
+		all = append(all, v...)
+	}
+	return append(all, ']')
+}
+
+// withoutCacheMarks is the message itself if it has none.
+func (m Message) withoutCacheMarks() Message {
+	content, changed := withoutMarks(m.parsed())
+	if !changed {
+		return m
+	}
+	return Message{Role: m.Role, Content: content}
+}
+
+// withoutMarks takes cache_control out of an array of content blocks, and out of those within them.
+func withoutMarks(content gjson.Result) (raw []byte, changed bool) {
+	if !content.IsArray() {
+		return []byte(content.Raw), false
+	}
+	var blocks [][]byte
+	content.ForEach(func(_, block gjson.Result) bool {
+		b, c := withoutCacheMark(block)
+		blocks, changed = append(blocks, b), changed || c
+		return true
+	})
+	return list(blocks), changed
+}
+
+func withoutCacheMark(block gjson.Result) (raw []byte, changed bool) {
+	if !block.IsObject() {
+		return []byte(block.Raw), false
+	}
+	raw = []byte{'{'}
+	block.ForEach(func(key, value gjson.Result) bool {
+		part, c := []byte(value.Raw), false
+		switch key.Str {
+		case "cache_control":
+			changed = true
+			return true
+		case "content": // of a tool's result, a search result, a document's source
+			part, c = withoutMarks(value)
+		case "source":
+			part, c = withoutCacheMark(value)
+		}
+		changed = changed || c
+		if len(raw) > 1 {
+			raw = append(raw, ',')
+		}
+		raw = append(append(append(raw, key.Raw...), ':'), part...)
+		return true
+	})
+	return append(raw, '}'), changed
+}
+
+// withoutToolResults leaves out what answers calls that the conversation knows nothing of.
+func (m Message) withoutToolResults() Message {
+	if m.parsed().Type == gjson.String {
+		return m
+	}
+	var others [][]byte
+	dropped := false
+	m.blocks(func(kind string, block gjson.Result) bool {
+		if dropped = dropped || kind == "tool_result"; kind != "tool_result" {
+			others = append(others, []byte(block.Raw))
+		}
+		return true
+	})
+	if !dropped {
+		return m
+	}
+	return Message{Role: m.Role, Content: list(others)}
+}
+
+// onlyToolResults reports whether a message is nothing but what tools said.
+func (m Message) onlyToolResults() bool {
+	if !strings.HasPrefix(textIn(m.Content), "[") {
+		return false // as most
+	}
+	only := true
+	m.blocks(func(kind string, _ gjson.Result) bool {
+		only = kind == "tool_result"
+		return only
+	})
+	return only
+}

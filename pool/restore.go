@@ -1,0 +1,184 @@
+package pool
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"claudepool/infra/archive"
+	"claudepool/pool/api"
+	"claudepool/pool/claude"
+	"claudepool/pool/cli"
+)
+
+// start starts a process for the conversation and returns when it has answered its first control request. No state of the
+// transcript keeps it from that: where the CLI can't go on from it, less and less is asked of it.
+func (s *slot) start(ctx context.Context, req *api.Request) (*cli.Process, error) {
+	starter := s.pool.starter
+	over, err := starter.gate.pass(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer over()
+	opts, err := s.prepare(ctx, req)
+	for err == nil {
+		var proc *cli.Process
+		proc, err = s.launch(ctx, opts, req)
+		if err == nil || !opts.Resume || !errors.Is(err, cli.ErrDied) || s.undead {
+			return proc, err
+		}
+		s.pool.opts.Logger.Warn("a conversation can't be resumed", "user", api.ShortUser(s.user.id), "from", s.origin, "error", err)
+		opts.Resume, err = s.fallBack(req)
+	}
+	return nil, err
+}
+
+// launch tries to start the process.
+func (s *slot) launch(ctx context.Context, opts claude.Options, req *api.Request) (*cli.Process, error) {
+	proc, err := s.pool.starter.launch(ctx, s.dir, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err = proc.Bind(credentialOf(req)); err == nil {
+		err = proc.Initialize(ctx, s.settings.System)
+	}
+	if err == nil {
+		return proc, nil
+	}
+	if stopErr := s.pool.tuning.stop(proc); stopErr != nil {
+		s.install(proc)
+		err = errors.Join(err, s.survived(stopErr))
+	}
+	return nil, err
+}
+
+// prepare makes the conversation's files ready for a process and says what it has to resume, if anything.
+func (s *slot) prepare(ctx context.Context, req *api.Request) (claude.Options, error) {
+	opts := claude.Options{SessionID: s.id, Model: s.settings.Model, FallbackModel: s.settings.Fallback,
+		PermissionMode: s.settings.Permission, AllowBypass: s.pool.opts.PermissionMode == "bypassPermissions"}
+	if err := s.makeWorkspace(); err != nil {
+		return opts, err
+	}
+	err := s.withTranscript(func(t claude.Transcript) (err error) {
+		if s.mirror.fetch {
+			err = s.fetch(ctx, t)
+		}
+		switch {
+		case errors.Is(err, archive.ErrPermanent): // what is kept is damaged
+			s.fetched()
+			opts.Resume, err = s.seedFrom(t, s.said(req))
+		case err == nil:
+			opts.Resume, err = s.restore(t, req)
+		}
+		return err
+	})
+	return opts, err
+}
+
+// withTranscript has f work on the conversation's transcript.
+func (s *slot) withTranscript(f func(claude.Transcript) error) error {
+	files, err := s.dir.files()
+	if err != nil {
+		return err
+	}
+	defer files.Close()
+	return f(s.pool.starter.transcript(files, s.dir, s.id))
+}
+
+// restore makes the transcript one that a process can resume, without turns that failed. It reports whether there is one.
+func (s *slot) restore(t claude.Transcript, req *api.Request) (exists bool, err error) {
+	s.origin = api.ContextResumed
+	if s.dirty {
+		if err := s.cut(t); err != nil {
+			return false, err
+		}
+	}
+	exists, err = t.Exists()
+	if err != nil || exists {
+		return exists, err
+	}
+	if len(s.seed.Before) > 0 {
+		return s.seedFrom(t, s.seed.Seed())
+	}
+	if s.fresh || s.goodTurn == "" {
+		s.origin = api.ContextNone
+		return false, nil
+	}
+	return s.seedFrom(t, s.said(req)) // it is gone
+}
+
+// cut takes out of the transcript what failed turns have left there.
+func (s *slot) cut(t claude.Transcript) error {
+	s.origin = api.ContextCut
+	if s.goodTurn == "" {
+		s.dirty = false
+		return t.Remove()
+	}
+	if err := t.Cut(s.goodTurn); err != nil {
+		return err
+	}
+	s.dirty = false
+	return nil
+}
+
+// fallBack is for a transcript that can't be resumed: what was said is written anew, and if that was of no use either, the
+// conversation begins with nothing. It reports whether there is a transcript.
+func (s *slot) fallBack(req *api.Request) (exists bool, err error) {
+	err = s.withTranscript(func(t claude.Transcript) error {
+		var said []api.Message
+		if s.origin != api.ContextSeeded {
+			if said = s.said(req); len(said) == 0 {
+				said = textsOf(t, s.pool.opts.ArchiveMaxBytes)
+			}
+		}
+		exists, err = s.seedFrom(t, said)
+		return err
+	})
+	return exists, err
+}
+
+// said is what the request says was said before.
+func (s *slot) said(req *api.Request) []api.Message {
+	reading, _ := s.reading(req)
+	return reading.Seed()
+}
+
+// textsOf is what was said as far as the transcript can be read.
+func textsOf(t claude.Transcript, limit int64) []api.Message {
+	texts, err := t.Texts(limit)
+	if err != nil {
+		return nil // what can't be read has nothing
+	}
+	var said []api.Message
+	for _, m := range texts {
+		said = append(said, api.Message{Role: m.Role, Content: m.Content})
+	}
+	for len(said) > 0 && said[len(said)-1].Role != "assistant" { // the question that comes next has none before it
+		said = said[:len(said)-1]
+	}
+	return api.Merged(said)
+}
+
+// seedFrom puts what was said in the transcript's place. It reports whether that is anything.
+func (s *slot) seedFrom(t claude.Transcript, said []api.Message) (exists bool, err error) {
+	s.dirty = false
+	if err := t.Remove(); err != nil {
+		return false, err
+	}
+	if len(said) == 0 {
+		s.origin, s.goodTurn = api.ContextLost, ""
+		return false, nil
+	}
+	s.origin = api.ContextSeeded
+	s.goodTurn, err = t.Write(historyOf(said), time.Now())
+	return err == nil, err
+}
+
+func historyOf(messages []api.Message) []claude.HistoryMessage {
+	history := make([]claude.HistoryMessage, len(messages))
+	for i, m := range messages {
+		history[i] = claude.HistoryMessage{Role: m.Role, Content: json.RawMessage(m.Content)}
+	}
+	return history
+}
