@@ -108,10 +108,15 @@ func (u *users) talk(ctx context.Context, times *[]time.Duration) {
 
 // under has the users talk while it is quiet and while flood goes on, in turn, for as long as the test's form says.
 func (u *users) under(flood func(ctx context.Context)) {
-	blocks, block := 1, 3*time.Second
 	if long() {
-		blocks, block = 6, 10*time.Second
+		u.alternate(6, 10*time.Second, flood)
+		return
 	}
+	u.alternate(1, 3*time.Second, flood)
+}
+
+// alternate has the users talk in so many quiet blocks and so many in which flood goes on.
+func (u *users) alternate(blocks int, block time.Duration, flood func(ctx context.Context)) {
 	for range blocks {
 		for _, attacked := range []bool{false, true} {
 			ctx, cancel := context.WithTimeout(u.stage.Context(), block)

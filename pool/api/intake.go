@@ -69,7 +69,7 @@ func (b *Body) Decode(ctx context.Context, decode func([]byte) (*Request, error)
 		defer b.intake.decoding.Release(1)
 	}
 	req, err := decode(b.Bytes)
-	if err == nil {
+	if req != nil {
 		req.IsLarge = isLarge
 	}
 	return req, err

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -170,4 +171,25 @@ func TestIntake_LargeBodiesAreDecodedOneAfterTheOtherAndSmallOnesMeanwhile(t *te
 	require.ErrorIs(t, err, io.ErrClosedPipe)
 	_, err = another.Decode(t.Context(), func([]byte) (*Request, error) { return nil, nil })
 	require.NoError(t, err)
+}
+
+// Large bodies wait for each other, as each costs a processor time that the small ones of others need; a single one, and
+// small ones, don't wait.
+func TestIntake_LargeBodiesHaveAPaceTogetherAndSmallOnesNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const largest = 8 * megabyte
+		i := NewIntake(largest, 1<<40)
+		began := time.Now()
+		read(t, i, largest).Release()
+		require.Zero(t, time.Since(began), "the only one")
+		for range 4 {
+			read(t, i, largest).Release()
+		}
+		require.InDelta(t, 4*largest/float64(largeRate), time.Since(began).Seconds(), 0.05)
+		began = time.Now()
+		for range 1000 {
+			read(t, i, smallBody).Release()
+		}
+		require.Zero(t, time.Since(began))
+	})
 }

@@ -134,11 +134,22 @@ var attacks = map[string]func(args []string) error{
 		return nil
 	},
 	"litter": func([]string) error { // a million files, unless somebody stops it
-		if err := os.Mkdir("litter", 0o700); err != nil {
+		if err := os.MkdirAll("litter", 0o700); err != nil {
 			return err
 		}
 		for i := range litterMost {
 			if err := os.WriteFile("litter/"+strconv.Itoa(i), nil, 0o600); err != nil {
+				return err
+			}
+		}
+		return nil
+	},
+	"nest": func(a []string) error { // folders, one in the other
+		for range number(a[0]) {
+			if err := os.Mkdir("nest", 0o700); err != nil {
+				return err
+			}
+			if err := os.Chdir("nest"); err != nil {
 				return err
 			}
 		}

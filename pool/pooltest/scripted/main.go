@@ -12,6 +12,7 @@
 //	[[noise]]         write what isn't JSON between the lines
 //	[[ask]]           ask the host for permission and wait for its answer
 //	[[late]]          after the turn, write the result of another one
+//	[[run=command]]   run it with a shell and answer with what it says
 //	[[leave]]         end a moment after the turn, without being asked
 //
 // Everything else in the text is for the API.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"time"
 
@@ -73,6 +74,10 @@ func (t *turn) run() (string, error) {
 		t.cli.write.Lock()
 		_, _ = t.cli.out.WriteString("not JSON\n\xff\xfe\x00\n[1,2]\n{\"half\": \n\n")
 		t.cli.write.Unlock()
+	case t.wants.Has("run"):
+		out, err := exec.CommandContext(t.ctx, "/bin/sh", "-c", t.wants["run"]).CombinedOutput()
+		t.delta(string(out))
+		return string(out), err
 	case t.wants.Has("ask"):
 		t.cli.say(object{"type": "control_request", "request_id": "ask-" + t.uuid, "request": object{"subtype": "can_use_tool", "tool_name": "Bash"}})
 		<-t.cli.answers
