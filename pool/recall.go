@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"claudepool/infra/archive"
 	"claudepool/pool/api"
 	"claudepool/pool/claude"
 )
@@ -98,6 +99,9 @@ func (s *slot) learn(ctx context.Context) error {
 		return nil
 	}
 	_, apart, err := s.load(ctx)
+	if errors.Is(err, archive.ErrPermanent) {
+		return nil // they are lost, as the transcript is: see prepare
+	}
 	if err == nil && apart != nil {
 		s.settings = s.pool.restrained(*apart).settings()
 	}
@@ -105,12 +109,15 @@ func (s *slot) learn(ctx context.Context) error {
 }
 
 // load returns what the archive has beside the head. What another instance has saved meanwhile is not known here: then
-// the caller comes back, and the user is recalled again.
+// the caller comes back, and the user is recalled again. The error is archive.ErrPermanent if what is kept is damaged.
 func (s *slot) load(ctx context.Context) (zipped []byte, apart *settingsRecord, err error) {
 	p := s.pool
 	zipped, apart, err = p.vault.load(ctx, s.user.keys, s.id, s.version())
 	if err != nil {
 		p.opts.Logger.Warn("an archived conversation can't be fetched", "user", api.ShortUser(s.user.id), "error", err)
+		if errors.Is(err, archive.ErrPermanent) {
+			return nil, nil, err
+		}
 		s.user.dropRecall(nil)
 		err = api.Unavailable(time.Second, "this conversation can't be fetched now, try again")
 	}
@@ -124,10 +131,10 @@ func (s *slot) fetch(ctx context.Context, transcript claude.Transcript) error {
 		return err
 	}
 	text, err := unzip(zipped)
-	if err == nil {
-		err = transcript.Restore(text)
-	}
 	if err != nil {
+		return fmt.Errorf("%w: %w", archive.ErrPermanent, err)
+	}
+	if err = transcript.Restore(text); err != nil {
 		return fmt.Errorf("pool: fetch: %w", err)
 	}
 	s.fetched()
