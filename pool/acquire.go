@@ -69,7 +69,7 @@ func (u *user) holdFor(ctx context.Context, req *api.Request) (*slot, error) {
 		return nil, err
 	}
 	for {
-		u.awaitGivenUp(ctx, req)
+		u.attempts.await(ctx, req)
 		s, err := u.pick(req).hold(ctx)
 		switch {
 		case err != nil:

@@ -87,7 +87,7 @@ func (h *Handle) run(ctx context.Context, sent func(), emit func(context.Context
 	h.failed, h.dirty = true, true
 	h.unsettle()
 	if h.attempt == nil {
-		h.attempt = h.begin(ctx, h.req)
+		h.attempt = h.user.attempts.begin(ctx, h.req)
 	}
 	signal(h.pool.changed)
 	h.pool.turns.begin()
@@ -115,7 +115,7 @@ func (h *Handle) conclude(end *cli.Outcome) {
 	}
 	h.setDigests(digests.Extend(h.reading.Asked, api.Reply{All: end.Answer.All(), Message: end.Answer.Message(), Block: end.Answer.Block(),
 		Deltas: end.Answer.Deltas(), Result: end.Result.Result}))
-	h.endAttempt(h.attempt)
+	h.attempt.end()
 }
 
 // explain turns what ended a turn into what its client gets to know.
@@ -149,7 +149,7 @@ func (h *Handle) Release() {
 	case h.user.isRefused():
 		h.pool.goes(func() {
 			h.forsake()
-			h.endAttempt(h.attempt)
+			h.attempt.end()
 		})
 	case !h.failed:
 		h.save()
@@ -169,6 +169,6 @@ func (h *Handle) Release() {
 // letGo leaves the conversation to the next in line, with digests that hold.
 func (h *Handle) letGo() {
 	h.setDigests(h.digests)
-	h.endAttempt(h.attempt)
+	h.attempt.end()
 	h.leave()
 }

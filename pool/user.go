@@ -26,10 +26,10 @@ type user struct {
 	digest [32]byte // of the whole token: the id is only a part of it
 
 	standing standing // of its credential; needs no lock
+	attempts attempts // has a lock of its own
 
 	conversations map[string]*conversation              // by session id
 	settled       map[api.Digest]map[*conversation]bool // those whose digests are right, by each of them
-	attempts      map[api.Digest]*attempt               // turns that are running, by their requests
 	standard      *conversation                         // for requests with neither session id nor history
 	idle          line                                  // those with a process that nobody uses
 
@@ -115,7 +115,7 @@ func (p *Pool) tryJoin(id string, digest [32]byte) (u *user, busy chan struct{},
 	}
 	if u = p.users[id]; u == nil {
 		u = &user{pool: p, id: id, digest: digest, conversations: make(map[string]*conversation),
-			settled: make(map[api.Digest]map[*conversation]bool), attempts: make(map[api.Digest]*attempt)}
+			settled: make(map[api.Digest]map[*conversation]bool)}
 		p.users[id] = u
 	}
 	switch {

@@ -96,6 +96,10 @@ func TestGrant_ConnectionsBeyondTheBoundWaitAndCostOthersNothing(t *testing.T) {
 	theirs := dial(t, other)
 	head(t, theirs)
 	requireAnswer(t, theirs, http.StatusOK)
+	require.NoError(t, waiting[0].SetReadDeadline(time.Now().Add(100*time.Millisecond)))
+	_, err := waiting[0].Read(make([]byte, 1))
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded, "none is served while all places are taken")
+	require.NoError(t, waiting[0].SetReadDeadline(time.Time{}))
 	for i, conn := range waiting { // as they came
 		require.NoError(t, served[i].Close())
 		requireAnswer(t, conn, http.StatusOK)
