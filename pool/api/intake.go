@@ -45,7 +45,7 @@ func NewIntake(largest int64, memory uint64) *Intake {
 		return semaphore.NewWeighted(max(int64(memory/part), least)) // #nosec G115 -- a part of a machine's memory
 	}
 	return &Intake{max: largest, small: share(smallShare, 16*smallBody), large: share(largeShare, largest+1),
-		decoding: semaphore.NewWeighted(1), pace: rate.NewLimiter(largeRate, int(largest))}
+		decoding: semaphore.NewWeighted(1), pace: rate.NewLimiter(largeRate, int(largest)+1)}
 }
 
 // Body is a request body that counts as held until it is released. Bytes is for one goroutine.
