@@ -7,9 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
-	"mime"
 	"net/http"
 	"strings"
 	"sync"
@@ -225,54 +223,6 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, decode decoder, be
 	sent.Release()
 	c.body = newBody(credentialOf(req))
 	f.stream(ctx, w, c, answer)
-}
-
-// read takes the whole body and checks that it is a request.
-func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request, decode decoder) (*api.Body, *api.Request, error) {
-	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
-		return nil, nil, api.Invalid("Content-Type must be application/json")
-	}
-	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
-		return nil, nil, api.Unsupported("Content-Encoding: only identity is accepted")
-	}
-	control, past, last := http.NewResponseController(w), time.Unix(1, 0), time.Now().Add(f.clientTimeout)
-	defer context.AfterFunc(ctx, func() { _ = control.SetReadDeadline(past) })()
-	body, err := f.intake.Read(r.Body, r.ContentLength, func(t time.Time) {
-		if t.After(last) {
-			t = last
-		}
-		_ = control.SetReadDeadline(t)
-		if ctx.Err() != nil { // asked afterwards, so that a later time never replaces that of the request's end
-			_ = control.SetReadDeadline(past)
-		}
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	_ = control.SetReadDeadline(time.Time{}) // not every ResponseWriter has one
-	req, err := body.Decode(ctx, decode)
-	return body, req, err
-}
-
-// restTime is how long a client whose request is refused may take to send the rest of it.
-const restTime = 5 * time.Second
-
-// refuse answers with an error, and where a body is too large, then takes a bounded rest of it, one at a time: there are
-// clients that read nothing before they have written all, and see but a broken connection otherwise.
-func (f *Front) refuse(w http.ResponseWriter, r *http.Request, id string, err error) {
-	var refused *api.Error
-	if !errors.As(err, &refused) || refused.Status != http.StatusRequestEntityTooLarge || !f.rests.TryAcquire(1) {
-		api.WriteError(w, id, err) // who asks again soon may learn it then
-		return
-	}
-	defer f.rests.Release(1)
-	control := http.NewResponseController(w)
-	_ = control.EnableFullDuplex() // not every ResponseWriter has these
-	w.Header().Set("Connection", "close")
-	api.WriteError(w, id, err)
-	_ = control.Flush()
-	_ = control.SetReadDeadline(time.Now().Add(restTime))
-	_, _ = io.CopyN(io.Discard, r.Body, 2*f.opts.MaxBodyBytes)
 }
 
 func (f *Front) health(w http.ResponseWriter, _ *http.Request) {
