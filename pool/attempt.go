@@ -12,32 +12,27 @@ import (
 // connection broke sends again at once, before anybody here can know that it has gone.
 const attemptPatience = 500 * time.Millisecond
 
-// attempts are a user's turns that are running for requests of which history is a part. Until a turn has ended its
-// conversation isn't the one that the history leads to; but the same request that comes again is meant for it, if the client
-// of the first one has gone. Its methods may be called concurrently.
+// attempts are a user's turns that are running for requests of which history is a part. While a turn runs, its conversation
+// isn't the one that the history leads to; as soon as the turn is given up it is again, and who asks waits in line for it.
+// Its methods may be called concurrently.
 type attempts struct {
 	mu      sync.Mutex // guards running
 	running map[api.Digest]*attempt
 }
 
 type attempt struct {
-	of        *attempts
-	digest    api.Digest    // of all that the request says
-	abandoned chan struct{} // closed when the client has gone
-	over      chan struct{} // closed when the conversation is again what it was, or has gone on
-	ending    sync.Once
+	of     *attempts
+	digest api.Digest    // of all that the request says
+	told   chan struct{} // closed when it is known whether the turn counts
+	once   sync.Once
 }
 
-// matters reports whether a request is one that finds its conversation by its history.
-func matters(req *api.Request) bool { return len(req.Messages) > 1 && req.SessionID == "" }
-
-// begin notes that the request's turn is running, nil if it doesn't matter. The end of ctx says that its client has gone.
-func (all *attempts) begin(ctx context.Context, req *api.Request) *attempt {
-	if !matters(req) {
+// begin notes that the request's turn is running, nil if it finds its conversation anyway.
+func (all *attempts) begin(req *api.Request) *attempt {
+	if len(req.Messages) == 1 || req.SessionID != "" {
 		return nil
 	}
-	a := &attempt{of: all, digest: req.Digest(), abandoned: make(chan struct{}), over: make(chan struct{})}
-	context.AfterFunc(ctx, func() { close(a.abandoned) })
+	a := &attempt{of: all, digest: req.Digest(), told: make(chan struct{})}
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	if all.running == nil {
@@ -47,24 +42,24 @@ func (all *attempts) begin(ctx context.Context, req *api.Request) *attempt {
 	return a
 }
 
-// end says that the turn is over and its conversation at rest. It may be called more than once, and on nil.
-func (a *attempt) end() {
+// tell says that by now the conversation is found by what was said in it. It may be called more than once, and on nil.
+func (a *attempt) tell() {
 	if a == nil {
 		return
 	}
-	a.ending.Do(func() {
+	a.once.Do(func() {
 		a.of.mu.Lock()
 		defer a.of.mu.Unlock()
 		if a.of.running[a.digest] == a {
 			delete(a.of.running, a.digest)
 		}
-		close(a.over)
+		close(a.told)
 	})
 }
 
-// await returns when no turn is running for the same request, or being given up, whose client has gone.
+// await waits a moment for news of a turn that is running for the very same request.
 func (all *attempts) await(ctx context.Context, req *api.Request) {
-	if !matters(req) {
+	if len(req.Messages) == 1 || req.SessionID != "" {
 		return
 	}
 	digest := req.Digest()
@@ -75,14 +70,8 @@ func (all *attempts) await(ctx context.Context, req *api.Request) {
 		return
 	}
 	select {
-	case <-a.abandoned:
-	case <-a.over:
+	case <-a.told:
 	case <-ctx.Done():
-	case <-time.After(attemptPatience):
-		return // another client asks the same
-	}
-	select {
-	case <-a.over:
-	case <-ctx.Done():
+	case <-time.After(attemptPatience): // another client asks the same
 	}
 }

@@ -15,7 +15,7 @@ import (
 func TestPool_ACutAnswerIsTriedAgainByTheCLI(t *testing.T) {
 	t.Parallel()
 	s := newService(t, nil)
-	r := s.ask("ada", "one [[words=3]][[cut=1]]", nil)
+	r := s.ask("ada", "one [[words=3]][[1:cut]]", nil)
 	require.Equal(t, "w0 w1 w2 ", r.text(t))
 	require.Len(t, s.api.Calls(), 2)
 	retries := 0

@@ -38,8 +38,7 @@ type Handle struct {
 func (h *Handle) Receipt() api.Receipt {
 	r := api.Receipt{Process: h.how, PID: h.pid, Queue: milliseconds(h.queued), Ready: milliseconds(h.prepared), Context: h.origin,
 		APICalls: h.outcome.Calls}
-	if end := h.outcome.Result; end != nil && end.HasUsage {
-		u := end.Usage
+	if u := h.outcome.Usage; u != nil {
 		r.Usage = &api.Usage{InputTokens: u.InputTokens, OutputTokens: u.OutputTokens, CacheReadTokens: u.CacheReadTokens,
 			CacheCreationTokens: u.CacheCreationTokens}
 		r.CostUSD = u.CostUSD
@@ -50,7 +49,7 @@ func (h *Handle) Receipt() api.Receipt {
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // Run sends the request's message, calls sent, and hands over the lines that answer it, as they come and in batches, until
-// the turn has ended; the last line is the CLI's result. If the process turns out to have died before it took the message
+// the turn has ended; the last line is a result of the CLI's. If the process turns out to have died before it took the message
 // up, all of it is done once more with another. The error says why there is no result: an *api.Error for the client, or
 // ctx's cause if the client has gone, in which case the turn was interrupted. The end of the context that emit gets, with
 // another cause than context.Canceled, says that it may not wait for the client any longer.
@@ -87,18 +86,36 @@ func (h *Handle) run(ctx context.Context, sent func(), emit func(context.Context
 	h.failed, h.dirty = true, true
 	h.unsettle()
 	if h.attempt == nil {
-		h.attempt = h.user.attempts.begin(ctx, h.req)
+		h.attempt = h.user.attempts.begin(h.req)
 	}
+	defer context.AfterFunc(ctx, h.giveUp)()
 	signal(h.pool.changed)
 	h.pool.turns.begin()
-	outcome, err := h.process.Run(ctx, h.reading.Message(h.fresh), sent, func(ctx context.Context, lines [][]byte, end *cli.Outcome) error {
-		if end != nil && end.Good() {
-			h.conclude(end) // before the client can send the next request
+	outcome, err := h.process.Run(ctx, h.reading.Message(), sent, func(ctx context.Context, lines [][]byte, end *cli.Outcome) error {
+		switch { // before the client can send the next request
+		case end == nil:
+		case end.Good():
+			h.conclude(end)
+		default:
+			h.giveUp()
+		}
+		if len(lines) == 0 {
+			return nil
 		}
 		return emit(ctx, lines)
 	})
 	h.outcome = outcome
+	if h.failed {
+		h.giveUp()
+	}
 	return outcome, err
+}
+
+// giveUp says that the turn counts for nothing: its conversation can be found again by those who go on without it. They wait
+// in line until it has been forgotten. It may be called more than once, also when the turn is over.
+func (h *Handle) giveUp() {
+	h.resettle()
+	h.attempt.tell()
 }
 
 // conclude notes what a turn that went well did to the conversation.
@@ -114,8 +131,8 @@ func (h *Handle) conclude(end *cli.Outcome) {
 		digests = digests.Complete(h.reading.History)
 	}
 	h.setDigests(digests.Extend(h.reading.Asked, api.Reply{All: end.Answer.All(), Message: end.Answer.Message(), Block: end.Answer.Block(),
-		Deltas: end.Answer.Deltas(), Result: end.Result.Result}))
-	h.attempt.end()
+		Deltas: end.Answer.Deltas(), Result: end.Answer.Results()}))
+	h.attempt.tell()
 }
 
 // explain turns what ended a turn into what its client gets to know.
@@ -147,28 +164,18 @@ func (h *Handle) Release() {
 	h.trial.end()
 	switch {
 	case h.user.isRefused():
-		h.pool.goes(func() {
-			h.forsake()
-			h.attempt.end()
-		})
+		h.pool.goes(h.forsake)
 	case !h.failed:
 		h.save()
-		h.letGo()
+		h.leave()
 	case h.process == nil:
-		h.letGo()
+		h.leave()
 	default:
 		h.pool.goes(func() {
 			if !h.process.Rewind(context.Background()) {
-				h.process.Kill()
+				h.process.Quit()
 			}
-			h.letGo()
+			h.leave()
 		})
 	}
-}
-
-// letGo leaves the conversation to the next in line, with digests that hold.
-func (h *Handle) letGo() {
-	h.setDigests(h.digests)
-	h.attempt.end()
-	h.leave()
 }

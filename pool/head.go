@@ -31,6 +31,7 @@ type settingsRecord struct {
 	Model, Fallback, Permission, System string
 	Thinking                            *bool
 	MCP                                 json.RawMessage `json:",omitempty"`
+	Background                          bool            `json:",omitempty"`
 }
 
 // headOf tells of a held conversation, but for Standard.
@@ -52,9 +53,10 @@ func openHead(keys *seal.Keys, r archive.Record) (*head, error) {
 func (r settingsRecord) isLarge() bool { return len(r.System)+len(r.MCP) > headMost }
 
 func recordOf(s cli.Settings) settingsRecord {
-	return settingsRecord{s.Model, s.Fallback, s.Permission, s.System, s.Thinking, s.MCP}
+	return settingsRecord{s.Model, s.Fallback, s.Permission, s.System, s.Thinking, s.MCP, s.Background}
 }
 
 func (r settingsRecord) settings() cli.Settings {
-	return cli.Settings{Model: r.Model, Fallback: r.Fallback, Permission: r.Permission, System: r.System, Thinking: r.Thinking, MCP: r.MCP}
+	return cli.Settings{Model: r.Model, Fallback: r.Fallback, Permission: r.Permission, System: r.System, Thinking: r.Thinking, MCP: r.MCP,
+		Background: r.Background}
 }

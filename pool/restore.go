@@ -56,7 +56,8 @@ func (s *slot) launch(ctx context.Context, opts claude.Options, req *api.Request
 // prepare makes the conversation's files ready for a process and says what it has to resume, if anything.
 func (s *slot) prepare(ctx context.Context, req *api.Request) (claude.Options, error) {
 	opts := claude.Options{SessionID: s.id, Model: s.settings.Model, FallbackModel: s.settings.Fallback,
-		PermissionMode: s.settings.Permission, AllowBypass: s.pool.opts.PermissionMode == "bypassPermissions"}
+		PermissionMode: s.settings.Permission, AllowBypass: s.pool.opts.PermissionMode == "bypassPermissions",
+		Background: s.settings.Background}
 	if err := s.makeWorkspace(); err != nil {
 		return opts, err
 	}
@@ -94,9 +95,8 @@ func (s *slot) restore(t claude.Transcript, req *api.Request) (exists bool, err 
 			return false, err
 		}
 	}
-	exists, err = t.Exists()
-	if err != nil || exists {
-		return exists, err
+	if t.Exists() {
+		return true, t.Conclude(time.Now())
 	}
 	if len(s.seed.Before) > 0 {
 		return s.seedFrom(t, s.seed.Seed())
@@ -171,7 +171,9 @@ func (s *slot) seedFrom(t claude.Transcript, said []api.Message) (exists bool, e
 		return false, nil
 	}
 	s.origin = api.ContextSeeded
-	s.goodTurn, err = t.Write(historyOf(said), time.Now())
+	if s.goodTurn, err = t.Write(historyOf(said), time.Now()); err == nil {
+		err = t.Conclude(time.Now())
+	}
 	return err == nil, err
 }
 

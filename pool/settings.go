@@ -28,6 +28,9 @@ func with(s cli.Settings, req *api.Request) cli.Settings {
 	if req.MCPServers != nil {
 		s.MCP, _ = json.Marshal(req.MCPServers) // of strings only: can't fail, and sorted by name
 	}
+	if req.Background != "" {
+		s.Background = req.Background == api.Wait
+	}
 	return s
 }
 

@@ -22,7 +22,7 @@ type slot struct {
 
 	settings cli.Settings
 	seed     api.Reading // history to begin with, until it stands in a transcript
-	fresh    bool        // no turn has gone well: what is there is the seed, as its client sent it
+	fresh    bool        // no turn has gone well: what is there is the seed
 	dirty    bool        // the transcript may hold a turn that failed
 	undead   bool        // its process could not be ended; it is there yet, and nobody's to use
 	goodTurn string      // uuid of the last entry of the last good turn, or of the seed
@@ -324,6 +324,13 @@ func (s *slot) unsettle() {
 	defer s.pool.mu.Unlock()
 	s.settleLocked(s.digests, false)
 	s.pool.wrote[s.user] = true
+}
+
+// resettle says that the conversation is what it was before its turn, or will be for who gets the slot next.
+func (s *slot) resettle() {
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	s.settleLocked(s.digests, true)
 }
 
 // setDigests publishes what has been said in the conversation by now.

@@ -113,7 +113,7 @@ func (s *standbys) sweep(ctx context.Context, one *standby) error {
 
 // claim makes a standby the conversation's, for whose process room was reserved. It returns nil if none fits.
 func (s *slot) claim(ctx context.Context, credential broker.Credential) (*cli.Process, error) {
-	if s.dir != nil || s.mirror.fetch || s.named || len(s.seed.Before) > 0 || s.settings.Fallback != "" {
+	if s.dir != nil || s.mirror.fetch || s.named || len(s.seed.Before) > 0 || s.settings.Fallback != "" || s.settings.Background {
 		return nil, nil
 	}
 	standbys := s.pool.standbys

@@ -40,6 +40,8 @@ func newStarter(opts Options, limits cli.Limits) *starter {
 	return &starter{launcher: opts.Launcher, broker: opts.Broker, gate: newGate(), spec: cli.Spec{
 		Bin: opts.ClaudeBin, Limits: limits, Logger: opts.Logger,
 		MCPTimeout: opts.SpawnTimeout / 3, // or a server that is silent would cost the process
+		// The model has as long again for what it does about a command that took too long.
+		Commands: cli.Commands{Usual: opts.TurnTimeout / 10, Longest: opts.TurnTimeout / 2},
 	}}
 }
 

@@ -167,7 +167,7 @@ func TestPool_AToolThatRunsQuietlyIsNoSilence(t *testing.T) {
 	first := s.ask("ada", "one", fields{"system": "first"})
 	first.text(t)
 	s.allow("Bash")
-	quiet := s.ask("ada", `[[tool=Bash {"command":"sleep 10; echo slept"}]]`, fields{"system": "second"}) // a restart, for the permission
+	quiet := s.ask("ada", `[[tool=Bash {"command":"sleep 10; echo slept","timeout":30000}]]`, fields{"system": "second"}) // a restart, for the permission
 	require.Equal(t, "tool said: slept", quiet.text(t))
 	require.Equal(t, quiet.pid, s.ask("ada", "two", nil).pid)
 }

@@ -32,7 +32,7 @@ func TestPublish_InMemoryAChangeIsSeenAtOnce(t *testing.T) {
 			}
 			time.Sleep(200 * time.Millisecond)
 			list, _, _ := view.List()
-		require.Len(t, list, 1)
+			require.Len(t, list, 1)
 			require.Equal(t, n, list[0].Capacity)
 			time.Sleep(time.Duration(n) * 7 * time.Millisecond)
 		}

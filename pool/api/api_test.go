@@ -88,6 +88,8 @@ func TestDecode_RefusesBadInputWithA4xxThatKeepsTheToken(t *testing.T) {
 		"thinking object":  body("thinking", `{"type":"sometimes"}`),
 		"mode odd":         body("permission_mode", `"yolo"`),
 		"mode number":      body("permission_mode", "1"),
+		"background odd":   body("background", `"forever"`),
+		"background bool":  body("background", "true"),
 		"servers array":    body("mcp_servers", "[]"),
 		"server name":      body("mcp_servers", `{"../x":{"url":"http://h/"}}`),
 		"server empty":     body("mcp_servers", `{"x":{}}`),

@@ -173,7 +173,7 @@ func TestDecode_ServersAreCounted(t *testing.T) {
 func TestDecode_AcceptsAllThatIsPromised(t *testing.T) {
 	req, err := Decode([]byte(with(`"model":"us.anthropic/claude-x:0[1m]","fallback_model":"sonnet","thinking":true,
 		"session_id":"` + strings.ToUpper(uuid) + `","system":[{"type":"text","text":"a"},{"type":"text","text":"b"}],
-		"permission_mode":"plan","max_tokens":5,"stream":true,
+		"permission_mode":"plan","background":"wait","max_tokens":5,"stream":true,
 		"mcp_servers":{"a":{"command":"b","args":["--c"],"env":{"D":"e"}},"h":{"type":"http","url":"https://h/x"}}`)))
 	require.NoError(t, err)
 	require.Equal(t, token, req.Token())
@@ -181,6 +181,7 @@ func TestDecode_AcceptsAllThatIsPromised(t *testing.T) {
 	require.Equal(t, "a\n\nb", *req.System)
 	require.True(t, *req.Thinking)
 	require.Equal(t, "sonnet", *req.FallbackModel)
+	require.Equal(t, Wait, req.Background)
 	require.Equal(t, "stdio", req.MCPServers["a"].Type)
 	require.Len(t, req.UserID(), 16)
 	require.Empty(t, req.Readings()[0].Before)
@@ -190,7 +191,7 @@ func TestDecode_AcceptsAllThatIsPromised(t *testing.T) {
 func TestDecode_LeftOutAndNullAreTheSame(t *testing.T) {
 	for _, body := range []string{
 		"{" + who + "," + turn + "}",
-		with(`"system":null,"thinking":null,"fallback_model":null,"mcp_servers":null,"model":null,"session_id":null,"api_key":null`),
+		with(`"system":null,"thinking":null,"fallback_model":null,"mcp_servers":null,"model":null,"background":null,"session_id":null,"api_key":null`),
 	} {
 		req, err := Decode([]byte(body))
 		require.NoError(t, err)
@@ -198,6 +199,7 @@ func TestDecode_LeftOutAndNullAreTheSame(t *testing.T) {
 		require.Nil(t, req.Thinking)
 		require.Nil(t, req.FallbackModel)
 		require.Nil(t, req.MCPServers)
+		require.Empty(t, req.Background)
 	}
 }
 
@@ -215,7 +217,7 @@ func TestDecode_ContentIsKeptByteForByte(t *testing.T) {
 	req, err := Decode([]byte(content(raw)))
 	require.NoError(t, err)
 	require.Equal(t, raw, string(req.Turn().Content))
-	require.Equal(t, raw, string(req.Readings()[0].Message(true)))
+	require.Equal(t, raw, string(req.Readings()[0].Message()))
 }
 
 func TestWriteError_IsTheMessagesAPIsEnvelope(t *testing.T) {

@@ -67,7 +67,10 @@ func (d Digests) Extend(asked []Message, reply Reply) Digests {
 		}
 	}
 	for _, m := range asked {
-		if !m.onlyToolResults() {
+		switch {
+		case m.Role == "assistant": // an empty answer that was kept
+			d[keptFormer] = chain(d[keptFormer], "assistant", trim(m.Text()))
+		case !m.onlyToolResults():
 			d[keptFormer] = chain(d[keptFormer], "user", m.saidFormerly())
 		}
 	}
@@ -133,7 +136,7 @@ func digestNow(messages []Message) (d Digest) {
 
 func extendNow(d Digest, asked []Message, reply string) Digest {
 	for _, m := range asked {
-		if !m.onlyToolResults() {
+		if m.Role == "user" && !m.onlyToolResults() { // else it is an empty answer that was kept
 			d = chain(d, "user/2", m.said())
 		}
 	}

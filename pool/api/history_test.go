@@ -151,9 +151,25 @@ func TestRequest_OfSeveralMessagesOfTheUserTheLastOrAllAreAsked(t *testing.T) {
 	readings := req.Readings()
 	require.Len(t, readings, 2)
 	require.Len(t, readings[0].Before, 4)
-	require.JSONEq(t, `[{"type":"text","text":"d"}]`, string(readings[0].Message(false)))
+	require.JSONEq(t, `[{"type":"text","text":"d"}]`, string(readings[0].Message()))
 	require.Len(t, readings[1].Before, 2)
-	require.JSONEq(t, `[{"type":"text","text":"c"},{"type":"text","text":"d"}]`, string(readings[1].Message(false)))
+	require.JSONEq(t, `[{"type":"text","text":"c"},{"type":"text","text":"d"}]`, string(readings[1].Message()))
+
+	after := readings[1].History.Begin().Extend(readings[1].Asked, Reply{All: "e", Result: "e"})
+	kept := HistoryOf(append(req.Messages, said("assistant", "e")))
+	require.Equal(t, kept.Now, after[keptAll], "the empty answer counts for nothing")
+	require.Equal(t, kept.Former, after[keptFormer])
+}
+
+func TestReading_WhatToolsSaidBelongsToWhatWasSaidBefore(t *testing.T) {
+	req, err := Decode([]byte(saying(`[{"role":"user","content":"a"},{"role":"assistant","content":[{"type":"tool_use","id":"1","name":"x","input":{}}]},
+		{"role":"user","content":[{"type":"tool_result","tool_use_id":"1","content":"r"},{"type":"text","text":"b"}]}]`)))
+	require.NoError(t, err)
+	reading := req.Readings()[0]
+	require.JSONEq(t, `[{"type":"text","text":"b"}]`, string(reading.Message()))
+	seed := reading.Seed()
+	require.Len(t, seed, 3)
+	require.JSONEq(t, `[{"type":"tool_result","tool_use_id":"1","content":"r"}]`, string(seed[2].Content))
 }
 
 func TestMerged_SuccessiveMessagesOfARoleAreOne(t *testing.T) {

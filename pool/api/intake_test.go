@@ -153,7 +153,7 @@ func TestDecode_ABodyCostsHardlyMoreThanItsText(t *testing.T) {
 		runtime.ReadMemStats(&before)
 		_, _ = Decode(body)
 		runtime.ReadMemStats(&after)
-require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(size/8), name)
+		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(size/8), name)
 	}
 }
 

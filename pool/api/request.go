@@ -22,6 +22,7 @@ type Request struct {
 	MCPServers     map[string]MCPServer `json:"mcp_servers"`
 	PermissionMode string               `json:"permission_mode"`
 	OnDisconnect   string               `json:"on_disconnect"` // Interrupt, Finish or empty for the former
+	Background     string               `json:"background"`    // None, Wait or empty for what the conversation has
 	IsLarge        bool                 `json:"-"`             // it takes much time wherever it comes
 
 	digests *digests // nil in a request that wasn't decoded
@@ -39,6 +40,12 @@ type digests struct {
 const (
 	Interrupt = "interrupt"
 	Finish    = "finish" // its stream can be taken up again
+)
+
+// What is to become of work that outlives the turn.
+const (
+	None = "none" // it isn't offered
+	Wait = "wait" // it is, and the turn ends when nothing of it is left
 )
 
 // OAuthCredentials are a user's. Only the access token is required, and only it and the previous one are used.
@@ -125,18 +132,21 @@ func (r *Request) readFrom(i int) Reading {
 	return Reading{Before: before, Asked: asked, History: HistoryOf(before)}
 }
 
-// Seed is what a conversation begins with that has none of what was said before.
-func (r Reading) Seed() []Message { return Merged(r.Before) }
-
-// Message is the content of the one message in which the CLI gets all that is asked. One that goes to a conversation which
-// has what was said before, but not from this client, has no use for the results of the client's tools.
-func (r Reading) Message(seeded bool) json.RawMessage {
-	merged := Merged(r.Asked)[0] // of which the last is the user's
-	if !seeded {
-		merged = merged.withoutToolResults()
-	}
-	return merged.Content
+// Seed is what a conversation begins with that has none of what was said before. What the client's tools said belongs to it
+// although it stands in what is asked: a tool call without its result can't be gone on from.
+func (r Reading) Seed() []Message {
+	results, _ := asked(r).toolResults()
+	return Merged(append(r.Before[:len(r.Before):len(r.Before)], results...))
 }
+
+// Message is the content of the one message in which the CLI gets all that is asked.
+func (r Reading) Message() json.RawMessage {
+	_, others := asked(r).toolResults()
+	return others.Content
+}
+
+// asked is all that is asked, of which the last message is the user's and more than tool results.
+func asked(r Reading) Message { return Merged(r.Asked)[0] }
 
 func (r *Request) known() *digests {
 	if r.digests != nil {

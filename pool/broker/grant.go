@@ -183,6 +183,9 @@ func (g *Grant) AwaitsWhole() bool {
 func (g *Grant) whole(e *exchange) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if e.over {
+		return
+	}
 	g.single[e] = time.AfterFunc(g.broker.limits.single, func() { e.cut(errTooLong) })
 }
 
@@ -190,6 +193,7 @@ func (g *Grant) whole(e *exchange) {
 func (g *Grant) leave(e *exchange) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	e.over = true
 	if timer := g.single[e]; timer != nil {
 		timer.Stop()
 		delete(g.single, e)

@@ -24,6 +24,7 @@ type exchange struct {
 	streaming  finder
 	cut        context.CancelCauseFunc // ends the call
 	arrived    atomic.Bool             // all of the body is there, and with that the server's deadline for it is over
+	over       bool                    // guarded by Grant.mu: the call has ended, though its body may still be read
 }
 
 // exchangeKey is where a context has its exchange.

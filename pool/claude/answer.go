@@ -17,6 +17,7 @@ const maxAnswer = 16 << 20
 type Answer struct {
 	messages []answered
 	deltas   strings.Builder
+	results  strings.Builder
 	size     int
 
 	streaming string // id of the message that is being streamed
@@ -46,6 +47,10 @@ func (a *Answer) Take(l *Line) {
 	case "user":
 		if l.UUID != "" {
 			a.last = l.UUID
+		}
+	case "result":
+		if !l.IsError && a.fits(l.Result) {
+			a.results.WriteString(l.Result)
 		}
 	}
 }
@@ -84,7 +89,7 @@ func (a *Answer) message(message gjson.Result) {
 // fits reports whether there is room for a text that is not empty, and takes it.
 func (a *Answer) fits(text string) bool {
 	a.size += len(text)
-	return text != "" && a.size <= 2*maxAnswer
+	return text != "" && a.size <= 3*maxAnswer
 }
 
 // Last is the uuid of the last line that stands in the transcript, as far as lines say so; empty if there is none.
@@ -121,3 +126,6 @@ func (a *Answer) Block() string {
 
 // Deltas is all text that was streamed, in the order in which it came.
 func (a *Answer) Deltas() string { return a.deltas.String() }
+
+// Results is the text of all results, of which there are more than one where the turn waited for work in the background.
+func (a *Answer) Results() string { return a.results.String() }

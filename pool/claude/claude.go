@@ -7,7 +7,6 @@
 package claude
 
 import (
-	"strconv"
 	"strings"
 	"time"
 )
@@ -24,6 +23,7 @@ type Options struct {
 	FallbackModel  string // comma-separated; empty is none
 	PermissionMode string // empty is the CLI's own default
 	AllowBypass    bool   // let a later control request switch to bypassPermissions; refused by the CLI as root
+	Background     bool   // offer work that outlives its turn
 }
 
 // Args returns the command line without the program's name. Values stand in the `--flag=value` form, so that none of
@@ -54,7 +54,7 @@ func Args(o Options) []string {
 	if o.AllowBypass {
 		args = append(args, "--allow-dangerously-skip-permissions")
 	}
-	return args
+	return append(args, toolArgs(o.Background)...)
 }
 
 // Environment is what a child gets to know of the world. Nothing of the service's own environment is inherited.
@@ -66,6 +66,12 @@ type Environment struct {
 
 	// MCPTimeout is how long an MCP server may take to answer before it counts as failed. Its conversation waits for it.
 	MCPTimeout time.Duration
+	// CommandTimeout is how long a command may take that doesn't ask for a time of its own, and LongestCommand the longest it
+	// may ask for. Then it is ended, and the model told.
+	CommandTimeout time.Duration
+	LongestCommand time.Duration
+
+	Background bool // as in Options
 }
 
 // path is where a child finds its tools: the usual system folders and nothing of the operator's.
@@ -73,7 +79,7 @@ const path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // Vars returns the child's whole environment in the form of os/exec.
 func (e Environment) Vars() []string {
-	return []string{
+	return append([]string{
 		"HOME=" + e.Home,
 		"PATH=" + path,
 		"LANG=C.UTF-8",
@@ -84,10 +90,8 @@ func (e Environment) Vars() []string {
 		"CLAUDE_CODE_OAUTH_TOKEN=" + e.Secret,
 		"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1",
 		"DISABLE_AUTOUPDATER=1",
-		"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS=1",
-		"CLAUDE_CODE_DISABLE_CRON=1",
-		"MCP_TIMEOUT=" + strconv.FormatInt(e.MCPTimeout.Milliseconds(), 10),
-	}
+		"MCP_TIMEOUT=" + inMilliseconds(e.MCPTimeout),
+	}, e.toolVars()...)
 }
 
 // projectSlug is the name of the folder the CLI keeps the transcripts of a working directory in.

@@ -103,9 +103,7 @@ func TestTranscript_ChainsItsEntriesAndCanBeRemoved(t *testing.T) {
 	_, err = transcript.Write(nil, time.Unix(0, 0))
 	require.ErrorIs(t, err, os.ErrExist)
 	require.NoError(t, transcript.Remove())
-	exists, err := transcript.Exists()
-	require.NoError(t, err)
-	require.False(t, exists)
+	require.False(t, transcript.Exists())
 	require.NoError(t, transcript.Remove(), "removing what is gone is no error")
 }
 
@@ -132,6 +130,7 @@ func TestTranscript_FollowsNothingThatATenantPlanted(t *testing.T) {
 		"link at the folder":        func(path string) error { return replace(filepath.Dir(path), outside) },
 		"link at .claude":           func(path string) error { return replace(filepath.Dir(filepath.Dir(filepath.Dir(path))), outside) },
 		"pipe at the file":          func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"folder at the file":        func(path string) error { return os.MkdirAll(filepath.Join(path, "full"), 0o700) },
 		"dangling link at the file": func(path string) error { return os.Symlink(filepath.Join(outside, "new"), path) },
 	}
 	for name, plant := range plant {
@@ -142,15 +141,17 @@ func TestTranscript_FollowsNothingThatATenantPlanted(t *testing.T) {
 			require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
 			require.NoError(t, plant(path))
 
-			exists, _ := transcript.Exists()
-			require.False(t, exists)
+			require.False(t, transcript.Exists())
 			_, err := transcript.Write([]HistoryMessage{{Role: "user", Content: json.RawMessage(`"x"`)}}, time.Unix(0, 0))
 			require.Error(t, err)
-			_ = transcript.Remove()
+			require.NoError(t, transcript.Remove())
 			content, err := os.ReadFile(victim)
 			require.NoError(t, err)
 			require.Equal(t, "precious", string(content))
 			require.NoFileExists(t, filepath.Join(outside, "new"))
+			_, err = transcript.Write([]HistoryMessage{{Role: "user", Content: json.RawMessage(`"x"`)}}, time.Unix(0, 0))
+			require.NoError(t, err, "what was planted is gone")
+			require.True(t, transcript.Exists())
 		})
 	}
 }

@@ -35,7 +35,8 @@ type Line struct {
 	RequestID string // of a control_request, or of the request a control_response answers
 
 	MessageUUID string // the user message a command_lifecycle line is about
-	State       string // of a command_lifecycle line: queued, started, completed, cancelled
+	State       string // of a command_lifecycle line: queued, started, completed, cancelled; of a session_state_changed: idle, running
+	Tasks       int    // of a background_tasks_changed line: how many there are now
 	Response    []byte // of a successful control_response: its payload, may be empty
 	Error       string // of a failed control_response, or of an assistant line that stands for an API error
 
@@ -53,7 +54,9 @@ type Line struct {
 // Public reports whether the line is one that clients get to see: control lines and the CLI's bookkeeping are not.
 func (l *Line) Public() bool {
 	switch l.Type {
-	case "system", "stream_event", "assistant", "user", "rate_limit_event", "result":
+	case "system":
+		return l.Subtype != "session_state_changed" // which only a process with Options.Background writes
+	case "stream_event", "assistant", "user", "rate_limit_event", "result":
 		return true
 	}
 	return strings.HasPrefix(l.Type, "tool_")
@@ -73,6 +76,11 @@ func (l *Line) Answers(uuid string) bool {
 		}
 	}
 	return false
+}
+
+// CallsTool reports whether it is an assistant's line in which a tool is called.
+func (l *Line) CallsTool() bool {
+	return l.Type == "assistant" && gjson.Get(l.message, `content.#(type=="tool_use")`).Exists()
 }
 
 // ParseLine reads what the service needs from raw, which it keeps. The error is ErrGarbage.
@@ -126,6 +134,8 @@ func (l *Line) set(key string, value gjson.Result) {
 		l.MessageUUID = value.String()
 	case "state":
 		l.State = value.String()
+	case "tasks":
+		l.Tasks = int(value.Get("#").Int())
 	case "is_error":
 		l.IsError = value.Bool()
 	case "result":

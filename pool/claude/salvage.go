@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/tidwall/gjson"
 )
@@ -46,6 +47,57 @@ func (t Transcript) Cut(mark string) error {
 	return f.Truncate(marked)
 }
 
+// maxTurnsReached says that a turn has ended on purpose without an answer. The API sees nothing of it.
+var maxTurnsReached = json.RawMessage(`{"type":"max_turns_reached","maxTurns":1,"turnCount":2,"exitCommitted":false}`)
+
+// Conclude makes a transcript that doesn't end with an answer one that a process can go on from as it is: after an empty
+// answer, or where what a tool said is all that there is. The CLI takes what it ends with for an interrupted turn, and puts
+// an answer behind it that nobody gave.
+func (t Transcript) Conclude(now time.Time) error {
+	f, err := t.Files.OpenFile(t.path(), os.O_RDWR|os.O_APPEND|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil // it is none, or a link: the CLI sees to it
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return err
+	}
+	last, answered := "", true
+	if err := eachLine(f, func(line []byte) {
+		e := gjson.GetManyBytes(line, "uuid", "type", "isSidechain", "message.content")
+		if e[0].Str == "" || e[2].Bool() {
+			return // bookkeeping, or a subagent's
+		}
+		last = e[0].Str
+		switch e[1].Str {
+		case "user":
+			answered = false
+		case "assistant":
+			answered = answered || isVisible(e[3])
+		}
+	}); err != nil || answered {
+		return err
+	}
+	row := t.follow(&entry{Type: "attachment", Attachment: maxTurnsReached}, last, now)
+	_, err = f.Write(append([]byte{'\n'}, row...)) // the last line may be half of one
+	return err
+}
+
+// isVisible reports whether an assistant's content is more than thinking and white space.
+func isVisible(content gjson.Result) (visible bool) {
+	content.ForEach(func(_, block gjson.Result) bool {
+		switch block.Get("type").Str {
+		case "thinking", "redacted_thinking":
+		case "text":
+			visible = strings.TrimSpace(block.Get("text").Str) != ""
+		default:
+			visible = true
+		}
+		return !visible
+	})
+	return visible
+}
+
 // eachLine calls f for each whole line, with its end, up to one that is longer than MaxLine.
 func eachLine(r io.Reader, f func(line []byte)) error {
 	lines := bufio.NewReaderSize(r, 64<<10)
@@ -67,26 +119,39 @@ func eachLine(r io.Reader, f func(line []byte)) error {
 }
 
 // Texts is what was said in the main conversation as far as the transcript, of which at most limit bytes are read, tells.
-// Tools aren't in it.
+// Tools aren't in it, and what was said in turns that were rewound: the next entry then has an earlier one's for its parent.
 func (t Transcript) Texts(limit int64) ([]HistoryMessage, error) {
 	text, err := t.Read(limit)
 	if err != nil {
 		return nil, err
 	}
-	var said []HistoryMessage
+	type entry struct{ uuid, role, text string }
+	var entries []entry
+	at := make(map[string]int) // where an entry is, by its uuid
 	for line := range strings.Lines(string(text)) {
 		e := gjson.Parse(line)
-		if !gjson.Valid(line) || e.Get("isSidechain").Bool() || e.Get("isMeta").Bool() || e.Get("isApiErrorMessage").Bool() {
+		if !gjson.Valid(line) || e.Get("isSidechain").Bool() || e.Get("uuid").Str == "" {
 			continue
 		}
-		role := e.Get("type").Str
-		switch words := textIn(e.Get("message.content")); {
-		case e.Get("subtype").Str == "compact_boundary":
-			said = nil // the summary comes next
-		case role != "user" && role != "assistant" || words == "":
-		default:
-			content, _ := json.Marshal(words) // a string
-			said = append(said, HistoryMessage{Role: role, Content: content})
+		parent := e.Get("parentUuid").Str
+		if i, ok := at[parent]; ok && i < len(entries) && entries[i].uuid == parent {
+			entries = entries[:i+1]
+		}
+		if e.Get("subtype").Str == "compact_boundary" {
+			entries = nil // the summary comes next
+		}
+		one := entry{uuid: e.Get("uuid").Str, role: e.Get("type").Str}
+		if !e.Get("isMeta").Bool() && !e.Get("isApiErrorMessage").Bool() && (one.role == "user" || one.role == "assistant") {
+			one.text = textIn(e.Get("message.content"))
+		}
+		at[one.uuid] = len(entries)
+		entries = append(entries, one)
+	}
+	var said []HistoryMessage
+	for _, e := range entries {
+		if e.text != "" {
+			content, _ := json.Marshal(e.text) // a string
+			said = append(said, HistoryMessage{Role: e.role, Content: content})
 		}
 	}
 	return said, nil

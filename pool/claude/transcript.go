@@ -43,16 +43,10 @@ func TranscriptPath(home, cwd, sessionID string) string {
 // path is relative to the workspace.
 func (t Transcript) path() string { return TranscriptPath(t.Home, t.Cwd, t.SessionID) }
 
-// Exists reports whether there is something to resume.
-func (t Transcript) Exists() (bool, error) {
+// Exists reports whether there is something to resume. What can't be looked at is nothing.
+func (t Transcript) Exists() bool {
 	info, err := t.Files.Lstat(t.path())
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	return info.Mode().IsRegular() && info.Size() > 0, nil
+	return err == nil && info.Mode().IsRegular() && info.Size() > 0
 }
 
 // Write makes a CLI started with Options.Resume go on from the history given: the API then sees these messages before
@@ -90,20 +84,25 @@ func (t Transcript) create(write func(*os.File) error) error {
 func (t Transcript) writeTo(f *os.File, history []HistoryMessage, now time.Time) (string, error) {
 	last := ""
 	w := bufio.NewWriter(f)
-	var parent *string
 	for _, m := range history {
-		id := uuid.NewString()
-		entry, err := transcriptEntry(m)
+		e, err := transcriptEntry(m)
 		if err != nil {
 			return "", err
 		}
-		last = id
-		entry.UUID, entry.ParentUUID, entry.SessionID, entry.Cwd = id, parent, t.SessionID, t.Cwd
-		entry.Timestamp = now.UTC().Format("2006-01-02T15:04:05.000Z")
-		w.Write(line(entry))
-		parent = &id
+		w.Write(t.follow(&e, last, now))
+		last = e.UUID
 	}
 	return last, w.Flush()
+}
+
+// follow makes an entry the next one behind the last, of which the uuid is given, and returns its line.
+func (t Transcript) follow(e *entry, last string, now time.Time) []byte {
+	if last != "" {
+		e.ParentUUID = &last
+	}
+	e.UUID, e.SessionID, e.Cwd, e.UserType, e.Version = uuid.NewString(), t.SessionID, t.Cwd, "external", Version
+	e.Timestamp = now.UTC().Format("2006-01-02T15:04:05.000Z")
+	return line(e)
 }
 
 // makeFolder makes what is missing of the folder, one by one as each has to be given to its owner.
@@ -173,10 +172,24 @@ func (t Transcript) Restore(text []byte) error {
 	})
 }
 
-// Remove makes the CLI forget the session.
+// Remove makes the CLI forget the session. Whatever else is in the transcript's place, or in that of a folder to it, goes too.
 func (t Transcript) Remove() error {
-	if err := t.Files.Remove(t.path()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	path := ""
+	for name := range strings.SplitSeq(t.path(), string(filepath.Separator)) {
+		path = filepath.Join(path, name)
+		info, err := t.Files.Lstat(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil:
+			return err
+		case info.IsDir() && path != t.path():
+			continue
+		}
+		if t.Files.Remove(path) == nil {
+			return nil
+		}
+		return t.Files.Rename(path, path+"."+uuid.NewString()) // a folder, which may be deep: it goes with the workspace
 	}
 	return nil
 }
@@ -185,7 +198,8 @@ type entry struct {
 	ParentUUID  *string `json:"parentUuid"`
 	IsSidechain bool    `json:"isSidechain"`
 	Type        string  `json:"type"`
-	Message     any     `json:"message"`
+	Message     any     `json:"message,omitempty"`
+	Attachment  any     `json:"attachment,omitempty"`
 	UUID        string  `json:"uuid"`
 	Timestamp   string  `json:"timestamp"`
 	UserType    string  `json:"userType"`
@@ -208,7 +222,7 @@ type assistantMessage struct {
 }
 
 func transcriptEntry(m HistoryMessage) (entry, error) {
-	e := entry{Type: m.Role, UserType: "external", Version: Version}
+	e := entry{Type: m.Role}
 	switch m.Role {
 	case "user":
 		e.Message = message{Role: "user", Content: m.Content}

@@ -24,3 +24,9 @@ func usageOf(models gjson.Result) (sum Usage) {
 	})
 	return sum
 }
+
+// Plus is what both took.
+func (u Usage) Plus(o Usage) Usage {
+	return Usage{u.InputTokens + o.InputTokens, u.OutputTokens + o.OutputTokens, u.CacheReadTokens + o.CacheReadTokens,
+		u.CacheCreationTokens + o.CacheCreationTokens, u.CostUSD + o.CostUSD}
+}

@@ -229,10 +229,11 @@ type run struct {
 	uuid string
 	over chan struct{} // closed when Run has returned
 
-	lines   []string   // as handed over
-	ends    []*Outcome // one for each batch
-	outcome Outcome    // what Run has returned, as err
-	err     error
+	lines     []string   // as handed over
+	ends      []*Outcome // one for each batch
+	lastBatch []string
+	outcome   Outcome // what Run has returned, as err
+	err       error
 }
 
 // begin calls Run and returns when the CLI has been told the message. also is called after each batch was noted.
@@ -248,9 +249,11 @@ func (c *fakeCLI) begin(ctx context.Context, also Emit) *run {
 func (c *fakeCLI) beginUnread(ctx context.Context, message string, sent func(), also Emit) *run {
 	r := &run{c: c, over: make(chan struct{})}
 	emit := func(ctx context.Context, lines [][]byte, end *Outcome) error {
+		r.lastBatch = nil
 		for _, line := range lines {
-			r.lines = append(r.lines, string(line))
+			r.lastBatch = append(r.lastBatch, string(line))
 		}
+		r.lines = append(r.lines, r.lastBatch...)
 		r.ends = append(r.ends, end)
 		if also != nil {
 			return also(ctx, lines, end)

@@ -43,12 +43,17 @@ type Limits struct {
 	Burst int
 }
 
+// Commands are how long what a model runs may take before it is ended and the model told: one that asks for no time of its
+// own, and the longest that one may ask for.
+type Commands struct{ Usual, Longest time.Duration }
+
 // Spec says what to start.
 type Spec struct {
 	Bin        string // path of the CLI
 	Folders    Folders
 	Options    claude.Options
 	MCPTimeout time.Duration // how long an MCP server may take to answer
+	Commands   Commands
 	Limits     Limits
 	Logger     *slog.Logger
 }
@@ -101,7 +106,8 @@ func Start(ctx context.Context, launcher *confine.Launcher, b *broker.Broker, sp
 		return nil, fmt.Errorf("cli: start: %w", err)
 	}
 	env := claude.Environment{Home: spec.Folders.Home, Temp: spec.Folders.Temp, BaseURL: grant.URL(), Secret: grant.Secret(),
-		MCPTimeout: spec.MCPTimeout}
+		MCPTimeout: spec.MCPTimeout, CommandTimeout: spec.Commands.Usual, LongestCommand: spec.Commands.Longest,
+		Background: spec.Options.Background}
 	c, err := launcher.Start(ctx, confine.Spec{Path: spec.Bin, Args: claude.Args(spec.Options), Env: env.Vars(),
 		Dir: spec.Folders.Cwd, Workspace: spec.Folders.Root, Connect: []uint16{grant.Port()}})
 	if err != nil {
@@ -185,6 +191,17 @@ func (p *Process) Spent() bool { return p.recycle.Load() || p.aborted.Load() != 
 func (p *Process) Kill() {
 	p.kill()
 	<-p.exited
+}
+
+// Quit ends the process when it has written what it has to, or kills it after Limits.InterruptGrace. It returns when nothing
+// more will be read from it. Stop still has to follow.
+func (p *Process) Quit() {
+	_ = p.child.Signal(syscall.SIGTERM)
+	select {
+	case <-p.exited:
+	case <-time.After(p.limits.InterruptGrace):
+		p.Kill()
+	}
 }
 
 func (p *Process) kill() { _ = p.child.Signal(syscall.SIGKILL) }

@@ -26,7 +26,8 @@ const (
 // Outcome is how a run went.
 type Outcome struct {
 	Started bool           // the CLI has taken the message up
-	Result  *claude.Line   // nil: there is none
+	Result  *claude.Line   // the last one; nil: there is none
+	Usage   *claude.Usage  // of all results; nil: none has told it
 	Answer  *claude.Answer // what was said, as far as it went; not to be read before the run's end
 	Mark    string         // uuid of the last entry of the transcript that is the run's
 	Calls   int64          // API calls of the run that the broker saw
@@ -37,17 +38,18 @@ func (o Outcome) Good() bool {
 	return o.Result != nil && !o.Result.IsError && o.Result.Subtype == "success"
 }
 
-// Emit gets a run's lines in batches. With the last one it gets the outcome, unless lines were kept from it. The end of
+// Emit gets a run's lines in batches. With the last one, which may be empty, it gets the outcome, unless lines were kept from it. The end of
 // its context says that it may not wait for the client any longer, unless the cause is context.Canceled, with which every
 // context of a run ends; its error ends the run.
 type Emit func(ctx context.Context, lines [][]byte, end *Outcome) error
 
 // Run sends a message, the JSON of a user message's content, calls sent, and hands over the lines that answer it until
-// the CLI's result, which is the last. Where there is none, the error says why: ErrDied, ErrSilence, what Abort was
+// the CLI's result, which is the last; with Settings.Background until the one after which nothing is left that was begun. Where there is none, the error says why: ErrDied, ErrSilence, what Abort was
 // called with, emit's error, or ctx's cause. In all of these but the first the message was interrupted. A run that didn't
 // end well stays in the conversation until Rewind.
 func (p *Process) Run(ctx context.Context, message json.RawMessage, sent func(), emit Emit) (Outcome, error) {
 	t := newTurn(uuid.NewString(), p.grant.Scrub)
+	t.waits = p.inForce.Background
 	before := p.grant.Passed()
 	ctx, cut := context.WithCancelCause(ctx)
 	defer cut(nil)
@@ -59,6 +61,9 @@ func (p *Process) Run(ctx context.Context, message json.RawMessage, sent func(),
 	sent()
 	err := p.forward(ctx, t, emit, cut)
 	stop()
+	if t.isUntold() {
+		p.Recycle()
+	}
 	outcome, _ := t.outcome()
 	outcome.Calls = p.grant.Passed() - before
 	if err == nil && outcome.Good() {
@@ -115,7 +120,7 @@ func (p *Process) forward(ctx context.Context, t *turn, emit Emit, cut context.C
 		t.gather(ctx, delay(pace, 1))
 		lines, last, dropped := t.pop()
 		end, err := t.end(last && !dropped)
-		if len(lines) > 0 {
+		if len(lines) > 0 || end != nil {
 			if emitErr := emit(ctx, lines, end); emitErr != nil {
 				cut(emitErr)
 			}

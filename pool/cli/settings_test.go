@@ -16,7 +16,7 @@ var (
 	on, off = new(true), new(false)
 	servers = json.RawMessage(`{"x":{"type":"http","url":"http://127.0.0.1:2"}}`)
 	all     = Settings{Model: "haiku", Fallback: "sonnet", Permission: "plan", System: "be brief",
-		Thinking: on, MCP: servers}
+		Thinking: on, MCP: servers, Background: true}
 )
 
 // but is the settings with a change.
@@ -44,6 +44,8 @@ func TestSettings_WhatAProcessSatisfiesAndWhatNeedsAnother(t *testing.T) {
 		"the CLI's thinking":  {all, all.but(func(s *Settings) { s.Thinking = nil }), false, true},
 		"MCP servers":         {Settings{}, Settings{MCP: servers}, false, false},
 		"other MCP servers":   {all, all.but(func(s *Settings) { s.MCP = json.RawMessage(`{}`) }), false, false},
+		"background":          {Settings{}, Settings{Background: true}, false, true},
+		"no background":       {all, all.but(func(s *Settings) { s.Background = false }), false, true},
 		"no more MCP servers": {all, all.but(func(s *Settings) { s.MCP = nil }), false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -61,8 +63,8 @@ func TestSettings_WhatAProcessSatisfiesAndWhatNeedsAnother(t *testing.T) {
 }
 
 func TestSettings_ThoseOfTheCommandLineAreInForceFromTheStart(t *testing.T) {
-	options := claude.Options{SessionID: "s", Model: "haiku", FallbackModel: "sonnet", PermissionMode: "plan"}
-	require.Equal(t, Settings{Model: "haiku", Fallback: "sonnet", Permission: "plan"}, settingsOf(options))
+	options := claude.Options{SessionID: "s", Model: "haiku", FallbackModel: "sonnet", PermissionMode: "plan", Background: true}
+	require.Equal(t, Settings{Model: "haiku", Fallback: "sonnet", Permission: "plan", Background: true}, settingsOf(options))
 }
 
 // fit has the process fitted, with a CLI that takes everything but the subtype refused, and returns what it was asked.

@@ -28,13 +28,19 @@ type turn struct {
 	started bool // the CLI has taken the message up: what follows belongs to this turn
 	lines   [][]byte
 	size    int
-	full    bool // a line waits for room
-	dropped bool // nobody reads any more: drop instead of keeping
-	result  *claude.Line
+	full    bool         // a line waits for room
+	dropped bool         // nobody reads any more: drop instead of keeping
+	result  *claude.Line // the last one that has come
+	usage   *claude.Usage
+	over    bool // no other result will come
 	err     error
 
-	answer    claude.Answer
-	compacted bool // what was said before has been replaced by a summary, which can't be undone by a rewind
+	answer claude.Answer
+	// lasting says that a rewind can't undo the turn: what was said before has been replaced by a summary, or a tool has been
+	// called, of which something may go on that a later turn would find.
+	lasting bool
+
+	background
 }
 
 func newTurn(uuid string, scrub func([]byte) []byte) *turn {
@@ -52,15 +58,23 @@ func (t *turn) take(line claude.Line) {
 		t.lifecycleLocked(line)
 		return
 	}
-	if !t.started || t.result != nil || t.err != nil || !line.Public() {
+	if !t.started || t.over || t.err != nil {
+		return
+	}
+	isOver := t.followLocked(&line)
+	t.handOverLocked()
+	if isOver {
+		t.endLocked()
+	}
+	if !line.Public() {
 		return
 	}
 	switch {
 	case line.Type == "system" && line.Subtype == "init":
 		closeOnce(t.begun)
-	case line.Type == "system" && line.Subtype == "compact_boundary":
-		t.compacted = true
-	case line.Type == "result" && !line.Answers(t.uuid):
+	case line.Type == "system" && line.Subtype == "compact_boundary", line.CallsTool():
+		t.lasting = true
+	case line.Type == "result" && !line.Answers(t.uuid) && (!t.waits || len(line.MessageUUIDs) > 0):
 		return // of a turn that wasn't ours
 	}
 	t.answer.Take(&line)
@@ -68,13 +82,45 @@ func (t *turn) take(line claude.Line) {
 	if line.Failure() {
 		raw = t.scrub(raw)
 	}
-	t.pushLocked(raw)
-	if line.Type == "result" && t.err == nil { // it may have failed while the line waited for room
-		t.result = &line
-		closeOnce(t.begun)
-		close(t.ended)
-		t.signal()
+	if line.Type == "result" {
+		t.concludeLocked(&line, raw)
+		return
 	}
+	t.pushLocked(raw)
+}
+
+// concludeLocked takes a result, which clients get as raw.
+func (t *turn) concludeLocked(line *claude.Line, raw []byte) {
+	if t.waits {
+		t.held = raw
+	} else {
+		t.pushLocked(raw)
+	}
+	if t.err != nil {
+		return // it failed while the line waited for room
+	}
+	t.result = line
+	if line.HasUsage {
+		sum := line.Usage
+		if t.usage != nil {
+			sum = sum.Plus(*t.usage)
+		}
+		t.usage = &sum
+	}
+	if !t.waits {
+		t.endLocked()
+	}
+}
+
+// endLocked says that the last result has come.
+func (t *turn) endLocked() {
+	if t.over || t.err != nil {
+		return
+	}
+	t.over = true
+	closeOnce(t.begun)
+	close(t.ended)
+	t.signal()
 }
 
 func (t *turn) lifecycleLocked(line claude.Line) {
@@ -122,10 +168,10 @@ func (t *turn) pop() (lines [][]byte, last, dropped bool) {
 	}
 	lines, t.lines, t.size = t.lines, nil, 0
 	t.room.Broadcast()
-	return lines, t.result != nil || t.err != nil, t.dropped
+	return lines, t.over || t.err != nil, t.dropped
 }
 
-// hasEnded reports whether the turn has a result or an error.
+// hasEnded reports whether the turn has its last result or an error.
 func (t *turn) hasEnded() bool {
 	select {
 	case <-t.ended:
@@ -162,9 +208,10 @@ func (t *turn) fail(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	closeOnce(t.settled)
-	if t.result != nil || t.err != nil {
+	if t.over || t.err != nil {
 		return
 	}
+	t.stopTellingLocked()
 	t.err = err
 	closeOnce(t.begun)
 	close(t.ended)
@@ -172,18 +219,22 @@ func (t *turn) fail(err error) {
 	t.signal()
 }
 
-// isCompacted reports whether a summary has replaced what was said before the turn.
-func (t *turn) isCompacted() bool {
+// isLasting reports whether a rewind can't undo the turn.
+func (t *turn) isLasting() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.compacted
+	return t.lasting
 }
 
 // outcome tells how the turn has gone so far. The error is what took the result's place.
 func (t *turn) outcome() (Outcome, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return Outcome{Started: t.started, Result: t.result, Answer: &t.answer, Mark: cmp.Or(t.answer.Last(), t.uuid)}, t.err
+	outcome := Outcome{Started: t.started, Usage: t.usage, Answer: &t.answer, Mark: cmp.Or(t.answer.Last(), t.uuid)}
+	if t.over {
+		outcome.Result = t.result
+	}
+	return outcome, t.err
 }
 
 // end is the outcome of a turn that has ended, if it has. There is none where the error took its place.

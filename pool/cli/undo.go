@@ -18,6 +18,11 @@ import (
 // The CLI ignores an interrupt that comes before the turn's system/init, so it is repeated then.
 func (p *Process) interrupt(t *turn) {
 	t.drop()
+	if now, _ := t.hasTasks(); now { // which an interrupt leaves running
+		p.kill()
+		<-t.ended
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), p.limits.InterruptGrace)
 	defer cancel()
 	var interrupts errgroup.Group
@@ -48,7 +53,7 @@ func (p *Process) interrupt(t *turn) {
 }
 
 // Rewind makes the conversation what it was before the last run, if that didn't end well, and reports whether that is
-// certain. It takes at most Limits.InterruptGrace.
+// certain, and that nothing the run has begun goes on. It takes at most Limits.InterruptGrace.
 func (p *Process) Rewind(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, p.limits.InterruptGrace)
 	defer cancel()
@@ -101,8 +106,8 @@ func (p *Process) rewind(ctx context.Context, t *turn) bool {
 	case <-ctx.Done():
 		return false
 	}
-	if t.isCompacted() {
-		return false
+	if _, ever := t.hasTasks(); ever || t.isLasting() {
+		return false // there may be more to undo
 	}
 	for ctx.Err() == nil {
 		line, err := p.control(ctx, claude.Rewind{UserMessageUUID: t.uuid})

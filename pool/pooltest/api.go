@@ -3,35 +3,40 @@
 package pooltest
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/google/uuid"
-
-	"claudepool/pool/pooltest/directive"
 )
 
 // API is a stand-in for the Messages API on a loopback port. What it answers is up to the text of the last user message:
 // a plain text is answered with "reply to: " and the text; `[[name=value]]` directives ask for something else.
 //
-//	[[status=529]]         an error of that status, not to be retried
-//	[[latency=500ms]]      wait before the first byte
-//	[[words=20]]           that many words, one event each
-//	[[delay=50ms]]         wait before each word
-//	[[bytes=4194304]]      one event with a text of that size
-//	[[tool=Bash {…}]]      call a tool; its result is then answered with "tool said: "
-//	[[size=65536]]         pad each word to that many bytes
-//	[[cut]]                cut the connection in the middle
-//	[[cut=2]]              the same, but only the first two times
-//	[[garbage]]            answer with something that is no event stream
-//	[[silence]]            begin to answer and then say nothing more
+//	[[status=529]]           an error of that status, not to be retried
+//	[[latency=500ms]]        wait before the first byte
+//	[[words=20]]             that many words, one event each
+//	[[delay=50ms]]           wait before each word
+//	[[bytes=4194304]]        one event with a text of that size
+//	[[tool=Bash {…}]]        call a tool; its result is then answered with "tool said: ". More lines are more calls in parallel
+//	[[say=a word]]           a text before the tool calls
+//	[[size=65536]]           pad each word to that many bytes
+//	[[empty]]                answer with nothing
+//	[[stop=max_tokens]]      end for that reason
+//	[[input_tokens=990000]]  say that the call had so many. Of that many the CLI makes a summary before the next call
+//	[[compacting=1m]]        that one's latency
+//	[[pause=1s]]             wait in the middle of the text
+//	[[cut]]                  cut the connection in the middle of the text
+//	[[error=api_error]]      an error event of that type in the middle of the text
+//	[[garbage]]              answer with something that is no event stream
+//	[[blocks={…},{…}]]       answer with these content blocks, of which there may be none
+//	[[silence]]              begin to answer and then say nothing more
+//
+// With a number, as in [[2:status=500]], a directive holds only for the second call that is made for the text; a tool
+// without one is called once. Calls that the CLI makes of its own accord, to have an answer continued, are such calls too.
+// A call for a summary is answered with one, which begins with "summary of: ".
 type API struct {
 	server *http.Server
 	url    string
@@ -43,7 +48,7 @@ type API struct {
 	counts []Call                      // those of count_tokens
 	judge  func(credential string) int // nil: all are good
 	open   int
-	cuts   map[string]int // by text: how often an answer to it could have been cut
+	asked  map[string]int // by text: how many calls were made for it
 }
 
 // Call is one request the API has seen.
@@ -77,7 +82,7 @@ func NewAPI(words func(text string) string) (*API, error) {
 	if words == nil {
 		words = func(text string) string { return "reply to: " + text }
 	}
-	a := &API{url: "http://" + listener.Addr().String(), served: make(chan struct{}), words: words, cuts: make(map[string]int)}
+	a := &API{url: "http://" + listener.Addr().String(), served: make(chan struct{}), words: words, asked: make(map[string]int)}
 	a.server = &http.Server{Handler: a, ReadHeaderTimeout: 10 * time.Second}
 	go func() {
 		defer close(a.served)
@@ -150,58 +155,6 @@ func (a *API) Open() int {
 	return a.open
 }
 
-type request struct {
-	Model    string    `json:"model"`
-	Stream   bool      `json:"stream"`
-	Messages []message `json:"messages"`
-}
-
-type message struct {
-	Role    string          `json:"role"`
-	Content json.RawMessage `json:"content"`
-}
-
-type block struct {
-	Type    string          `json:"type"`
-	Text    string          `json:"text"`
-	Content json.RawMessage `json:"content"`
-}
-
-func (m message) blocks() []block {
-	var text string
-	if json.Unmarshal(m.Content, &text) == nil {
-		return []block{{Type: "text", Text: text}}
-	}
-	var blocks []block
-	_ = json.Unmarshal(m.Content, &blocks)
-	return blocks
-}
-
-// text is what the user or the assistant said.
-func (m message) text() string {
-	var texts []string
-	for _, b := range m.blocks() {
-		if b.Type == "text" && !strings.HasPrefix(b.Text, "<system-reminder>") {
-			texts = append(texts, strings.TrimSpace(b.Text))
-		}
-	}
-	return strings.Join(texts, "\n")
-}
-
-// toolResult is the content of the message's tool result.
-func (m message) toolResult() (string, bool) {
-	for _, b := range m.blocks() {
-		if b.Type == "tool_result" {
-			var text string
-			if json.Unmarshal(b.Content, &text) != nil {
-				text = message{Content: b.Content}.text()
-			}
-			return text, true
-		}
-	}
-	return "", false
-}
-
 // ServeHTTP answers one call.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	count := r.URL.Path == "/v1/messages/count_tokens"
@@ -254,143 +207,4 @@ func fail(w http.ResponseWriter, status int) {
 	w.Header().Set("X-Should-Retry", "false")
 	w.WriteHeader(status)
 	fmt.Fprintf(w, `{"type":"error","error":{"type":%q,"message":"the stand-in was asked for this"}}`, kind)
-}
-
-// parse takes the directives of the last thing the user said.
-func parse(req request) (text string, d directive.Set, result string, isResult bool) {
-	for i := len(req.Messages) - 1; i >= 0; i-- {
-		m := req.Messages[i]
-		if m.Role != "user" {
-			continue
-		}
-		if r, ok := m.toolResult(); ok && i == lastUser(req) {
-			result, isResult = r, true
-		}
-		if text = m.text(); text != "" {
-			break
-		}
-	}
-	return text, directive.Parse(text), result, isResult
-}
-
-func lastUser(req request) int {
-	for i := len(req.Messages) - 1; i >= 0; i-- {
-		if req.Messages[i].Role == "user" {
-			return i
-		}
-	}
-	return -1
-}
-
-func (a *API) answer(ctx context.Context, w http.ResponseWriter, req request) {
-	text, d, result, isResult := parse(req)
-	rest(ctx, d.Duration("latency"))
-	if d.Has("status") {
-		fail(w, d.Number("status"))
-		return
-	}
-	if d.Has("garbage") && !req.Stream {
-		_, _ = w.Write([]byte("<html>not an answer</html>"))
-		return
-	}
-	if !req.Stream {
-		w.Header().Set("Content-Type", "application/json")
-		fmt.Fprintf(w, `{"id":"msg_%s","type":"message","role":"assistant","model":%q,"content":[{"type":"text","text":"ok"}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":1,"output_tokens":1}}`, uuid.NewString(), req.Model)
-		return
-	}
-	s := &sse{ctx: ctx, w: w, flush: http.NewResponseController(w).Flush}
-	s.begin(req.Model)
-	switch {
-	case d.Has("garbage"):
-		_, _ = w.Write([]byte("event: message_delta\ndata: {not json\n\n"))
-	case d.Has("silence"):
-		<-ctx.Done()
-	case d.Has("tool") && !isResult:
-		name, input, _ := strings.Cut(d["tool"], " ")
-		s.tool(name, input)
-	case isResult:
-		s.words([]string{"tool said: " + result}, directive.Set{}, false)
-	default:
-		s.words(chunks(a.words(text), d), d, a.cut(text, d))
-	}
-}
-
-// cut reports whether this answer is one to be cut.
-func (a *API) cut(text string, d directive.Set) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.cuts[text]++
-	return d.Has("cut") && (d["cut"] == "" || a.cuts[text] <= d.Number("cut"))
-}
-
-// chunks are the pieces an answer is streamed in.
-func chunks(text string, d directive.Set) []string {
-	switch {
-	case d.Has("bytes"):
-		return []string{strings.Repeat("x", d.Number("bytes"))}
-	case d.Has("words"):
-		words := make([]string, d.Number("words"))
-		for i := range words {
-			words[i] = "w" + strconv.Itoa(i) + " "
-		}
-		return words
-	}
-	return strings.SplitAfter(text, " ")
-}
-
-// sse writes the API's events.
-type sse struct {
-	ctx   context.Context
-	w     http.ResponseWriter
-	flush func() error
-}
-
-func (s *sse) event(kind, format string, args ...any) {
-	fmt.Fprintf(s.w, "event: %s\ndata: {\"type\":%q,%s}\n\n", kind, kind, fmt.Sprintf(format, args...))
-	_ = s.flush()
-}
-
-func (s *sse) begin(model string) {
-	s.w.Header().Set("Content-Type", "text/event-stream")
-	s.event("message_start", `"message":{"id":"msg_%s","type":"message","role":"assistant","model":%q,"content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":10,"output_tokens":1}}`, uuid.NewString(), model)
-}
-
-func (s *sse) words(words []string, d directive.Set, cut bool) {
-	s.event("content_block_start", `"index":0,"content_block":{"type":"text","text":""}`)
-	for _, word := range words {
-		rest(s.ctx, d.Duration("delay"))
-		if s.ctx.Err() != nil {
-			return
-		}
-		quoted, _ := json.Marshal(word + strings.Repeat(" ", max(0, d.Number("size")-len(word))))
-		s.event("content_block_delta", `"index":0,"delta":{"type":"text_delta","text":%s}`, quoted)
-		if cut {
-			panic(http.ErrAbortHandler)
-		}
-	}
-	s.end("end_turn")
-}
-
-func (s *sse) tool(name, input string) {
-	s.event("content_block_start", `"index":0,"content_block":{"type":"tool_use","id":"toolu_%s","name":%q,"input":{}}`, strings.ReplaceAll(uuid.NewString(), "-", "")[:24], name)
-	quoted, _ := json.Marshal(input)
-	s.event("content_block_delta", `"index":0,"delta":{"type":"input_json_delta","partial_json":%s}`, quoted)
-	s.end("tool_use")
-}
-
-func (s *sse) end(reason string) {
-	s.event("content_block_stop", `"index":0`)
-	s.event("message_delta", `"delta":{"stop_reason":%q,"stop_sequence":null},"usage":{"output_tokens":5}`, reason)
-	fmt.Fprint(s.w, "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n")
-	_ = s.flush()
-}
-
-func rest(ctx context.Context, d time.Duration) {
-	if d <= 0 {
-		return
-	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
 }

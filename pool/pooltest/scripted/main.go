@@ -14,8 +14,9 @@
 //	[[late]]          after the turn, write the result of another one
 //	[[run=command]]   run it with a shell and answer with what it says
 //	[[leave]]         end a moment after the turn, without being asked
+//	[[task=300ms]]    begin what takes so long; in the background, where that is offered
 //
-// Everything else in the text is for the API.
+// Everything else in the text is for the API. Tools that the API calls do nothing and say "done".
 package main
 
 import (
@@ -52,7 +53,7 @@ func realMain() error {
 	for _, name := range []string{"print", "verbose", "include-partial-messages", "allow-dangerously-skip-permissions"} {
 		flags.Bool(name, false, "")
 	}
-	for _, name := range []string{"input-format", "output-format", "system-prompt-snapshot", "fallback-model", "permission-mode"} {
+	for _, name := range []string{"input-format", "output-format", "system-prompt-snapshot", "fallback-model", "permission-mode", "disallowedTools", "settings"} {
 		flags.String(name, "", "")
 	}
 	if err := flags.Parse(os.Args[1:]); err != nil {
@@ -157,7 +158,7 @@ func (c *cli) side(id, question string) {
 		c.say(object{"type": "control_response", "response": object{"subtype": "error", "request_id": id, "error": err.Error()}})
 		return
 	}
-	c.say(object{"type": "control_response", "response": object{"subtype": "success", "request_id": id, "response": object{"response": answer}}})
+	c.say(object{"type": "control_response", "response": object{"subtype": "success", "request_id": id, "response": object{"response": answer.text()}}})
 }
 
 func (c *cli) rewindLocked(uuid string) object {

@@ -56,7 +56,7 @@ func openSession(id, resume, resumeAt string) (*session, error) {
 		if err := decoder.Decode(&e); err != nil {
 			return nil, err
 		}
-		if e.UUID == "" {
+		if e.UUID == "" || e.Message.Role == "" {
 			continue // bookkeeping
 		}
 		s.messages = append(s.messages, e)

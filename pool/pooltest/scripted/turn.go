@@ -19,6 +19,7 @@ import (
 func (c *cli) turn(message gjson.Result) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	c.sayState("running")
 	c.lifecycle(message, "started")
 	c.mu.Lock()
 	c.running, c.begun, c.interrupt = true, true, cancel
@@ -27,12 +28,20 @@ func (c *cli) turn(message gjson.Result) {
 	t := &turn{cli: c, ctx: ctx, model: model, uuid: message.Get("uuid").Str, content: message.Get("message.content"), wants: directive.Parse(textOf(message.Get("message.content")))}
 	c.session.add("user", t.uuid, []byte(t.content.Raw))
 	c.say(object{"type": "system", "subtype": "init", "session_id": c.session.id, "model": model, "uuid": uuid.NewString()})
+	var left *task
+	if t.wants.Has("task") {
+		left = c.beginTask(t.wants.Duration("task"))
+	}
 	answer, err := t.run()
 	c.mu.Lock()
 	c.running, c.interrupt = false, nil
 	c.mu.Unlock()
 	t.conclude(answer, err)
 	c.lifecycle(message, "completed")
+	c.sayState("idle")
+	if left != nil {
+		c.tell(left, model)
+	}
 	if t.wants.Has("leave") {
 		time.Sleep(50 * time.Millisecond)
 		os.Exit(1)
@@ -50,7 +59,7 @@ type turn struct {
 }
 
 // run makes the answer, with the faults that the text asks for.
-func (t *turn) run() (string, error) {
+func (t *turn) run() (answer, error) {
 	switch {
 	case t.wants.Has("exit"):
 		t.delta("half a ")
@@ -69,7 +78,7 @@ func (t *turn) run() (string, error) {
 		for t.ctx.Err() == nil {
 			t.delta(strings.Repeat("x", 1000))
 		}
-		return "", t.ctx.Err()
+		return nil, t.ctx.Err()
 	case t.wants.Has("noise"):
 		t.cli.write.Lock()
 		_, _ = t.cli.out.WriteString("not JSON\n\xff\xfe\x00\n[1,2]\n{\"half\": \n\n")
@@ -77,7 +86,7 @@ func (t *turn) run() (string, error) {
 	case t.wants.Has("run"):
 		out, err := exec.CommandContext(t.ctx, "/bin/sh", "-c", t.wants["run"]).CombinedOutput()
 		t.delta(string(out))
-		return string(out), err
+		return answer{{"type": "text", "text": string(out)}}, err
 	case t.wants.Has("ask"):
 		t.cli.say(object{"type": "control_request", "request_id": "ask-" + t.uuid, "request": object{"subtype": "can_use_tool", "tool_name": "Bash"}})
 		<-t.cli.answers
@@ -85,24 +94,41 @@ func (t *turn) run() (string, error) {
 	if t.wants.Has("events") {
 		return t.events()
 	}
-	return t.cli.ask(t.ctx, t.cli.session.conversation(), func(event json.RawMessage) { t.event(event) })
+	for {
+		a, err := t.cli.ask(t.ctx, t.cli.session.conversation(), func(event json.RawMessage) { t.event(event) })
+		results := a.results()
+		if err != nil || results == nil {
+			return a, err
+		}
+		t.say("assistant", a)
+		t.say("user", results)
+	}
+}
+
+// say writes a message to the host and adds it to the session.
+func (t *turn) say(role string, content any) {
+	id := uuid.NewString()
+	raw, _ := json.Marshal(content)
+	t.cli.session.add(role, id, raw)
+	t.cli.say(object{"type": role, "uuid": id, "session_id": t.cli.session.id, "message": object{"id": "msg_" + id, "role": role,
+		"model": t.model, "content": json.RawMessage(raw)}})
 }
 
 // events answers without the API.
-func (t *turn) events() (string, error) {
+func (t *turn) events() (answer, error) {
 	var all strings.Builder
 	for i := range t.wants.Number("events") {
 		if d := t.wants.Duration("delay"); d > 0 {
 			time.Sleep(d)
 		}
 		if t.ctx.Err() != nil {
-			return "", t.ctx.Err()
+			return nil, t.ctx.Err()
 		}
 		word := fmt.Sprintf("%-*s", t.wants.Number("size"), fmt.Sprintf("w%d ", i))
 		all.WriteString(word)
 		t.delta(word)
 	}
-	return all.String(), nil
+	return answer{{"type": "text", "text": all.String()}}, nil
 }
 
 // What is written for each word is of structs, as maps are slow to write.
@@ -133,8 +159,8 @@ func (t *turn) event(event any) {
 }
 
 // conclude writes the turn's last lines.
-func (t *turn) conclude(answer string, err error) {
-	result := object{"type": "result", "subtype": "success", "is_error": false, "result": answer, "session_id": t.cli.session.id,
+func (t *turn) conclude(a answer, err error) {
+	result := object{"type": "result", "subtype": "success", "is_error": false, "result": a.text(), "session_id": t.cli.session.id,
 		"uuid": uuid.NewString(), "user_message_uuid": t.uuid}
 	switch {
 	case t.ctx.Err() != nil:
@@ -145,13 +171,11 @@ func (t *turn) conclude(answer string, err error) {
 		result["is_error"], result["result"] = true, err.Error()
 		t.cli.say(result)
 	default:
-		id := uuid.NewString()
-		content := []object{{"type": "text", "text": answer}}
-		raw, _ := json.Marshal(content)
-		t.cli.session.add("assistant", id, raw)
+		if len(a) > 0 {
+			t.say("assistant", a)
+		}
 		t.cli.session.save()
-		t.cli.say(object{"type": "assistant", "uuid": id, "session_id": t.cli.session.id,
-			"message": object{"role": "assistant", "model": t.model, "content": content}}, result)
+		t.cli.say(result)
 	}
 	if t.wants.Has("late") {
 		stray := object{"type": "assistant", "uuid": uuid.NewString(), "message": object{"role": "assistant", "content": []object{{"type": "text", "text": "stray"}}}}
