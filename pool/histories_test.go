@@ -181,6 +181,33 @@ func TestHistory_AnEmptyAnswerIsNotReplacedByOneThatNobodyGave(t *testing.T) {
 	}
 }
 
+// The API takes four marks for caching, and none for an hour behind one for five minutes; the CLI sets three for an hour.
+func TestHistory_TheAPIGetsTheCLIsOwnMarksForCachingAlone(t *testing.T) {
+	t.Parallel()
+	s := newService(t, nil)
+	marked := func(block fields) fields {
+		block["cache_control"] = fields{"type": "ephemeral", "ttl": "5m"}
+		return block
+	}
+	nested := marked(toolResult("t1", []fields{marked(text("t1 found"))}))
+	history := []fields{user([]fields{marked(text("one"))}), assistant([]fields{marked(text("I look")), marked(toolUse("t1"))}), user([]fields{nested}),
+		assistant([]fields{marked(text("first"))}), user([]fields{marked(text("two")), marked(text("three"))})}
+	ask := func(history []fields) {
+		r := s.ask("ada", "", fields{"messages": history, "system": []fields{marked(text("be brief"))}})
+		require.True(t, isGood(r), r.body)
+		body := string(s.lastCall().Body)
+		require.Contains(t, body, "be brief")
+		require.NotContains(t, body, `"5m"`)
+		marks := strings.Count(body, `"cache_control"`)
+		require.Positive(t, marks)
+		require.LessOrEqual(t, marks, 4)
+	}
+	ask(history)
+	ask(append(history, assistant("w"), user([]fields{marked(text("four"))})))
+	result := marked(toolResult("t2", []fields{marked(text("t2 found"))}))
+	ask([]fields{user("one"), assistant([]fields{marked(toolUse("t2"))}), user([]fields{result, marked(text("and?"))})})
+}
+
 // nudge is what the CLI asks after an empty answer.
 const nudge = "[Your previous response had no visible output. Please continue and produce a user-visible response.]"
 

@@ -98,9 +98,9 @@ func TestPool_AQueuedClientThatHangsUpLeavesTheQueue(t *testing.T) {
 	}
 }
 
-func kill(t *testing.T, pid string) { signalProcess(t, pid, syscall.SIGKILL) }
+func kill(t testing.TB, pid string) { signalProcess(t, pid, syscall.SIGKILL) }
 
-func signalProcess(t *testing.T, pid string, sig syscall.Signal) {
+func signalProcess(t testing.TB, pid string, sig syscall.Signal) {
 	t.Helper()
 	n, err := strconv.Atoi(pid)
 	require.NoError(t, err)

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"syscall"
 	"testing"
 	"time"
 
@@ -63,6 +64,28 @@ func TestRewind_ReportsWhetherItIsCertain(t *testing.T) {
 				require.Equal(t, want.sure, <-sure)
 				require.True(t, c.proc.Rewind(t.Context()), "nothing more is to be done")
 				c.idle()
+			})
+		})
+	}
+}
+
+func TestRewind_IsOfNoUseWhereSomethingLastsThatTheTurnDid(t *testing.T) {
+	for name, line := range map[string]string{
+		"a tool":    `{"type":"assistant","message":{"content":[{"type":"tool_use","name":"Bash"}]}}`,
+		"a summary": `{"type":"system","subtype":"compact_boundary"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, c *fakeCLI) {
+				r := c.begin(t.Context(), nil)
+				r.start()
+				c.say(line)
+				r.result(interrupted)
+				r.lifecycle("completed")
+				require.NoError(t, r.end())
+				require.False(t, c.proc.Rewind(t.Context()))
+				c.idle()
+				c.proc.Quit()
+				require.Equal(t, []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL}, c.sent(), "it has ignored the first")
 			})
 		})
 	}

@@ -24,7 +24,7 @@ func (a *API) answer(ctx context.Context, w http.ResponseWriter, req request) {
 		fail(w, r.wants.Number("status"))
 	case req.Stream:
 		w.Header().Set("Content-Type", "text/event-stream")
-		if flush := http.NewResponseController(w).Flush; r.blocks != nil {
+		if flush := http.NewResponseController(w).Flush; r.blocks != nil && !r.wants.Has("silence") {
 			streamBlocks(w, flush, req.Model, *r.blocks)
 			return
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -105,13 +106,21 @@ func (s *session) save() {
 	if err := os.Remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		panic(err)
 	}
-	for _, e := range s.messages {
-		s.append(e)
+	lines := make([]any, len(s.messages))
+	for i, e := range s.messages {
+		lines[i] = e
 	}
+	s.append(lines...)
 }
 
-// append writes one line of the transcript.
-func (s *session) append(line any) {
+// append writes lines of the transcript.
+func (s *session) append(lines ...any) {
+	var text bytes.Buffer
+	for _, line := range lines {
+		if err := json.NewEncoder(&text).Encode(line); err != nil {
+			panic(err)
+		}
+	}
 	if err := os.MkdirAll(filepath.Dir(s.path), 0o700); err != nil {
 		panic(err)
 	}
@@ -120,7 +129,7 @@ func (s *session) append(line any) {
 		panic(err)
 	}
 	defer f.Close()
-	if err := json.NewEncoder(f).Encode(line); err != nil {
+	if _, err := f.Write(text.Bytes()); err != nil {
 		panic(err)
 	}
 }
