@@ -25,7 +25,6 @@ const (
 	maxServersSize = 64 << 10
 )
 
-
 // Decode decodes and validates a request. Its error is always an *Error of the 4xx kind. Fields that this service doesn't
 // know are ignored, as Messages API clients send some. The request keeps nothing of the body.
 func Decode(body []byte) (*Request, error) {
