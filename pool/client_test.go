@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/tidwall/gjson"
 )
 
 // ways are the ways in which clients keep what was said. Those that keep nothing say which conversation they mean instead.
@@ -70,6 +71,9 @@ func answerOf(r reply, way string) (kept []fields) {
 	var texts, last []string
 	deltas, id := "", ""
 	for _, e := range r.events {
+		if e.Get("parent_tool_use_id").Type == gjson.String {
+			continue // a subagent's
+		}
 		deltas += e.Get("event.delta.text").Str
 		blocks := e.Get("message.content").Array()
 		switch {

@@ -135,7 +135,9 @@ func (c *conversation) settleLocked(digests api.Digests, settled bool) {
 			delete(known, d)
 		}
 	}
-	c.digests, c.settled = digests, settled
+	if c.settled = settled; c.digests != digests { // who has the slot may be reading them
+		c.digests = digests
+	}
 	if !settled || c.gone {
 		return
 	}

@@ -170,7 +170,10 @@ func TestHandoff_WhatIsTooLargeOrChangedIsNotGoneOnWith(t *testing.T) {
 	require.Len(t, files, 1)
 	damage(t, files[0])
 	second := newScriptedService(t, keepingIn(store))
-	require.Equal(t, http.StatusServiceUnavailable, second.ask("bob", "two", nil).status, "nothing of it is believed")
+	began := second.ask("bob", "two", nil)
+	require.Equal(t, "reply to: two", began.text(t))
+	require.Equal(t, "lost", began.receipt().Get("context").Str)
+	require.Equal(t, []string{"user: two"}, second.lastCall().Messages(), "nothing of it is believed")
 	second.ask("ada", "new", nil).text(t)
 	require.Equal(t, []string{"user: new"}, second.lastCall().Messages())
 }

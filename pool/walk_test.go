@@ -56,7 +56,20 @@ var steps = []step{
 }
 
 // realSteps are those that only the real CLI can show: a turn that compacts, or runs subagents, or leaves work in the background.
-var realSteps = []step{}
+var realSteps = []step{
+	{"subagent", 3, func(w *walk) { w.good(lookAround) }},
+	{"failed after a subagent", 2, func(w *walk) { w.fail(lookAround + "[[2:status=500]]") }},
+	{"compacted", 1, (*walk).compacted},
+	{"failed after it compacted", 2, func(w *walk) {
+		if w.hasPast() {
+			w.fail(`[[1:tool=Bash {"command":"echo hi"}]][[1:input_tokens=990000]][[2:status=500]]`)
+		}
+	}},
+	{"background", 2, (*walk).background},
+}
+
+// lookAround has the model ask a subagent.
+const lookAround = `[[1:tool=Agent {"description":"d","prompt":"look around","subagent_type":"general-purpose","run_in_background":false}]]`
 
 type step struct {
 	name   string
@@ -174,6 +187,42 @@ func (w *walk) again() {
 	question := w.question(blocks(text("answer")) + "[[1:silence]]")
 	w.hangUpOn(question)
 	w.answered(question)
+}
+
+// hasPast reports whether there is something to summarize.
+func (w *walk) hasPast() bool { return len(w.said) > 4 }
+
+// compacted has a turn fill the model's window, so that the next one begins with a summary. From there on the API is to see
+// what it sees then.
+func (w *walk) compacted() {
+	if !w.hasPast() {
+		return
+	}
+	w.good("[[input_tokens=990000]]")
+	question, before := w.question(blocks(text("answer"))), len(w.api.Calls())
+	r := w.ask(question, nil)
+	require.True(w.t, isGood(r), r.body)
+	calls := w.api.Calls()[before:]
+	require.Len(w.t, calls, 2, "one for the summary")
+	w.said = spoken(calls[1])
+	require.Contains(w.t, w.said[0], "summary of: ")
+	require.Contains(w.t, w.said[len(w.said)-1], question)
+	w.said = append(w.said, "assistant: answer")
+	w.pid = r.pid
+}
+
+// background leaves a command running beside its turn, of whose end the model is told in another one.
+func (w *walk) background() {
+	question, before := w.question(`[[1:tool=Bash {"command":"echo hi","run_in_background":true}]]`), len(w.api.Calls())
+	body := w.request(question)
+	body["background"] = "wait"
+	r := w.service.ask(w.user, "", body)
+	require.Len(w.t, r.results(), 2, r.body)
+	w.session, w.pid = sessionOf(r), r.pid
+	w.kept = append(append(w.kept, user(question)), answerOf(r, w.way)...)
+	w.said = append(w.said, "user: "+question)
+	require.Equal(w.t, w.said, spoken(w.api.Calls()[before]))
+	w.said = append(w.said, "assistant: "+squeezed(answerOf(r, "joined")))
 }
 
 // hangUp hangs up and has something else to ask a little later.
