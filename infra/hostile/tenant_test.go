@@ -51,7 +51,7 @@ func TestHostile_WhatATenantTakesCostsNobodyElse(t *testing.T) {
 			s.place(tenant, tool)
 			blocks, block := 1, 2*time.Second
 			if long() {
-				blocks, block = 3, 5*time.Second
+				blocks, block = 2, 15*time.Second
 			}
 			ends := make(map[string]int)
 			known.alternate(blocks, block, func(ctx context.Context) {

@@ -68,6 +68,7 @@ func (r *refusal) Error() string { return fmt.Sprint(r.status, ": ", r.detail) }
 // users are people who have been served before, and ask again and again.
 type users struct {
 	stage  *stage
+	name   string
 	mu     sync.Mutex // guards the following
 	quiet  []time.Duration
 	during []time.Duration
@@ -77,7 +78,7 @@ type users struct {
 const usersAtOnce = 4
 
 func (s *stage) newUsers() *users {
-	u := &users{stage: s}
+	u := &users{stage: s, name: strings.ReplaceAll(s.Name(), "/", "-")} // of this test: conversations grow with each turn
 	for n := range usersAtOnce {
 		_, err := s.turn(s.Context(), u.token(n), "hello")
 		require.NoError(s, err)
@@ -85,7 +86,7 @@ func (s *stage) newUsers() *users {
 	return u
 }
 
-func (u *users) token(n int) string { return fmt.Sprint(honest, "known-", n) }
+func (u *users) token(n int) string { return fmt.Sprint(honest, u.name, n) }
 
 // talk has turns until ctx is done, and notes how long each took, in one of the lists.
 func (u *users) talk(ctx context.Context, times *[]time.Duration) {

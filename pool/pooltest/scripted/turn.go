@@ -84,6 +84,8 @@ func (t *turn) run() (answer, error) {
 		_, _ = t.cli.out.WriteString("not JSON\n\xff\xfe\x00\n[1,2]\n{\"half\": \n\n")
 		t.cli.write.Unlock()
 	case t.wants.Has("run"):
+		t.cli.say(object{"type": "assistant", "uuid": uuid.NewString(), "session_id": t.cli.session.id,
+			"message": object{"role": "assistant", "content": []object{{"type": "tool_use", "name": "Bash"}}}})
 		out, err := exec.CommandContext(t.ctx, "/bin/sh", "-c", t.wants["run"]).CombinedOutput()
 		t.delta(string(out))
 		return answer{{"type": "text", "text": string(out)}}, err
