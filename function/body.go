@@ -41,11 +41,11 @@ func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request
 // restTime is how long a client whose request is refused may take to send the rest of it.
 const restTime = 5 * time.Second
 
-// refuse answers with an error, and where a body is too large, then takes a bounded rest of it, one at a time: there are
-// clients that read nothing before they have written all, and see but a broken connection otherwise.
+// refuse answers with an error, and then takes a bounded rest of the body, if not too many do so: there are clients that read
+// nothing before they have written all, and see but a broken connection otherwise.
 func (f *Front) refuse(w http.ResponseWriter, r *http.Request, id string, err error) {
 	var refused *api.Error
-	if !errors.As(err, &refused) || refused.Status != http.StatusRequestEntityTooLarge || !f.rests.TryAcquire(1) {
+	if !errors.As(err, &refused) || refused.Status == http.StatusTooManyRequests || !f.rests.TryAcquire(1) {
 		api.WriteError(w, id, err) // who asks again soon may learn it then
 		return
 	}

@@ -22,6 +22,9 @@ import (
 	"claudepool/router"
 )
 
+// restsAtOnce is of how many refused bodies the rest is taken at a time.
+const restsAtOnce = 8
+
 // clientTimeout bounds what a client can hold open by being slow.
 const clientTimeout = time.Minute
 
@@ -71,7 +74,7 @@ type Front struct {
 // New returns a Front.
 func New(opts Options) *Front {
 	f := &Front{opts: opts, intake: api.NewIntake(opts.MaxBodyBytes, opts.Memory), mux: http.NewServeMux(), clientTimeout: clientTimeout, hopSilence: hopSilence,
-		rests: semaphore.NewWeighted(1)}
+		rests: semaphore.NewWeighted(restsAtOnce)}
 	f.idle = sync.NewCond(&f.mu)
 	f.ending, f.end = context.WithCancel(context.Background()) // #nosec G118 -- Drain calls it
 	f.mux.HandleFunc(api.PathMessages, f.only(f.messages, http.MethodPost))

@@ -36,6 +36,7 @@ type conversation struct {
 	dir     *workspace   // nil until the first process
 	digests api.Digests  // of what was said so far
 	settled bool         // they are right: no turn is changing them
+	spoken  bool         // a turn has gone well: it has more than the history that it began with
 	gone    bool         // deleted, or moved to another user: not to be used by who waited for it
 
 	mirror mirror // guarded by Pool.mu; see there
@@ -95,22 +96,28 @@ func (u *user) recognizeLocked(readings []api.Reading) *conversation {
 		if len(u.settled[d]) == 0 { // as of those who say nothing was
 			continue
 		}
-		var found []*conversation
-		best := 0
-		for c := range u.settled[d] {
-			switch way, _ := c.digests.Way(d); {
-			case len(found) == 0 || way < best:
-				found, best = []*conversation{c}, way
-			case way == best:
-				found = append(found, c)
-			}
-		}
-		if len(found) > 1 {
-			return nil
-		}
-		return found[0]
+		return closest(u.settled[d], d)
 	}
 	return nil
+}
+
+// closest is the conversation that what was said before leads to by the fullest way, nil if several are. Those that have
+// nothing but the history they began with are all alike: one of them is as good as another, if there is none that has more.
+func closest(known map[*conversation]bool, d api.Digest) (found *conversation) {
+	best, several := 0, false
+	for c := range known {
+		way, _ := c.digests.Way(d)
+		switch {
+		case found == nil || c.spoken && !found.spoken || c.spoken == found.spoken && way < best:
+			found, best, several = c, way, false
+		case c.spoken && found.spoken && way == best:
+			several = true
+		}
+	}
+	if several {
+		return nil
+	}
+	return found
 }
 
 func (u *user) beginLocked(id string, r api.Reading) *conversation {
@@ -274,6 +281,7 @@ func (to *user) receiveLocked(old *slot, version int64) *slot {
 	p := to.pool
 	s := to.newConversation(old.id, old.born, old.digests)
 	c := s.conversation
+	c.spoken = old.spoken
 	c.named, c.settled, c.lastUsed, c.rested = old.named, old.settled, old.lastUsed, old.rested
 	c.setDirLocked(old.dir)
 	c.mirror = mirror{off: old.mirror.off}

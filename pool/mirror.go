@@ -111,6 +111,7 @@ func (u *user) enroll(version int64, h *head) {
 		return
 	}
 	s := u.newConversation(h.Session, h.Born, api.DigestsFrom(h.Digest, h.Digests))
+	s.spoken = true
 	s.named, s.mirror = h.Named, mirror{version: version, fresh: true, fetch: true, apart: h.Apart}
 	s.settings, s.goodTurn, s.answered = settings, h.GoodTurn, true
 	isStandard := h.Standard || c != nil && u.standard == c

@@ -22,14 +22,41 @@ func (s *slot) start(ctx context.Context, req *api.Request) (*cli.Process, error
 	}
 	defer over()
 	opts, err := s.prepare(ctx, req)
-	for err == nil {
-		var proc *cli.Process
-		proc, err = s.launch(ctx, opts, req)
-		if err == nil || !opts.Resume || !errors.Is(err, cli.ErrDied) || s.undead {
-			return proc, err
+	if err != nil {
+		return nil, err
+	}
+	proc, err := s.launch(ctx, opts, req)
+	if opts.Resume && s.diedAtStart(err) {
+		return s.startWithLess(ctx, opts, req)
+	}
+	return proc, err
+}
+
+// diedAtStart reports whether a process ended by itself before it was ready, and says so.
+func (s *slot) diedAtStart(err error) bool {
+	if !errors.Is(err, cli.ErrDied) || s.undead {
+		return false
+	}
+	s.pool.opts.Logger.Warn("a conversation can't be resumed", "user", api.ShortUser(s.user.id), "from", s.origin, "error", err)
+	return true
+}
+
+// startWithLess starts a process that goes on from less and less. Where none can be started at all it isn't for the
+// transcript, which is put back.
+func (s *slot) startWithLess(ctx context.Context, opts claude.Options, req *api.Request) (proc *cli.Process, err error) {
+	goodTurn := s.goodTurn
+	for isLess := true; isLess; isLess = opts.Resume && s.diedAtStart(err) {
+		if opts.Resume, err = s.fallBack(req); err == nil {
+			proc, err = s.launch(ctx, opts, req)
 		}
-		s.pool.opts.Logger.Warn("a conversation can't be resumed", "user", api.ShortUser(s.user.id), "from", s.origin, "error", err)
-		opts.Resume, err = s.fallBack(req)
+		if err == nil {
+			_ = s.withTranscript(claude.Transcript.DropAside) // it goes with the workspace, else
+			return proc, nil
+		}
+	}
+	if !s.undead {
+		s.goodTurn, s.dirty = goodTurn, true
+		err = errors.Join(err, s.withTranscript(claude.Transcript.Back))
 	}
 	return nil, err
 }
@@ -122,20 +149,39 @@ func (s *slot) cut(t claude.Transcript) error {
 	return nil
 }
 
-// fallBack is for a transcript that can't be resumed: what was said is written anew, and if that was of no use either, the
-// conversation begins with nothing. It reports whether there is a transcript.
+// fallBack is for a transcript that can't be resumed: what stands behind the last good turn is cut off; then what was said is
+// written anew; and if that was of no use either, the conversation begins with nothing. It reports whether there is a
+// transcript.
 func (s *slot) fallBack(req *api.Request) (exists bool, err error) {
 	err = s.withTranscript(func(t claude.Transcript) error {
+		if s.origin == api.ContextResumed && s.goodTurn != "" {
+			if err := s.cut(t); err != nil {
+				return err
+			}
+			if exists = t.Exists(); exists {
+				return t.Conclude(time.Now())
+			}
+		}
 		var said []api.Message
 		if s.origin != api.ContextSeeded {
-			if said = s.said(req); len(said) == 0 {
-				said = textsOf(t, s.pool.opts.ArchiveMaxBytes)
-			}
+			said = s.toSeed(t, req)
 		}
 		exists, err = s.seedFrom(t, said)
 		return err
 	})
 	return exists, err
+}
+
+// toSeed is what was said: as the request has it if that is this conversation's, else as far as the transcript can be read.
+func (s *slot) toSeed(t claude.Transcript, req *api.Request) []api.Message {
+	reading, found := s.reading(req)
+	if found && len(reading.Before) > 0 {
+		return reading.Seed()
+	}
+	if texts := textsOf(t, s.pool.opts.ArchiveMaxBytes); len(texts) > 0 {
+		return texts
+	}
+	return reading.Seed()
 }
 
 // said is what the request says was said before.
@@ -162,19 +208,26 @@ func textsOf(t claude.Transcript, limit int64) []api.Message {
 
 // seedFrom puts what was said in the transcript's place. It reports whether that is anything.
 func (s *slot) seedFrom(t claude.Transcript, said []api.Message) (exists bool, err error) {
-	s.dirty = false
-	if err := t.Remove(); err != nil {
+	away := t.Aside
+	if s.origin == api.ContextSeeded {
+		away = t.Remove
+	}
+	if err := away(); err != nil {
 		return false, err
 	}
 	if len(said) == 0 {
-		s.origin, s.goodTurn = api.ContextLost, ""
+		s.origin, s.goodTurn, s.dirty = api.ContextLost, "", false
 		return false, nil
 	}
-	s.origin = api.ContextSeeded
-	if s.goodTurn, err = t.Write(historyOf(said), time.Now()); err == nil {
+	last, err := t.Write(historyOf(said), time.Now())
+	if err == nil {
 		err = t.Conclude(time.Now())
 	}
-	return err == nil, err
+	if err != nil { // half of it would be taken for all
+		return false, errors.Join(err, t.Remove())
+	}
+	s.origin, s.goodTurn, s.dirty = api.ContextSeeded, last, false
+	return true, nil
 }
 
 func historyOf(messages []api.Message) []claude.HistoryMessage {

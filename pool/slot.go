@@ -337,5 +337,6 @@ func (s *slot) resettle() {
 func (s *slot) setDigests(digests api.Digests) {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
+	s.spoken = true
 	s.settleLocked(digests, true)
 }

@@ -87,6 +87,8 @@ type walk struct {
 	said      []string // what the API is to see
 	pid       string   // of the process that has answered last; empty if it has been reaped
 	trace     []string
+
+	summarized bool
 }
 
 // walkAll walks through n conversations, several at a time.
@@ -189,8 +191,8 @@ func (w *walk) again() {
 	w.answered(question)
 }
 
-// hasPast reports whether there is something to summarize.
-func (w *walk) hasPast() bool { return len(w.said) > 4 }
+// hasPast reports whether there is something to summarize. Of a summary in a summary the stand-in can't tell what is asked.
+func (w *walk) hasPast() bool { return len(w.said) > 4 && !w.summarized }
 
 // compacted has a turn fill the model's window, so that the next one begins with a summary. From there on the API is to see
 // what it sees then.
@@ -208,7 +210,7 @@ func (w *walk) compacted() {
 	require.Contains(w.t, w.said[0], "summary of: ")
 	require.Contains(w.t, w.said[len(w.said)-1], question)
 	w.said = append(w.said, "assistant: answer")
-	w.pid = r.pid
+	w.pid, w.summarized = r.pid, true
 }
 
 // background leaves a command running beside its turn, of whose end the model is told in another one.

@@ -140,8 +140,8 @@ func extendNow(d Digest, asked []Message, reply string) Digest {
 			d = chain(d, "user/2", m.said())
 		}
 	}
-	if reply = trim(reply); reply != "" {
-		d = chain(d, "assistant/2", reply)
+	if !isBlank(reply) {
+		d = chain(d, "assistant/2", trim(reply))
 	}
 	return d
 }
@@ -251,8 +251,15 @@ func (m Message) saying(mark func(kind string, block gjson.Result) string) strin
 	return strings.Join(marks, "")
 }
 
+// mostValues is how many values a block may have to be taken by its meaning: images and documents have a handful, and of each
+// value a map is made that takes hundreds of bytes.
+const mostValues = 1000
+
 // canonical writes a block in the one way in which all who mean the same write it.
 func canonical(block gjson.Result) string {
+	if strings.Count(block.Raw, ",")+strings.Count(block.Raw, "[")+strings.Count(block.Raw, "{") > mostValues {
+		return block.Raw
+	}
 	raw, _ := withoutCacheMark(block)
 	var value any
 	decoder := json.NewDecoder(strings.NewReader(textIn(raw)))

@@ -123,8 +123,8 @@ func (m Message) withoutCacheMarks() Message {
 
 // withoutMarks takes cache_control out of an array of content blocks, and out of those within them.
 func withoutMarks(content gjson.Result) (raw []byte, changed bool) {
-	if !content.IsArray() {
-		return []byte(content.Raw), false
+	if !content.IsArray() || !strings.Contains(content.Raw, "cache_control") && !strings.Contains(content.Raw, `\u`) {
+		return []byte(content.Raw), false // of which there may be much
 	}
 	var blocks [][]byte
 	content.ForEach(func(_, block gjson.Result) bool {

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,30 +47,65 @@ var errTooLong = errors.New("broker: the API takes too long")
 func (b *Broker) pass(g *Grant, w http.ResponseWriter, r *http.Request, credential Credential) {
 	ctx, cut := context.WithCancelCause(r.Context())
 	defer cut(nil)
-	e := &exchange{ReadCloser: r.Body, grant: g, credential: credential, cut: cut, streaming: finder{mark: `"stream":true`}}
+	e := &exchange{ReadCloser: r.Body, grant: g, credential: credential, cut: cut}
 	defer g.leave(e)
 	r = r.WithContext(context.WithValue(ctx, exchangeKey{}, e))
 	r.Body = e
 	b.proxy.ServeHTTP(w, r)
 }
 
-// finder looks for a mark in a text that comes in parts. Within a string of JSON the mark's quotes would be escaped.
+// finder looks for `"stream":true` in a call's body, which comes in parts. Only what stands in the outermost object counts: an
+// argument of a tool may be called that, too. It is written as the CLI writes it, without spaces.
 type finder struct {
-	mark  string
-	end   []byte // of what has come
-	found bool
+	depth    int
+	inString bool
+	escaped  bool
+	word     []byte // the string that is being read, or was last, as far as it may be the key
+	behind   int    // how much of value has come behind the key
+	found    bool
 }
 
+const (
+	streamKey   = "stream"
+	streamValue = ":true"
+)
+
 func (f *finder) look(part []byte) {
-	if f.found {
+	for _, c := range part {
+		switch {
+		case f.found:
+			return
+		case f.inString:
+			f.spell(c)
+		case c == '"':
+			f.inString, f.word, f.behind = true, f.word[:0], 0
+		case c == '{' || c == '[':
+			f.depth++
+		case c == '}' || c == ']':
+			f.depth--
+		case f.depth == 1 && string(f.word) == streamKey && c == streamValue[f.behind]:
+			f.behind++
+			f.found = f.behind == len(streamValue)
+		default:
+			f.word = f.word[:0]
+		}
+	}
+}
+
+// spell takes a character of a string.
+func (f *finder) spell(c byte) {
+	switch {
+	case f.escaped:
+		f.escaped = false
+	case c == '\\':
+		f.escaped = true
+	case c == '"':
+		f.inString = false
 		return
 	}
-	edge := append(f.end, part[:min(len(part), len(f.mark)-1)]...)
-	f.found = bytes.Contains(part, []byte(f.mark)) || bytes.Contains(edge, []byte(f.mark))
-	if len(part) >= len(f.mark) {
-		edge = part
+	if len(f.word) <= len(streamKey) {
+		f.word = append(f.word, c)
 	}
-	f.end = append([]byte(nil), edge[max(0, len(edge)-len(f.mark)+1):]...)
 }
 
 // rewrite turns a process's call into the user's.

@@ -9,6 +9,12 @@ import (
 // maxAnswer is how much text of a turn's answer is kept, in bytes. Of what is longer the rest is left out.
 const maxAnswer = 16 << 20
 
+const (
+	longestID = 64
+	// overhead is what a text takes beside itself, in bytes.
+	overhead = 64
+)
+
 // Answer gathers what the assistant says in a turn of the main conversation, from the turn's lines. Texts of answers that were
 // cut and begun anew don't count: of those the CLI writes a message_stop without a message_delta before it, and a client that
 // shows deltas has seen them all the same.
@@ -41,13 +47,11 @@ func (a *Answer) Take(l *Line) {
 		a.event(gjson.Parse(l.event))
 	case "assistant":
 		if l.Error == "" {
-			a.last = l.UUID
+			a.reach(l.UUID)
 			a.message(gjson.Parse(l.message))
 		}
 	case "user":
-		if l.UUID != "" {
-			a.last = l.UUID
-		}
+		a.reach(l.UUID)
 	case "result":
 		if !l.IsError && a.fits(l.Result) {
 			a.results.WriteString(l.Result)
@@ -55,10 +59,17 @@ func (a *Answer) Take(l *Line) {
 	}
 }
 
+// reach notes the last line's uuid. What is kept of a line is a copy: a part of it would keep the whole line.
+func (a *Answer) reach(uuid string) {
+	if len(uuid) > 0 && len(uuid) <= longestID {
+		a.last = strings.Clone(uuid)
+	}
+}
+
 func (a *Answer) event(event gjson.Result) {
 	switch event.Get("type").Str {
 	case "message_start":
-		a.streaming, a.whole = event.Get("message.id").Str, false
+		a.streaming, a.whole = idOf(event.Get("message")), false
 	case "content_block_delta":
 		if text := event.Get("delta.text").Str; a.fits(text) {
 			a.deltas.WriteString(text)
@@ -73,22 +84,30 @@ func (a *Answer) event(event gjson.Result) {
 }
 
 func (a *Answer) message(message gjson.Result) {
-	id := message.Get("id").Str
+	id := idOf(message)
 	if n := len(a.messages); n == 0 || a.messages[n-1].id != id {
+		if !a.fits(id + " ") {
+			return
+		}
 		a.messages = append(a.messages, answered{id: id})
 	}
 	m := &a.messages[len(a.messages)-1]
 	message.Get("content").ForEach(func(_, block gjson.Result) bool {
 		if text := block.Get("text").Str; block.Get("type").Str == "text" && a.fits(text) {
-			m.blocks = append(m.blocks, text)
+			m.blocks = append(m.blocks, strings.Clone(text))
 		}
 		return true
 	})
 }
 
+func idOf(message gjson.Result) string {
+	id := message.Get("id").Str
+	return strings.Clone(id[:min(len(id), longestID)])
+}
+
 // fits reports whether there is room for a text that is not empty, and takes it.
 func (a *Answer) fits(text string) bool {
-	a.size += len(text)
+	a.size += len(text) + overhead
 	return text != "" && a.size <= 3*maxAnswer
 }
 

@@ -113,3 +113,12 @@ func TestLine_TellsWhetherAToolIsCalled(t *testing.T) {
 		require.Equal(t, want, line.CallsTool(), text)
 	}
 }
+
+func TestAnswer_WhatHasNoTextTakesRoomToo(t *testing.T) {
+	a := &Answer{size: 3 * maxAnswer}
+	line, err := ParseLine([]byte(`{"type":"assistant","uuid":"` + strings.Repeat("u", 1000) + `","message":{"id":"m1","content":[]}}`))
+	require.NoError(t, err)
+	a.Take(&line)
+	require.Empty(t, a.messages)
+	require.Empty(t, a.Last(), "that is no uuid")
+}

@@ -118,6 +118,35 @@ func eachLine(r io.Reader, f func(line []byte)) error {
 	}
 }
 
+// Aside puts the transcript where the CLI doesn't look for it, until Back puts it back or DropAside removes it.
+func (t Transcript) Aside() error {
+	if !t.Exists() {
+		return t.Remove()
+	}
+	return t.Files.Rename(t.path(), t.aside())
+}
+
+func (t Transcript) aside() string { return t.path() + ".aside" }
+
+// Back undoes Aside, if that has put something aside.
+func (t Transcript) Back() error {
+	if info, err := t.Files.Lstat(t.aside()); err != nil || !info.Mode().IsRegular() {
+		return nil
+	}
+	if err := t.Remove(); err != nil {
+		return err
+	}
+	return t.Files.Rename(t.aside(), t.path())
+}
+
+// DropAside removes what Aside has put aside, if anything.
+func (t Transcript) DropAside() error {
+	if err := t.Files.Remove(t.aside()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 // Texts is what was said in the main conversation as far as the transcript, of which at most limit bytes are read, tells.
 // Tools aren't in it, and what was said in turns that were rewound: the next entry then has an earlier one's for its parent.
 func (t Transcript) Texts(limit int64) ([]HistoryMessage, error) {
@@ -130,7 +159,7 @@ func (t Transcript) Texts(limit int64) ([]HistoryMessage, error) {
 	at := make(map[string]int) // where an entry is, by its uuid
 	for line := range strings.Lines(string(text)) {
 		e := gjson.Parse(line)
-		if !gjson.Valid(line) || e.Get("isSidechain").Bool() || e.Get("uuid").Str == "" {
+		if tooDeep([]byte(line)) || !gjson.Valid(line) || e.Get("isSidechain").Bool() || e.Get("uuid").Str == "" {
 			continue
 		}
 		parent := e.Get("parentUuid").Str

@@ -108,3 +108,19 @@ func TestTranscript_TellsWhatWasSaid(t *testing.T) {
 	_, err := transcript.Texts(10)
 	require.ErrorIs(t, err, ErrTooLarge)
 }
+
+// Whoever runs in a workspace can write to its transcript: what is nested too deeply for a parser that recurses isn't read.
+func TestTexts_WhatIsNestedTooDeeplyIsLeftOut(t *testing.T) {
+	line := func(uuid, more string) string {
+		return `{"uuid":"` + uuid + `","type":"user","message":{"content":"` + uuid + `"},"a":` + more + "}\n"
+	}
+	deep := strings.Repeat("[", 2*maxDepth) + strings.Repeat("]", 2*maxDepth)
+	root, err := os.OpenRoot(t.TempDir())
+	require.NoError(t, err)
+	defer root.Close()
+	transcript := Transcript{Files: root, Home: "home", Cwd: "/w", SessionID: "s", Owner: -1}
+	require.NoError(t, transcript.Restore([]byte(line("one", "1")+line("two", deep)+line("three", "[]"))))
+	texts, err := transcript.Texts(1 << 20)
+	require.NoError(t, err)
+	require.Len(t, texts, 2)
+}

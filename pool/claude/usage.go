@@ -22,7 +22,15 @@ func usageOf(models gjson.Result) (sum Usage) {
 		sum.CostUSD += of.Get("costUSD").Float()
 		return true
 	})
-	return sum
+	return sum.sane()
+}
+
+// sane is the usage without a cost that is no number: what a CLI writes is not to be relied on.
+func (u Usage) sane() Usage {
+	if !(u.CostUSD >= 0 && u.CostUSD < 1e9) {
+		u.CostUSD = 0
+	}
+	return u
 }
 
 // Plus is what both took.

@@ -33,6 +33,7 @@ func (t *turn) followLocked(line *claude.Line) (isOver bool) {
 	case "background_tasks_changed":
 		t.tasks = line.Tasks
 		t.any = t.any || t.tasks > 0
+		t.stopTellingLocked()
 		if t.idle && t.tasks == 0 && t.result != nil {
 			t.tell = time.AfterFunc(tellTime, t.endUntold)
 		}
@@ -56,7 +57,11 @@ func (t *turn) handOverLocked() {
 func (t *turn) endUntold() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.idle && t.tasks == 0 && !t.over && t.err == nil {
+	switch {
+	case !t.idle || t.tasks > 0 || t.over || t.err != nil:
+	case t.full: // what the CLI says can't be read before the client has read
+		t.tell.Reset(tellTime)
+	default:
 		t.untold = true
 		t.endLocked()
 	}

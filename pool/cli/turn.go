@@ -63,6 +63,9 @@ func (t *turn) take(line claude.Line) {
 	}
 	isOver := t.followLocked(&line)
 	t.handOverLocked()
+	if t.over || t.err != nil { // so it was meanwhile, if there was no room
+		return
+	}
 	if isOver {
 		t.endLocked()
 	}
