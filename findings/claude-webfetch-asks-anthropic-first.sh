@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The CLI's WebFetch tool asks claude.ai about the domain before it fetches anything, although the API's base URL is somebody
-# else's and CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC is set; where claude.ai can't be reached, nothing is fetched.
+# The CLI's WebFetch tool asks api.anthropic.com about the domain before it fetches anything, although the API's base URL is
+# somebody else's and CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC is set; where that can't be reached, nothing is fetched.
 #
 # Seen with Claude Code 2.1.330, linux/x64. The stand-in for the API asks for WebFetch of https://example.com/; it also is the
-# proxy for https, and refuses every connection. The only one that is asked for is claude.ai:443, never example.com:443, and the
-# model is told that it could not be verified whether the domain is safe to fetch.
+# proxy for https, and refuses every connection. The only one that is asked for is api.anthropic.com:443, never example.com:443,
+# and the model is told that it could not be verified whether the domain is safe to fetch.
 #
-# What follows: a host that lets its CLIs reach an internal gateway and a few sites, but not claude.ai, has no WebFetch, and one
-# that counts on a base URL of its own to know of all traffic sees the domains of its users go elsewhere.
+# What follows: a host that lets its CLIs reach a gateway of its own and a few sites, but not Anthropic, has no WebFetch, and one
+# that counts on its base URL to know of all traffic sees the domains of its users go elsewhere.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'kill "${pid:-}" 2>/dev/null || true; rm -rf "$work"' EXIT
@@ -56,5 +56,7 @@ env -i HOME="$work/home" PATH="$PATH" TMPDIR="$work" ANTHROPIC_BASE_URL="$addres
   CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1 DISABLE_AUTOUPDATER=1 \
   timeout 60 node_modules/@anthropic-ai/claude-code-linux-x64/claude -p fetch --allowedTools=WebFetch </dev/null >said 2>&1 || true
 sort -u asked
-grep -q "connects to claude.ai:443" asked && ! grep -q "connects to example.com" asked && grep -q "the model is told" asked
+[ "$(grep -c . <(grep connects asked | sort -u))" = 1 ]
+grep -q "connects to api.anthropic.com:443" asked
+grep -q "the model is told: Unable to verify" asked
 echo "as seen"
