@@ -38,15 +38,15 @@ func (o Outcome) Good() bool {
 	return o.Result != nil && !o.Result.IsError && o.Result.Subtype == "success"
 }
 
-// Emit gets a run's lines in batches. With the last one, which may be empty, it gets the outcome, unless lines were kept from it. The end of
-// its context says that it may not wait for the client any longer, unless the cause is context.Canceled, with which every
-// context of a run ends; its error ends the run.
+// Emit gets a run's lines in batches. With the last one, which may be empty, it gets the outcome, unless lines were kept from
+// it. The end of its context says that it may not wait for the client any longer, unless the cause is context.Canceled, with
+// which every context of a run ends; its error ends the run.
 type Emit func(ctx context.Context, lines [][]byte, end *Outcome) error
 
-// Run sends a message, the JSON of a user message's content, calls sent, and hands over the lines that answer it until
-// the CLI's result, which is the last; with Settings.Background until the one after which nothing is left that was begun. Where there is none, the error says why: ErrDied, ErrSilence, what Abort was
-// called with, emit's error, or ctx's cause. In all of these but the first the message was interrupted. A run that didn't
-// end well stays in the conversation until Rewind.
+// Run sends a message, the JSON of a user message's content, calls sent, and hands over the lines that answer it until the
+// CLI's result, which is the last; with Settings.Background until the one after which nothing is left that was begun. Where
+// there is none, the error says why: ErrDied, ErrSilence, what Abort was called with, emit's error, or ctx's cause. In all of
+// these but the first the message was interrupted. A run that didn't end well stays in the conversation until Rewind.
 func (p *Process) Run(ctx context.Context, message json.RawMessage, sent func(), emit Emit) (Outcome, error) {
 	t := newTurn(uuid.NewString(), p.grant.Scrub)
 	t.waits = p.inForce.Background
