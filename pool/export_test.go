@@ -30,6 +30,9 @@ func (o *Options) ForTests() { o.tune() }
 // SetCalm changes how long no turn has to have begun before a standby is made.
 func (o *Options) SetCalm(d time.Duration) { o.tune().calm = d }
 
+// SetHorde changes in how many sessions a user may have processes.
+func (o *Options) SetHorde(sessions int) { o.tune().horde = sessions }
+
 // OnAdopt has f called with each Adoption.
 func (o *Options) OnAdopt(f func(Adoption)) { o.tune().adopting = func(s *standby) { f(Adoption{s}) } }
 

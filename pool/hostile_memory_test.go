@@ -2,6 +2,7 @@ package pool_test
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -52,7 +53,7 @@ func TestHostile_MemoryHeldInAnyWayEndsItsHolderAlone(t *testing.T) {
 // Whoever keeps the processors busy with more threads than they can serve is put behind all others until that ends.
 func TestHostile_BusyThreadsGiveWayToOthers(t *testing.T) {
 	need.Root(t)
-	s := newScene(t, confinement(t), nil, nil)
+	s := newScene(t, confinement(t), nil, func(o *pool.Options) { o.SetHorde(1000) })
 	s.latencies("before")
 	uid := s.uidOf(s.attacker)
 	done := make(chan reply, 1)
@@ -81,4 +82,49 @@ func TestHostile_BusyThreadsGiveWayToOthers(t *testing.T) {
 	<-done
 	s.pool.Evict(userID("bob"))
 	require.Eventually(t, func() bool { return len(s.ofUID(uid)) == 0 }, time.Minute, 50*time.Millisecond, "and it ends as soon as any")
+}
+
+// Whoever has busy processes in very many sessions has them stand still, but for moments, until they are few.
+func TestHostile_AHordeStandsStillButForMoments(t *testing.T) {
+	need.Root(t)
+	const many, few = 25, 10
+	s := newScene(t, confinement(t), nil, nil)
+	s.latencies("before")
+	uid := s.uidOf(s.attacker)
+	done := make(chan reply, 1)
+	go func() { done <- s.ask("bob", fmt.Sprintf(`[[tool=Bash {"command":"./tool spin %d"}]]`, many), nil) }()
+	busy := func() (pids []int, stopped, ticks int) {
+		for pid, command := range s.ofUID(uid) {
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			_, rest, _ := strings.Cut(string(stat), ") ")
+			if err != nil || !strings.Contains(command, "while :") {
+				continue
+			}
+			spent, err := strconv.Atoi(strings.Fields(rest)[14-3])
+			require.NoError(t, err)
+			pids, ticks = append(pids, pid), ticks+spent
+			if rest[0] == 'T' {
+				stopped++
+			}
+		}
+		return pids, stopped, ticks
+	}
+	ticks := 0
+	require.Eventually(t, func() bool {
+		var stopped int
+		_, stopped, ticks = busy()
+		return stopped == many
+	}, time.Minute, 10*time.Millisecond, "%s", s.logs)
+	s.latencies("meanwhile")
+	require.Eventually(t, func() bool { _, _, now := busy(); return now > ticks }, time.Minute, 10*time.Millisecond, "some go on")
+
+	pids, _, _ := busy()
+	for _, pid := range pids[few:] {
+		require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+	}
+	require.Eventually(t, func() bool { _, stopped, _ := busy(); return stopped == 0 }, time.Minute, 10*time.Millisecond)
+	require.Never(t, func() bool { _, stopped, _ := busy(); return stopped > 0 }, 3*time.Second, 10*time.Millisecond)
+	require.Equal(t, 1, strings.Count(s.logs.String(), "stand still no more"))
+	s.pool.Doom()
+	<-done
 }

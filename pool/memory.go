@@ -10,10 +10,12 @@ import (
 
 const (
 	// pulseInterval is how often it is looked whether something goes on, and memoryInterval how often all processes are looked
-	// at when nothing does; while something goes on it is every lookInterval.
-	pulseInterval  = 500 * time.Millisecond
-	lookInterval   = time.Second
-	memoryInterval = 5 * time.Second
+	// at when nothing does. While something goes on it is every lookInterval, or where somebody may have to be slowed every
+	// suspectInterval.
+	pulseInterval   = 250 * time.Millisecond
+	suspectInterval = 500 * time.Millisecond
+	lookInterval    = time.Second
+	memoryInterval  = 5 * time.Second
 	// farOver is how many times MaxProcessRSS a process may have before it is ended in the middle of a turn.
 	farOver = 2
 	// usualSize is what a process may have that nobody is surprised at, in bytes: who has no more hasn't grown.
@@ -34,6 +36,8 @@ type watcher struct {
 	known map[*cli.Process]*record
 	slow  map[string]bool // users whose processes do only what nobody else wants to use the processors for
 	woken map[string]int  // looks at which those who were slowed are still set back
+	held  map[string]int  // users with a horde that stands still, and at how many looks in a row it wanted nothing
+	turn  int             // whose it is of a horde to go on for a moment
 
 	suspects bool      // somebody may have to be slowed at the next look
 	relieved time.Time // when a process was ended because memory was short
@@ -57,7 +61,7 @@ type look struct {
 }
 
 func newWatcher(p *Pool) *watcher {
-	return &watcher{pool: p, known: make(map[*cli.Process]*record), slow: make(map[string]bool), woken: make(map[string]int)}
+	return &watcher{pool: p, known: make(map[*cli.Process]*record), slow: make(map[string]bool), woken: make(map[string]int), held: make(map[string]int)}
 }
 
 // watchUsage looks at processes' memory and processor time: every few seconds, and at once when something goes on.
@@ -78,10 +82,15 @@ func (p *Pool) watchUsage() {
 // beat looks at all processes if that is due.
 func (w *watcher) beat(now time.Time) {
 	pulse, short := confine.TakePulse(), w.pool.opts.MemoryShort()
-	if now.Sub(w.last) < lookInterval && !w.suspects {
+	wait := lookInterval
+	if w.suspects {
+		wait = suspectInterval
+	}
+	sudden := pulse.Runnable > w.pulse.Runnable+hordeSessions
+	if now.Sub(w.last) < wait && !sudden {
 		return
 	}
-	restless := short || w.suspects || len(w.slow)+len(w.woken) > 0 || crowded(pulse.Runnable) ||
+	restless := short || w.suspects || len(w.slow)+len(w.woken)+len(w.held) > 0 || crowded(pulse.Runnable) ||
 		pulse.Available < w.pulse.Available-pulse.Total/20 || pulse.Files > w.pulse.Files+pulse.MostFiles/20
 	if restless || now.Sub(w.last) >= memoryInterval {
 		w.look(now, pulse, w.pool.opts.MaxProcessRSS, short)
@@ -108,6 +117,7 @@ func (w *watcher) look(now time.Time, pulse confine.Pulse, limit int64, short bo
 		w.relieved = now
 	}
 	w.share(looks, pulse, passed)
+	w.hold(looks)
 }
 
 // see asks for what all processes take, and keeps it for the next time.
@@ -142,7 +152,7 @@ func (l look) growth() int64 { return l.usage.Memory - int64(max(l.size, usualSi
 // setYield has the kernel end the process before others, or no longer.
 func (l look) setYield(yield bool) {
 	if yield || l.yields {
-		l.process.SetYield(l.usage, yield)
+		l.process.SetYield(l.usage.Family, yield)
 	}
 	l.yields = yield
 }

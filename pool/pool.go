@@ -91,10 +91,12 @@ type tuning struct {
 	adopting       func(*standby)           // called with each standby that has been taken for a user and isn't bound yet
 	stop           func(*cli.Process) error // ends a user's process
 	undeadPause    time.Duration            // until it is tried again to end a process that could not be ended
+	horde          int                      // sessions; see hordeSessions
 }
 
 var production = tuning{quotaInterval: 5 * time.Second, quotaSlice: 20 * time.Millisecond, interruptGrace: time.Second, calm: 200 * time.Millisecond,
-	disk: diskOf, adopting: func(*standby) {}, stop: (*cli.Process).Stop, undeadPause: time.Minute}
+	disk: diskOf, adopting: func(*standby) {}, stop: (*cli.Process).Stop, undeadPause: time.Minute,
+	horde: hordeSessions}
 
 // fairRate is how many bytes a second a turn may hand over after its first fairBurst ones. No model writes a hundredth of it.
 const fairRate, fairBurst = 2 << 20, 32 << 20

@@ -36,15 +36,20 @@ func Freeze(all ...Idle) {
 			idle, procs = append(idle, one), append(procs, p)
 		}
 	}
-	counts, err := confine.ProcessesOf(childrenOf(procs)...)
+	families, err := Families(procs...)
 	if err != nil {
 		return // it is tried again after their next use
 	}
 	for i, one := range idle {
-		if counts[i] == 1 {
+		if families[i].Living() == 1 {
 			one.stop()
 		}
 	}
+}
+
+// Families is each of the processes with all it started, by one look at the machine.
+func Families(procs ...*Process) ([]confine.Family, error) {
+	return confine.FamiliesOf(childrenOf(procs)...)
 }
 
 // Usage is what each of the processes takes with all it started, by one look at the machine.
@@ -58,7 +63,7 @@ func Unlinked(procs ...*Process) ([]confine.Unlinked, error) {
 }
 
 // SetYield has the kernel end the process before others when memory runs out, and what it started before itself, or no longer.
-func (p *Process) SetYield(u confine.Usage, yield bool) { u.SetYield(p.PID(), yield) }
+func (p *Process) SetYield(f confine.Family, yield bool) { f.SetYield(p.PID(), yield) }
 
 func childrenOf(procs []*Process) []*confine.Child {
 	children := make([]*confine.Child, len(procs))

@@ -20,9 +20,9 @@ const idlePasses = 3
 var ErrCannotSchedule = errors.New("confine: can't change how processes are scheduled")
 
 // SetIdle has what the child and all it started do only what nobody else wants to use the processors for, or as usual again. What
-// they start inherits it; what was started in the midst of it may be missed, so that it's to be called again with the next
-// Usage. Priorities stay as they are.
-func (u Usage) SetIdle(idle bool) error {
+// they start inherits it; what was started in the midst of it may be missed, so that it's to be called again with the
+// family of the next look. Priorities stay as they are.
+func (f Family) SetIdle(idle bool) error {
 	if !maySchedule() {
 		return ErrCannotSchedule
 	}
@@ -31,7 +31,7 @@ func (u Usage) SetIdle(idle bool) error {
 		policy, weight = unix.SCHED_IDLE, "19"
 	}
 	sessions := make(map[int]bool)
-	for _, p := range u.family {
+	for _, p := range f {
 		if err := p.schedule(uint32(policy), idlePasses); err != nil { // #nosec G115 -- a constant
 			return err
 		}
@@ -106,8 +106,8 @@ var maySchedule = sync.OnceValue(func() bool {
 })
 
 // Running is how many threads of the child's run or wait for a processor.
-func (u Usage) Running() (threads int) {
-	for _, p := range u.family {
+func (f Family) Running() (threads int) {
+	for _, p := range f {
 		tasks, _ := os.ReadDir("/proc/" + strconv.Itoa(p.pid) + "/task")
 		for _, task := range tasks {
 			tid, err := strconv.Atoi(task.Name())
@@ -122,13 +122,13 @@ func (u Usage) Running() (threads int) {
 	return threads
 }
 
-// Stand has all processes of a child stand still, or go on, where SetIdle can't be had.
-func (u Usage) Stand(still bool) {
+// Stand has all processes of a child stand still, or go on.
+func (f Family) Stand(still bool) {
 	signal := unix.SIGCONT
 	if still {
 		signal = unix.SIGSTOP
 	}
-	for _, p := range u.family {
+	for _, p := range f {
 		if p.still() {
 			_ = unix.Kill(p.pid, signal) // or it has just ended
 		}

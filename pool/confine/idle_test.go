@@ -16,13 +16,13 @@ import (
 	"claudepool/infra/need"
 )
 
-func TestUsage_SetIdleIsForAllThreadsOfAChildAndWhatItStartsAndCanBeTakenBack(t *testing.T) {
+func TestFamily_SetIdleIsForAllThreadsOfAChildAndWhatItStartsAndCanBeTakenBack(t *testing.T) {
 	b := newConfined(t)
 	c := b.start(shell(b.newWorkspace(), `setsid sh -c 'echo $$ >> $0; while :; do sleep 1; done' $1 & exec cat`))
 	policies := func() (found []uint32) {
 		u, err := c.Usage()
 		require.NoError(t, err)
-		for _, p := range u.family {
+		for _, p := range u.Family {
 			if attr, err := unix.SchedGetAttr(p.pid, 0); err == nil {
 				found = append(found, attr.Policy)
 			}
@@ -61,7 +61,7 @@ func TestConfined_AChildCantLeaveTheIdlePolicy(t *testing.T) {
 	require.Equal(t, "stayed", readLine(t, c.Stdout))
 }
 
-func TestUsage_StandAndRunsAndSetYield(t *testing.T) {
+func TestFamily_StandAndRunsAndSetYield(t *testing.T) {
 	b := newConfined(t)
 	c := b.start(shell(b.newWorkspace(), `sh -c 'echo $$ >> $0; while :; do :; done' $1 & exec cat`))
 	busy := pids(t, c.workspace, 1)[0]
@@ -80,7 +80,7 @@ func TestUsage_StandAndRunsAndSetYield(t *testing.T) {
 	require.Equal(t, []int{usualScore(), usualScore()}, []int{oomScore(t, c.PID()), oomScore(t, busy)})
 }
 
-func TestUsage_CountsTheTimeOfOrphansThatHaveEnded(t *testing.T) {
+func TestFamily_CountsTheTimeOfOrphansThatHaveEnded(t *testing.T) {
 	b := newConfined(t)
 	c := b.start(shell(b.newWorkspace(), `(setsid sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo $$ >> $0' $1 &); exec cat`))
 	pids(t, c.workspace, 1)

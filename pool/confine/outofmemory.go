@@ -26,8 +26,8 @@ func limit(pid int) error {
 
 // SetYield has the kernel end the processes before others' when memory runs out, and last of them the child itself, whose pid
 // is given, or no longer.
-func (u Usage) SetYield(pid int, yield bool) {
-	for _, p := range u.family {
+func (f Family) SetYield(pid int, yield bool) {
+	for _, p := range f {
 		score := usualScore()
 		switch {
 		case yield && p.pid == pid:

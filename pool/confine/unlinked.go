@@ -17,7 +17,7 @@ type Unlinked struct {
 
 // UnlinkedBy is what each of the children has, by one look at all processes of the machine.
 func UnlinkedBy(children ...*Child) ([]Unlinked, error) {
-	families, err := familiesOf(children)
+	families, err := FamiliesOf(children...)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package confine
 
 import (
+	"slices"
 	"time"
 )
 
@@ -14,7 +15,45 @@ type Usage struct {
 	Processes int           // without zombies
 	CPU       time.Duration // processor time since its start, also of what has ended since
 
-	family []process
+	Family
+}
+
+// Family is a child and all it started, as one look at the machine found them.
+type Family []process
+
+// Living is how many processes these are, without zombies.
+func (f Family) Living() (living int) {
+	for _, p := range f {
+		if !p.isZombie() {
+			living++
+		}
+	}
+	return living
+}
+
+// Without are all but one of them.
+func (f Family) Without(pid int) Family {
+	return slices.DeleteFunc(slices.Clone(f), func(p process) bool { return p.pid == pid })
+}
+
+// Part are n of them, from the given one on and again from the beginning, or all if they are fewer.
+func (f Family) Part(from, n int) Family {
+	if len(f) <= n {
+		return f
+	}
+	from %= len(f)
+	return slices.Concat(f[from:], f[:from])[:n]
+}
+
+// Sessions is how many sessions they are in.
+func (f Family) Sessions() int {
+	sessions := make(map[int]bool)
+	for _, p := range f {
+		if !p.isZombie() {
+			sessions[p.session] = true
+		}
+	}
+	return len(sessions)
 }
 
 // Usage looks at all processes of the child once. BENCH.md says why it counts memory the way it does.
@@ -28,7 +67,7 @@ func (c *Child) Usage() (Usage, error) {
 
 // UsageOf is the usage of each of the children, by one look at all processes and sockets of the machine.
 func UsageOf(children ...*Child) ([]Usage, error) {
-	families, err := familiesOf(children)
+	families, err := FamiliesOf(children...)
 	if err != nil || len(children) == 0 {
 		return nil, err
 	}
@@ -36,7 +75,7 @@ func UsageOf(children ...*Child) ([]Usage, error) {
 	usages, memory := make([]Usage, len(children)), make(inMemory)
 	for i, c := range children {
 		u, h := &usages[i], newHeld(memory)
-		u.family = families[i]
+		u.Family = families[i]
 		u.CPU = time.Duration(c.spent.Load()) * tick // #nosec G115 -- far below
 		for _, p := range families[i] {
 			u.CPU += time.Duration(p.ticks) * tick // #nosec G115 -- of a lifetime
@@ -53,23 +92,8 @@ func UsageOf(children ...*Child) ([]Usage, error) {
 	return usages, nil
 }
 
-// ProcessesOf is how many processes each of the children has, itself included and without zombies, by one look at the
-// machine: a part of UsageOf that costs less.
-func ProcessesOf(children ...*Child) ([]int, error) {
-	families, err := familiesOf(children)
-	counts := make([]int, len(families))
-	for i, family := range families {
-		for _, p := range family {
-			if !p.isZombie() {
-				counts[i]++
-			}
-		}
-	}
-	return counts, err
-}
-
-// familiesOf finds all processes of each of the children.
-func familiesOf(children []*Child) ([][]process, error) {
+// FamiliesOf is the family of each of the children, by one look at the machine: a part of UsageOf that costs less.
+func FamiliesOf(children ...*Child) ([]Family, error) {
 	if len(children) == 0 {
 		return nil, nil
 	}
@@ -78,7 +102,7 @@ func familiesOf(children []*Child) ([][]process, error) {
 	if err != nil {
 		return nil, err
 	}
-	now, families := newCensus(all), make([][]process, len(children))
+	now, families := newCensus(all), make([]Family, len(children))
 	for i, c := range children {
 		families[i] = now.family(c, false)
 	}
