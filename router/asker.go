@@ -8,19 +8,19 @@ import (
 )
 
 const (
-	lanes     = 1  // questions under way at a time
+	parallel  = 1  // questions under way at a time
 	mostAsked = 64 // users of one question: Redis does nothing else meanwhile
 )
 
 // asker asks Redis about users, one script for all who wait: a question that is alone goes at once, and those that come
 // while others are under way go together next. So the more wait, the less each costs Redis.
 type asker[A any] struct {
-	lanes int
+	parallel int
 	// script answers for each user, in their order.
 	script func(ctx context.Context, users []string) ([]A, error)
 
 	mu      sync.Mutex // guards what follows
-	asking  int        // lanes in use
+	asking  int        // parallel in use
 	waiting []*question[A]
 }
 
@@ -35,7 +35,7 @@ type question[A any] struct {
 
 func (k *asker[A]) ask(ctx context.Context, user string) (answer A, err error) {
 	k.mu.Lock()
-	if k.asking < k.lanes {
+	if k.asking < k.parallel {
 		k.asking++
 		k.mu.Unlock()
 		answers, err := k.send(ctx, []string{user})

@@ -30,7 +30,7 @@ func (s *slowly) ask(ctx context.Context, users []string) ([]string, error) {
 func TestAsker_WhoComesWhileAQuestionIsUnderWayIsAskedForWithAllOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &slowly{}
-		k := asker[string]{lanes: 1, script: s.ask}
+		k := asker[string]{parallel: 1, script: s.ask}
 		for i := range 1 + mostAsked + 10 {
 			user := fmt.Sprint("user", i)
 			go func() {
@@ -49,7 +49,7 @@ func TestAsker_WhoComesWhileAQuestionIsUnderWayIsAskedForWithAllOthers(t *testin
 
 func TestAsker_WhoHangsUpCancelsNobodyElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := asker[string]{lanes: 1, script: new(slowly).ask}
+		k := asker[string]{parallel: 1, script: new(slowly).ask}
 		gone, hangUp := context.WithCancel(t.Context())
 		for _, user := range []string{"alone", "together"} {
 			go func() {
@@ -72,7 +72,7 @@ func TestAsker_WhoHangsUpCancelsNobodyElse(t *testing.T) {
 
 func TestAsker_WhoWaitsWhenRedisIsAwayIsToldAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := asker[string]{lanes: 1, script: func(ctx context.Context, _ []string) ([]string, error) {
+		k := asker[string]{parallel: 1, script: func(ctx context.Context, _ []string) ([]string, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}}

@@ -1,10 +1,10 @@
 -- An instance says that it lives and what it holds.
 -- KEYS[2] its hash, KEYS[3] candidates, KEYS[4] evictable, KEYS[5] pending: instances no front has dialled yet, KEYS[6]
 -- users it is asked to give up
--- ARGV[2] id, ARGV[3] address, ARGV[4] capacity, ARGV[5] reserved, ARGV[6] idle, ARGV[7] draining 0|1, ARGV[8] the era in
+-- ARGV[2] id, ARGV[3] address, ARGV[4] capacity, ARGV[5] reserved, ARGV[6] idle, ARGV[7] draining 0|1, ARGV[8] the epoch in
 -- which the instance last reconciled, empty if it never has: then the hash is made anew, ARGV[9] version of the wire,
 -- ARGV[10] the fingerprint of its certificate, ARGV[11] the registration's number, ARGV[12] 1: no conversation can begin there
--- Returns {state, era, users to give up...}: ok | reconcile. An expired hash is not brought back by a beat that doesn't
+-- Returns {state, epoch, users to give up...}: ok | reconcile. An expired hash is not brought back by a beat that doesn't
 -- know it: the instance may have lost its users, and has to reconcile first. The same goes for a hash of another
 -- registration: one that was thought lost may come in late and bring an expired hash back.
 local before = redis.call('HMGET', KEYS[2], 'registration', 'draining')

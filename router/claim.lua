@@ -1,6 +1,6 @@
 -- Who owns some users: of each the present owner, or a new one that this script chooses and records.
 -- KEYS[2] candidates (zset, score load), KEYS[3] evictable (zset, score idle processes), then for each user KEYS[i] owner
--- entry "<instance> <claim> <era>", KEYS[i+1] the user's home, the instance that has its files
+-- entry "<instance> <claim> <epoch>", KEYS[i+1] the user's home, the instance that has its files
 -- ARGV[2] prefix of instance hashes, ARGV[3] owner TTL in ms, ARGV[4] how many users, then a claim number to use for each,
 -- then instances to avoid
 -- Returns for each {state, instance, address, fingerprint, version of the wire}: owner | draining | settling | full | none
@@ -59,8 +59,8 @@ end
 local function claim(key, home, number)
   local entry = redis.call('GET', key)
   if entry then
-    local id, _, era = string.match(entry, '^(%S+) (%S+) (%S+)$')
-    local it = era == run and instance(id)
+    local id, _, epoch = string.match(entry, '^(%S+) (%S+) (%S+)$')
+    local it = epoch == run and instance(id)
     if it then return {it.draining and 'draining' or 'owner', id, it.addr, it.fingerprint, it.wire} end
   end
   if waiting then return {'settling', '', '', '', ''} end

@@ -47,7 +47,7 @@ func (l *Lease) adopt(ctx context.Context, user string) error {
 
 // ownAll returns for each user by which claim it is this instance's, and whether its credential is proven.
 func (l *Lease) ownAll(ctx context.Context, users []string) ([]adoption, error) {
-	keys := []string{eraKey}
+	keys := []string{epochKey}
 	for _, user := range users {
 		keys = append(keys, ownerKey(user))
 	}

@@ -154,7 +154,7 @@ func TestLease_WhoIsGivenUpForGoodLeavesNoKey(t *testing.T) {
 func TestLease_ClaimsOfAnotherReleaseAreUnproven(t *testing.T) {
 	client := newRedis(t, false)
 	a := newNode(t, client, 8)
-	run := client.HGet(t.Context(), eraKey, "run").Val()
+	run := client.HGet(t.Context(), epochKey, "run").Val()
 	require.NoError(t, client.Set(t.Context(), ownerKey("ada"), a.ID()+" claim "+run, ownerTTL).Err())
 	require.NoError(t, a.Admit(t.Context(), "ada", false))
 	require.False(t, a.Proven("ada"))

@@ -53,7 +53,7 @@ type Lease struct {
 	mu       sync.Mutex    // guards everything below
 	renewed  time.Duration // when the last good renewal was sent
 	alive    bool          // there was one
-	era      string        // in which it was reconciled; empty before
+	epoch    string        // in which it was reconciled; empty before
 	number   string        // of the last registration
 	draining bool
 	claims   map[string]holding // users held
@@ -71,7 +71,7 @@ func NewLease(redis Redis, opts LeaseOptions) *Lease {
 	}
 	l := &Lease{redis: redis, opts: opts, id: random(8),
 		claims: make(map[string]holding), released: make(map[string]string), keepHome: make(map[string]bool)}
-	l.asker = asker[adoption]{lanes: lanes, script: l.ownAll}
+	l.asker = asker[adoption]{parallel: parallel, script: l.ownAll}
 	return l
 }
 
@@ -126,7 +126,7 @@ func (l *Lease) Admit(ctx context.Context, user string, outage bool) error {
 }
 
 func (l *Lease) freshLocked() bool {
-	return l.alive && l.era != "" && l.opts.Clock()-l.renewed < fence
+	return l.alive && l.epoch != "" && l.opts.Clock()-l.renewed < fence
 }
 
 // Release gives the user up: nothing of it runs here any more. Where Redis can't be told now, later beats do. keepHome
@@ -199,10 +199,10 @@ func (l *Lease) beat(ctx context.Context) error {
 	l.tellAll(ctx)
 	sent := l.opts.Clock()
 	l.mu.Lock()
-	era := l.era
+	epoch := l.epoch
 	l.mu.Unlock()
-	state, now, users, err := l.send(ctx, era)
-	if err == nil && (state == "reconcile" || era == "") {
+	state, now, users, err := l.send(ctx, epoch)
+	if err == nil && (state == "reconcile" || epoch == "") {
 		err = l.reconcile(ctx, now)
 	}
 	l.note(err, sent, now)
@@ -212,7 +212,7 @@ func (l *Lease) beat(ctx context.Context) error {
 	return err
 }
 
-func (l *Lease) send(ctx context.Context, era string) (state, now string, users []string, err error) {
+func (l *Lease) send(ctx context.Context, epoch string) (state, now string, users []string, err error) {
 	reserved, idle := l.opts.Load()
 	full := 0
 	if l.opts.Full != nil && l.opts.Full() {
@@ -225,9 +225,9 @@ func (l *Lease) send(ctx context.Context, era string) (state, now string, users 
 	}
 	number := l.number
 	l.mu.Unlock()
-	keys := []string{eraKey, instanceKey(l.id), candidatesKey, evictableKey, pendingKey, evictKey(l.id)}
+	keys := []string{epochKey, instanceKey(l.id), candidatesKey, evictableKey, pendingKey, evictKey(l.id)}
 	answer, err := beatScript.Run(ctx, l.redis, keys, LeaseTime.Milliseconds(), l.id, l.opts.Addr, l.opts.Capacity,
-		reserved, idle, draining, era, l.opts.Wire, l.opts.Fingerprint, number, full).Slice()
+		reserved, idle, draining, epoch, l.opts.Wire, l.opts.Fingerprint, number, full).Slice()
 	if err != nil {
 		return "", "", nil, err
 	}
@@ -247,9 +247,9 @@ func (l *Lease) send(ctx context.Context, era string) (state, now string, users 
 
 // reconcile finds out, after Redis lost this instance, who is still its own. The hash is made first: an entry whose
 // instance has none counts as dead and could be taken by a claim.
-func (l *Lease) reconcile(ctx context.Context, era string) error {
+func (l *Lease) reconcile(ctx context.Context, epoch string) error {
 	l.mu.Lock()
-	l.era = "" // nobody new is admitted meanwhile
+	l.epoch = "" // nobody new is admitted meanwhile
 	l.number = random(8)
 	l.changes++
 	for user, h := range l.claims { // Redis may know nothing of them any more
@@ -265,7 +265,7 @@ func (l *Lease) reconcile(ctx context.Context, era string) error {
 		return err
 	}
 	l.mu.Lock()
-	l.era = era
+	l.epoch = epoch
 	l.mu.Unlock()
 	l.opts.Logger.Info("lease registered", "instance", l.id, "users", kept, "moved", moved)
 	return nil
@@ -305,7 +305,7 @@ func (l *Lease) assert(ctx context.Context) (kept, moved int, err error) {
 }
 
 func (l *Lease) assertSome(ctx context.Context, users []string) (gone []string, err error) {
-	keys := []string{eraKey}
+	keys := []string{epochKey}
 	args := []any{LeaseTime.Milliseconds(), l.id, ownerTTL.Milliseconds()}
 	var asked []string
 	l.mu.Lock()
@@ -357,7 +357,7 @@ func (l *Lease) tellAll(ctx context.Context) {
 }
 
 // note keeps the result of a beat, and tells the log when Redis goes and comes.
-func (l *Lease) note(err error, sent time.Duration, era string) {
+func (l *Lease) note(err error, sent time.Duration, epoch string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
@@ -368,7 +368,7 @@ func (l *Lease) note(err error, sent time.Duration, era string) {
 		return
 	}
 	if l.lost {
-		l.opts.Logger.Info("the lease is renewed again", "instance", l.id, "era", era)
+		l.opts.Logger.Info("the lease is renewed again", "instance", l.id, "epoch", epoch)
 	}
 	l.lost, l.renewed, l.alive = false, sent, true
 }

@@ -22,7 +22,7 @@ type agreeing struct {
 
 func (r *agreeing) EvalSha(ctx context.Context, sha string, _ []string, _ ...any) *redis.Cmd {
 	cmd := redis.NewCmd(ctx)
-	cmd.SetVal([]any{"ok", "era"})
+	cmd.SetVal([]any{"ok", "epoch"})
 	if sha == assertScript.Hash() {
 		r.mu.Lock()
 		defer r.mu.Unlock()

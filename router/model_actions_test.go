@@ -243,7 +243,7 @@ func (n *instanceModel) enter(ctx context.Context, user string) error {
 func (m *model) beats(n *instanceModel) { m.loops(n, func(ctx context.Context) { _ = n.beat(ctx) }) }
 
 func (m *model) refreshes(n *instanceModel) {
-	if n.era != "" {
+	if n.epoch != "" {
 		m.loops(n, func(ctx context.Context) { _, _, _ = n.assert(ctx) })
 	}
 }
@@ -375,8 +375,8 @@ func scriptsOf() map[string]struct {
 		script **redis.Script
 		source string
 	}{
-		"claim": {&claimScript, eraSource + claimSource}, "beat": {&beatScript, eraSource + beatSource},
-		"assert": {&assertScript, eraSource + assertSource}, "own": {&ownScript, eraSource + ownSource},
+		"claim": {&claimScript, epochSource + claimSource}, "beat": {&beatScript, epochSource + beatSource},
+		"assert": {&assertScript, epochSource + assertSource}, "own": {&ownScript, epochSource + ownSource},
 		"release": {&releaseScript, releaseSource}, "place": {&placeScript, placeSource},
 	}
 }

@@ -32,7 +32,7 @@ const (
 
 func deterministic(t *testing.T) {
 	before := claimScript
-	source := eraSource + claimSource
+	source := epochSource + claimSource
 	require.Contains(t, source, twoRandom)
 	claimScript = redis.NewScript(strings.Replace(source, twoRandom, firstTwo, 1))
 	t.Cleanup(func() { claimScript = before })
@@ -50,8 +50,8 @@ func TestModel_FindsSeededMistakes(t *testing.T) {
 		faults                     []string // that bring it to light
 		seed                       string   // one that needs few tries
 	}{
-		{"a claim doesn't look at the era", "claim", "era == run and instance(id)", "instance(id)", []string{"fail over"}, "1"},
-		{"a claim doesn't wait for a new era to settle", "claim", "if waiting then", "if false then", []string{"empty Redis"}, "5"},
+		{"a claim doesn't look at the epoch", "claim", "epoch == run and instance(id)", "instance(id)", []string{"fail over"}, "1"},
+		{"a claim doesn't wait for a new epoch to settle", "claim", "if waiting then", "if false then", []string{"empty Redis"}, "5"},
 		{"a claim takes users of the living", "claim", "if it then return {it.draining", "if it and it.draining then return {it.draining", nil, "1"},
 		{"a claim doesn't see that an owner is dead", "claim", "if not f[1] then return nil end", "if not f[1] then f = {'', 1, 0, 0, '0'} end", []string{"kill"}, "1"},
 		{"a release doesn't compare the claim number", "release", " or claim ~= ARGV[2]", "", []string{"lose an answer"}, "1"},
@@ -61,9 +61,9 @@ func TestModel_FindsSeededMistakes(t *testing.T) {
 		{"a drain forgets to be unplaceable", "beat", "local known =", "ARGV[7] = '0'\nlocal known =", []string{"drain"}, "1"},
 		{"a beat under way undoes a drain", "beat", "before[2] == '1' and '1' or ARGV[7]", "ARGV[7]", []string{"drain"}, "1"},
 		{"a beat brings an expired lease back", "beat", "(not known or ARGV[8] ~= run)", "ARGV[8] ~= run", []string{"cut or heal an instance"}, "1"},
-		{"a beat doesn't see a new era", "beat", "(not known or ARGV[8] ~= run)", "not known", []string{"fail over"}, "7"},
+		{"a beat doesn't see a new epoch", "beat", "(not known or ARGV[8] ~= run)", "not known", []string{"fail over"}, "7"},
 		{"an assertion takes what is another's", "assert", "entry ~= own and", "false and", []string{"cut or heal an instance"}, "1"},
-		{"an instance owns by an earlier era's word", "own", " and era == run", "", []string{"fail over"}, "7"},
+		{"an instance owns by an earlier epoch's word", "own", " and epoch == run", "", []string{"fail over"}, "7"},
 		{"an instance doesn't compare itself with the owner", "own", "id == ARGV[2] and ", "", nil, "1"},
 	} {
 		t.Run(mistake.name, func(t *testing.T) {

@@ -130,7 +130,7 @@ func (m *model) must(err error) {
 func (m *model) addFront() {
 	link, client := m.newLink()
 	f := &frontModel{Router: newRouter(client), link: link, busy: make(map[string]bool)}
-	f.firstWait, f.asker.lanes = 0, alone
+	f.firstWait, f.asker.parallel = 0, alone
 	f.opts.Reach = func(ctx context.Context, owner Owner) error {
 		if f.blind || m.instance(owner.Instance).dead {
 			return errLost
@@ -158,7 +158,7 @@ func (m *model) addInstance() {
 			}
 			return m.now
 		}})
-	n.id, n.asker.lanes = fmt.Sprint("instance", len(m.instances)), alone
+	n.id, n.asker.parallel = fmt.Sprint("instance", len(m.instances)), alone
 	m.instances = append(m.instances, n)
 }
 
@@ -209,7 +209,7 @@ func (m *model) check() {
 		return
 	}
 	m.changed = false
-	run := m.servers[m.at].HGet(context.Background(), eraKey, "run").Val()
+	run := m.servers[m.at].HGet(context.Background(), epochKey, "run").Val()
 	for _, user := range m.users {
 		var admit []string
 		for _, n := range m.instances {
@@ -256,13 +256,13 @@ func (m *model) fail(format string, args ...any) {
 	m.t.Fatalf(format, args...)
 }
 
-// admits asks a copy of the lease, so that asking changes nothing. mayAsk: no script has yet to begin a new era.
+// admits asks a copy of the lease, so that asking changes nothing. mayAsk: no script has yet to begin a new epoch.
 func (n *instanceModel) admits(user string, mayAsk bool) bool {
 	if n.dead || n.releasing[user] {
 		return false
 	}
 	l := NewLease(n.redis, n.opts)
-	l.id, l.renewed, l.alive, l.era = n.id, n.renewed, n.alive, n.era
+	l.id, l.renewed, l.alive, l.epoch = n.id, n.renewed, n.alive, n.epoch
 	l.claims, l.released, l.lost = maps.Clone(n.Lease.claims), maps.Clone(n.released), n.lost
 	if _, held := l.claims[user]; !held && !mayAsk {
 		return false
@@ -376,12 +376,12 @@ func (m *model) instance(id string) *instanceModel {
 
 func (m *model) describe() string {
 	ctx, s := context.Background(), m.servers[m.at]
-	text := fmt.Sprint("candidates ", s.ZRange(ctx, candidatesKey, 0, -1).Val(), " era ", s.HGetAll(ctx, eraKey).Val())
+	text := fmt.Sprint("candidates ", s.ZRange(ctx, candidatesKey, 0, -1).Val(), " epoch ", s.HGetAll(ctx, epochKey).Val())
 	for _, user := range m.users {
 		text += fmt.Sprintf("; %s: %s", user, s.Get(ctx, ownerKey(user)).Val())
 	}
 	for _, n := range m.instances {
-		text += fmt.Sprintf("; %s: dead %t leaving %t era %q holds %v", n.id, n.dead, n.leaving, n.era, n.Lease.claims)
+		text += fmt.Sprintf("; %s: dead %t leaving %t epoch %q holds %v", n.id, n.dead, n.leaving, n.epoch, n.Lease.claims)
 	}
 	return text
 }

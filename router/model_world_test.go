@@ -238,7 +238,7 @@ return 1`)
 
 func (n *network) pass(d time.Duration) error {
 	for _, server := range n.servers {
-		err := passScript.Run(context.Background(), server, []string{eraKey}, d.Milliseconds(), quantum.Milliseconds(), n.others).Err()
+		err := passScript.Run(context.Background(), server, []string{epochKey}, d.Milliseconds(), quantum.Milliseconds(), n.others).Err()
 		if err != nil {
 			return err
 		}

@@ -5,8 +5,8 @@ local users = (#KEYS - 1) / 2
 if users == 0 then return {} end
 local claims = {}
 for i, entry in ipairs(redis.call('MGET', unpack(KEYS, 2, 1 + users))) do
-  local id, claim, era = string.match(entry or '', '^(%S+) (%S+) (%S+)$')
-  local own = id == ARGV[2] and era == run
+  local id, claim, epoch = string.match(entry or '', '^(%S+) (%S+) (%S+)$')
+  local own = id == ARGV[2] and epoch == run
   claims[i] = own and {claim, redis.call('PTTL', KEYS[1 + users + i])} or {'', -1}
 end
 return claims

@@ -69,7 +69,7 @@ type Router struct {
 func New(redis Redis, opts Options) *Router {
 	r := &Router{redis: redis, opts: opts, known: newKnown(mostKnown),
 		firstWait: firstInstance, reached: make(map[string]time.Time), avoid: make(map[string]avoidance)}
-	r.asker = asker[claimed]{lanes: lanes, script: r.claimAll}
+	r.asker = asker[claimed]{parallel: parallel, script: r.claimAll}
 	return r
 }
 
@@ -172,7 +172,7 @@ type claimed struct {
 }
 
 func (r *Router) claimAll(ctx context.Context, users []string) ([]claimed, error) {
-	keys := []string{eraKey, candidatesKey, evictableKey}
+	keys := []string{epochKey, candidatesKey, evictableKey}
 	args := []any{LeaseTime.Milliseconds(), instanceKeys, ownerTTL.Milliseconds(), len(users)}
 	for _, user := range users {
 		keys, args = append(keys, ownerKey(user), homeKey(user)), append(args, random(8))

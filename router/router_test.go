@@ -178,7 +178,7 @@ func TestLease_ReleaseComparesInstanceAndClaim(t *testing.T) {
 	_, err := newRouter(client).Route(t.Context(), "ada")
 	require.NoError(t, err)
 	require.NoError(t, a.Admit(t.Context(), "ada", false))
-	run := client.HGet(t.Context(), eraKey, "run").Val()
+	run := client.HGet(t.Context(), epochKey, "run").Val()
 	others := a.ID() + " another-claim " + run
 	require.NoError(t, client.Set(t.Context(), ownerKey("ada"), others, 0).Err())
 	require.NoError(t, a.Release(t.Context(), "ada", false))
@@ -284,7 +284,7 @@ func TestLease_AssertsWhoIsMissingAndSeesWhoIsAnothers(t *testing.T) {
 		}
 		adas := client.Get(t.Context(), ownerKey("ada")).Val()
 		require.NoError(t, client.Del(t.Context(), ownerKey("ada")).Err())
-		others := "b claim " + client.HGet(t.Context(), eraKey, "run").Val()
+		others := "b claim " + client.HGet(t.Context(), epochKey, "run").Val()
 		require.NoError(t, client.Set(t.Context(), ownerKey("bob"), others, 0).Err())
 
 		kept, moved, err := a.assert(t.Context())

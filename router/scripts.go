@@ -34,8 +34,8 @@ const (
 // the entries of the users they hold every refreshEvery.
 const ownerTTL = 15 * time.Minute
 
-//go:embed era.lua
-var eraSource string
+//go:embed epoch.lua
+var epochSource string
 
 //go:embed claim.lua
 var claimSource string
@@ -62,15 +62,15 @@ var livingSource string
 var togetherSource string
 
 var (
-	claimScript   = redis.NewScript(eraSource + claimSource)
-	beatScript    = redis.NewScript(eraSource + beatSource)
-	assertScript  = redis.NewScript(eraSource + assertSource)
-	ownScript     = redis.NewScript(eraSource + ownSource)
+	claimScript   = redis.NewScript(epochSource + claimSource)
+	beatScript    = redis.NewScript(epochSource + beatSource)
+	assertScript  = redis.NewScript(epochSource + assertSource)
+	ownScript     = redis.NewScript(epochSource + ownSource)
 	releaseScript = redis.NewScript(releaseSource)
 	placeScript   = redis.NewScript(placeSource)
 	livingScript  = redis.NewScript(livingSource)
 
-	togetherScript = redis.NewScript(eraSource + togetherSource)
+	togetherScript = redis.NewScript(epochSource + togetherSource)
 )
 
 // Redis is what this package needs of go-redis: running scripts and a few plain commands.
@@ -111,7 +111,7 @@ func NewClient(url, ca string) (*redis.Client, error) {
 const prefix = "{claudepool}:"
 
 const (
-	eraKey        = prefix + "era"
+	epochKey      = prefix + "era" // as stored
 	candidatesKey = prefix + "candidates"
 	evictableKey  = prefix + "evictable"
 	pendingKey    = prefix + "pending"
@@ -145,8 +145,8 @@ func text(answer []any, i int) (string, error) {
 // Settle ends the waiting time of a Redis that has just come up. It is only for one in which nobody can hold anything
 // from before, as one that was born with this process.
 func Settle(ctx context.Context, client Redis) error {
-	if err := ownScript.Run(ctx, client, []string{eraKey}, 0, "").Err(); err != nil {
+	if err := ownScript.Run(ctx, client, []string{epochKey}, 0, "").Err(); err != nil {
 		return fmt.Errorf("router: settle: %w", err)
 	}
-	return client.HSet(ctx, eraKey, "since", 0).Err()
+	return client.HSet(ctx, epochKey, "since", 0).Err()
 }

@@ -46,7 +46,7 @@ func (r *Router) bringTogether(ctx context.Context, user, former string) (instan
 		case "draining":
 			return "", ErrDraining
 		case "apart":
-			r.wishAway(ctx, instance, former)
+			r.requestEviction(ctx, instance, former)
 			return "", ErrDraining
 		case "settling":
 			return "", ErrUnavailable
@@ -62,7 +62,7 @@ func (r *Router) bringTogether(ctx context.Context, user, former string) (instan
 func (r *Router) askTogether(ctx context.Context, user, former string) (state, instance string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
-	answer, err := togetherScript.Run(ctx, r.redis, []string{eraKey, ownerKey(user), ownerKey(former)}, LeaseTime.Milliseconds(),
+	answer, err := togetherScript.Run(ctx, r.redis, []string{epochKey, ownerKey(user), ownerKey(former)}, LeaseTime.Milliseconds(),
 		instanceKeys, random(8), ownerTTL.Milliseconds(), formerTTL.Milliseconds()).Slice()
 	if err != nil {
 		return "", "", err
@@ -74,8 +74,8 @@ func (r *Router) askTogether(ctx context.Context, user, former string) (state, i
 	return state, instance, err
 }
 
-// wishAway asks an instance to give a user up. It is a wish: the lease decides.
-func (r *Router) wishAway(ctx context.Context, instance, user string) {
+// requestEviction asks an instance to give a user up. It is a wish: the lease decides.
+func (r *Router) requestEviction(ctx context.Context, instance, user string) {
 	pipe := r.redis.Pipeline()
 	pipe.SAdd(ctx, evictKey(instance), user)
 	pipe.PExpire(ctx, evictKey(instance), LeaseTime)

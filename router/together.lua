@@ -6,8 +6,8 @@
 -- settling
 local function owner(key)
   local entry = redis.call('GET', key)
-  local id, _, era = string.match(entry or '', '^(%S+) (%S+) (%S+)$')
-  if not id or era ~= run then return nil end
+  local id, _, epoch = string.match(entry or '', '^(%S+) (%S+) (%S+)$')
+  if not id or epoch ~= run then return nil end
   local draining = redis.call('HGET', ARGV[2] .. id, 'draining')
   return draining and {id = id, draining = draining == '1'}
 end

@@ -47,7 +47,7 @@ func (r *Router) giveUpOn(ctx context.Context, instance, user string) {
 	failed := r.avoid[instance].failed
 	r.mu.Unlock()
 	if failed >= mostFailed {
-		r.wishAway(ctx, instance, user)
+		r.requestEviction(ctx, instance, user)
 	}
 }
 

@@ -29,7 +29,7 @@ func TestRouter_AnInstanceThatIsNotReachedAsRequestsWillBeIsNotPlaceable(t *test
 			require.NoError(t, err)
 			require.Equal(t, current.ID(), o.Instance)
 		}
-		require.NoError(t, client.Set(t.Context(), ownerKey("ada"), old.ID()+" claim "+client.HGet(t.Context(), eraKey, "run").Val(), 0).Err())
+		require.NoError(t, client.Set(t.Context(), ownerKey("ada"), old.ID()+" claim "+client.HGet(t.Context(), epochKey, "run").Val(), 0).Err())
 		o, err := front.Route(t.Context(), "ada")
 		require.NoError(t, err)
 		require.Equal(t, Owner{Instance: old.ID(), Addr: old.opts.Addr}, o)

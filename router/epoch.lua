@@ -1,8 +1,8 @@
 -- Prepended to every script that places, confirms or beats. A Redis that restarted or failed over may have lost or
--- resurrected keys; its run id tells. With a new run id a new era begins: owner entries of earlier eras don't count, and
+-- resurrected keys; its run id tells. With a new run id a new epoch begins: owner entries of earlier epochs don't count, and
 -- until one lease has passed nobody is placed, so that every living instance can say again whom it holds. The
 -- same goes for the time after no instance could beat for so long that hashes of the living may have expired.
--- KEYS[1] the era hash {run, since, beat: when the last one came, 0: too long ago}; ARGV[1] lease in ms.
+-- KEYS[1] the epoch hash {run, since, beat: when the last one came, 0: too long ago}; ARGV[1] lease in ms.
 local function now_ms()
   local t = redis.call('TIME')
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
@@ -13,9 +13,9 @@ local function run_id()
   return before and string.sub(info, before + 1, before + 12) or 'embedded'
 end
 local run = run_id()
-local era = redis.call('HMGET', KEYS[1], 'run', 'since', 'beat')
-local since, beat = tonumber(era[2]), tonumber(era[3])
-if era[1] ~= run then
+local epoch = redis.call('HMGET', KEYS[1], 'run', 'since', 'beat')
+local since, beat = tonumber(epoch[2]), tonumber(epoch[3])
+if epoch[1] ~= run then
   since = now_ms()
   redis.call('HSET', KEYS[1], 'run', run, 'since', since)
 end
