@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"claudepool/infra/freeport"
+	"claudepool/infra/testkit/client"
 	"claudepool/pool/api"
 )
 
@@ -95,14 +96,8 @@ func TestFront_UnderTheFrameworkABrokenStreamEndsExplicitlyToo(t *testing.T) {
 	require.NoError(t, err)
 	go func() { _ = funcframework.StartHostPort("127.0.0.1", port) }() // never ends
 	base := "http://127.0.0.1:" + port
-	require.Eventually(t, func() bool {
-		answer, err := http.Get(base + "/health")
-		if err != nil {
-			return false
-		}
-		_ = answer.Body.Close()
-		return answer.StatusCode == http.StatusOK
-	}, 30*time.Second, 10*time.Millisecond)
+	c := client.Client{URL: base, HTTP: http.DefaultClient}
+	require.Eventually(t, func() bool { return c.Healthy(t.Context()) }, 30*time.Second, 10*time.Millisecond)
 	answer, err := http.Post(base+"/v1/messages/pooled", "application/json", strings.NewReader(asking))
 	require.NoError(t, err)
 	defer answer.Body.Close()

@@ -13,7 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
-	"claudepool/infra/need"
+	"claudepool/infra/testkit"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -25,7 +25,7 @@ func newRedis(t *testing.T, embedded bool) *redis.Client {
 	if embedded {
 		addr = miniredis.RunT(t).Addr()
 	} else {
-		addr = need.Redis(t)
+		addr = testkit.Redis(t)
 	}
 	client, err := NewClient("redis://"+addr, "")
 	require.NoError(t, err)

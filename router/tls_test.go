@@ -9,7 +9,6 @@ import (
 	"math/big"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -19,6 +18,7 @@ import (
 
 	"claudepool/infra/freeport"
 	"claudepool/infra/need"
+	"claudepool/infra/testkit"
 )
 
 // selfSigned is a certificate for 127.0.0.1 with its key, in PEM form.
@@ -36,23 +36,21 @@ func selfSigned(t *testing.T) (certificate, key []byte) {
 }
 
 func TestNewClient_SpeaksTLSWithWhomItTrustsOnly(t *testing.T) {
-	bin := need.Program(t, "redis-server")
+	need.Program(t, "redis-server")
 	certificate, key := selfSigned(t)
 	dir := t.TempDir()
 	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	require.NoError(t, os.WriteFile(certFile, certificate, 0o600))
 	require.NoError(t, os.WriteFile(keyFile, key, 0o600))
-	port, err := freeport.Port()
+	addr, err := freeport.Addr()
 	require.NoError(t, err)
-	server := exec.Command(bin, "--port", "0", "--tls-port", port, "--bind", "127.0.0.1", "--tls-cert-file", certFile, "--tls-key-file", keyFile,
-		"--tls-auth-clients", "no", "--requirepass", "hunter2", "--save", "", "--dir", dir)
-	require.NoError(t, server.Start())
-	t.Cleanup(func() {
-		_ = server.Process.Kill()
-		_ = server.Wait()
-	})
+	_, port, _ := net.SplitHostPort(addr)
+	server, err := testkit.StartRedis(dir, addr, "--port", "0", "--tls-port", port, "--tls-auth-clients", "no",
+		"--tls-cert-file", certFile, "--tls-key-file", keyFile, "--requirepass", "hunter2")
+	require.NoError(t, err)
+	t.Cleanup(server.Kill)
 
-	url := "rediss://:hunter2@127.0.0.1:" + port + "/0"
+	url := "rediss://:hunter2@" + addr + "/0"
 	trusting, err := NewClient(url, string(certificate))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = trusting.Close() })

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"claudepool/infra/database"
-	"claudepool/infra/emulator"
+	"claudepool/infra/testkit/emulator"
 )
 
 func TestMain(m *testing.M) { emulator.TestMain(m) }

@@ -22,8 +22,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
-	"claudepool/infra/emulator"
 	"claudepool/infra/need"
+	"claudepool/infra/testkit/emulator"
 )
 
 func TestErrors_WhatIsRefusedForGoodIsTold(t *testing.T) {

@@ -21,8 +21,6 @@ var (
 	textDelta  = []byte(`"text_delta"`)
 	resultLine = []byte(`"type":"result"`)
 	failedLine = []byte(`"is_error":true`)
-	// receiptLine is how the comment begins that tells how a request was served.
-	receiptLine = []byte(": receipt ")
 )
 
 // sample is what a client saw of one request.

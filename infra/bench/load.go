@@ -16,6 +16,8 @@ import (
 
 	"github.com/prometheus/procfs"
 	"golang.org/x/sync/errgroup"
+
+	"claudepool/infra/testkit"
 )
 
 //go:embed LOAD.md.tmpl
@@ -68,7 +70,7 @@ func (r loadReport) PerProcess() float64 {
 
 // underLoad runs everything with the scripted CLI and writes LOAD.md.
 func (l *lab) underLoad(ctx context.Context, plan loadPlan, isQuick bool, out string) error {
-	r := &loadReport{Quick: isQuick, Plan: plan, Machine: machine(), Load: load(), Began: time.Now()}
+	r := &loadReport{Quick: isQuick, Plan: plan, Machine: machine(), Load: testkit.LoadAverages(), Began: time.Now()}
 	if err := l.hold(ctx, r); err != nil {
 		return fmt.Errorf("hold: %w", err)
 	}
@@ -102,7 +104,7 @@ func (l *lab) hold(ctx context.Context, r *loadReport) error {
 	defer s.stop()
 	note := func(when string, processes int) error {
 		err := await(ctx, "the stats", func() (bool, error) {
-			stats, err := s.stats(ctx)
+			stats, err := s.Stats(ctx)
 			return stats.PoolSize == processes, err
 		})
 		if err != nil {
@@ -126,7 +128,7 @@ func (l *lab) hold(ctx context.Context, r *loadReport) error {
 	}); err != nil {
 		return err
 	}
-	s.clients.CloseIdleConnections()
+	s.HTTP.CloseIdleConnections()
 	if err := note(fmt.Sprintf("%d processes held", r.Plan.Held), r.Plan.Held); err != nil {
 		return err
 	}
@@ -137,7 +139,7 @@ func (l *lab) hold(ctx context.Context, r *loadReport) error {
 	if err != nil {
 		return err
 	}
-	s.clients.CloseIdleConnections()
+	s.HTTP.CloseIdleConnections()
 	return note(fmt.Sprintf("after %d streams of %d events at once", r.Plan.Streams, r.Plan.Events), r.Plan.Held)
 }
 
@@ -175,9 +177,9 @@ func (l *lab) churn(ctx context.Context, r *loadReport) error {
 
 // noteEmpty notes the state once every process has been reaped.
 func (l *lab) noteEmpty(ctx context.Context, s *service, r *loadReport, when string) error {
-	s.clients.CloseIdleConnections()
+	s.HTTP.CloseIdleConnections()
 	err := await(ctx, "the reaping of all processes", func() (bool, error) {
-		stats, err := s.stats(ctx)
+		stats, err := s.Stats(ctx)
 		r.Reaped = int(stats.Cleanup.TotalCleaned)
 		return err == nil && stats.PoolSize == 0, err
 	})
@@ -251,17 +253,17 @@ var (
 // state looks at the service from outside.
 func (s *service) state(ctx context.Context, when string) (state, error) {
 	at := state{When: when}
-	stats, err := s.stats(ctx)
+	stats, err := s.Stats(ctx)
 	if err != nil {
 		return at, err
 	}
 	at.Processes = stats.PoolSize
-	heap, err := s.get(ctx, "/debug/pprof/heap?gc=1&debug=1")
+	heap, err := s.Get(ctx, "/debug/pprof/heap?gc=1&debug=1")
 	if err != nil {
 		return at, err
 	}
 	at.Heap = numberIn(heapLine, heap) + numberIn(stackLine, heap)
-	goroutines, err := s.get(ctx, "/debug/pprof/goroutine?debug=1")
+	goroutines, err := s.Get(ctx, "/debug/pprof/goroutine?debug=1")
 	if err != nil {
 		return at, err
 	}

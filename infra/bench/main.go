@@ -137,7 +137,7 @@ func realMain(ctx context.Context, o options, say func(string, ...any)) (err err
 		}
 		return l.underLoad(ctx, plan, o.quick, o.out)
 	}
-	r := newReport(ctx, l, o.quick)
+	r := newReport(l, o.quick)
 	if err := l.measure(ctx, r); err != nil {
 		return err
 	}

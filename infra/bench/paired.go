@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"claudepool/infra/testkit"
 )
 
 // comparison is what the two sides took for the same, in pairs. Both run at once, and take turns in the order A B B A.
@@ -41,7 +43,7 @@ func (l *lab) compare(ctx context.Context, o options) error {
 	if o.quick {
 		c.sizes = quickSizes
 	}
-	began, loadBefore := time.Now(), load()
+	began, loadBefore := time.Now(), testkit.LoadAverages()
 	var err error
 	if c.sides, err = l.openSides(ctx, o); err != nil {
 		return err
@@ -58,7 +60,7 @@ func (l *lab) compare(ctx context.Context, o options) error {
 		}
 		l.say("scripted CLI: round %d of %d", n+1, c.sizes.rounds)
 	}
-	return c.write(o.stdout, c.head(o.quick, time.Since(began), loadBefore, load()))
+	return c.write(o.stdout, c.head(o.quick, time.Since(began), loadBefore, testkit.LoadAverages()))
 }
 
 func (c *comparison) withCLI(s side) string      { return s.cli }
@@ -142,7 +144,7 @@ func (c *comparison) ready(ctx context.Context, both opponents) error {
 // awaitReplaced waits for standbys that are there after the latest user has taken one: older stats don't know of it.
 func (s *service) awaitReplaced(ctx context.Context, standbys int) error {
 	return await(ctx, "standbys to be replaced", func() (bool, error) {
-		stats, err := s.stats(ctx)
+		stats, err := s.Stats(ctx)
 		return stats.PoolSize >= s.users && len(stats.Instances) > 0 && stats.Instances[0].Standby >= standbys, err
 	})
 }

@@ -25,7 +25,7 @@ func (l *lab) profiled(ctx context.Context, c *crowd) ([]share, error) {
 	}
 	answers := make(chan answer, 1)
 	go func() {
-		profile, err := c.service.get(ctx, fmt.Sprintf("/debug/pprof/profile?seconds=%d", l.plan.profileSeconds))
+		profile, err := c.service.Get(ctx, fmt.Sprintf("/debug/pprof/profile?seconds=%d", l.plan.profileSeconds))
 		answers <- answer{profile, err}
 	}()
 	for until := time.Now().Add(time.Duration(l.plan.profileSeconds) * time.Second); time.Now().Before(until); {

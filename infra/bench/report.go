@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/prometheus/procfs"
 
+	"claudepool/infra/testkit"
 	"claudepool/pool/claude"
 )
 
@@ -38,9 +38,10 @@ type report struct {
 	Throughput       throughput
 }
 
-func newReport(ctx context.Context, l *lab, isQuick bool) *report {
-	r := &report{Quick: isQuick, Plan: l.plan, Machine: machine(), Began: time.Now(), CLI: "claude " + claude.Version}
-	r.Loads[0] = load()
+func newReport(l *lab, isQuick bool) *report {
+	r := &report{Quick: isQuick, Plan: l.plan, Machine: machine(), Began: time.Now(), CLI: "claude " + claude.Version,
+		Commit: testkit.Output("git", "describe", "--always", "--dirty")}
+	r.Loads[0] = testkit.LoadAverages()
 	if isQuick {
 		r.CLI = "the scripted CLI"
 	}
@@ -48,21 +49,11 @@ func newReport(ctx context.Context, l *lab, isQuick bool) *report {
 	if l.redis != "" {
 		r.Redis = "a redis-server of its own"
 	}
-	var err error
-	if r.Commit, err = git(ctx, "", "describe", "--always", "--dirty"); err != nil {
-		r.Commit = "unknown"
-	}
 	return r
 }
 
 func (r *report) end() {
-	r.Took, r.Loads[1] = time.Since(r.Began), load()
-}
-
-// load is the machine's load averages over 1, 5 and 15 minutes.
-func load() string {
-	text, _ := os.ReadFile("/proc/loadavg")
-	return strings.Join(strings.Fields(string(text))[:3], " ")
+	r.Took, r.Loads[1] = time.Since(r.Began), testkit.LoadAverages()
 }
 
 func machine() string {

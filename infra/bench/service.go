@@ -2,13 +2,10 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -17,11 +14,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/tidwall/gjson"
-
 	"claudepool/infra/freeport"
-	"claudepool/pool/api"
-	"claudepool/pool/claude"
+	"claudepool/infra/testkit"
+	"claudepool/infra/testkit/client"
 	"claudepool/router"
 )
 
@@ -30,10 +25,9 @@ const readyIn = 60 * time.Second
 
 // service is front, hop and pool as one process: infra/local with one instance.
 type service struct {
-	cmd     *exec.Cmd
-	url     string
-	users   int // so far
-	clients *http.Client
+	client.Client
+	cmd   *exec.Cmd
+	users int // so far
 }
 
 // startService starts the working tree's service.
@@ -67,14 +61,15 @@ func (l *lab) serve(ctx context.Context, local, bin string, standby int, setting
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	s := &service{cmd: cmd, clients: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000, DisableCompression: true}}}
+	s := &service{cmd: cmd}
+	s.HTTP = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000, DisableCompression: true}}
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	url, ok := strings.CutPrefix(strings.TrimSpace(line), "ready ")
 	if !ok {
 		s.stop()
 		return nil, errors.Join(errors.New("the service did not come up"), err)
 	}
-	s.url = url
+	s.URL = url
 	if err := s.awaitStandbys(ctx, standby); err != nil {
 		s.stop()
 		return nil, err
@@ -85,24 +80,16 @@ func (l *lab) serve(ctx context.Context, local, bin string, standby int, setting
 func (s *service) stop() {
 	_ = s.cmd.Process.Signal(syscall.SIGTERM)
 	_ = s.cmd.Wait()
-	s.clients.CloseIdleConnections()
+	s.HTTP.CloseIdleConnections()
 }
 
 // standbys is how many processes are ready for new users, as the service's own stats tell within two seconds.
 func (s *service) standbys(ctx context.Context) (int, error) {
-	stats, err := s.stats(ctx)
+	stats, err := s.Stats(ctx)
 	if err != nil || len(stats.Instances) == 0 {
 		return 0, err
 	}
 	return stats.Instances[0].Standby, nil
-}
-
-func (s *service) stats(ctx context.Context) (stats api.Stats, err error) {
-	text, err := s.get(ctx, "/v1/pool/stats")
-	if err != nil {
-		return stats, err
-	}
-	return stats, json.Unmarshal(text, &stats)
 }
 
 func (s *service) awaitStandbys(ctx context.Context, n int) error {
@@ -113,36 +100,8 @@ func (s *service) awaitStandbys(ctx context.Context, n int) error {
 }
 
 // await asks until it is so.
-func await(ctx context.Context, what string, so func() (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, readyIn)
-	defer cancel()
-	for {
-		ok, err := so()
-		if ok && err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s: %w", what, errors.Join(ctx.Err(), err))
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
-func (s *service) get(ctx context.Context, path string) ([]byte, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+path, nil)
-	if err != nil {
-		return nil, err
-	}
-	answer, err := s.clients.Do(r)
-	if err != nil {
-		return nil, err
-	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("GET %s: %s", path, answer.Status)
-	}
-	return io.ReadAll(answer.Body)
+func await(ctx context.Context, what string, isSo func() (bool, error)) error {
+	return testkit.Await(ctx, what, readyIn, isSo)
 }
 
 // user is a client of the service with a token of its own.
@@ -158,56 +117,9 @@ func (s *service) newUser() *user {
 
 func (u *user) close() {}
 
-// post sends one message. Its answer has to be closed.
-func (u *user) post(ctx context.Context, text string) (*http.Response, error) {
-	body := fmt.Sprintf(`{"oauth_credentials":{"access_token":%q},"messages":[{"role":"user","content":%s}],"model":"haiku"}`, u.token, quote(text))
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, u.service.url+"/v1/messages/pooled", strings.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	r.Header.Set("Content-Type", "application/json")
-	answer, err := u.service.clients.Do(r)
-	if err != nil {
-		return nil, err
-	}
-	if answer.StatusCode != http.StatusOK {
-		detail, _ := io.ReadAll(io.LimitReader(answer.Body, 4096))
-		_ = answer.Body.Close()
-		return nil, fmt.Errorf("%s: %s", answer.Status, detail)
-	}
-	return answer, nil
-}
-
 func (u *user) ask(ctx context.Context, text string) (sample, error) {
-	began := time.Now()
-	answer, err := u.post(ctx, text)
-	if err != nil {
-		return sample{}, err
-	}
-	defer answer.Body.Close()
-	var s sample
-	answered := false
-	for lines := claude.NewReader(answer.Body); ; {
-		line, err := lines.Next()
-		switch {
-		case err != nil:
-			return s, fmt.Errorf("the stream broke: %w", err)
-		case s.first == 0 && bytes.Contains(line, textDelta):
-			s.first = time.Since(began)
-		case bytes.Contains(line, resultLine) && !bytes.Contains(line, failedLine):
-			answered, s.text = true, gjson.GetBytes(line, "result").Str
-		case bytes.HasPrefix(line, receiptLine): // the headers of a turn that began late know of no process
-			receipt := gjson.ParseBytes(line[len(receiptLine):])
-			s.process, s.pid = receipt.Get("process").Str, int(receipt.Get("pid").Int())
-		case string(line) == strings.TrimSpace(api.Done):
-			s.total = time.Since(began)
-			if !answered {
-				err = errors.New("the turn failed")
-			}
-			_, _ = io.Copy(io.Discard, answer.Body) // else the connection would not be used again
-			return s, err
-		}
-	}
+	a, err := u.service.Ask(ctx, u.token, text)
+	return sample{first: a.FirstToken, total: a.Total, process: a.Process, pid: a.PID, text: a.Text}, err
 }
 
 // freshDatabase returns the URL of an empty database of the run's redis-server, or "" where there is none: then the
@@ -218,38 +130,34 @@ func (l *lab) freshDatabase(ctx context.Context) (string, error) {
 	}
 	url := fmt.Sprintf("redis://%s/%d", l.redis, l.databases%16)
 	l.databases++
-	client, err := router.NewClient(url, "")
+	redis, err := router.NewClient(url, "")
 	if err != nil {
 		return "", err
 	}
-	defer client.Close()
+	defer redis.Close()
 	return url, await(ctx, "redis-server", func() (bool, error) {
-		if err := client.FlushDB(ctx).Err(); err != nil {
+		if err := redis.FlushDB(ctx).Err(); err != nil {
 			return false, err
 		}
-		return true, router.Settle(ctx, client)
+		return true, router.Settle(ctx, redis)
 	})
 }
 
 // startRedis starts a redis-server where there is one.
 func (l *lab) startRedis() (stop func(), err error) {
-	bin, err := exec.LookPath("redis-server")
+	addr, err := freeport.Addr()
 	if err != nil {
+		return nil, err
+	}
+	server, err := testkit.StartRedis(l.scratch, addr)
+	if errors.Is(err, exec.ErrNotFound) {
 		return func() {}, nil
 	}
-	if l.redis, err = freeport.Addr(); err != nil {
+	if err != nil {
 		return nil, err
 	}
-	_, port, _ := net.SplitHostPort(l.redis)
-	cmd := exec.Command(bin, "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", l.scratch)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	return func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
-	}, nil
+	l.redis = addr
+	return server.Kill, nil
 }
 
 // quote is a text as JSON.

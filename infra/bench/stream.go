@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"claudepool/infra/testkit/client"
 )
 
 // added is what front, hop and pool add to the scripted CLI.
@@ -65,7 +67,7 @@ func (l *lab) short(ctx context.Context, s *service, a *added) error {
 	}
 	for range l.plan.shortRequests {
 		began := time.Now()
-		if _, err := s.get(ctx, "/health"); err != nil {
+		if _, err := s.Get(ctx, "/health"); err != nil {
 			return err
 		}
 		a.Bare = append(a.Bare, time.Since(began))
@@ -132,7 +134,7 @@ var (
 
 // allocations is how many objects and bytes the service has allocated since it started.
 func (s *service) allocations(ctx context.Context) (objects, bytes float64, err error) {
-	text, err := s.get(ctx, "/debug/pprof/allocs?debug=1")
+	text, err := s.Get(ctx, "/debug/pprof/allocs?debug=1")
 	if err != nil {
 		return 0, 0, err
 	}
@@ -264,11 +266,11 @@ func atOnce(n int, f func(i int) error) (time.Duration, error) {
 
 // drain reads a stream of n events as cheaply as it can be checked.
 func (u *user) drain(ctx context.Context, text string, n int) error {
-	answer, err := u.post(ctx, text)
+	answer, err := u.service.Begin(ctx, client.Turn(u.token, text))
 	if err != nil {
 		return err
 	}
-	defer answer.Body.Close()
+	defer answer.Close()
 	buffer := make([]byte, 64<<10)
 	got := 0
 	for {

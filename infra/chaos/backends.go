@@ -2,76 +2,72 @@ package main
 
 import (
 	"context"
-	"os"
-	"os/exec"
+	"strings"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
 
-	"claudepool/infra/emulator"
 	"claudepool/infra/freeport"
+	"claudepool/infra/testkit"
+	"claudepool/infra/testkit/emulator"
 	"claudepool/router"
 )
 
 // redisPair is a Redis with a replica. Every process of the service reaches it by a relay of its own; the harness
 // itself does without.
 type redisPair struct {
-	spawner *spawner
-	bin     string
+	folder string // of logs
 
 	mu               sync.Mutex // guards the following
 	primary, replica *redisServer
-	relays           []*relay
+	relays           []*testkit.Relay
 	client           *redis.Client // of the primary
 }
 
 type redisServer struct {
-	*process
-	port string
+	*testkit.Process
+	addr string
 }
 
-func (r *redisServer) addr() string { return "127.0.0.1:" + r.port }
-
 // startRedis starts both, and ends the waiting time of the one that has just come up.
-func startRedis(ctx context.Context, s *spawner) (*redisPair, error) {
-	bin, err := exec.LookPath("redis-server")
-	if err != nil {
-		return nil, err
-	}
-	p := &redisPair{spawner: s, bin: bin}
+func startRedis(ctx context.Context, folder string) (*redisPair, error) {
+	p := &redisPair{folder: folder}
+	var err error
 	if p.primary, err = p.server(""); err != nil {
 		return nil, err
 	}
-	if p.replica, err = p.server(p.primary.port); err != nil {
+	if p.replica, err = p.server(p.primary.addr); err != nil {
 		return nil, err
 	}
 	if err := p.connect(); err != nil {
 		return nil, err
 	}
-	return p, await("redis-server", p.primary.process, startTime, func() bool { return router.Settle(ctx, p.client) == nil })
+	return p, p.primary.Await(ctx, "redis-server", startTime, func() (bool, error) {
+		return true, router.Settle(ctx, p.client)
+	})
 }
 
-// server starts one on a free port, or, with the port of another, a replica of that.
+// server starts one at a free address, or, with the address of another, a replica of that.
 func (p *redisPair) server(of string) (*redisServer, error) {
-	port, err := freeport.Port()
+	addr, err := freeport.Addr()
 	if err != nil {
 		return nil, err
 	}
-	r := &redisServer{port: port}
+	r := &redisServer{addr: addr}
 	return r, p.run(r, of)
 }
 
 func (p *redisPair) run(r *redisServer, of string) (err error) {
-	args := []string{"--port", r.port, "--bind", "127.0.0.1", "--save", "", "--repl-diskless-sync-delay", "0"}
-	if of != "" {
-		args = append(args, "--replicaof", "127.0.0.1", of)
+	args := []string{"--repl-diskless-sync-delay", "0"}
+	if host, port, found := strings.Cut(of, ":"); found {
+		args = append(args, "--replicaof", host, port)
 	}
-	r.process, err = p.spawner.start([]string{"PATH=" + os.Getenv("PATH")}, p.bin, args...)
+	r.Process, err = testkit.StartRedis(p.folder, r.addr, args...)
 	return err
 }
 
 func (p *redisPair) connect() error {
-	client, err := router.NewClient("redis://"+p.primary.addr(), "")
+	client, err := router.NewClient("redis://"+p.primary.addr, "")
 	if err != nil {
 		return err
 	}
@@ -90,10 +86,10 @@ func (p *redisPair) current() *redis.Client {
 }
 
 // relay returns a new way to the primary.
-func (p *redisPair) relay() (*relay, error) {
+func (p *redisPair) relay() (*testkit.Relay, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	r, err := newRelay(p.primary.addr())
+	r, err := testkit.NewRelay(p.primary.addr)
 	if err == nil {
 		p.relays = append(p.relays, r)
 	}
@@ -101,7 +97,7 @@ func (p *redisPair) relay() (*relay, error) {
 }
 
 // each does something to all ways to the primary.
-func (p *redisPair) each(do func(*relay)) {
+func (p *redisPair) each(do func(*testkit.Relay)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, r := range p.relays {
@@ -114,7 +110,7 @@ func (p *redisPair) restart() error { return p.run(p.primary, "") }
 
 // failOver kills the primary and puts the replica in its place. It gets a new replica.
 func (p *redisPair) failOver(ctx context.Context) error {
-	p.primary.kill()
+	p.primary.Kill()
 	p.mu.Lock()
 	p.primary = p.replica
 	err := p.connect()
@@ -126,15 +122,15 @@ func (p *redisPair) failOver(ctx context.Context) error {
 	if err := client.ReplicaOf(ctx, "NO", "ONE").Err(); err != nil {
 		return err
 	}
-	p.each(func(r *relay) { r.aim(p.primary.addr()) })
-	p.replica, err = p.server(p.primary.port)
+	p.each(func(r *testkit.Relay) { r.Aim(p.primary.addr) })
+	p.replica, err = p.server(p.primary.addr)
 	return err
 }
 
 func (p *redisPair) stop() {
 	for _, r := range []*redisServer{p.primary, p.replica} {
-		if r != nil && r.process != nil {
-			r.kill()
+		if r != nil && r.Process != nil {
+			r.Kill()
 		}
 	}
 	if p.client != nil {
@@ -144,32 +140,25 @@ func (p *redisPair) stop() {
 
 // firestore is the emulator, behind one relay for all.
 type firestore struct {
-	spawner *spawner
-	process *process
-	port    string
-	relay   *relay
+	folder  string // of logs
+	addr    string
+	process *testkit.Process
+	relay   *testkit.Relay
 }
 
-func startFirestore(s *spawner) (*firestore, error) {
-	port, err := freeport.Port()
+func startFirestore(ctx context.Context, folder string) (*firestore, error) {
+	addr, err := freeport.Addr()
 	if err != nil {
 		return nil, err
 	}
-	f := &firestore{spawner: s, port: port}
-	if f.relay, err = newRelay("127.0.0.1:" + port); err != nil {
+	f := &firestore{folder: folder, addr: addr}
+	if f.relay, err = testkit.NewRelay(addr); err != nil {
 		return nil, err
 	}
-	return f, f.run()
+	return f, f.run(ctx)
 }
 
-func (f *firestore) run() error {
-	command, err := emulator.Command(f.port)
-	if err != nil {
-		return err
-	}
-	f.process, err = f.spawner.start([]string{"PATH=" + os.Getenv("PATH")}, command[0], command[1:]...)
-	if err != nil {
-		return err
-	}
-	return emulator.Ready(context.Background(), "127.0.0.1:"+f.port)
+func (f *firestore) run(ctx context.Context) (err error) {
+	f.process, err = emulator.Start(ctx, f.folder, f.addr)
+	return err
 }

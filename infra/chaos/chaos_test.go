@@ -3,28 +3,23 @@ package main
 import (
 	"errors"
 	"flag"
-	"os"
-	"path/filepath"
+	"io"
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"claudepool/infra/need"
+	"claudepool/infra/testkit"
+	"claudepool/infra/testkit/client"
 )
 
 var (
 	seed     = flag.Int64("seed", 1, "decides what faults hit and what users say")
 	duration = flag.Duration("duration", 0, "how long to begin new faults; 0 is once four at the same time")
 )
-
-// scratch returns a folder that CLIs under other uids can get to.
-func scratch(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	require.NoError(t, os.Chmod(filepath.Dir(dir), 0o711)) // made for this uid alone
-	return dir
-}
 
 // patient are options for a machine that has other things to do as well.
 func patient() options {
@@ -40,7 +35,7 @@ func TestMatrix_WhatIsPromisedHoldsWhileFourThingsGoWrong(t *testing.T) {
 	if *duration > 0 {
 		acts = plan(o)
 	}
-	result, err := play(t.Context(), scratch(t), o, acts)
+	result, err := play(t.Context(), testkit.Folder(t), o, acts)
 	require.NoError(t, err)
 	t.Log(result.markdown("go test ./infra/chaos"))
 	require.Empty(t, result.notes)
@@ -137,7 +132,7 @@ func TestTurn_EndsInOneWayOnly(t *testing.T) {
 		"a failed result": {`data: {"type":"result","is_error":true}` + "\n\ndata: [DONE]\n\n", failed},
 	} {
 		asked := turn{text: "u01-0-000001 says", ticket: "u01-0-000001", id: "t", front: &front{}}
-		asked.read(bytesOf(c.stream))
+		asked.read(client.NewStream(&http.Response{Body: io.NopCloser(strings.NewReader(c.stream))}))
 		require.Equal(t, c.want, asked.outcome, name)
 	}
 	killed := turn{front: &front{}}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"claudepool/infra/testkit"
 )
 
 // fault is something that goes wrong and is set right again.
@@ -45,16 +47,16 @@ func faults() []fault {
 		{"Redis paused for 15 s", "redis", 15 * time.Second, pauseRedis},
 		{"Redis failed over to its replica", "redis", 0, failOverRedis},
 		{"Redis slow, 200 ms", "redis", 12 * time.Second, slowRedis},
-		{"instance–Redis silent for 12 s", "instance", 12 * time.Second, partInstance((*relay).hold)},
+		{"instance–Redis silent for 12 s", "instance", 12 * time.Second, partInstance((*testkit.Relay).Hold)},
 		{"instance–Redis reset for 12 s", "instance", 12 * time.Second, partInstance(cutLine)},
-		{"fronts–instance silent for 12 s", "instance", 12 * time.Second, partFronts((*relay).hold)},
+		{"fronts–instance silent for 12 s", "instance", 12 * time.Second, partFronts((*testkit.Relay).Hold)},
 		{"fronts–instance reset for 12 s", "instance", 12 * time.Second, partFronts(cutLine)},
-		{"front–Redis silent for 12 s", "front", 12 * time.Second, partFront((*relay).hold)},
+		{"front–Redis silent for 12 s", "front", 12 * time.Second, partFront((*testkit.Relay).Hold)},
 		{"front–Redis reset for 12 s", "front", 12 * time.Second, partFront(cutLine)},
 		{"Firestore SIGKILL, back after some 10 s", "firestore", 6 * time.Second, killFirestore},
 		{diskFull, "instance", 5 * time.Second, fillDisk},
-		{"Firestore slow, 4 s", "firestore", 12 * time.Second, lineToFirestore(func(r *relay) { r.slow(2 * time.Second) })},
-		{"Firestore silent for 12 s", "firestore", 12 * time.Second, lineToFirestore((*relay).hold)},
+		{"Firestore slow, 4 s", "firestore", 12 * time.Second, lineToFirestore(slowLine)},
+		{"Firestore silent for 12 s", "firestore", 12 * time.Second, lineToFirestore((*testkit.Relay).Hold)},
 	}
 	for _, mood := range []struct{ name, directive string }{
 		{"crashes", "[[exit]]"}, {"hangs", "[[hang]]"}, {"floods", "[[flood]]"}, {"prints garbage", "[[noise]]"},
@@ -101,7 +103,7 @@ func (b *blow) done() {
 
 // replace starts an instance in the place of one that is gone or going.
 func (b *blow) replace(slot int) error {
-	next, err := b.stage.newInstance(slot)
+	next, err := b.stage.newInstance(b.ctx, slot)
 	if err != nil {
 		return err
 	}
@@ -112,7 +114,7 @@ func (b *blow) replace(slot int) error {
 }
 
 func (b *blow) replaceFront(slot int) error {
-	next, err := b.stage.newFront()
+	next, err := b.stage.newFront(b.ctx)
 	if err != nil {
 		return err
 	}
@@ -125,8 +127,8 @@ func (b *blow) replaceFront(slot int) error {
 func killInstance(b *blow) (func() error, error) {
 	slot, i := b.instance()
 	i.harm.begin()
-	i.kill()
-	i.hop.close()
+	i.Kill()
+	i.hop.Close()
 	return func() error { return b.replace(slot) }, nil
 }
 
@@ -143,8 +145,8 @@ func termInstance(b *blow) (func() error, error) {
 	slot, i := b.instance()
 	i.harm.begin()
 	i.graceful.Store(true)
-	i.signal(syscall.SIGTERM)
-	return func() error { return errors.Join(b.replace(slot), i.term(endTime)) }, nil
+	i.Signal(syscall.SIGTERM)
+	return func() error { return errors.Join(b.replace(slot), i.Terminate(endTime)) }, nil
 }
 
 // rollInstances does what an update does: for each a new one first, then the old one's end. It begins to be over when the
@@ -160,7 +162,7 @@ func rollInstances(b *blow) (func() error, error) {
 		if err := b.replace(slot); err != nil {
 			return nil, err
 		}
-		end = func() error { return i.term(endTime) }
+		end = func() error { return i.Terminate(endTime) }
 	}
 	return end, nil
 }
@@ -168,9 +170,9 @@ func rollInstances(b *blow) (func() error, error) {
 func freezeInstance(b *blow) (func() error, error) {
 	_, i := b.instance()
 	harmless, together := i.harm.begin(), i.apart.begin()
-	i.signal(syscall.SIGSTOP)
+	i.Signal(syscall.SIGSTOP)
 	return func() error {
-		i.signal(syscall.SIGCONT)
+		i.Signal(syscall.SIGCONT)
 		together()
 		harmless()
 		return nil
@@ -182,7 +184,7 @@ func killFront(b *blow) (func() error, error) {
 	f.harm.begin()
 	f.retired.Store(true)
 	f.killed.Store(true)
-	f.kill()
+	f.Kill()
 	return func() error { return b.replaceFront(slot) }, nil
 }
 
@@ -194,12 +196,12 @@ func termFront(b *blow) (func() error, error) {
 	}
 	f.retired.Store(true)
 	f.harm.begin()
-	return func() error { return f.term(endTime) }, nil
+	return func() error { return f.Terminate(endTime) }, nil
 }
 
 func killRedis(b *blow) (func() error, error) {
 	over := b.stage.ledger.outage.begin()
-	b.stage.redis.primary.kill()
+	b.stage.redis.primary.Kill()
 	return func() error {
 		over()
 		return b.stage.redis.restart()
@@ -212,10 +214,10 @@ func flushRedis(b *blow) (func() error, error) {
 
 func pauseRedis(b *blow) (func() error, error) {
 	over := b.stage.ledger.outage.begin()
-	b.stage.redis.primary.signal(syscall.SIGSTOP)
+	b.stage.redis.primary.Signal(syscall.SIGSTOP)
 	return func() error {
 		over()
-		b.stage.redis.primary.signal(syscall.SIGCONT)
+		b.stage.redis.primary.Signal(syscall.SIGCONT)
 		return nil
 	}, nil
 }
@@ -225,23 +227,24 @@ func failOverRedis(b *blow) (func() error, error) {
 }
 
 func slowRedis(b *blow) (func() error, error) {
-	b.stage.redis.each(func(r *relay) { r.slow(100 * time.Millisecond) })
+	b.stage.redis.each(func(r *testkit.Relay) { r.Slow(100 * time.Millisecond) })
 	return func() error {
-		b.stage.redis.each((*relay).mend)
+		b.stage.redis.each((*testkit.Relay).Mend)
 		return nil
 	}, nil
 }
 
-func cutLine(r *relay) { r.reset(true) }
+func cutLine(r *testkit.Relay)  { r.Reset(true) }
+func slowLine(r *testkit.Relay) { r.Slow(2 * time.Second) }
 
 // partInstance takes an instance's Redis away.
-func partInstance(how func(*relay)) func(b *blow) (func() error, error) {
+func partInstance(how func(*testkit.Relay)) func(b *blow) (func() error, error) {
 	return func(b *blow) (func() error, error) {
 		_, i := b.instance()
 		harmless, together := i.harm.begin(), i.apart.begin()
 		how(i.redis)
 		return func() error {
-			i.redis.mend()
+			i.redis.Mend()
 			together()
 			harmless()
 			return nil
@@ -250,13 +253,13 @@ func partInstance(how func(*relay)) func(b *blow) (func() error, error) {
 }
 
 // partFronts keeps all fronts from an instance.
-func partFronts(how func(*relay)) func(b *blow) (func() error, error) {
+func partFronts(how func(*testkit.Relay)) func(b *blow) (func() error, error) {
 	return func(b *blow) (func() error, error) {
 		_, i := b.instance()
 		harmless := i.harm.begin()
 		how(i.hop)
 		return func() error {
-			i.hop.mend()
+			i.hop.Mend()
 			harmless()
 			return nil
 		}, nil
@@ -264,14 +267,14 @@ func partFronts(how func(*relay)) func(b *blow) (func() error, error) {
 }
 
 // partFront takes a front's Redis away. That is no harm: who was served by it before is served on.
-func partFront(how func(*relay)) func(b *blow) (func() error, error) {
+func partFront(how func(*testkit.Relay)) func(b *blow) (func() error, error) {
 	return func(b *blow) (func() error, error) {
 		_, f := b.front()
 		over := b.stage.ledger.outage.begin()
 		how(f.redis)
 		return func() error {
 			over()
-			f.redis.mend()
+			f.redis.Mend()
 			return nil
 		}, nil
 	}
@@ -280,21 +283,21 @@ func partFront(how func(*relay)) func(b *blow) (func() error, error) {
 func killFirestore(b *blow) (func() error, error) {
 	over := b.stage.ledger.archive.begin()
 	cutLine(b.stage.firestore.relay) // it takes seconds to start, which are no part of the recovery
-	b.stage.firestore.process.kill()
+	b.stage.firestore.process.Kill()
 	return func() error {
-		b.stage.firestore.relay.mend()
+		b.stage.firestore.relay.Mend()
 		over()
 		return nil
-	}, b.stage.firestore.run()
+	}, b.stage.firestore.run(b.ctx)
 }
 
-func lineToFirestore(how func(*relay)) func(b *blow) (func() error, error) {
+func lineToFirestore(how func(*testkit.Relay)) func(b *blow) (func() error, error) {
 	return func(b *blow) (func() error, error) {
 		over := b.stage.ledger.archive.begin()
 		how(b.stage.firestore.relay)
 		return func() error {
 			over()
-			b.stage.firestore.relay.mend()
+			b.stage.firestore.relay.Mend()
 			return nil
 		}, nil
 	}
@@ -304,7 +307,7 @@ func lineToFirestore(how func(*relay)) func(b *blow) (func() error, error) {
 func fillDisk(b *blow) (func() error, error) {
 	i := b.stage.living()[0]
 	harmless := i.harm.begin()
-	path := fmt.Sprintf("/proc/%d/root%s/full", i.pid(), b.stage.small())
+	path := fmt.Sprintf("/proc/%d/root%s/full", i.PID(), b.stage.small())
 	file, err := os.Create(path)
 	if err != nil {
 		return nil, err

@@ -246,7 +246,7 @@ func (l *ledger) byPID(pid int) *instance {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, i := range l.instances {
-		if i.pid() == pid && i.runs() {
+		if i.PID() == pid && i.Runs() {
 			return i
 		}
 	}

@@ -116,7 +116,7 @@ func (t *talker) talk(ctx context.Context) {
 // choose returns the front that a load balancer would: the preferred one, or another while that is away.
 func (t *talker) choose() *front {
 	for n := range fronts {
-		if f := t.load.stage.serving((t.slot + n) % fronts); f != nil && f.runs() {
+		if f := t.load.stage.serving((t.slot + n) % fronts); f != nil && f.Runs() {
 			return f
 		}
 	}

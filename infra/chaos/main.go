@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"claudepool/infra/testkit"
 )
 
 // options are those of a run.
@@ -51,7 +53,7 @@ func realMain(ctx context.Context, args []string) error {
 	set.BoolVar(&o.disk, "disk", os.Geteuid() == 0, "give one instance a small disk to fill, which takes the right to mount")
 	set.StringVar(&o.only, "only", "", "only faults and pairs whose name contains this")
 	set.StringVar(&o.overlay, "overlay", "", "JSON file of sources to build the service from in place of its own; see go help build")
-	report := set.String("report", "", "Markdown file whose text after the line `"+marker+"` is replaced by the results")
+	report := set.String("report", "", "Markdown file in which results replace what is after `"+testkit.ReportMark+"`")
 	if err := set.Parse(args); err != nil {
 		return err
 	}
@@ -66,7 +68,7 @@ func realMain(ctx context.Context, args []string) error {
 	text := result.markdown("go run ./infra/chaos " + strings.Join(args, " "))
 	fmt.Print(text)
 	if *report != "" {
-		if err := writeReport(*report, text); err != nil {
+		if err := testkit.WriteReport(*report, text); err != nil {
 			return err
 		}
 	}

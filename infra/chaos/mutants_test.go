@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"claudepool/infra/need"
+	"claudepool/infra/testkit"
 )
 
 var mutants = flag.Bool("mutants", false, "put errors into the service, which takes a minute and a half")
@@ -41,7 +42,7 @@ func TestMutants_AreCaught(t *testing.T) {
 			o.users, o.talkers, o.overlay = 16, 2, mutate(t, m.file, m.old, m.new)
 			caught := 0
 			for o.seed = range int64(5) { // it takes a turn that runs when the fault comes, and there may be none
-				result, err := play(t.Context(), scratch(t), o, [][]fault{pick(t, m.fault)})
+				result, err := play(t.Context(), testkit.Folder(t), o, [][]fault{pick(t, m.fault)})
 				require.NoError(t, err)
 				for _, one := range result.rows {
 					caught += m.caught(one)

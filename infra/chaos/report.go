@@ -1,16 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
-	"os"
-	"os/exec"
 	"runtime"
 	"strings"
 	"time"
-)
 
-const marker = "<!-- results -->"
+	"claudepool/infra/testkit"
+)
 
 // results are those of a run.
 type results struct {
@@ -42,7 +39,7 @@ func (r *results) markdown(command string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "`%s`\n\n%s, %s from the first fault to the end, %d CPUs shared by the harness, the service and whatever else ran; commit %s.\n\n",
 		strings.TrimSpace(command), r.began.UTC().Format(time.DateOnly), time.Since(r.began).Round(time.Second), runtime.NumCPU(),
-		said("git", "rev-parse", "--short", "HEAD"))
+		testkit.Output("git", "rev-parse", "--short", "HEAD"))
 	b.WriteString("| fault | turns answered | taken up again | refused | failed | cut off with the front | wrong answers | lost turns | forgotten | run twice | disturbed | double processes | without a lease | split | left over | late | served again after, s |\n")
 	b.WriteString("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	sum := &row{name: "**all**"}
@@ -80,24 +77,4 @@ func (r *row) add(o *row) {
 	r.left += o.left
 	r.late += o.late
 	r.recovered = max(r.recovered, o.recovered)
-}
-
-func said(name string, args ...string) string {
-	out, err := exec.Command(name, args...).Output()
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(out))
-}
-
-func writeReport(path, text string) error {
-	old, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	before, _, found := bytes.Cut(old, []byte(marker))
-	if !found {
-		return fmt.Errorf("%s has no line %s", path, marker)
-	}
-	return os.WriteFile(path, fmt.Appendf(nil, "%s%s\n\n%s", before, marker, text), 0o644)
 }

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"claudepool/infra/freeport"
+	"claudepool/infra/testkit"
+	"claudepool/infra/testkit/client"
 	"claudepool/pool/pooltest"
 )
 
@@ -32,7 +34,7 @@ type stage struct {
 	dir, bin, root string
 	env            []string // of fronts and instances
 	scripted, real string   // CLIs; without the real one all instances run the scripted
-	spawner        *spawner
+	logs           string   // folder of what processes write
 	ledger         *ledger
 	apiServer      *http.Server
 	apiAddr        string
@@ -49,9 +51,9 @@ type stage struct {
 
 // front is one process of a front, not what takes its place later.
 type front struct {
-	*process
+	*testkit.Process
 	url     string
-	redis   *relay
+	redis   *testkit.Relay
 	harm    harm
 	retired atomic.Bool // it gets no new requests
 	killed  atomic.Bool
@@ -59,10 +61,10 @@ type front struct {
 
 // instance is one process of an instance.
 type instance struct {
-	*process
+	*testkit.Process
 	number     int
 	id         string
-	hop, redis *relay
+	hop, redis *testkit.Relay
 	harm       harm        // faults that its users may notice
 	apart      harm        // when it could not reach Redis, or did nothing at all
 	graceful   atomic.Bool // it was asked to end
@@ -85,8 +87,9 @@ func buildService(dir, overlay string) (bin string, err error) {
 
 // newStage builds and starts everything.
 func newStage(ctx context.Context, dir string, o options) (*stage, error) {
-	s := &stage{dir: dir, bin: filepath.Join(dir, "bin"), root: filepath.Join(dir, "workspaces"), taken: make(map[any]bool), disk: o.disk}
-	for _, folder := range []string{dir, s.bin, filepath.Join(dir, "logs"), filepath.Join(dir, "small")} {
+	s := &stage{dir: dir, bin: filepath.Join(dir, "bin"), root: filepath.Join(dir, "workspaces"),
+		logs: filepath.Join(dir, "logs"), taken: make(map[any]bool), disk: o.disk}
+	for _, folder := range []string{dir, s.bin, s.logs, s.small()} {
 		if err := errors.Join(os.MkdirAll(folder, 0o711), os.Chmod(folder, 0o711)); err != nil { // CLIs have uids of their own
 			return nil, err
 		}
@@ -103,7 +106,6 @@ func newStage(ctx context.Context, dir string, o options) (*stage, error) {
 			return nil, err
 		}
 	}
-	s.spawner = newSpawner(filepath.Join(dir, "logs"))
 	if err := s.start(ctx, o); err != nil {
 		err = errors.Join(err, s.stop())
 		s.clear()
@@ -132,7 +134,7 @@ func (s *stage) start(ctx context.Context, o options) error {
 	s.apiAddr = listener.Addr().String()
 	s.apiServer = &http.Server{Handler: s.ledger, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = s.apiServer.Serve(listener) }()
-	if s.redis, err = startRedis(ctx, s.spawner); err != nil {
+	if s.redis, err = startRedis(ctx, s.logs); err != nil {
 		return err
 	}
 	isolation := "best-effort"
@@ -145,25 +147,26 @@ func (s *stage) start(ctx context.Context, o options) error {
 		"TURN_TIMEOUT=" + o.turnTime.String(), "SILENCE_TIMEOUT=" + max(o.turnTime, 45*time.Second).String()}
 	s.env = append(s.env, "ARCHIVE_DIR="+filepath.Join(s.dir, "archive"))
 	if o.firestore {
-		if s.firestore, err = startFirestore(s.spawner); err != nil {
+		if s.firestore, err = startFirestore(ctx, s.logs); err != nil {
 			return err
 		}
-		s.env = append(s.env, "ARCHIVE_DIR=", "FIRESTORE_PROJECT=claudepool-chaos", "FIRESTORE_EMULATOR_HOST="+s.firestore.relay.addr())
+		s.env = append(s.env, "ARCHIVE_DIR=", "FIRESTORE_PROJECT=claudepool-chaos",
+			"FIRESTORE_EMULATOR_HOST="+s.firestore.relay.Addr())
 	}
 	for n := range s.instances {
-		if s.instances[n], err = s.newInstance(n); err != nil {
+		if s.instances[n], err = s.newInstance(ctx, n); err != nil {
 			return err
 		}
 	}
 	for n := range s.fronts {
-		if s.fronts[n], err = s.newFront(); err != nil {
+		if s.fronts[n], err = s.newFront(ctx); err != nil {
 			return err
 		}
 	}
 	return s.placeable(ctx, instances)
 }
 
-func (s *stage) newFront() (*front, error) {
+func (s *stage) newFront(ctx context.Context) (*front, error) {
 	port, err := freeport.Port()
 	if err != nil {
 		return nil, err
@@ -172,17 +175,18 @@ func (s *stage) newFront() (*front, error) {
 	if f.redis, err = s.redis.relay(); err != nil {
 		return nil, err
 	}
-	env := append(s.env[:len(s.env):len(s.env)], "PORT="+port, "REDIS_URL=redis://"+f.redis.addr())
-	if f.process, err = s.spawner.start(env, filepath.Join(s.bin, "front")); err != nil {
+	env := append(s.env[:len(s.env):len(s.env)], "PORT="+port, "REDIS_URL=redis://"+f.redis.Addr())
+	if f.Process, err = testkit.Start(s.logs, env, filepath.Join(s.bin, "front")); err != nil {
 		return nil, err
 	}
-	return f, await("front", f.process, startTime, func() bool { return reachable(f.url + "/health") })
+	c := client.Client{URL: f.url, HTTP: http.DefaultClient}
+	return f, f.Await(ctx, "front", startTime, func() (bool, error) { return c.Healthy(ctx), nil })
 }
 
 var servesLine = regexp.MustCompile(`pool instance serves.* instance=(\w+)`)
 
 // newInstance starts an instance in the slot.
-func (s *stage) newInstance(slot int) (*instance, error) {
+func (s *stage) newInstance(ctx context.Context, slot int) (*instance, error) {
 	s.mu.Lock()
 	s.count++
 	i := &instance{number: s.count}
@@ -191,7 +195,7 @@ func (s *stage) newInstance(slot int) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	if i.hop, err = newRelay("127.0.0.1:" + port); err != nil {
+	if i.hop, err = testkit.NewRelay("127.0.0.1:" + port); err != nil {
 		return nil, err
 	}
 	if i.redis, err = s.redis.relay(); err != nil {
@@ -201,23 +205,24 @@ func (s *stage) newInstance(slot int) (*instance, error) {
 	if slot == instances-1 && s.real != "" {
 		cli, size, standby = s.real, 4, 1
 	}
-	env := append(s.env[:len(s.env):len(s.env)], "PORT="+port, "ADVERTISE_ADDR="+i.hop.addr(), "REDIS_URL=redis://"+i.redis.addr(),
-		"CLAUDE_BIN="+cli, fmt.Sprint("MAX_PROCESSES=", size), fmt.Sprint("STANDBY=", standby),
+	env := append(s.env[:len(s.env):len(s.env)], "PORT="+port, "ADVERTISE_ADDR="+i.hop.Addr(),
+		"REDIS_URL=redis://"+i.redis.Addr(), "CLAUDE_BIN="+cli,
+		fmt.Sprint("MAX_PROCESSES=", size), fmt.Sprint("STANDBY=", standby),
 		fmt.Sprintf("ANTHROPIC_BASE_URL=http://%s/%d", s.apiAddr, i.number))
 	command := []string{filepath.Join(s.bin, "poold")}
 	if slot == 0 && s.disk {
 		env = append(env, "WORKSPACES_ROOT="+s.small())
 		command = append([]string{"unshare", "--mount", "sh", "-c", `mount -t tmpfs -o size=32m,mode=0711 disk "$1" && exec "$2"`, "sh", s.small()}, command...)
 	}
-	if i.process, err = s.spawner.start(env, command[0], command[1:]...); err != nil {
+	if i.Process, err = testkit.Start(s.logs, env, command[0], command[1:]...); err != nil {
 		return nil, err
 	}
-	err = await("instance", i.process, startTime, func() bool {
-		found := servesLine.FindStringSubmatch(i.said())
+	err = i.Await(ctx, "instance", startTime, func() (bool, error) {
+		found := servesLine.FindStringSubmatch(i.Log())
 		if found != nil {
 			i.id = found[1]
 		}
-		return found != nil
+		return found != nil, nil
 	})
 	s.ledger.know(i)
 	return i, err
@@ -227,9 +232,9 @@ func (s *stage) newInstance(slot int) (*instance, error) {
 func (s *stage) small() string { return filepath.Join(s.dir, "small") }
 
 // placeable waits until fronts place users on n instances.
-func (s *stage) placeable(ctx context.Context, n int64) error {
-	return await("placement", nil, startTime, func() bool {
-		return s.redis.current().ZCard(ctx, "{claudepool}:candidates").Val() == n
+func (s *stage) placeable(ctx context.Context, n int) error {
+	return testkit.Await(ctx, "placement", startTime, func() (bool, error) {
+		return testkit.Placeable(ctx, s.redis.current()) == n, nil
 	})
 }
 
@@ -252,14 +257,14 @@ func (s *stage) stop() error {
 	var wg sync.WaitGroup
 	errs := make([]error, instances+fronts)
 	for n, i := range s.instances {
-		if i != nil && i.process != nil {
-			wg.Go(func() { errs[n] = i.term(endTime) })
+		if i != nil && i.Process != nil {
+			wg.Go(func() { errs[n] = i.Terminate(endTime) })
 		}
 	}
 	wg.Wait()
 	for n, f := range s.fronts {
-		if f != nil && f.process != nil {
-			errs[instances+n] = f.term(endTime)
+		if f != nil && f.Process != nil {
+			errs[instances+n] = f.Terminate(endTime)
 		}
 	}
 	return errors.Join(errs...)
@@ -270,22 +275,12 @@ func (s *stage) clear() {
 	if s.redis != nil {
 		s.redis.stop()
 	}
-	if s.firestore != nil {
-		s.firestore.process.kill()
+	if s.firestore != nil && s.firestore.process != nil {
+		s.firestore.process.Kill()
 	}
 	if s.apiServer != nil {
 		_ = s.apiServer.Close()
 	}
-	s.spawner.close()
-}
-
-func reachable(url string) bool {
-	response, err := http.Get(url)
-	if err != nil {
-		return false
-	}
-	_ = response.Body.Close()
-	return response.StatusCode == http.StatusOK
 }
 
 // keys returns what Redis holds that begins so.

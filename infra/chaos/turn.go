@@ -1,21 +1,18 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"time"
 
 	"github.com/tidwall/gjson"
 
+	"claudepool/infra/testkit/client"
 	"claudepool/pool/api"
-	"claudepool/pool/claude"
 )
 
 // outcome is how a turn ended for its client.
@@ -58,17 +55,21 @@ type turn struct {
 // ask sends the turn and reads its answer to the end. One whose connection breaks is taken up again if it may be.
 func (t *talker) ask(ctx context.Context, f *front, a *turn) {
 	a.sent = time.Now()
-	credential := map[string]string{"access_token": t.token}
-	request := map[string]any{"oauth_credentials": credential, "model": "haiku", "session_id": t.session,
-		"messages": []map[string]string{{"role": "user", "content": a.text}}}
+	request := client.Turn(t.token, a.text)
+	request["session_id"] = t.session
 	if a.finish {
 		request["on_disconnect"] = api.Finish
 	}
-	t.post(ctx, f, a, api.PathMessages, request)
+	t.follow(ctx, f, a, func(ctx context.Context, c *client.Client) (*client.Stream, error) {
+		return c.Begin(ctx, request)
+	})
 	for deadline := time.Now().Add(recovery); a.canGoOn() && time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		if f := t.choose(); f != nil {
 			a.resumed, a.hangUp = true, 0
-			t.post(ctx, f, a, api.PathResume, map[string]any{"oauth_credentials": credential})
+			last := string(api.AppendEventID(nil, a.id, a.events))
+			t.follow(ctx, f, a, func(ctx context.Context, c *client.Client) (*client.Stream, error) {
+				return c.Resume(ctx, client.Credentials(t.token), last)
+			})
 		}
 	}
 	a.ended = time.Now()
@@ -79,21 +80,19 @@ func (a *turn) canGoOn() bool {
 	return a.id != "" && (a.outcome == cut || a.outcome == hungUp || a.resumed && (a.outcome == refused || a.outcome == unreached))
 }
 
-// post makes one request for the turn, or for the rest of it.
-func (t *talker) post(ctx context.Context, f *front, a *turn, path string, request map[string]any) {
+// opening asks a front for a turn's stream, or for the rest of it.
+type opening func(context.Context, *client.Client) (*client.Stream, error)
+
+// follow opens a stream of the turn and reads it.
+func (t *talker) follow(ctx context.Context, f *front, a *turn, open opening) {
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(a.hangUp, patience))
 	defer cancel()
 	a.front = f
-	body, _ := json.Marshal(request) // of strings only
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, f.url+path, bytes.NewReader(body))
-	if err != nil {
-		panic(err) // the URL is ours
+	stream, err := open(ctx, &client.Client{URL: f.url, HTTP: t.load.client})
+	if refusal := (*client.Refusal)(nil); errors.As(err, &refusal) {
+		a.refuse(refusal)
+		return
 	}
-	r.Header.Set("Content-Type", "application/json")
-	if path == api.PathResume {
-		r.Header.Set(api.HeaderLastEvent, string(api.AppendEventID(nil, a.id, a.events)))
-	}
-	response, err := t.load.client.Do(r)
 	if err != nil {
 		a.broke(err)
 		if f.retired.Load() && (a.resumed || t.load.stage.ledger.wasRun(a.ticket) == 0) {
@@ -101,14 +100,10 @@ func (t *talker) post(ctx context.Context, f *front, a *turn, path string, reque
 		}
 		return
 	}
-	defer response.Body.Close()
-	a.instance = cmp.Or(response.Header.Get(api.HeaderInstance), a.instance)
-	if response.StatusCode != http.StatusOK {
-		a.status(response)
-		return
-	}
-	a.id = response.Header.Get(api.HeaderTurn)
-	a.read(response.Body)
+	defer stream.Close()
+	a.instance = cmp.Or(stream.Header.Get(api.HeaderInstance), a.instance)
+	a.id = stream.Header.Get(api.HeaderTurn)
+	a.read(stream)
 }
 
 // broke says how a turn ended whose connection did before the end mark.
@@ -124,51 +119,48 @@ func (a *turn) broke(err error) {
 	}
 }
 
-// status reads a refusal.
-func (a *turn) status(response *http.Response) {
-	body, _ := io.ReadAll(io.LimitReader(response.Body, 4096))
-	a.outcome, a.detail = refused, fmt.Sprintf("%s: %s", response.Status, body)
-	if gjson.GetBytes(body, "type").Str != "error" {
+// refuse says how a turn ended that has no stream.
+func (a *turn) refuse(r *client.Refusal) {
+	a.instance = cmp.Or(r.Header.Get(api.HeaderInstance), a.instance)
+	a.outcome, a.detail = refused, r.Error()
+	if gjson.Get(r.Detail, "type").Str != "error" {
 		a.outcome = lost
 	}
-	if response.StatusCode == http.StatusNotFound {
+	if r.Status == http.StatusNotFound {
 		a.id = "" // the turn was its instance's, which is gone
 	}
 }
 
 // read takes a stream apart.
-func (a *turn) read(body io.Reader) {
-	for lines := claude.NewReader(body); ; {
-		line, err := lines.Next()
-		if err != nil {
-			a.broke(fmt.Errorf("the stream ended without its mark: %w", err))
-			return
-		}
-		id, found := bytes.CutPrefix(line, []byte("id: "))
-		if found && a.id == "" { // the headers had to go before the turn began
-			turn, _, _ := bytes.Cut(id, []byte("."))
-			a.id = string(turn)
-		}
-		if found && string(id) != string(api.AppendEventID(nil, a.id, a.events+1)) {
-			a.outcome, a.detail = wrong, fmt.Sprintf("event %s after number %d", id, a.events)
-			return
-		}
-		data, found := bytes.CutPrefix(line, []byte("data: "))
-		if !found {
-			continue
-		}
+func (a *turn) read(stream *client.Stream) {
+	for stream.Next() {
+		event := stream.Event()
 		if a.begun.IsZero() {
 			a.begun = time.Now()
 		}
-		if string(line) == strings.TrimSpace(api.Done) {
-			a.conclude()
+		a.know(event.ID)
+		if event.ID != "" && event.ID != string(api.AppendEventID(nil, a.id, a.events+1)) {
+			a.outcome, a.detail = wrong, fmt.Sprintf("event %s after number %d", event.ID, a.events)
 			return
 		}
-		if other := foreign(data, a.ticket); other != "" {
+		if other := foreign(event.Data, a.ticket); other != "" {
 			a.outcome, a.detail = wrong, "the stream holds words of "+other
 			return
 		}
-		a.take(gjson.ParseBytes(data))
+		a.take(gjson.ParseBytes(event.Data))
+	}
+	if err := stream.Err(); err != nil {
+		a.know(stream.Event().ID) // of an event that was cut
+		a.broke(err)
+		return
+	}
+	a.conclude()
+}
+
+// know takes the turn's id from that of an event, where the headers had to go before the turn began.
+func (a *turn) know(event string) {
+	if a.id == "" {
+		a.id, _, _ = strings.Cut(event, ".")
 	}
 }
 

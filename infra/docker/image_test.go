@@ -3,8 +3,6 @@
 package docker_test
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
@@ -25,6 +23,8 @@ import (
 
 	"claudepool/infra/freeport"
 	"claudepool/infra/need"
+	"claudepool/infra/testkit"
+	"claudepool/infra/testkit/client"
 	"claudepool/pool/api"
 	"claudepool/pool/claude"
 	"claudepool/pool/pooltest"
@@ -88,7 +88,7 @@ func TestImages_AnswerATurn(t *testing.T) {
 // deployment is a front and an instance in roots of their own, on the machine's network.
 type deployment struct {
 	t        *testing.T
-	url      string
+	client   *client.Client // of the front
 	poolRoot string
 	pool     *exec.Cmd
 	front    *exec.Cmd
@@ -96,22 +96,20 @@ type deployment struct {
 
 func deploy(t *testing.T) *deployment {
 	t.Helper()
-	for _, program := range []string{"mmdebstrap", "redis-server"} {
-		need.Program(t, program)
-	}
+	need.Program(t, "mmdebstrap")
+	redisURL := "redis://" + testkit.Redis(t)
 	upstream, err := pooltest.NewAPI(nil)
 	require.NoError(t, err)
 	t.Cleanup(upstream.Close)
-	redisPort, poolPort, frontPort := freePort(t), freePort(t), freePort(t)
-	redis := exec.Command("redis-server", "--port", redisPort, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
-	start(t, redis, "redis")
-	client, err := router.NewClient("redis://127.0.0.1:"+redisPort, "")
+	poolPort, frontPort := freePort(t), freePort(t)
+	redis, err := router.NewClient(redisURL, "")
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = client.Close() })
-	require.Eventually(t, func() bool { return router.Settle(t.Context(), client) == nil }, 10*time.Second, 20*time.Millisecond)
+	t.Cleanup(func() { _ = redis.Close() })
+	settled := func() bool { return router.Settle(t.Context(), redis) == nil }
+	require.Eventually(t, settled, 10*time.Second, 20*time.Millisecond)
 
-	settings := []string{"REDIS_URL=redis://127.0.0.1:" + redisPort, "HOP_KEYS=" + strings.Repeat("k", 32), "LOG_FORMAT=text"}
-	d := &deployment{t: t, url: "http://127.0.0.1:" + frontPort}
+	settings := []string{"REDIS_URL=" + redisURL, "HOP_KEYS=" + strings.Repeat("k", 32), "LOG_FORMAT=text"}
+	d := &deployment{t: t, client: &client.Client{URL: "http://127.0.0.1:" + frontPort, HTTP: http.DefaultClient}}
 	pool := read(t, "pool.Dockerfile")
 	d.poolRoot = pool.root()
 	requireClean(t, d.poolRoot)
@@ -131,9 +129,9 @@ func deploy(t *testing.T) *deployment {
 	uid, gid, _ := strings.Cut(front.user, ":")
 	d.front.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Credential: &syscall.Credential{Uid: number(t, uid), Gid: number(t, gid)}}
 	start(t, d.front, "front")
-	require.Eventually(t, func() bool { return healthy(d.url) }, 30*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return d.client.Healthy(t.Context()) }, 30*time.Second, 20*time.Millisecond)
 	require.Eventually(t, func() bool {
-		return len(client.Keys(t.Context(), "{claudepool}:instance:*").Val()) == 1
+		return len(redis.Keys(t.Context(), "{claudepool}:instance:*").Val()) == 1
 	}, 30*time.Second, 50*time.Millisecond)
 	return d
 }
@@ -204,22 +202,9 @@ func start(t *testing.T, cmd *exec.Cmd, name string) {
 	})
 }
 
-func healthy(url string) bool {
-	response, err := http.Get(url + "/health")
-	if err != nil {
-		return false
-	}
-	_ = response.Body.Close()
-	return response.StatusCode == http.StatusOK
-}
-
 func (d *deployment) ask(text string) string {
 	d.t.Helper()
-	body, _ := json.Marshal(map[string]any{
-		"oauth_credentials": map[string]string{"access_token": "sk-ant-oat01-ada"},
-		"messages":          []map[string]string{{"role": "user", "content": text}}, "model": "haiku",
-	})
-	response, err := http.Post(d.url+"/v1/messages/pooled", "application/json", bytes.NewReader(body))
+	response, err := d.client.Post(d.t.Context(), api.PathMessages, client.Turn("sk-ant-oat01-ada", text), "")
 	require.NoError(d.t, err)
 	defer response.Body.Close()
 	all, err := io.ReadAll(response.Body)

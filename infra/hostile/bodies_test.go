@@ -40,10 +40,10 @@ func TestHostile_LargeBodiesOfEveryShapeTakeNobodyDown(t *testing.T) {
 	})
 	require.Positive(t, sent.Load())
 	for _, p := range append(s.instances[:], s.front) {
-		require.True(t, p.runs(), p.String())
+		require.True(t, p.Runs(), p)
 	}
 	t.Logf("%d bodies of 32 MiB, of which %d were valid and taken; the front has %d MiB now, the instances %d and %d", sent.Load(),
-		accepted.Load(), s.front.resident()>>20, s.instances[0].resident()>>20, s.instances[1].resident()>>20)
+		accepted.Load(), resident(s.front)>>20, resident(s.instances[0])>>20, resident(s.instances[1])>>20)
 }
 
 const bodySize = 32 << 20
@@ -71,10 +71,10 @@ func shapes() (all [][]byte) {
 
 // post sends a body and reads the answer to its end. It returns the status, or 0 where there was none.
 func (s *stage) post(ctx context.Context, body []byte) int {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+"/v1/messages/pooled", bytes.NewReader(body))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.client.URL+"/v1/messages/pooled", bytes.NewReader(body))
 	require.NoError(s, err)
 	r.Header.Set("Content-Type", "application/json")
-	answer, err := s.clients.Do(r)
+	answer, err := s.client.HTTP.Do(r)
 	if err != nil {
 		return 0
 	}

@@ -1,25 +1,24 @@
 package hostile
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"claudepool/infra/freeport"
 	"claudepool/infra/need"
+	"claudepool/infra/testkit"
+	"claudepool/infra/testkit/client"
 	"claudepool/pool/pooltest"
 	"claudepool/router"
 )
@@ -33,13 +32,13 @@ const startTime = 30 * time.Second
 // stage is one front and two instances with the scripted CLI, as processes of their own.
 type stage struct {
 	*testing.T
-	url       string // the front's
-	root      string // of the workspaces
+	client    *client.Client // of the front
+	root      string         // of the workspaces
+	logs      string
 	redis     *redis.Client
 	api       *api
-	front     *program
-	instances [2]*program
-	clients   *http.Client
+	front     *testkit.Process
+	instances [2]*testkit.Process
 }
 
 // limits is how much memory the programs have; 0 is as much as they like.
@@ -53,11 +52,11 @@ func newStage(t *testing.T, limits limits, env ...string) *stage {
 	require.NoError(t, err)
 	scripted, err = filepath.EvalSymlinks(scripted)
 	require.NoError(t, err)
-	s := &stage{T: t, api: newAPI(t), clients: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}}}
-	t.Cleanup(s.clients.CloseIdleConnections)
+	clients := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}}
+	t.Cleanup(clients.CloseIdleConnections)
+	dir := testkit.Folder(t)
+	s := &stage{T: t, api: newAPI(t), root: filepath.Join(dir, "workspaces"), logs: dir}
 	redisAddr := s.startRedis()
-	dir := folder(t)
-	s.root = filepath.Join(dir, "workspaces")
 	env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "HOP_KEYS=" + strings.Repeat("k", 32), "LOG_FORMAT=text",
 		"REDIS_URL=redis://" + redisAddr, "WORKSPACES_ROOT=" + s.root, "ISOLATION=require", "UID_BASE=2070000000", "UID_COUNT=1000",
 		"CLAUDE_BIN=" + scripted, "ANTHROPIC_BASE_URL=" + s.api.url, "MAX_PROCESSES=60", "ARCHIVE_DIR=" + filepath.Join(dir, "archive")}, env...)
@@ -70,38 +69,20 @@ func newStage(t *testing.T, limits limits, env ...string) *stage {
 	port, err := freeport.Port()
 	require.NoError(t, err)
 	s.front = s.start(limits.front, append(env[:len(env):len(env)], "PORT="+port), filepath.Join(bin, "front"))
-	s.url = "http://127.0.0.1:" + port
+	s.client = &client.Client{URL: "http://127.0.0.1:" + port, HTTP: clients}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(s.instances[0], s.instances[1], s.front)
 		}
 	})
 	require.Eventually(t, func() bool {
-		return s.redis.ZCard(t.Context(), "{claudepool}:candidates").Val() == int64(len(s.instances)) && s.healthy()
+		return testkit.Placeable(t.Context(), s.redis) == len(s.instances) && s.client.Healthy(t.Context())
 	}, startTime, 50*time.Millisecond, "nobody can be placed: %s", s.front)
 	return s
 }
 
-func (s *stage) healthy() bool {
-	answer, err := s.clients.Get(s.url + "/health")
-	if err != nil {
-		return false
-	}
-	defer answer.Body.Close()
-	return answer.StatusCode == http.StatusOK
-}
-
-// folder is one that children with uids of their own can pass.
-func folder(t *testing.T) string {
-	dir, err := os.MkdirTemp("", "hostile-")
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
-	require.NoError(t, os.Chmod(dir, 0o711))
-	return dir
-}
-
 func (s *stage) startRedis() (addr string) {
-	addr = need.Redis(s)
+	addr = testkit.Redis(s)
 	var err error
 	s.redis, err = router.NewClient("redis://"+addr, "")
 	require.NoError(s, err)
@@ -110,66 +91,17 @@ func (s *stage) startRedis() (addr string) {
 	return addr
 }
 
-// program is a running program of the stage.
-type program struct {
-	cmd  *exec.Cmd
-	name string
-	ends chan struct{} // closed when it has ended
-
-	mu   sync.Mutex // guards said
-	said bytes.Buffer
-}
-
-// Write keeps the last of what the program says.
-func (p *program) Write(text []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.said.Len() > 1<<20 {
-		p.said.Reset()
-	}
-	return p.said.Write(text)
-}
-
-// String is what the program said last.
-func (p *program) String() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	text := p.said.Bytes()
-	return p.name + ": " + string(text[max(0, len(text)-4<<10):])
-}
-
-func (p *program) runs() bool {
-	select {
-	case <-p.ends:
-		return false
-	default:
-		return true
-	}
-}
-
 // start starts a program that ends with the test, with so much memory.
-func (s *stage) start(memory int64, env []string, path string, args ...string) *program {
-	p := &program{name: filepath.Base(path), ends: make(chan struct{})}
-	command := append([]string{path}, args...)
+func (s *stage) start(memory int64, env []string, path string) *testkit.Process {
+	command := []string{path}
 	if memory > 0 {
-		group := newGroup(s.T, memory)
-		command = append([]string{"/bin/sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, group}, command...)
+		command = []string{"/bin/sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, newGroup(s.T, memory), path}
 	}
-	p.cmd = exec.Command(command[0], command[1:]...)
-	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = env, p, p
-	require.NoError(s, p.cmd.Start())
-	go func() {
-		defer close(p.ends)
-		_ = p.cmd.Wait()
-	}()
+	p, err := testkit.Start(s.logs, env, command[0], command[1:]...)
+	require.NoError(s, err)
 	s.Cleanup(func() {
-		_ = p.cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-p.ends:
-		case <-time.After(startTime):
-			_ = p.cmd.Process.Kill()
-			s.Errorf("%s doesn't end", p)
-		}
+		assert.NoError(s, p.Terminate(startTime), p)
+		p.Kill()
 	})
 	return p
 }
@@ -213,12 +145,11 @@ func readFile(path string) string {
 }
 
 // resident is how much memory a program has, in bytes.
-func (p *program) resident() int64 {
-	for line := range strings.Lines(readFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))) {
-		if kib, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			n, _ := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(kib), "kB")), 10, 64)
-			return n << 10
-		}
+func resident(p *testkit.Process) int64 {
+	process, err := procfs.NewProc(p.PID())
+	if err != nil {
+		return 0
 	}
-	return 0
+	status, _ := process.NewStatus() // of one that has ended there is none
+	return int64(status.VmRSS)
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"claudepool/infra/testkit/client"
 )
 
 // Whoever makes tokens up by the thousand takes no place, no standby and no file from people the API accepts, and nothing is
@@ -52,14 +54,14 @@ func TestHostile_ThousandsOfMadeUpTokensLeaveNothingAndTakeNothing(t *testing.T)
 // stranger comes with a token of its own making. Whatever the answer is, it is one.
 func (s *stage) stranger(n uint64) {
 	_, err := s.turn(s.Context(), fmt.Sprint("sk-ant-oat01-made-up-", n), "hello")
-	var refused *refusal
+	var refused *client.Refusal
 	if errors.As(err, &refused) {
-		if refused.status != 401 && refused.status != 529 && refused.status != 503 {
+		if refused.Status != 401 && refused.Status != 529 && refused.Status != 503 {
 			s.Errorf("a stranger got %v", err)
 		}
 		return
 	}
-	if !errors.Is(err, errRefusedTurn) {
+	if !errors.Is(err, client.ErrFailed) {
 		s.Errorf("a stranger got %v", err)
 	}
 }
@@ -68,8 +70,8 @@ func (s *stage) stranger(n uint64) {
 func (s *stage) newcomer(n int64) {
 	for try := range 5 {
 		_, err := s.turn(s.Context(), fmt.Sprint(honest, "new-", n), "hello")
-		var refused *refusal
-		if errors.As(err, &refused) && refused.status == 529 && try < 4 {
+		var refused *client.Refusal
+		if errors.As(err, &refused) && refused.Status == 529 && try < 4 {
 			time.Sleep(time.Second)
 			continue
 		}
@@ -98,7 +100,7 @@ func (s *stage) left() left {
 		}
 	}
 	for _, p := range append(s.instances[:], s.front) {
-		l.resident += p.resident() >> 20
+		l.resident += resident(p) >> 20
 	}
 	return l
 }

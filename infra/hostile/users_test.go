@@ -1,12 +1,8 @@
 package hostile
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -19,51 +15,13 @@ import (
 // patience is how long a turn may take before it counts as lost. A client's own is longer.
 const patience = 30 * time.Second
 
-// turn has one turn and returns how long its first token took. The error of an answer that is no stream is a *refusal.
+// turn has one turn and returns how long its first token took. Its error is one of the client's.
 func (s *stage) turn(ctx context.Context, token, text string) (first time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	body := fmt.Sprintf(`{"oauth_credentials":{"access_token":%q},"messages":[{"role":"user","content":%q}],"model":"haiku"}`, token, text)
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+"/v1/messages/pooled", strings.NewReader(body))
-	if err != nil {
-		return 0, err
-	}
-	r.Header.Set("Content-Type", "application/json")
-	began := time.Now()
-	answer, err := s.clients.Do(r)
-	if err != nil {
-		return 0, err
-	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		detail, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10))
-		return 0, &refusal{answer.StatusCode, string(detail)}
-	}
-	for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
-		line := lines.Text()
-		switch {
-		case first == 0 && strings.Contains(line, `"text_delta"`):
-			first = time.Since(began)
-		case strings.Contains(line, `"type":"result"`):
-			if strings.Contains(line, `"is_error":true`) {
-				return first, errRefusedTurn
-			}
-			_, _ = io.Copy(io.Discard, answer.Body)
-			return first, nil
-		}
-	}
-	return first, errors.New("the stream broke")
+	answer, err := s.client.Ask(ctx, token, text)
+	return answer.FirstToken, err
 }
-
-// errRefusedTurn says that the turn ended with an error of the API's.
-var errRefusedTurn = errors.New("the API refused the turn")
-
-type refusal struct {
-	status int
-	detail string
-}
-
-func (r *refusal) Error() string { return fmt.Sprint(r.status, ": ", r.detail) }
 
 // users are people who have been served before, and ask again and again.
 type users struct {

@@ -1,16 +1,16 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"strings"
+	"slices"
 	"time"
 
+	"claudepool/infra/testkit"
+	"claudepool/infra/testkit/client"
 	"claudepool/pool/api"
 )
 
@@ -21,115 +21,47 @@ var cast = []struct{ name, token string }{
 
 var questions = []string{"Hello, who are you?", "What did I just say?", "Thank you, good bye."}
 
+const (
+	// standbyIn is how long the instances may take to have processes ready.
+	standbyIn = 30 * time.Second
+	// standbys are as many as each instance has by default.
+	standbys = 2
+)
+
 // demo plays three users with three requests each against the service at url, and shows what became of them.
 func demo(ctx context.Context, out io.Writer, url string) error {
+	c := &client.Client{URL: url, HTTP: http.DefaultClient}
 	p := painter{out: out, colour: isTerminal(out)}
 	p.line("", "claudepool demo: three users, three requests each, two instances, the real CLI, no network")
-	if err := awaitStandbys(ctx, url); err != nil {
+	if err := awaitStandbys(ctx, c); err != nil {
 		return err
 	}
 	p.line("2", fmt.Sprintf("%-6s %-3s %-18s %-8s %-14s %s", "user", "#", "instance", "pid", "first token", "process"))
 	for i, question := range questions {
 		for _, user := range cast {
-			a, err := ask(ctx, url, user.token, question)
+			a, err := c.Ask(ctx, user.token, question)
 			if err != nil {
 				return fmt.Errorf("%s: %w", user.name, err)
 			}
 			colour := "33"
-			if a.process != "cold" {
+			if a.Process != "cold" {
 				colour = "32"
 			}
-			p.line(colour, fmt.Sprintf("%-6s %-3d %-18s %-8s %-14s %s", user.name, i+1, a.instance, a.pid,
-				a.firstToken.Round(time.Millisecond), a.process))
+			p.line(colour, fmt.Sprintf("%-6s %-3d %-18s %-8d %-14s %s", user.name, i+1, a.Instance, a.PID,
+				a.FirstToken.Round(time.Millisecond), a.Process))
 		}
 	}
 	time.Sleep(2100 * time.Millisecond) // a snapshot is written at most every two seconds
-	return p.stats(ctx, url)
+	return p.stats(ctx, c)
 }
 
 // awaitStandbys waits until every instance has processes ready for users who haven't come yet.
-func awaitStandbys(ctx context.Context, url string) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	for {
-		stats, err := get(ctx, url+"/v1/pool/stats")
-		if err != nil {
-			return fmt.Errorf("no standby in time: %w", err)
-		}
-		var s api.Stats
-		if err := json.Unmarshal(stats, &s); err != nil {
-			return err
-		}
-		ready := len(s.Instances) > 0
-		for _, i := range s.Instances {
-			ready = ready && i.Standby >= 2
-		}
-		if ready {
-			return nil
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-}
-
-func get(ctx context.Context, url string) ([]byte, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	response, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return nil, err
-	}
-	defer response.Body.Close()
-	return io.ReadAll(response.Body)
-}
-
-type answer struct {
-	instance, pid, process string
-	firstToken             time.Duration
-}
-
-// ask sends one message and reads its stream to the end.
-func ask(ctx context.Context, url, token, text string) (answer, error) {
-	body, err := json.Marshal(map[string]any{
-		"oauth_credentials": map[string]string{"access_token": token},
-		"messages":          []map[string]string{{"role": "user", "content": text}},
-		"model":             "haiku",
+func awaitStandbys(ctx context.Context, c *client.Client) error {
+	return testkit.Await(ctx, "standbys", standbyIn, func() (bool, error) {
+		stats, err := c.Stats(ctx)
+		few := func(i api.Instance) bool { return i.Standby < standbys }
+		return len(stats.Instances) > 0 && !slices.ContainsFunc(stats.Instances, few), err
 	})
-	if err != nil {
-		return answer{}, err
-	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/v1/messages/pooled", strings.NewReader(string(body)))
-	if err != nil {
-		return answer{}, err
-	}
-	r.Header.Set("Content-Type", "application/json")
-	sent := time.Now()
-	response, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return answer{}, err
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		detail, _ := io.ReadAll(io.LimitReader(response.Body, 4096))
-		return answer{}, fmt.Errorf("%s: %s", response.Status, detail)
-	}
-	a := answer{instance: response.Header.Get(api.HeaderInstance), pid: response.Header.Get(api.HeaderPID), process: response.Header.Get(api.HeaderProcess)}
-	lines := bufio.NewReader(response.Body)
-	for {
-		line, err := lines.ReadString('\n')
-		if err != nil {
-			return a, fmt.Errorf("the stream broke: %w", err)
-		}
-		switch {
-		case a.firstToken == 0 && strings.Contains(line, `"text_delta"`):
-			a.firstToken = time.Since(sent)
-		case strings.HasPrefix(line, `data: {"type":"error"`):
-			return a, fmt.Errorf("%s", strings.TrimSpace(line))
-		case line == strings.TrimSuffix(api.Done, "\n"):
-			return a, nil
-		}
-	}
 }
 
 // painter writes lines, in colour where somebody looks.
@@ -155,8 +87,8 @@ func isTerminal(out io.Writer) bool {
 }
 
 // stats prints the service's own view.
-func (p painter) stats(ctx context.Context, url string) error {
-	text, err := get(ctx, url+"/v1/pool/stats")
+func (p painter) stats(ctx context.Context, c *client.Client) error {
+	text, err := c.Get(ctx, "/v1/pool/stats")
 	if err != nil {
 		return err
 	}

@@ -5,17 +5,14 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -25,9 +22,11 @@ import (
 
 	"claudepool/infra/archive"
 	"claudepool/infra/database"
-	"claudepool/infra/emulator"
 	"claudepool/infra/freeport"
 	"claudepool/infra/need"
+	"claudepool/infra/testkit"
+	"claudepool/infra/testkit/client"
+	"claudepool/infra/testkit/emulator"
 	"claudepool/pool/api"
 	"claudepool/pool/pooltest"
 	"claudepool/pool/seal"
@@ -41,17 +40,18 @@ const patience = time.Minute
 type deployment struct {
 	t         *testing.T
 	bin       string
+	folder    string // of workspaces and logs
 	database  string // address of Firestore
 	project   string // there
 	api       *pooltest.API
 	redis     *redis.Client
+	redisAddr string
 	env       []string
 	fronts    []string
-	instances map[string]*exec.Cmd // by id
-	logs      []string             // files
+	instances map[string]*testkit.Process // by id
+	processes []*testkit.Process          // all, also those that have ended
 
-	redisServer, firestore func() *exec.Cmd // start them again where they were
-	redisNow, firestoreNow *exec.Cmd
+	redisServer, firestore *testkit.Process
 }
 
 func freeAddr(t *testing.T) string {
@@ -61,30 +61,19 @@ func freeAddr(t *testing.T) string {
 	return addr
 }
 
-// plainEnv has nothing of this machine's own settings in it.
-func plainEnv(t *testing.T) []string {
-	t.Helper()
-	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
-}
-
-// run starts a process that ends with the test, or before when asked to.
-func (d *deployment) run(env []string, name string, args ...string) *exec.Cmd {
+// untilTheEnd has a process that was just started end with the test, if it doesn't before.
+func (d *deployment) untilTheEnd(p *testkit.Process, err error) *testkit.Process {
 	d.t.Helper()
-	log, err := os.Create(filepath.Join(d.t.TempDir(), filepath.Base(name)+".log"))
 	require.NoError(d.t, err)
-	d.logs = append(d.logs, log.Name())
-	cmd := exec.Command(name, args...)
-	cmd.Env, cmd.Stdout, cmd.Stderr = env, log, log
-	require.NoError(d.t, cmd.Start())
+	d.processes = append(d.processes, p)
 	d.t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
-		if text, _ := os.ReadFile(log.Name()); d.t.Failed() {
-			d.t.Logf("%s:\n%s", name, text)
+		_ = p.Terminate(patience)
+		p.Kill()
+		if d.t.Failed() {
+			d.t.Log(p.Log())
 		}
-		_ = log.Close()
 	})
-	return cmd
+	return p
 }
 
 // deploy starts what is deployed.
@@ -98,14 +87,6 @@ func (d *deployment) deploy() {
 		d.front()
 	}
 	d.placeable(3)
-}
-
-// folder returns a temporary folder that children under other uids can get to.
-func folder(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	require.NoError(t, os.Chmod(filepath.Dir(dir), 0o711)) // made for this uid alone
-	return dir
 }
 
 // programs returns where front and poold of these sources are.
@@ -130,21 +111,15 @@ func build(t *testing.T, sources string, flags ...string) string {
 // prepare is a deployment without fronts and instances yet, on a Redis of its own and a database among others.
 func prepare(t *testing.T, cli string) *deployment {
 	t.Helper()
-	redisBin := need.Program(t, "redis-server")
-	d := &deployment{t: t, database: emulator.Addr(t), project: "test-" + strings.ToLower(rand.Text()), instances: make(map[string]*exec.Cmd)}
+	need.Program(t, "redis-server")
+	d := &deployment{t: t, folder: testkit.Folder(t), redisAddr: freeAddr(t), instances: make(map[string]*testkit.Process),
+		database: emulator.Addr(t), project: "test-" + strings.ToLower(rand.Text())}
 	var err error
 	d.api, err = pooltest.NewAPI(nil)
 	require.NoError(t, err)
 	t.Cleanup(d.api.Close)
-
-	redisAddr := freeAddr(t)
-	_, redisPort, _ := net.SplitHostPort(redisAddr)
-	plain := plainEnv(t)
-	d.redisServer = func() *exec.Cmd {
-		return d.run(plain, redisBin, "--port", redisPort, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
-	}
-	d.redisNow = d.redisServer()
-	d.redis, err = router.NewClient("redis://"+redisAddr, "")
+	d.startRedis()
+	d.redis, err = router.NewClient("redis://"+d.redisAddr, "")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = d.redis.Close() })
 	require.Eventually(t, func() bool { return router.Settle(t.Context(), d.redis) == nil }, patience, 20*time.Millisecond)
@@ -153,24 +128,39 @@ func prepare(t *testing.T, cli string) *deployment {
 	if os.Geteuid() == 0 {
 		isolation = "require"
 	}
-	d.env = append(plain, "REDIS_URL=redis://"+redisAddr, "FIRESTORE_EMULATOR_HOST="+d.database, "FIRESTORE_PROJECT="+d.project,
-		"HOP_KEYS="+strings.Repeat("k", 32), "CLAUDE_BIN="+cli, "ANTHROPIC_BASE_URL="+d.api.URL(), "QUEUE_LIMIT=300", "STANDBY=1", "DRAIN_TIMEOUT=30s", "IDLE_TIMEOUT=1h",
-		"WORKSPACES_ROOT="+filepath.Join(folder(t), "workspaces"), "LOG_FORMAT=text", "ISOLATION="+isolation)
+	d.env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + d.folder, "REDIS_URL=redis://" + d.redisAddr,
+		"FIRESTORE_EMULATOR_HOST=" + d.database, "FIRESTORE_PROJECT=" + d.project, "HOP_KEYS=" + strings.Repeat("k", 32),
+		"CLAUDE_BIN=" + cli, "ANTHROPIC_BASE_URL=" + d.api.URL(), "QUEUE_LIMIT=300", "STANDBY=1", "DRAIN_TIMEOUT=30s",
+		"IDLE_TIMEOUT=1h", "WORKSPACES_ROOT=" + filepath.Join(d.folder, "workspaces"), "LOG_FORMAT=text",
+		"ISOLATION=" + isolation}
 	return d
+}
+
+// startRedis starts the deployment's Redis where it is, or was.
+func (d *deployment) startRedis() {
+	d.t.Helper()
+	d.redisServer = d.untilTheEnd(testkit.StartRedis(d.folder, d.redisAddr))
 }
 
 // ownDatabase gives the deployment an emulator that may be stopped.
 func (d *deployment) ownDatabase() {
 	d.t.Helper()
 	d.database = freeAddr(d.t)
-	_, port, _ := net.SplitHostPort(d.database)
-	command, err := emulator.Command(port)
-	need.Part(d.t, "", err)
-	plain := plainEnv(d.t)
-	d.firestore = func() *exec.Cmd { return d.run(plain, command[0], command[1:]...) }
-	d.firestoreNow = d.firestore()
-	require.NoError(d.t, emulator.Ready(d.t.Context(), d.database))
+	d.startFirestore()
 	d.env = append(d.env, "FIRESTORE_EMULATOR_HOST="+d.database)
+}
+
+// startFirestore starts that emulator where it is, or was.
+func (d *deployment) startFirestore() {
+	d.t.Helper()
+	d.firestore = d.untilTheEnd(emulator.Start(d.t.Context(), d.folder, d.database))
+}
+
+// start starts one of the programs.
+func (d *deployment) start(program string, env ...string) *testkit.Process {
+	d.t.Helper()
+	env = append(d.env[:len(d.env):len(d.env)], env...)
+	return d.untilTheEnd(testkit.Start(d.folder, env, filepath.Join(d.bin, program)))
 }
 
 // front starts a front.
@@ -178,10 +168,15 @@ func (d *deployment) front() {
 	d.t.Helper()
 	addr := freeAddr(d.t)
 	_, port, _ := net.SplitHostPort(addr)
-	d.run(append(d.env[:len(d.env):len(d.env)], "PORT="+port), d.bin+"/front")
-	url := "http://" + addr
-	require.Eventually(d.t, func() bool { return reachable(url + "/health") }, patience, 20*time.Millisecond)
-	d.fronts = append(d.fronts, url)
+	d.start("front", "PORT="+port)
+	d.fronts = append(d.fronts, "http://"+addr)
+	c := d.client(len(d.fronts) - 1)
+	require.Eventually(d.t, func() bool { return c.Healthy(d.t.Context()) }, patience, 20*time.Millisecond)
+}
+
+// client is one of a front.
+func (d *deployment) client(front int) *client.Client {
+	return &client.Client{URL: d.fronts[front], HTTP: http.DefaultClient}
 }
 
 // instance starts a pool instance and returns its id.
@@ -189,27 +184,18 @@ func (d *deployment) instance() (id string) {
 	d.t.Helper()
 	addr := freeAddr(d.t)
 	_, port, _ := net.SplitHostPort(addr)
-	cmd := d.run(append(d.env[:len(d.env):len(d.env)], "PORT="+port, "ADVERTISE_ADDR="+addr), d.bin+"/poold")
+	process := d.start("poold", "PORT="+port, "ADVERTISE_ADDR="+addr)
 	require.Eventually(d.t, func() bool {
 		for _, key := range d.redis.Keys(d.t.Context(), "{claudepool}:instance:*").Val() {
 			if d.redis.HGet(d.t.Context(), key, "addr").Val() == addr {
 				id = strings.TrimPrefix(key, "{claudepool}:instance:")
-				d.instances[id] = cmd
+				d.instances[id] = process
 				return true
 			}
 		}
 		return false
 	}, patience, 20*time.Millisecond)
 	return id
-}
-
-func reachable(url string) bool {
-	response, err := http.Get(url)
-	if err != nil {
-		return false
-	}
-	_ = response.Body.Close()
-	return response.StatusCode == http.StatusOK
 }
 
 type got struct {
@@ -227,10 +213,9 @@ func credentials(user string) map[string]string {
 }
 
 func (d *deployment) post(front int, path string, credentials map[string]string, text string) got {
-	body, _ := json.Marshal(map[string]any{
-		"oauth_credentials": credentials, "messages": []map[string]string{{"role": "user", "content": text}}, "model": "haiku",
-	})
-	response, err := http.Post(d.fronts[front]+path, "application/json", bytes.NewReader(body))
+	request := client.Turn("", text)
+	request["oauth_credentials"] = credentials
+	response, err := d.client(front).Post(d.t.Context(), path, request, "")
 	if err != nil {
 		return got{body: err.Error()}
 	}
@@ -283,22 +268,18 @@ func (d *deployment) askAtOnce(n int) {
 	}
 }
 
-// said counts the lines of all logs so far that contain text.
-func (d *deployment) said(text string) int {
-	n := 0
-	for _, path := range d.logs {
-		log, err := os.ReadFile(path)
-		require.NoError(d.t, err)
-		n += strings.Count(string(log), text)
+// said counts how often text is in all logs so far.
+func (d *deployment) said(text string) (n int) {
+	for _, p := range d.processes {
+		n += strings.Count(p.Log(), text)
 	}
 	return n
 }
 
 // tellers counts the processes whose logs so far contain text.
-func (d *deployment) tellers(text string) int {
-	n := 0
-	for _, path := range d.logs {
-		if log, _ := os.ReadFile(path); bytes.Contains(log, []byte(text)) {
+func (d *deployment) tellers(text string) (n int) {
+	for _, p := range d.processes {
+		if strings.Contains(p.Log(), text) {
 			n++
 		}
 	}

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,8 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"claudepool/infra/emulator"
 	"claudepool/infra/need"
+	"claudepool/infra/testkit/client"
 	"claudepool/pool/api"
 	"claudepool/pool/pooltest"
 )
@@ -25,7 +23,7 @@ func TestDeployment_ThreeHundredFirstRequestsMakeOneProcess(t *testing.T) {
 	d.deploy()
 	d.askAtOnce(300)
 	require.Equal(t, 1, d.said("process started"))
-	eventuallyStats(t, d.fronts[1], func(s api.Stats) bool { return s.PoolSize == 1 && len(s.ActiveUsers) == 1 })
+	eventuallyStats(t, d.client(1), func(s api.Stats) bool { return s.PoolSize == 1 && len(s.ActiveUsers) == 1 })
 
 	t.Run("limits", func(t *testing.T) { testLimits(t, d) })
 }
@@ -39,8 +37,10 @@ func TestDeployment_OneProcessPerUserWhicheverFrontIsAsked(t *testing.T) {
 	for _, user := range []string{"bob", "cleo", "dan"} {
 		requireAnswer(t, d.ask(0, user, "hello"), "hello")
 	}
-	for _, front := range d.fronts {
-		eventuallyStats(t, front, func(s api.Stats) bool { return len(s.ActiveUsers) == 4 && len(s.Instances) == 3 && !s.Stale })
+	for front := range d.fronts {
+		eventuallyStats(t, d.client(front), func(s api.Stats) bool {
+			return len(s.ActiveUsers) == 4 && len(s.Instances) == 3 && !s.Stale
+		})
 	}
 
 	t.Run("token replaced, conversations deleted", func(t *testing.T) { testReplacedToken(t, d) })
@@ -74,7 +74,7 @@ func testTerm(t *testing.T, d *deployment) {
 	long := make(chan got)
 	go func() { long <- d.ask(0, "ada", "long [[words=40]][[delay=50ms]]") }()
 	require.Eventually(t, func() bool { return d.asked("long [[words=40]][[delay=50ms]]") != nil }, patience, 20*time.Millisecond)
-	require.NoError(t, d.instances[owner].Process.Signal(syscall.SIGTERM))
+	d.instances[owner].Signal(syscall.SIGTERM)
 	require.Eventually(t, func() bool {
 		return d.redis.HGet(context.Background(), "{claudepool}:instance:"+owner, "draining").Val() != "0"
 	}, patience, 5*time.Millisecond)
@@ -113,7 +113,7 @@ func testKill(t *testing.T, d *deployment) {
 	d.awaitKept("ada", "remember this")
 	require.Equal(t, owner, d.owner("ada"))
 	killed := time.Now()
-	require.NoError(t, d.instances[owner].Process.Kill())
+	d.instances[owner].Signal(syscall.SIGKILL)
 	moved := make(chan time.Duration, 1)
 	go func() {
 		for d.owner("ada") == owner && time.Since(killed) < patience {
@@ -135,34 +135,22 @@ func testKill(t *testing.T, d *deployment) {
 	require.Less(t, after, 30*time.Second)
 }
 
-func eventuallyStats(t *testing.T, front string, want func(api.Stats) bool) {
+func eventuallyStats(t *testing.T, front *client.Client, want func(api.Stats) bool) {
 	t.Helper()
 	require.Eventually(t, func() bool {
-		var stats api.Stats
-		response, err := http.Get(front + "/v1/pool/stats")
-		if err != nil {
-			return false
-		}
-		defer response.Body.Close()
-		return json.NewDecoder(response.Body).Decode(&stats) == nil && want(stats)
+		stats, err := front.Stats(t.Context())
+		return err == nil && want(stats)
 	}, 3*patience, 200*time.Millisecond) // the client library waits ever longer before it looks for a database that was away
-}
-
-// stopped ends a process that isn't asked to clean up after itself.
-func stopped(cmd *exec.Cmd) {
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait()
 }
 
 // testFirestoreAway: requests are not affected, and the stats stay as they were but say that they are stale.
 func testFirestoreAway(t *testing.T, d *deployment) {
-	stopped(d.firestoreNow)
+	d.firestore.Kill()
 	requireAnswer(t, d.ask(0, "ada", "without stats"), "without stats")
-	eventuallyStats(t, d.fronts[0], func(s api.Stats) bool { return s.Stale && len(s.ActiveUsers) == 4 })
+	eventuallyStats(t, d.client(0), func(s api.Stats) bool { return s.Stale && len(s.ActiveUsers) == 4 })
 	requireAnswer(t, d.ask(1, "bob", "still"), "still")
-	d.firestoreNow = d.firestore()
-	require.NoError(t, emulator.Ready(t.Context(), d.database))
-	eventuallyStats(t, d.fronts[0], func(s api.Stats) bool { return !s.Stale && len(s.ActiveUsers) == 4 })
+	d.startFirestore()
+	eventuallyStats(t, d.client(0), func(s api.Stats) bool { return !s.Stale && len(s.ActiveUsers) == 4 })
 }
 
 // testRedisAway: a Redis that is away for 20 s and comes back empty costs known users nothing.
@@ -179,14 +167,14 @@ func testRedisAway(t *testing.T, d *deployment) {
 			require.Equal(t, pids[user], g.pid, "%s %s", user, when)
 		}
 	}
-	stopped(d.redisNow)
+	d.redisServer.Kill()
 	for start := time.Now(); time.Since(start) < 20*time.Second; time.Sleep(time.Second) {
 		everybody("away")
 		require.Equal(t, http.StatusServiceUnavailable, d.ask(0, "newcomer", "hello").status)
 	}
 	require.Eventually(t, func() bool { return d.tellers("Redis is away") == len(d.fronts)+len(d.instances) }, patience, time.Second,
 		"each process tells it")
-	d.redisNow = d.redisServer()
+	d.startRedis()
 	for start := time.Now(); time.Since(start) < 12*time.Second; time.Sleep(500 * time.Millisecond) {
 		everybody("back")
 	}

@@ -5,7 +5,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"claudepool/infra/emulator"
+	"claudepool/infra/testkit/emulator"
 )
 
 func TestMain(m *testing.M) {

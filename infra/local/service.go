@@ -13,10 +13,8 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
-	"claudepool/function"
+	"claudepool/function/frontd"
 	"claudepool/infra/archive"
-	"claudepool/infra/hop"
-	"claudepool/infra/memory"
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
 	"claudepool/pool/poold"
@@ -26,7 +24,7 @@ import (
 
 // service is everything, in one process.
 type service struct {
-	front     *function.Front
+	front     *frontd.Front
 	instances []*poold.Instance
 	closers   []func() // run in reverse
 }
@@ -92,33 +90,10 @@ func (all *service) start(ctx context.Context, log *slog.Logger, s settings.Pool
 		}
 		all.instances = append(all.instances, i)
 	}
-	return all.startFront(log, client, store, fs)
-}
-
-func (all *service) startFront(log *slog.Logger, client *redis.Client, store snapshot.Store, fs settings.Front) error {
-	keys, err := hop.ParseKeys(fs.HopKeys.Reveal())
-	if err != nil {
+	if all.front, err = frontd.Start(fs, frontd.Parts{Logger: log, Redis: client, Store: store}); err != nil {
 		return err
 	}
-	apiKeys, err := function.ParseAPIKeys(fs.APIKeys.Reveal())
-	if err != nil {
-		return err
-	}
-	hops := function.NewClient()
-	route := router.New(client, router.Options{Logger: log, Reach: hops.Reach})
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		route.Run(ctx)
-	}()
-	all.later(func() {
-		cancel()
-		<-done
-	})
-	all.front = function.New(function.Options{Logger: log, Router: route, Client: hops, View: snapshot.NewView(store, log), Keys: keys,
-		MaxBodyBytes: int64(fs.MaxBodyBytes), Memory: memory.Limit(), StatsToken: fs.StatsToken.Reveal(), APIKeys: apiKeys,
-		Limits: function.NewLimits(client, fs.RateLimitUser, fs.RateLimitAddr), TrustedProxies: fs.TrustedProxies})
+	all.later(all.front.Close)
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"claudepool/infra/testkit"
 	"claudepool/pool/api"
 	"claudepool/pool/pooltest"
 )
@@ -81,11 +82,13 @@ func testTogether(t *testing.T, cli, older, newer string, mayFail int) {
 	}
 	require.NotEmpty(t, owned[oldOne], "both fronts have asked an instance of each release")
 	require.NotEmpty(t, owned[newOne])
-	for _, front := range d.fronts {
-		eventuallyStats(t, front, func(s api.Stats) bool { return len(s.Instances) == 2 && len(s.ActiveUsers) == 12 })
+	for front := range d.fronts {
+		eventuallyStats(t, d.client(front), func(s api.Stats) bool {
+			return len(s.Instances) == 2 && len(s.ActiveUsers) == 12
+		})
 	}
 
-	require.NoError(t, d.instances[oldOne].Process.Signal(syscall.SIGTERM))
+	d.instances[oldOne].Signal(syscall.SIGTERM)
 	// As long as it ends, either may answer, but no request fails.
 	for gone := false; !gone; {
 		gone = d.redis.Exists(t.Context(), "{claudepool}:instance:"+oldOne).Val() == 0
@@ -105,11 +108,10 @@ func testTogether(t *testing.T, cli, older, newer string, mayFail int) {
 }
 
 // placeable waits until fronts place users on n instances.
-func (d *deployment) placeable(n int64) {
+func (d *deployment) placeable(n int) {
 	d.t.Helper()
-	require.Eventually(d.t, func() bool {
-		return d.redis.ZCard(d.t.Context(), "{claudepool}:candidates").Val() == n
-	}, patience, 20*time.Millisecond)
+	placed := func() bool { return testkit.Placeable(d.t.Context(), d.redis) == n }
+	require.Eventually(d.t, placed, patience, 20*time.Millisecond)
 }
 
 // testTooFar: where a release was left out, users are refused, not served wrongly.
@@ -126,8 +128,7 @@ func testTooFar(t *testing.T, cli, first, third string) {
 	d.requireRefused(firstFront, "ada", "hop: version not spoken here: 1, this release takes 2 to 3")
 	requireAnswer(t, d.ask(thirdFront, "ada", "hello"), "hello")
 
-	require.NoError(t, d.instances[thirdOne].Process.Signal(syscall.SIGTERM))
-	require.NoError(t, d.instances[thirdOne].Wait())
+	require.NoError(t, d.instances[thirdOne].Terminate(patience))
 	d.bin = first
 	d.instance()
 	d.placeable(1)

@@ -65,6 +65,25 @@ func TestRooms_EachImportsWhatItMayAndNothingElse(t *testing.T) {
 	require.Equal(t, len(rooms), seen, "a room has gone")
 }
 
+// programs are what may be built on testkit, beside tests: they are run by developers and never deployed.
+var programs = []string{"infra/local", "infra/bench", "infra/chaos", "infra/scale", "infra/sdktest", "infra/testkit"}
+
+func TestRooms_NoServiceImportsTheTestkit(t *testing.T) {
+	seen := 0
+	for _, p := range packages(t) {
+		if !slices.ContainsFunc(p.Imports, func(path string) bool { return within(path, "infra/testkit") }) {
+			continue
+		}
+		seen++
+		require.True(t, slices.ContainsFunc(programs, func(name string) bool { return within(p.ImportPath, name) }),
+			"%s imports it", p.ImportPath)
+	}
+	require.NotZero(t, seen, "it has gone")
+}
+
+// within reports whether a package is that room or below it.
+func within(path, room string) bool { return strings.HasPrefix(path+"/", module+room+"/") }
+
 // What is only for tests is never in a program that is deployed.
 func TestRooms_NothingDeployedImportsWhatIsForTests(t *testing.T) {
 	all := make(map[string]pkg)
@@ -74,6 +93,7 @@ func TestRooms_NothingDeployedImportsWhatIsForTests(t *testing.T) {
 	for _, program := range []string{"function/cmd/front", "pool/cmd/poold", "infra/scaler"} {
 		for _, path := range all[module+program].Deps {
 			require.NotContains(t, path, "pooltest", program)
+			require.NotContains(t, path, "testkit", program)
 			require.NotContains(t, path, "testify", program)
 		}
 	}

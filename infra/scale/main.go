@@ -5,19 +5,16 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"claudepool/infra/freeport"
+	"claudepool/infra/testkit"
 	"claudepool/router"
 )
 
@@ -52,14 +49,19 @@ func realMain(ctx context.Context, args []string) error {
 	set.Float64Var(&n.deployed, "deployed", 1, "share of the instances that the rolling deploy replaces")
 	set.IntVar(&n.batch, "batch", 20, "instances that the rolling deploy replaces at a time")
 	set.DurationVar(&n.steady, "steady", time.Minute, "how long the cost of life signs is watched")
-	report := set.String("report", "", "Markdown file whose text after the line `"+marker+"` is replaced by the results")
+	report := set.String("report", "", "Markdown file in which results replace what is after `"+testkit.ReportMark+"`")
 	if err := set.Parse(args); err != nil {
 		return err
 	}
 	if n.capacity == 0 {
 		n.capacity = n.users*5/(n.instances*4) + 1
 	}
-	url, stop, err := startRedis()
+	folder, err := os.MkdirTemp("", "scale-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(folder)
+	url, stop, err := startRedis(ctx, folder)
 	if err != nil {
 		return err
 	}
@@ -73,52 +75,35 @@ func realMain(ctx context.Context, args []string) error {
 	if *report == "" {
 		return nil
 	}
-	return writeReport(*report, text)
+	return testkit.WriteReport(*report, text)
 }
 
-// startRedis starts an empty server on a free port of the loopback.
-func startRedis() (url string, stop func(), err error) {
-	port, err := freeport.Port()
+// redisAnswersIn is how long the server may take to come up.
+const redisAnswersIn = 10 * time.Second
+
+// startRedis starts an empty server on a free port of the loopback, which places users at once.
+func startRedis(ctx context.Context, folder string) (url string, stop func(), err error) {
+	addr, err := freeport.Addr()
 	if err != nil {
 		return "", nil, err
 	}
-	dir, err := os.MkdirTemp("", "scale")
+	server, err := testkit.StartRedis(folder, addr)
 	if err != nil {
 		return "", nil, err
 	}
-	server := exec.Command("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", dir)
-	server.Env = []string{"PATH=" + os.Getenv("PATH")}
-	if err := server.Start(); err != nil {
-		return "", nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	stop = func() {
-		_ = server.Process.Signal(syscall.SIGTERM)
-		_ = server.Wait()
-		_ = os.RemoveAll(dir)
-	}
-	url = fmt.Sprintf("redis://127.0.0.1:%s", port)
+	url = "redis://" + addr
 	client, err := router.NewClient(url, "")
 	if err != nil {
-		stop()
+		server.Kill()
 		return "", nil, err
 	}
 	defer func() { _ = client.Close() }()
-	if err := answers(client); err != nil {
-		stop()
+	err = server.Await(ctx, "redis-server", redisAnswersIn, func() (bool, error) {
+		return true, router.Settle(ctx, client)
+	})
+	if err != nil {
+		server.Kill()
 		return "", nil, err
 	}
-	return url, stop, nil
-}
-
-// answers waits until the server does, and lets it place users at once.
-func answers(client *redis.Client) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	for client.Ping(ctx).Err() != nil {
-		if ctx.Err() != nil {
-			return errors.New("redis-server doesn't answer")
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	return router.Settle(ctx, client)
+	return url, server.Kill, nil
 }

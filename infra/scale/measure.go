@@ -1,22 +1,19 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
-)
 
-// marker is the line of a report after which results stand.
-const marker = "<!-- results -->"
+	"claudepool/infra/testkit"
+)
 
 type named struct {
 	name  string
@@ -125,8 +122,9 @@ func (f figures) commandsSince(before figures, users int) []string {
 func (r *results) markdown(command string, n sizes) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "`%s`\n\n%s, %d CPUs shared by the simulation, redis-server and whatever else ran; %s; commit %s; load average before `%s`, after `%s`.\n\n",
-		strings.TrimSpace(command), r.began.UTC().Format(time.DateOnly), runtime.NumCPU(), said("redis-server", "--version"),
-		said("git", "rev-parse", "--short", "HEAD"), strings.TrimSpace(r.load), strings.TrimSpace(r.loadAfter))
+		strings.TrimSpace(command), r.began.UTC().Format(time.DateOnly), runtime.NumCPU(),
+		testkit.Output("redis-server", "--version"), testkit.Output("git", "rev-parse", "--short", "HEAD"),
+		r.load, r.loadAfter)
 	fmt.Fprintf(&b, "%d users, %d instances of %d processes, %d fronts, %d requests at a time.\n\n", n.users, n.instances, n.capacity, n.fronts, n.workers)
 	b.WriteString("| phase | users | seconds | users/s | commands per user | requests repeated | Redis CPU, µs per user | Redis CPU, % | other commands/s |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	for _, row := range r.rows {
@@ -148,24 +146,4 @@ func per(a, b float64, format string) string {
 		return ""
 	}
 	return fmt.Sprintf(format, a/b)
-}
-
-func said(name string, args ...string) string {
-	out, err := exec.Command(name, args...).Output()
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(out))
-}
-
-func writeReport(path, results string) error {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	before, _, found := bytes.Cut(text, []byte(marker))
-	if !found {
-		return fmt.Errorf("%s has no line %s", path, marker)
-	}
-	return os.WriteFile(path, fmt.Appendf(nil, "%s%s\n\n%s", before, marker, results), 0o644)
 }

@@ -5,17 +5,18 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
+	"claudepool/infra/testkit"
 	"claudepool/router"
 )
 
 const (
-	candidatesKey = "{claudepool}:candidates"
 	// leaseOver is a lease and a little.
 	leaseOver = router.LeaseTime + time.Second
+	// placeableIn is how long all instances may take until fronts place users on them.
+	placeableIn = 10 * time.Minute
 )
 
 func simulate(ctx context.Context, url string, n sizes) (*results, error) {
@@ -25,7 +26,7 @@ func simulate(ctx context.Context, url string, n sizes) (*results, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &results{began: time.Now(), load: loadAverage()}
+	r := &results{began: time.Now(), load: testkit.LoadAverages()}
 	instances, err := s.begin(ctx, r)
 	if err != nil {
 		return nil, err
@@ -37,7 +38,7 @@ func simulate(ctx context.Context, url string, n sizes) (*results, error) {
 			return nil, err
 		}
 	}
-	r.loadAfter = loadAverage()
+	r.loadAfter = testkit.LoadAverages()
 	return r, s.check(instances)
 }
 
@@ -75,11 +76,11 @@ func (s *simulation) startInstances(ctx context.Context, n int) (started []*inst
 		started = append(started, i)
 	}
 	for _, i := range started {
-		for s.admin.ZScore(ctx, candidatesKey, i.ID()).Err() != nil {
-			if ctx.Err() != nil {
-				return nil, ctx.Err()
-			}
-			time.Sleep(20 * time.Millisecond)
+		err := testkit.Await(ctx, "a place in Redis", placeableIn, func() (bool, error) {
+			return true, s.admin.ZScore(ctx, testkit.Candidates, i.ID()).Err()
+		})
+		if err != nil {
+			return nil, err
 		}
 	}
 	return started, nil
@@ -248,11 +249,6 @@ func (s *simulation) everybody() []int {
 		users[u] = u
 	}
 	return users
-}
-
-func loadAverage() string {
-	text, _ := os.ReadFile("/proc/loadavg")
-	return string(text)
 }
 
 // reach dials the address that all instances share. There is no certificate to be looked at, and nothing to keep a connection for.

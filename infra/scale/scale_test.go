@@ -1,9 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -14,7 +11,7 @@ import (
 
 func TestScale_ServesEverybodyThroughALossAndADeploy(t *testing.T) {
 	need.Program(t, "redis-server")
-	url, stop, err := startRedis()
+	url, stop, err := startRedis(t.Context(), t.TempDir())
 	require.NoError(t, err)
 	defer stop()
 	n := sizes{users: 600, instances: 10, fronts: 3, capacity: 90, workers: 8, lost: 0.2, deployed: 1, batch: 4, steady: time.Millisecond}
@@ -40,15 +37,8 @@ func TestScale_ServesEverybodyThroughALossAndADeploy(t *testing.T) {
 	}
 }
 
-func TestScale_AReportKeepsWhatStandsBeforeTheResults(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "README.md")
-	require.NoError(t, os.WriteFile(path, []byte("# Scale\n\nsaid by hand\n\n"+marker+"\n\nold"), 0o600))
+func TestScale_ReportsEachPhase(t *testing.T) {
 	r := &results{rows: []row{{name: "new users", users: 10, took: time.Second, requested: 20, cpu: time.Millisecond}}}
-	require.NoError(t, writeReport(path, r.markdown("go run ./infra/scale", sizes{users: 10})))
-	text, err := os.ReadFile(path)
-	require.NoError(t, err)
-	require.True(t, bytes.HasPrefix(text, []byte("# Scale\n\nsaid by hand\n\n"+marker)))
-	require.Contains(t, string(text), "| new users | 10 | 1.0 | 10 | 2.00 | 0 | 100.0 |")
-	require.NotContains(t, string(text), "\nold")
-	require.ErrorContains(t, writeReport(filepath.Join(t.TempDir(), "none"), ""), "no such file")
+	text := r.markdown("go run ./infra/scale", sizes{users: 10})
+	require.Contains(t, text, "| new users | 10 | 1.0 | 10 | 2.00 | 0 | 100.0 |")
 }

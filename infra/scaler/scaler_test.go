@@ -5,12 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"os/exec"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -19,8 +16,7 @@ import (
 	"google.golang.org/api/option"
 	"google.golang.org/api/run/v2"
 
-	"claudepool/infra/freeport"
-	"claudepool/infra/need"
+	"claudepool/infra/testkit"
 	"claudepool/router"
 )
 
@@ -68,16 +64,7 @@ func (p *platform) seen() []string {
 
 func newRedis(t *testing.T) *redis.Client {
 	t.Helper()
-	addr, err := freeport.Addr()
-	require.NoError(t, err)
-	_, port, _ := net.SplitHostPort(addr)
-	server := exec.Command(need.Program(t, "redis-server"), "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
-	require.NoError(t, server.Start())
-	t.Cleanup(func() {
-		_ = server.Process.Signal(syscall.SIGTERM)
-		_ = server.Wait()
-	})
-	client, err := router.NewClient("redis://"+addr, "")
+	client, err := router.NewClient("redis://"+testkit.Redis(t), "")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = client.Close() })
 	require.Eventually(t, func() bool { return client.Ping(t.Context()).Err() == nil }, 10*time.Second, 10*time.Millisecond)

@@ -2,18 +2,17 @@ package snapshot
 
 import (
 	"fmt"
-	"io"
 	"net"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"claudepool/infra/database"
-	"claudepool/infra/emulator"
 	"claudepool/infra/freeport"
+	"claudepool/infra/testkit"
+	"claudepool/infra/testkit/emulator"
 )
 
 // open returns a Store of a project of the test's own at the address.
@@ -120,8 +119,10 @@ func everyCallEnds(t *testing.T, store *Firestore) {
 }
 
 func TestView_OfFirestoreIsStaleWhileItIsAwayAndHeals(t *testing.T) {
-	way := newProxy(t, emulator.Addr(t))
-	store := open(t, way.addr)
+	way, err := testkit.NewRelay(emulator.Addr(t))
+	require.NoError(t, err)
+	t.Cleanup(way.Close)
+	store := open(t, way.Addr())
 	view := NewView(store, (&logs{}).logger())
 	require.NoError(t, store.Put(t.Context(), full("i1")))
 	require.Eventually(t, func() bool {
@@ -129,7 +130,7 @@ func TestView_OfFirestoreIsStaleWhileItIsAwayAndHeals(t *testing.T) {
 		return !stale && slices.Equal([]string{"i1"}, ids(list))
 	}, 30*time.Second, 100*time.Millisecond)
 
-	way.down()
+	way.Reset(true)
 	time.Sleep(pace.Read)
 	begun := time.Now()
 	list, _, stale := view.List()
@@ -137,7 +138,7 @@ func TestView_OfFirestoreIsStaleWhileItIsAwayAndHeals(t *testing.T) {
 	require.Equal(t, []string{"i1"}, ids(list))
 	require.True(t, stale)
 
-	way.up(t)
+	way.Mend()
 	require.Eventually(t, func() bool { _, _, stale := view.List(); return !stale }, time.Minute, 100*time.Millisecond)
 }
 
@@ -153,72 +154,4 @@ func TestOpen_IsInMemoryOnlyWithoutProjectAndEmulator(t *testing.T) {
 	require.NoError(t, err)
 	require.IsType(t, &Firestore{}, store)
 	require.NoError(t, closeStore())
-}
-
-// proxy is a way to an address that can be cut.
-type proxy struct {
-	addr, target string
-
-	mu       sync.Mutex // guards the following
-	listener net.Listener
-	conns    []net.Conn
-	work     sync.WaitGroup
-}
-
-func newProxy(t *testing.T, target string) *proxy {
-	t.Helper()
-	addr, err := freeport.Addr() // which nobody else gets while it is down
-	require.NoError(t, err)
-	p := &proxy{addr: addr, target: target}
-	p.up(t)
-	t.Cleanup(p.down)
-	return p
-}
-
-// up listens, always at the same address.
-func (p *proxy) up(t *testing.T) {
-	t.Helper()
-	listener, err := net.Listen("tcp", p.addr)
-	require.NoError(t, err)
-	p.mu.Lock()
-	p.listener = listener
-	p.mu.Unlock()
-	p.work.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			p.pass(conn)
-		}
-	})
-}
-
-func (p *proxy) pass(conn net.Conn) {
-	onward, err := net.Dial("tcp", p.target)
-	if err != nil {
-		_ = conn.Close()
-		return
-	}
-	p.mu.Lock()
-	p.conns = append(p.conns, conn, onward)
-	p.mu.Unlock()
-	for _, way := range [][2]net.Conn{{conn, onward}, {onward, conn}} {
-		p.work.Go(func() {
-			_, _ = io.Copy(way[0], way[1])
-			_ = way[0].Close()
-		})
-	}
-}
-
-// down refuses new connections and cuts those there are.
-func (p *proxy) down() {
-	p.mu.Lock()
-	_ = p.listener.Close()
-	for _, conn := range p.conns {
-		_ = conn.Close()
-	}
-	p.conns = nil
-	p.mu.Unlock()
-	p.work.Wait()
 }

@@ -3,7 +3,7 @@ package snapshot
 import (
 	"testing"
 
-	"claudepool/infra/emulator"
+	"claudepool/infra/testkit/emulator"
 )
 
 func TestMain(m *testing.M) { emulator.TestMain(m) }

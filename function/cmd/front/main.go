@@ -11,10 +11,8 @@ import (
 	"strconv"
 	"syscall"
 
-	"claudepool/function"
-	"claudepool/infra/hop"
+	"claudepool/function/frontd"
 	"claudepool/infra/logging"
-	"claudepool/infra/memory"
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
 	"claudepool/router"
@@ -37,14 +35,6 @@ func realMain(ctx context.Context) error {
 	}
 	log := logging.New(os.Stdout, s.LogLevel, s.LogFormat, s.FirestoreProject)
 	slog.SetDefault(log) // libraries that log by themselves are redacted too
-	keys, err := hop.ParseKeys(s.HopKeys.Reveal())
-	if err != nil {
-		return err
-	}
-	apiKeys, err := function.ParseAPIKeys(s.APIKeys.Reveal())
-	if err != nil {
-		return err
-	}
 	redis, err := router.NewClient(s.RedisURL.Reveal(), s.RedisCA)
 	if err != nil {
 		return err
@@ -58,17 +48,14 @@ func realMain(ctx context.Context) error {
 	if s.FirestoreProject == "" {
 		log.Warn("FIRESTORE_PROJECT is not set: the stats will list no instance")
 	}
-	hops := function.NewClient()
-	route := router.New(redis, router.Options{Logger: log, Reach: hops.Reach})
-	front := function.New(function.Options{Logger: log, Router: route, Client: hops, View: snapshot.NewView(store, log), Keys: keys,
-		MaxBodyBytes: int64(s.MaxBodyBytes), Memory: memory.Limit(), StatsToken: s.StatsToken.Reveal(), APIKeys: apiKeys,
-		Limits: function.NewLimits(redis, s.RateLimitUser, s.RateLimitAddr), TrustedProxies: s.TrustedProxies})
-	watch, stopWatch := context.WithCancel(context.Background())
-	defer stopWatch()
-	go route.Run(watch)
+	front, err := frontd.Start(s, frontd.Parts{Logger: log, Redis: redis, Store: store})
+	if err != nil {
+		return err
+	}
+	defer front.Close()
 	listener, err := net.Listen("tcp", ":"+strconv.Itoa(s.Port)) // #nosec G102 -- a container serves on all its addresses
 	if err != nil {
 		return err
 	}
-	return serve(ctx, log, front, newServer(log), listener)
+	return serve(ctx, log, front.Front, newServer(log), listener)
 }

@@ -22,7 +22,7 @@ import (
 
 	"claudepool/infra/freeport"
 	"claudepool/infra/hop"
-	"claudepool/infra/need"
+	"claudepool/infra/testkit"
 	"claudepool/pool/api"
 	"claudepool/pool/pooltest"
 	"claudepool/router"
@@ -86,7 +86,7 @@ func ask(url string, user int64) int {
 
 func startRedis(t *testing.T) string {
 	t.Helper()
-	addr := need.Redis(t)
+	addr := testkit.Redis(t)
 	client, err := router.NewClient("redis://"+addr, "")
 	require.NoError(t, err)
 	defer client.Close()

@@ -1,4 +1,4 @@
-// Package emulator runs the Firestore emulator for tests.
+// Package emulator runs the Firestore emulator.
 package emulator
 
 import (
@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,14 +17,16 @@ import (
 	"google.golang.org/api/option"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"claudepool/infra/testkit"
 )
 
 const (
 	jar   = "platform/cloud-firestore-emulator/cloud-firestore-emulator.jar"
 	class = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
 
-	// readyWithin bounds a start. An emulator that has only just come up takes seconds for a call on a busy machine, longer
-	// than the calls of a service may: it isn't ready until its calls take less than readyCall.
+	// readyWithin bounds a start. An emulator that has only just come up takes seconds for a call on a busy machine,
+	// longer than the calls of a service may: it isn't ready until its calls take less than readyCall.
 	readyWithin = 2 * time.Minute
 	readyCall   = 250 * time.Millisecond
 )
@@ -31,22 +34,50 @@ const (
 // ErrMissing says that this machine has no emulator.
 var ErrMissing = errors.New("the Firestore emulator or java is not installed")
 
-// Command returns the command line of an emulator on a port of the loopback.
-func Command(port string) ([]string, error) {
+// Start starts an emulator at an address of the loopback, and waits until it answers as fast as the real one would. It
+// writes its log into the folder. With an error, too, there may be a process.
+func Start(ctx context.Context, folder, addr string) (*testkit.Process, error) {
 	path, err := findJar()
 	if err != nil {
 		return nil, err
 	}
-	return []string{"java", "-cp", path, class, "--host=127.0.0.1", "--port=" + port}, nil
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	p, err := testkit.Start(folder, nil, "java", "-cp", path, class, "--host="+host, "--port="+port)
+	if err != nil {
+		return nil, err
+	}
+	err = p.Await(ctx, "the Firestore emulator", readyWithin, func() (bool, error) { return serves(ctx, addr) })
+	if err != nil {
+		return p, err
+	}
+	return p, warmUp(ctx, addr)
 }
 
-// Ready waits until the emulator at an address answers, and as fast as the real one would.
-func Ready(ctx context.Context, addr string) error {
+// serves reports whether the emulator says that it does.
+func serves(ctx context.Context, addr string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/", nil)
+	if err != nil {
+		return false, err
+	}
+	r.Close = true // no connection is left idle
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return false, err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	return answer.StatusCode == http.StatusOK && string(body) == "Ok\n", err
+}
+
+// warmUp makes calls until they are fast.
+func warmUp(ctx context.Context, addr string) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
-	if err := waitOk(ctx, "http://"+addr+"/"); err != nil {
-		return err
-	}
 	client, err := firestore.NewClient(ctx, "warm-up", option.WithEndpoint(addr), option.WithoutAuthentication(),
 		option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())))
 	if err != nil {
@@ -108,21 +139,4 @@ func findJar() (string, error) {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
-}
-
-// waitOk waits until the emulator says that it serves.
-func waitOk(ctx context.Context, url string) error {
-	client := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	for ; ctx.Err() == nil; time.Sleep(50 * time.Millisecond) {
-		answer, err := client.Get(url)
-		if err != nil {
-			continue
-		}
-		body, _ := io.ReadAll(answer.Body)
-		_ = answer.Body.Close()
-		if answer.StatusCode == http.StatusOK && string(body) == "Ok\n" {
-			return nil
-		}
-	}
-	return fmt.Errorf("the emulator does not serve: %w", ctx.Err())
 }

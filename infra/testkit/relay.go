@@ -1,4 +1,4 @@
-package main
+package testkit
 
 import (
 	"io"
@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// relay passes TCP connections on, and fails as a network does. What a held relay has taken it keeps, as the kernels at
+// Relay passes TCP connections on, and fails as a network does. What a held relay has taken it keeps, as the kernels at
 // both ends of a broken line do, and passes on when the line is whole again; proxies made for tests drop it, which no
 // network does to a connection that lives on.
-type relay struct {
+type Relay struct {
 	listener net.Listener
 
 	mu     sync.Mutex // guards the following
@@ -21,34 +21,37 @@ type relay struct {
 	conns  map[net.Conn]bool
 }
 
-func newRelay(target string) (*relay, error) {
+// NewRelay returns one on a loopback port of its own, which has to be closed. It dials target for each connection.
+func NewRelay(target string) (*Relay, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	r := &relay{listener: listener, target: target, gate: make(chan struct{}), conns: make(map[net.Conn]bool)}
+	r := &Relay{listener: listener, target: target, gate: make(chan struct{}), conns: make(map[net.Conn]bool)}
 	close(r.gate)
 	go r.serve()
 	return r, nil
 }
 
-func (r *relay) addr() string { return r.listener.Addr().String() }
+// Addr is the host:port where it listens.
+func (r *Relay) Addr() string { return r.listener.Addr().String() }
 
-func (r *relay) close() {
+// Close breaks all connections and listens no more.
+func (r *Relay) Close() {
 	_ = r.listener.Close()
-	r.mend() // what waits there ends
-	r.reset(true)
+	r.Mend() // what waits there ends
+	r.Reset(true)
 }
 
-// hold lets nothing pass any more, and closes nothing.
-func (r *relay) hold() {
+// Hold lets nothing pass any more, and closes nothing.
+func (r *Relay) Hold() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.gate = make(chan struct{})
 }
 
-// reset breaks all connections, and with cut each new one too.
-func (r *relay) reset(cut bool) {
+// Reset breaks all connections, and with cut each new one too.
+func (r *Relay) Reset(cut bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.cut = cut
@@ -57,8 +60,8 @@ func (r *relay) reset(cut bool) {
 	}
 }
 
-// mend ends what hold, reset and slow began.
-func (r *relay) mend() {
+// Mend ends what Hold, Reset and Slow began.
+func (r *Relay) Mend() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.cut, r.delay = false, 0
@@ -69,23 +72,23 @@ func (r *relay) mend() {
 	}
 }
 
-// slow makes each piece of data late.
-func (r *relay) slow(delay time.Duration) {
+// Slow makes each piece of data late.
+func (r *Relay) Slow(delay time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.delay = delay
 }
 
-// aim breaks all connections and sends new ones to another target.
-func (r *relay) aim(target string) {
+// Aim breaks all connections and sends new ones to another target.
+func (r *Relay) Aim(target string) {
 	r.mu.Lock()
 	r.target = target
 	cut := r.cut
 	r.mu.Unlock()
-	r.reset(cut)
+	r.Reset(cut)
 }
 
-func (r *relay) serve() {
+func (r *Relay) serve() {
 	for {
 		conn, err := r.listener.Accept()
 		if err != nil {
@@ -96,7 +99,7 @@ func (r *relay) serve() {
 }
 
 // join connects a connection with the target.
-func (r *relay) join(near net.Conn) {
+func (r *Relay) join(near net.Conn) {
 	defer r.forget(near)
 	if !r.keep(near) {
 		return
@@ -120,7 +123,7 @@ func (r *relay) join(near net.Conn) {
 }
 
 // keep enters a connection, and says whether it may live.
-func (r *relay) keep(conn net.Conn) bool {
+func (r *Relay) keep(conn net.Conn) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.cut {
@@ -129,7 +132,7 @@ func (r *relay) keep(conn net.Conn) bool {
 	return !r.cut
 }
 
-func (r *relay) forget(conn net.Conn) {
+func (r *Relay) forget(conn net.Conn) {
 	_ = conn.Close()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -137,7 +140,7 @@ func (r *relay) forget(conn net.Conn) {
 }
 
 // pass waits until data may pass.
-func (r *relay) pass() {
+func (r *Relay) pass() {
 	r.mu.Lock()
 	gate, delay := r.gate, r.delay
 	r.mu.Unlock()
@@ -146,7 +149,7 @@ func (r *relay) pass() {
 }
 
 // pump copies until one side ends, of which the other side learns only when data may pass.
-func (r *relay) pump(to, from net.Conn) {
+func (r *Relay) pump(to, from net.Conn) {
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buffer)

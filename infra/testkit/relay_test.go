@@ -1,16 +1,15 @@
-package main
+package testkit_test
 
 import (
 	"io"
 	"net"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-)
 
-func bytesOf(text string) io.Reader { return strings.NewReader(text) }
+	"claudepool/infra/testkit"
+)
 
 // echo serves what sends everything back.
 func echo(t *testing.T) string {
@@ -33,9 +32,9 @@ func echo(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func dialled(t *testing.T, r *relay) net.Conn {
+func dialled(t *testing.T, r *testkit.Relay) net.Conn {
 	t.Helper()
-	conn, err := net.Dial("tcp", r.addr())
+	conn, err := net.Dial("tcp", r.Addr())
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	return conn
@@ -60,37 +59,37 @@ func hears(t *testing.T, conn net.Conn, text string, patience time.Duration) boo
 }
 
 func TestRelay_HeldItKeepsEverythingForLater(t *testing.T) {
-	r, err := newRelay(echo(t))
+	r, err := testkit.NewRelay(echo(t))
 	require.NoError(t, err)
-	defer r.close()
+	defer r.Close()
 	before := dialled(t, r)
 	_, err = io.WriteString(before, "one")
 	require.NoError(t, err)
 	require.True(t, hears(t, before, "one", 10*time.Second))
-	r.hold()
+	r.Hold()
 	require.False(t, says(t, before, "two"))
 	meanwhile := dialled(t, r)
 	require.False(t, says(t, meanwhile, "three"))
-	r.mend()
+	r.Mend()
 	require.True(t, hears(t, before, "two", 10*time.Second))
 	require.True(t, hears(t, meanwhile, "three", 10*time.Second))
 }
 
 func TestRelay_ResetBreaksConnectionsAndAimSendsNewOnesElsewhere(t *testing.T) {
-	r, err := newRelay("127.0.0.1:1")
+	r, err := testkit.NewRelay("127.0.0.1:1")
 	require.NoError(t, err)
-	defer r.close()
-	r.aim(echo(t))
+	defer r.Close()
+	r.Aim(echo(t))
 	conn := dialled(t, r)
 	_, err = io.WriteString(conn, "one")
 	require.NoError(t, err)
 	require.True(t, hears(t, conn, "one", 10*time.Second))
-	r.reset(true)
+	r.Reset(true)
 	_, err = conn.Read(make([]byte, 1))
 	require.Error(t, err)
 	_, err = dialled(t, r).Read(make([]byte, 1))
 	require.Error(t, err)
-	r.mend()
+	r.Mend()
 	conn = dialled(t, r)
 	_, err = io.WriteString(conn, "two")
 	require.NoError(t, err)
