@@ -183,8 +183,8 @@ func (p *Pool) takeLongestUnused(of *user) *slot {
 func (p *Pool) takeOfTooLarge() *slot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	most := p.tooMuch()
-	return p.takeOfLargestLocked(func(u *user) bool { return !u.space.within(most) })
+	most := p.quota.tooMuch()
+	return p.takeOfLargestLocked(func(u *user) bool { return !u.space.Within(most) })
 }
 
 // takeOfUnproven takes the slot of what the unproven user has used longest ago who has most.

@@ -8,6 +8,8 @@ import (
 
 	"claudepool/pool/api"
 	"claudepool/pool/cli"
+	"claudepool/pool/vault"
+	"claudepool/pool/workspace"
 )
 
 // knownFormer is how many former tokens of a user are remembered; what an older one leads to is looked up again.
@@ -30,14 +32,14 @@ type conversation struct {
 	rested   bool // freezing its process was tried since its last use
 
 	// Guarded by Pool.mu. While somebody has the slot, nobody else changes it, and who has it may read it without the lock.
-	id      string       // the CLI's session id; until the first process of an unnamed one it may still change
-	process *cli.Process // nil while there is none
-	started time.Time    // when the process became the conversation's
-	dir     *workspace   // nil until the first process
-	digests api.Digests  // of what was said so far
-	settled bool         // they are right: no turn is changing them
-	spoken  bool         // a turn has gone well: it has more than the history that it began with
-	gone    bool         // deleted, or moved to another user: not to be used by who waited for it
+	id      string            // the CLI's session id; until the first process of an unnamed one it may still change
+	process *cli.Process      // nil while there is none
+	started time.Time         // when the process became the conversation's
+	dir     *workspace.Folder // nil until the first process
+	digests api.Digests       // of what was said so far
+	settled bool              // they are right: no turn is changing them
+	spoken  bool              // a turn has gone well: it has more than the history that it began with
+	gone    bool              // deleted, or moved to another user: not to be used by who waited for it
 
 	mirror mirror // guarded by Pool.mu; see there
 }
@@ -287,7 +289,7 @@ func (to *user) receiveLocked(old *slot, version int64) *slot {
 	c.mirror = mirror{off: old.mirror.off}
 	if version > 0 {
 		c.mirror = mirror{version: version, fresh: old.mirror.fresh, fetch: old.mirror.fetch,
-			apart: old.mirror.fetch && old.mirror.apart || recordOf(old.settings).isLarge()}
+			apart: old.mirror.fetch && old.mirror.apart || vault.Settings(old.settings).IsLarge()}
 	}
 	s.settings, s.seed, s.fresh, s.dirty, s.goodTurn, s.answered = old.settings, old.seed, old.fresh, old.dirty, old.goodTurn, old.answered
 	s.joinLocked()

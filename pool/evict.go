@@ -1,6 +1,9 @@
 package pool
 
-import "claudepool/pool/api"
+import (
+	"claudepool/pool/api"
+	"claudepool/pool/workspace"
+)
 
 // mostAtOnce bounds how many conversations' files give way in one round where the disk is short: some file systems tell
 // only later what has become free.
@@ -34,25 +37,26 @@ func (p *Pool) evict(s *slot) bool {
 func (p *Pool) makeRoom() {
 	crammed := false
 	for range mostAtOnce {
-		d, err := p.tuning.disk(p.opts.Workspaces)
+		disk, err := p.tuning.disk(p.opts.Workspaces)
 		if err != nil {
 			p.opts.Logger.Error("the disk's room can't be told", "error", err)
 			break
 		}
-		missing := d.missing()
-		if missing == (Space{}) {
+		missing := disk.Missing()
+		if missing == (workspace.Space{}) {
 			break
 		}
 		if p.evict(p.takeOfTooLarge()) {
 			continue
 		}
-		if !missing.within(p.measured()) {
-			p.opts.Logger.Warn("the disk is short, not by what users have", "free_bytes", d.free.Bytes, "free_files", d.free.Files)
+		if !missing.Within(p.measured()) {
+			p.opts.Logger.Warn("the disk is short, not by what users have", "free_bytes", disk.Free.Bytes,
+				"free_files", disk.Free.Files)
 			break
 		}
 		if crammed = !p.evictForRoom(); crammed {
-			p.opts.Logger.Error("no conversation can begin: the disk is short and all files are in use", "free_bytes", d.free.Bytes,
-				"free_files", d.free.Files)
+			p.opts.Logger.Error("no conversation can begin: the disk is short and all files are in use",
+				"free_bytes", disk.Free.Bytes, "free_files", disk.Free.Files)
 			break
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"claudepool/pool/broker"
 	"claudepool/pool/cli"
 	"claudepool/pool/confine"
+	"claudepool/pool/workspace"
 )
 
 // tune gives the options a tuning of their own, with which the quota is measured only when a test says so, and interrupts
@@ -170,16 +171,16 @@ func (p *Pool) Doom() {
 func (o *Options) SetSlice(d time.Duration) { o.tune().quotaSlice = d }
 
 // SetDisk has the disk be as f says: what it has, and what of it is free.
-func (o *Options) SetDisk(f func() (total, free Space)) {
-	o.tune().disk = func(string) (disk, error) {
+func (o *Options) SetDisk(f func() (total, free workspace.Space)) {
+	o.tune().disk = func(string) (workspace.Disk, error) {
 		total, free := f()
-		return disk{total, free}, nil
+		return workspace.Disk{Total: total, Free: free}, nil
 	}
 }
 
 // CheckSpace measures the workspaces now, and makes room where the disk is short.
 func (p *Pool) CheckSpace() {
-	p.meter.round()
+	p.quota.round()
 	p.makeRoom()
 }
 

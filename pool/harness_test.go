@@ -33,6 +33,7 @@ import (
 	"claudepool/pool/poold"
 	"claudepool/pool/pooltest"
 	"claudepool/pool/server"
+	"claudepool/pool/workspace"
 )
 
 const hopKey = "0123456789abcdef0123456789abcdef"
@@ -198,7 +199,8 @@ func startService(t testing.TB, cli string, confinement *confine.Confinement, ch
 	s.root = folder.Path()
 	opts := pool.Options{
 		Logger: log, Launcher: launcher, Broker: b, ClaudeBin: cli, Workspaces: folder.Path(),
-		MaxProcesses: 8, MaxProcessesPerUser: 4, MaxConversations: 100, QueueLimit: 32, MaxProcessRSS: 4 << 30, Quota: pool.Space{Bytes: 1 << 30, Files: 100_000},
+		MaxProcesses: 8, MaxProcessesPerUser: 4, MaxConversations: 100, QueueLimit: 32, MaxProcessRSS: 4 << 30,
+		Quota:       workspace.Space{Bytes: 1 << 30, Files: 100_000},
 		IdleTimeout: time.Minute, FreezeAfter: time.Minute, CleanupInterval: time.Minute, WorkspaceTTL: time.Hour, TurnTimeout: time.Minute,
 		QueueTimeout: time.Minute, SilenceTimeout: time.Minute, SpawnTimeout: 30 * time.Second, PermissionMode: "default",
 	}

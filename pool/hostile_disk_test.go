@@ -10,12 +10,15 @@ import (
 
 	"claudepool/infra/need"
 	"claudepool/pool"
+	"claudepool/pool/workspace"
 )
 
 // Each of these fills the disk in a way of its own. Whoever does it is ended, and nobody else; afterwards nothing is left.
 func TestHostile_WhoFillsTheDiskIsEndedAlone(t *testing.T) {
 	need.Root(t)
-	s := newScene(t, confinement(t), nil, func(o *pool.Options) { o.Quota = pool.Space{Bytes: 32 << 20, Files: 5000} })
+	s := newScene(t, confinement(t), nil, func(o *pool.Options) {
+		o.Quota = workspace.Space{Bytes: 32 << 20, Files: 5000}
+	})
 	for user, command := range map[string]string{
 		"nests-6000-folders":         `perl -e "for (1..6000) { mkdir q(d); chdir q(d) }"; sleep 60`,
 		"makes-20000-files":          `perl -e "for (1..20000) { open F, qq(>f\$_) }"; sleep 60`,

@@ -73,7 +73,7 @@ func (u *user) inherit(ctx context.Context, req, former *api.Request, outage boo
 	}
 	_ = each(context.WithoutCancel(ctx), held, deletesAtOnce, func(s *slot) error { // before anybody can be given the former user
 		if copied[s.conversation] > 0 && moved[s] != nil {
-			s.forgetArchived()
+			s.tryDeleteArchived()
 		}
 		return nil
 	})
@@ -163,15 +163,15 @@ func (from *user) reseal(ctx context.Context, to *user, held []*slot) (copied ma
 
 // copyTo carries a copying out.
 func (from *user) copyTo(ctx context.Context, to *user, plan copying) error {
-	vault := from.pool.vault
-	zipped, apart, err := vault.load(ctx, from.keys, plan.head.Session, plan.from)
+	v := from.pool.vault
+	body, err := v.Load(ctx, from.keys, plan.manifest.Session, plan.from)
 	if err != nil {
 		return err
 	}
-	if plan.apart && apart != nil {
-		plan.head.Settings = *apart
+	if plan.apart && body.Settings != nil {
+		plan.manifest.Settings = *body.Settings
 	}
-	return vault.save(context.WithoutCancel(ctx), to.keys, plan.head, plan.to, zipped)
+	return v.Save(context.WithoutCancel(ctx), to.keys, plan.manifest, plan.to, body)
 }
 
 // adopted makes what was another user's the slot's user's: the process's calls carry the new token, and the workspace is
@@ -188,7 +188,7 @@ func (s *slot) adopted(old *slot, before, now broker.Credential) {
 	if s.dir == nil {
 		return
 	}
-	err := errors.Join(p.index.enter(s.user.id, s.id, s.dir), p.index.strike(old.user.id, s.id, s.dir))
+	err := errors.Join(p.index.Link(s.user.id, s.id, s.dir), p.index.Unlink(old.user.id, s.id, s.dir))
 	if err != nil {
 		p.opts.Logger.Warn("a workspace is still entered under its former user", "error", err)
 	}
@@ -232,7 +232,7 @@ func (s *slot) delete(ctx context.Context) error {
 		err = s.conversation.deleteArchived()
 	}
 	if err != nil {
-		s.spare()
+		s.resumeSaving()
 		s.pool.opts.Logger.Warn("an archived conversation can't be deleted", "user", api.ShortUser(s.user.id), "error", err)
 		if errors.Is(err, archive.ErrPermanent) {
 			return api.BadGateway("not all could be deleted")

@@ -2,14 +2,13 @@ package pool
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"time"
 
-	"claudepool/infra/archive"
 	"claudepool/pool/api"
-	"claudepool/pool/claude"
+	"claudepool/pool/cli"
 	"claudepool/pool/seal"
+	"claudepool/pool/vault"
 )
 
 // A conversation outlives its instance by what stands in the archive: after each good turn its transcript is mirrored
@@ -20,16 +19,16 @@ const mirrorWait = 2 * time.Second
 
 // mirror is what a conversation has of itself in the archive. Guarded by Pool.mu.
 type mirror struct {
-	version int64 // the archive's, as far as known here; 0 is none
-	next    *head // to be saved, when what is being saved has been
-	busy    bool
-	stop    context.CancelFunc // ends what is being saved; nil before it is
-	done    chan struct{}      // closed when nothing is being saved any more
-	off     bool               // somebody else goes on with it, or it is too large
-	doomed  bool               // to be deleted
-	fresh   bool               // the archive has all that was said in good turns
-	fetch   bool               // the archive's transcript has to replace what is here; changed by nobody but who has the slot
-	apart   bool               // the archive has the settings with the transcript: while that is to be fetched they aren't here
+	version  int64           // the archive's, as far as known here; 0 is none
+	next     *vault.Manifest // to be saved, when what is being saved has been
+	busy     bool
+	stop     context.CancelFunc // ends what is being saved; nil before it is
+	done     chan struct{}      // closed when nothing is being saved any more
+	off      bool               // somebody else goes on with it, or it is too large
+	deleting bool               // to be deleted
+	fresh    bool               // the archive has all that was said in good turns
+	fetch    bool               // the archive's transcript has to replace what is here; for who has the slot to change
+	apart    bool               // the archive has the settings in the body: while that is to be fetched they aren't here
 }
 
 // askOnce returns what the archive is asked about the user, and whether it is to be asked now.
@@ -57,22 +56,6 @@ func (u *user) dropRecall(r *recall) {
 	}
 }
 
-// unlearn forgets conversations that were deleted at another instance, and those that were to be fetched and aren't there
-// any more.
-func (u *user) unlearn(records []archive.Record) {
-	p := u.pool
-	deleted := make(map[string]bool) // by name; false: it is there
-	for _, r := range records {
-		deleted[r.Name] = r.Deleted
-	}
-	for id, c := range u.conversationsOf() {
-		isDeleted, isListed := deleted[u.keys.Name(id)]
-		if (isDeleted || !isListed) && c.loseUnused(isDeleted) {
-			p.goes(func() { c.dropFiles() })
-		}
-	}
-}
-
 // conversationsOf returns the user's conversations by their ids.
 func (u *user) conversationsOf() map[string]*conversation {
 	p := u.pool
@@ -95,26 +78,25 @@ func (c *conversation) loseUnused(isDeleted bool) bool {
 	return true
 }
 
-// enroll enters what the archive has of a conversation among the user's.
-func (u *user) enroll(version int64, h *head) {
+// addArchived adds what the archive has of a conversation to the user's.
+func (u *user) addArchived(kept vault.Conversation) {
 	p := u.pool
-	settings := h.Settings.settings()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c := u.conversations[h.Session]
+	c := u.conversations[kept.Session]
 	switch {
 	case c == nil:
-	case c.born == h.Born && c.mirror.version >= version || c.mirror.busy:
+	case c.born == kept.Incarnation && c.mirror.version >= kept.Version || c.mirror.busy:
 		return
 	case c.heldLocked() || c.process != nil:
 		c.mirror.off = true // it was begun here while the archive could not be asked
 		return
 	}
-	s := u.newConversation(h.Session, h.Born, api.DigestsFrom(h.Digest, h.Digests))
-	s.spoken = true
-	s.named, s.mirror = h.Named, mirror{version: version, fresh: true, fetch: true, apart: h.Apart}
-	s.settings, s.goodTurn, s.answered = settings, h.GoodTurn, true
-	isStandard := h.Standard || c != nil && u.standard == c
+	s := u.newConversation(kept.Session, kept.Incarnation, kept.Digests)
+	s.spoken, s.named = true, kept.Named
+	s.mirror = mirror{version: kept.Version, fresh: true, fetch: true, apart: kept.SettingsInBody}
+	s.settings, s.goodTurn, s.answered = cli.Settings(kept.Settings), kept.GoodTurn, true
+	isStandard := kept.Default || c != nil && u.standard == c
 	if c != nil {
 		s.setDirLocked(c.dir)
 		c.loseLocked()
@@ -146,24 +128,24 @@ func (s *slot) save() {
 	if p.vault == nil || s.goodTurn == "" || s.user.isUnproven() { // what is kept proves its user later
 		return
 	}
-	h := headOf(s)
+	m := manifestOf(s)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	u, m := s.user, &s.conversation.mirror
-	if m.off || m.doomed || u.keys == nil {
+	u, state := s.user, &s.conversation.mirror
+	if state.off || state.deleting || u.keys == nil {
 		return
 	}
-	h.Standard = u.standard == s.conversation
-	m.next, m.fresh = h, false
-	if m.busy {
+	m.Default = u.standard == s.conversation
+	state.next, state.fresh = m, false
+	if state.busy {
 		return
 	}
-	m.busy, m.done = true, make(chan struct{})
+	state.busy, state.done = true, make(chan struct{})
 	if u.mirroring == 0 {
 		u.mirrored = make(chan struct{})
 	}
 	u.mirroring++
-	c, dir, done := s.conversation, s.dir, m.done
+	c, dir, done := s.conversation, s.dir, state.done
 	p.goes(func() {
 		c.mirrorAll(dir)
 		close(done)
@@ -182,7 +164,7 @@ func (u *user) hasMirrored() {
 
 // nextToMirror is what is to be saved now, and in which version. Nil ends the saving. ctx ends when it isn't to be saved
 // any more; that the pool closes is no reason.
-func (c *conversation) nextToMirror() (ctx context.Context, next *head, version int64) {
+func (c *conversation) nextToMirror() (ctx context.Context, next *vault.Manifest, version int64) {
 	p := c.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -203,26 +185,16 @@ func (c *conversation) setVersion(version int64, isNewest, isApart bool) {
 
 // keepForRetry has the same saved again if nothing newer is to be, unless the user is somebody else's by now: who has
 // gone on with the conversation there must not be overtaken.
-func (c *conversation) keepForRetry(h *head) {
+func (c *conversation) keepForRetry(m *vault.Manifest) {
 	p := c.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case !c.user.owned || c.mirror.doomed || p.life.Err() != nil:
+	case !c.user.owned || c.mirror.deleting || p.life.Err() != nil:
 		c.mirror.next = nil
 	case c.mirror.next == nil:
-		c.mirror.next = h
+		c.mirror.next = m
 	}
-}
-
-// stopMirroring gives a conversation up. What the archive has of one that has become too large is removed: to go on
-// from there would lose what was said since.
-func (c *conversation) stopMirroring(why error) {
-	c.setMirroring(true)
-	if errors.Is(why, claude.ErrTooLarge) {
-		c.forgetArchived() // before another one may begin under the same id
-	}
-	c.setMirroring(false)
 }
 
 // setMirroring says whether something is still under way for a conversation that isn't mirrored any more.
@@ -233,43 +205,24 @@ func (c *conversation) setMirroring(busy bool) {
 	c.mirror.busy, c.mirror.off, c.mirror.next = busy, true, nil
 }
 
-// stopSaving has nothing more of a conversation saved that is to be deleted, and returns when nothing is being saved.
-func (s *slot) stopSaving(ctx context.Context) error {
-	busy, done := s.doom()
-	if !busy {
-		return nil
-	}
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-func (s *slot) doom() (busy bool, done chan struct{}) {
+// markDeleting says that nothing more of the conversation is to be saved. If something is being saved now, which it
+// cuts short, done is closed when that has ended.
+func (s *slot) markDeleting() (busy bool, done chan struct{}) {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
 	m := &s.conversation.mirror
-	m.doomed, m.next = true, nil
+	m.deleting, m.next = true, nil
 	if m.busy && m.stop != nil {
 		m.stop()
 	}
 	return m.busy, m.done
 }
 
-// spare takes back that the conversation is to be deleted. What wasn't saved is saved after all.
-func (s *slot) spare() {
-	if s.undoom() {
-		s.save()
-	}
-}
-
-// undoom does so, and reports whether the archive lacks something that is here.
-func (s *slot) undoom() bool {
+// unmarkDeleting takes that back, and reports whether the archive lacks something that is here.
+func (s *slot) unmarkDeleting() bool {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
-	s.mirror.doomed = false
+	s.mirror.deleting = false
 	return s.dir != nil && !s.mirror.fetch && !s.mirror.fresh
 }
 
@@ -300,7 +253,7 @@ func (u *user) awaitMirrored() bool {
 
 // copying is what it takes to make an archived conversation another user's: the version there is, and the one to make.
 type copying struct {
-	head     head
+	manifest vault.Manifest
 	from, to int64
 	apart    bool // the settings are in the archive alone
 }
@@ -308,11 +261,11 @@ type copying struct {
 // planCopy says how the held conversation's archived copy becomes the heir's, if it does.
 func (s *slot) planCopy(to *user) (plan copying, moves bool) {
 	p := s.pool
-	plan = copying{head: *headOf(s), to: 1}
+	plan = copying{manifest: *manifestOf(s), to: 1}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	plan.from, plan.apart = s.mirror.version, s.mirror.fetch && s.mirror.apart
-	plan.head.Standard = s.user.standard == s.conversation
+	plan.manifest.Default = s.user.standard == s.conversation
 	there := to.conversations[s.id]
 	if there != nil {
 		plan.to = there.mirror.version + 1

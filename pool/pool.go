@@ -19,6 +19,8 @@ import (
 	"claudepool/pool/broker"
 	"claudepool/pool/cli"
 	"claudepool/pool/confine"
+	"claudepool/pool/vault"
+	"claudepool/pool/workspace"
 )
 
 // ErrDraining says that the pool takes no more requests. Nothing of the request was run.
@@ -56,7 +58,7 @@ type Options struct {
 	MaxConversations    int // of one user, with files
 	QueueLimit          int // requests waiting for one conversation
 	MaxProcessRSS       int64
-	Quota               Space // of all workspaces of one user
+	Quota               workspace.Space // of all workspaces of one user
 
 	IdleTimeout     time.Duration
 	CleanupInterval time.Duration
@@ -85,7 +87,7 @@ type Options struct {
 type tuning struct {
 	quotaInterval  time.Duration // how often what users' files take is measured
 	quotaSlice     time.Duration // how long each user is measured at a time
-	disk           func(path string) (disk, error)
+	disk           func(path string) (workspace.Disk, error)
 	interruptGrace time.Duration            // how long an interrupted turn may take to end before its process is killed
 	calm           time.Duration            // see traffic
 	adopting       func(*standby)           // called with each standby that has been taken for a user and isn't bound yet
@@ -95,7 +97,7 @@ type tuning struct {
 }
 
 var production = tuning{quotaInterval: 5 * time.Second, quotaSlice: 20 * time.Millisecond, interruptGrace: time.Second, calm: 200 * time.Millisecond,
-	disk: diskOf, adopting: func(*standby) {}, stop: (*cli.Process).Stop, undeadPause: time.Minute,
+	disk: workspace.DiskOf, adopting: func(*standby) {}, stop: (*cli.Process).Stop, undeadPause: time.Minute,
 	horde: hordeSessions}
 
 // fairRate is how many bytes a second a turn may hand over after its first fairBurst ones. No model writes a hundredth of it.
@@ -106,13 +108,13 @@ type Pool struct {
 	opts      Options
 	tuning    tuning
 	owner     Ownership
-	index     index
+	index     *workspace.Index
 	starter   *starter
 	turns     *traffic
 	standbys  *standbys
 	admission *admission
-	meter     *meter
-	vault     *vault // nil: conversations end with their instance
+	quota     *quota
+	vault     *vault.Vault // nil: conversations end with their instance
 
 	wake    chan struct{} // buffered by one: the reaper has a new nearest deadline
 	changed chan struct{} // buffered by one: a snapshot would look different now
@@ -128,7 +130,7 @@ type Pool struct {
 	mu        sync.Mutex // guards everything below, and what users and conversations say it guards
 	users     map[string]*user
 	wrote     map[*user]bool         // who is to be measured
-	space     Space                  // what users' files took when they were measured last
+	space     workspace.Space        // what users' files took when they were measured last
 	slots     int                    // users' processes that exist or are being started or stopped
 	newcomers int                    // users with requests and no process
 	queued    int                    // requests that wait for a conversation
@@ -147,7 +149,7 @@ func New(opts Options, owner Ownership) *Pool {
 		opts.MemoryShort = func() bool { return false }
 	}
 	p := &Pool{
-		opts: opts, tuning: production, owner: owner, index: index{root: opts.Workspaces},
+		opts: opts, tuning: production, owner: owner, index: workspace.NewIndex(opts.Workspaces),
 		wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		users: make(map[string]*user), wrote: make(map[*user]bool), running: make(map[*conversation]bool),
 	}
@@ -161,15 +163,12 @@ func New(opts Options, owner Ownership) *Pool {
 	p.standbys = newStandbys(p)
 	p.admission = newAdmission(p)
 	opts.Broker.OnAnswer(p.admission.answered)
-	p.meter = newMeter(p)
-	if opts.Archive != nil {
-		p.vault = newVault(p.life, opts)
-		p.goes(p.vault.greet)
-	}
+	p.quota = newQuota(p)
+	p.vault = openVault(p)
 	p.goes(p.reap)
 	p.goes(p.watchUsage)
-	p.goes(p.watchSpace)
-	p.goes(p.watchDisk)
+	p.goes(p.quota.watchUsers)
+	p.goes(p.quota.watchDisk)
 	p.goes(p.standbys.keep)
 	return p
 }

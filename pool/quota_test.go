@@ -14,10 +14,11 @@ import (
 
 	"claudepool/pool"
 	"claudepool/pool/confine"
+	"claudepool/pool/workspace"
 )
 
 func TestQuota_ATurnThatFillsTheWorkspaceIsEndedAndTheUserCanStillCleanUp(t *testing.T) {
-	s := newScriptedService(t, func(o *pool.Options) { o.Quota = pool.Space{Bytes: 1 << 20, Files: 1000} })
+	s := newScriptedService(t, func(o *pool.Options) { o.Quota = workspace.Space{Bytes: 1 << 20, Files: 1000} })
 	s.ask("ada", "one", nil).text(t)
 	fill := filepath.Join(home(t, s), "work", "fill")
 	during := func(then func()) reply {
@@ -45,7 +46,7 @@ func TestQuota_ATurnThatFillsTheWorkspaceIsEndedAndTheUserCanStillCleanUp(t *tes
 }
 
 func TestQuota_FilesAreCountedTheEmptyOnesToo(t *testing.T) {
-	s := newScriptedService(t, func(o *pool.Options) { o.Quota = pool.Space{Bytes: 1 << 20, Files: 1000} })
+	s := newScriptedService(t, func(o *pool.Options) { o.Quota = workspace.Space{Bytes: 1 << 20, Files: 1000} })
 	s.ask("ada", "one", nil).text(t)
 	litter := filepath.Join(home(t, s), "work", "litter")
 	require.NoError(t, os.Mkdir(litter, 0o700))
@@ -73,7 +74,7 @@ func TestQuota_FilesAreCountedTheEmptyOnesToo(t *testing.T) {
 }
 
 func TestQuota_LinksLeadNowhere(t *testing.T) {
-	s := newScriptedService(t, func(o *pool.Options) { o.Quota = pool.Space{Bytes: 1 << 20, Files: 1000} })
+	s := newScriptedService(t, func(o *pool.Options) { o.Quota = workspace.Space{Bytes: 1 << 20, Files: 1000} })
 	s.ask("ada", "one", nil).text(t)
 	require.NoError(t, os.Symlink("/usr", filepath.Join(home(t, s), "work", "all")))
 	s.ask("ada", "two", nil).text(t)
@@ -111,8 +112,8 @@ func (s *service) awaitReleased(n int) {
 // smallQuota leaves no other reason for which an idle process could end, and takes no notice of what else is written to and
 // removed from the machine's disk meanwhile.
 func smallQuota(o *pool.Options) {
-	o.Quota, o.IdleTimeout = pool.Space{Bytes: 4 << 20, Files: 1000}, time.Hour
-	o.SetDisk(func() (total, free pool.Space) { return total, free })
+	o.Quota, o.IdleTimeout = workspace.Space{Bytes: 4 << 20, Files: 1000}, time.Hour
+	o.SetDisk(func() (total, free workspace.Space) { return total, free })
 }
 
 // What a turn has started writes on after its end.
@@ -152,9 +153,9 @@ func TestQuota_WhileNothingIsWrittenNobodyIsMeasuredBetweenTurns(t *testing.T) {
 	var used atomic.Int64
 	s := newScriptedService(t, func(o *pool.Options) {
 		smallQuota(o)
-		o.SetDisk(func() (total, free pool.Space) {
-			total = pool.Space{Bytes: 1 << 40, Files: 1 << 30}
-			return total, pool.Space{Bytes: total.Bytes - used.Load(), Files: total.Files}
+		o.SetDisk(func() (total, free workspace.Space) {
+			total = workspace.Space{Bytes: 1 << 40, Files: 1 << 30}
+			return total, workspace.Space{Bytes: total.Bytes - used.Load(), Files: total.Files}
 		})
 	})
 	ada := s.ask("ada", "one", nil)
@@ -231,9 +232,9 @@ func TestQuota_WhoTakesLongToMeasureIsMeasuredAllTheSame(t *testing.T) {
 func crowdedDisk(missing int64, until func() bool) func(*pool.Options) {
 	return func(o *pool.Options) {
 		smallQuota(o)
-		o.SetDisk(func() (total, free pool.Space) {
-			total = pool.Space{Bytes: 1 << 30, Files: 1 << 20}
-			free = pool.Space{Bytes: total.Bytes / 10, Files: total.Files}
+		o.SetDisk(func() (total, free workspace.Space) {
+			total = workspace.Space{Bytes: 1 << 30, Files: 1 << 20}
+			free = workspace.Space{Bytes: total.Bytes / 10, Files: total.Files}
 			if !until() {
 				free.Bytes -= missing
 			}

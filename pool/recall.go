@@ -10,11 +10,23 @@ import (
 	"claudepool/infra/archive"
 	"claudepool/pool/api"
 	"claudepool/pool/claude"
+	"claudepool/pool/cli"
+	"claudepool/pool/vault"
 )
 
-// recallPause is how long nobody is asked for conversations after the archive has failed to tell, so that an outage
-// doesn't cost every new user its time-out.
-const recallPause = 5 * time.Second
+// openVault returns the vault, nil where there is no archive, and has the archive's connection made.
+func openVault(p *Pool) *vault.Vault {
+	if p.opts.Archive == nil {
+		return nil
+	}
+	v := vault.New(p.opts.Archive)
+	p.goes(func() {
+		if err := v.Connect(p.life); err != nil {
+			p.opts.Logger.Warn("the archive can't be read", "error", err)
+		}
+	})
+	return v
+}
 
 // recall is the question what the archive has of a user, asked once each time the user becomes this instance's.
 type recall struct {
@@ -51,7 +63,7 @@ func (u *user) recallAll(ctx context.Context, req *api.Request) error {
 		return context.Cause(ctx)
 	}
 	if r.err != nil {
-		return api.Unavailable(recallPause, "which conversations there are can't be told now, try again")
+		return api.Unavailable(vault.ListPause, "which conversations there are can't be told now, try again")
 	}
 	return nil
 }
@@ -60,37 +72,47 @@ func (u *user) recallAll(ctx context.Context, req *api.Request) error {
 func (u *user) find(r *recall) {
 	p := u.pool
 	defer close(r.done)
-	records, err := p.vault.list(u.keys)
+	kept, err := p.vault.List(p.life, u.keys)
 	if err != nil {
+		if !errors.Is(err, vault.ErrPaused) {
+			p.opts.Logger.Warn("the archive can't be read, conversations of other instances are unknown", "error", err)
+		}
 		r.err = err
 		u.dropRecall(r)
 		return
 	}
-	u.unlearn(records)
-	for _, record := range records {
-		if record.Deleted {
-			continue
-		}
-		h, err := openHead(u.keys, record)
-		if err != nil {
-			p.opts.Logger.Warn("an archived conversation can't be read", "user", api.ShortUser(u.id), "error", err)
-			continue
-		}
+	u.dropMissing(kept)
+	for _, err := range kept.Unreadable {
+		p.opts.Logger.Warn("an archived conversation can't be read", "user", api.ShortUser(u.id), "error", err)
+	}
+	for _, c := range kept.Conversations {
 		u.standing.proven.Store(true) // or nothing would have been saved
-		h.Settings = p.restrained(h.Settings)
-		u.enroll(record.Version, h)
+		c.Settings = p.restrained(c.Settings)
+		u.addArchived(c)
+	}
+}
+
+// dropMissing drops conversations that were deleted at another instance, and those that were to be fetched and aren't
+// there any more.
+func (u *user) dropMissing(kept vault.Listing) {
+	p := u.pool
+	for id, c := range u.conversationsOf() {
+		state := kept.State(id)
+		if state != vault.Saved && c.loseUnused(state == vault.Deleted) {
+			p.goes(func() { c.dropFiles() })
+		}
 	}
 }
 
 // restrained is an archived conversation's settings without what this instance doesn't allow.
-func (p *Pool) restrained(r settingsRecord) settingsRecord {
-	if permissionRank(r.Permission) > permissionRank(p.opts.PermissionMode) {
-		r.Permission = p.opts.PermissionMode
+func (p *Pool) restrained(s vault.Settings) vault.Settings {
+	if permissionRank(s.Permission) > permissionRank(p.opts.PermissionMode) {
+		s.Permission = p.opts.PermissionMode
 	}
 	if !p.opts.Confined {
-		r.MCP = withoutCommands(r.MCP)
+		s.MCP = withoutCommands(s.MCP)
 	}
-	return r
+	return s
 }
 
 // learn gets the settings of a conversation that the archive has with its transcript.
@@ -98,41 +120,42 @@ func (s *slot) learn(ctx context.Context) error {
 	if !s.mirror.fetch || !s.mirror.apart {
 		return nil
 	}
-	_, apart, err := s.load(ctx)
+	body, err := s.load(ctx)
 	if errors.Is(err, archive.ErrPermanent) {
 		return nil // they are lost, as the transcript is: see prepare
 	}
-	if err == nil && apart != nil {
-		s.settings = s.pool.restrained(*apart).settings()
+	if err == nil && body.Settings != nil {
+		s.settings = cli.Settings(s.pool.restrained(*body.Settings))
 	}
 	return err
 }
 
-// load returns what the archive has beside the head. What another instance has saved meanwhile is not known here: then
-// the caller comes back, and the user is recalled again. The error is archive.ErrPermanent if what is kept is damaged.
-func (s *slot) load(ctx context.Context) (zipped []byte, apart *settingsRecord, err error) {
+// load returns what the archive has beside the manifest. What another instance has saved meanwhile is not known here:
+// then the caller comes back, and the user is recalled again. The error is archive.ErrPermanent if what is kept is
+// damaged.
+func (s *slot) load(ctx context.Context) (vault.Body, error) {
 	p := s.pool
-	zipped, apart, err = p.vault.load(ctx, s.user.keys, s.id, s.version())
+	body, err := p.vault.Load(ctx, s.user.keys, s.id, s.version())
 	if err != nil {
 		p.opts.Logger.Warn("an archived conversation can't be fetched", "user", api.ShortUser(s.user.id), "error", err)
 		if errors.Is(err, archive.ErrPermanent) {
-			return nil, nil, err
+			return body, err
 		}
 		s.user.dropRecall(nil)
 		err = api.Unavailable(time.Second, "this conversation can't be fetched now, try again")
 	}
-	return zipped, apart, err
+	return body, err
 }
 
 // fetch puts the archived transcript in its place.
 func (s *slot) fetch(ctx context.Context, transcript claude.Transcript) error {
-	zipped, _, err := s.load(ctx)
+	body, err := s.load(ctx)
 	if err != nil {
 		return err
 	}
-	text, err := unzip(zipped)
+	text, err := body.Transcript()
 	if err != nil {
-		return fmt.Errorf("%w: %w", archive.ErrPermanent, err)
+		return err
 	}
 	if err = transcript.Restore(text); err != nil {
 		return fmt.Errorf("pool: fetch: %w", err)
@@ -141,5 +164,3 @@ func (s *slot) fetch(ctx context.Context, transcript claude.Transcript) error {
 	s.dirty = bytes.Contains(text, []byte(s.goodTurn)) // what it has beyond the last good turn doesn't count
 	return nil
 }
-
-var errArchiveAway = errors.New("pool: the archive is away")

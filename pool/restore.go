@@ -50,13 +50,13 @@ func (s *slot) startWithLess(ctx context.Context, opts claude.Options, req *api.
 			proc, err = s.launch(ctx, opts, req)
 		}
 		if err == nil {
-			_ = s.withTranscript(claude.Transcript.DropAside) // it goes with the workspace, else
+			_ = s.dir.WithTranscript(s.id, claude.Transcript.DropAside) // it goes with the workspace, else
 			return proc, nil
 		}
 	}
 	if !s.undead {
 		s.goodTurn, s.dirty = goodTurn, true
-		err = errors.Join(err, s.withTranscript(claude.Transcript.Back))
+		err = errors.Join(err, s.dir.WithTranscript(s.id, claude.Transcript.Back))
 	}
 	return nil, err
 }
@@ -88,7 +88,7 @@ func (s *slot) prepare(ctx context.Context, req *api.Request) (claude.Options, e
 	if err := s.makeWorkspace(); err != nil {
 		return opts, err
 	}
-	err := s.withTranscript(func(t claude.Transcript) (err error) {
+	err := s.dir.WithTranscript(s.id, func(t claude.Transcript) (err error) {
 		if s.mirror.fetch {
 			err = s.fetch(ctx, t)
 		}
@@ -102,16 +102,6 @@ func (s *slot) prepare(ctx context.Context, req *api.Request) (claude.Options, e
 		return err
 	})
 	return opts, err
-}
-
-// withTranscript has f work on the conversation's transcript.
-func (s *slot) withTranscript(f func(claude.Transcript) error) error {
-	files, err := s.dir.files()
-	if err != nil {
-		return err
-	}
-	defer files.Close()
-	return f(s.pool.starter.transcript(files, s.dir, s.id))
 }
 
 // restore makes the transcript one that a process can resume, without turns that failed. It reports whether there is one.
@@ -153,7 +143,7 @@ func (s *slot) cut(t claude.Transcript) error {
 // written anew; and if that was of no use either, the conversation begins with nothing. It reports whether there is a
 // transcript.
 func (s *slot) fallBack(req *api.Request) (exists bool, err error) {
-	err = s.withTranscript(func(t claude.Transcript) error {
+	err = s.dir.WithTranscript(s.id, func(t claude.Transcript) error {
 		if s.origin == api.ContextResumed && s.goodTurn != "" {
 			if err := s.cut(t); err != nil {
 				return err

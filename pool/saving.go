@@ -9,6 +9,8 @@ import (
 	"claudepool/infra/archive"
 	"claudepool/pool/api"
 	"claudepool/pool/claude"
+	"claudepool/pool/vault"
+	"claudepool/pool/workspace"
 )
 
 const (
@@ -22,29 +24,29 @@ const (
 	lastMirrorRetry  = time.Minute
 )
 
+// manifestOf tells of a held conversation, but for Default.
+func manifestOf(s *slot) *vault.Manifest {
+	return &vault.Manifest{Session: s.id, Incarnation: s.born, Named: s.named, Digests: s.digests, GoodTurn: s.goodTurn,
+		Settings: vault.Settings(s.settings), LastUsed: time.Now()}
+}
+
 // mirrorAll saves until nothing newer is to be saved.
-func (c *conversation) mirrorAll(dir *workspace) {
+func (c *conversation) mirrorAll(dir *workspace.Folder) {
 	p := c.pool
-	retry := firstMirrorRetry
-	unsure := make(map[string]bool) // last good turns of what may have been saved, though no answer said so
-	for {
+	writer := p.vault.NewWriter(c.user.keys)
+	for retry := firstMirrorRetry; ; {
 		ctx, next, version := c.nextToMirror()
 		if next == nil {
 			return
 		}
-		err := c.saveOne(ctx, dir, next, version)
-		isNewest := true
-		if errors.Is(err, archive.ErrConflict) && len(unsure) > 0 {
-			isNewest = false // it may be one of those before
-			if err = c.confirm(ctx, version, unsure); err == nil {
-				c.keepForRetry(next)
-			}
-		}
+		isNewest, err := c.saveOne(ctx, writer, dir, next, version)
 		switch {
 		case err == nil:
 			retry = firstMirrorRetry
-			clear(unsure)
-			c.setVersion(version, isNewest, next.Settings.isLarge())
+			if !isNewest {
+				c.keepForRetry(next)
+			}
+			c.setVersion(version, isNewest, next.Settings.IsLarge())
 		case errors.Is(err, archive.ErrConflict), errors.Is(err, claude.ErrTooLarge):
 			p.opts.Logger.Warn("a conversation is not mirrored any more", "user", api.ShortUser(c.user.id), "error", err)
 			c.stopMirroring(err)
@@ -52,7 +54,6 @@ func (c *conversation) mirrorAll(dir *workspace) {
 		case errors.Is(err, errNotWritten), errors.Is(err, archive.ErrPermanent):
 			p.opts.Logger.Warn("a turn is not mirrored", "user", api.ShortUser(c.user.id), "error", err)
 		default:
-			unsure[next.GoodTurn] = true
 			if ctx.Err() == nil {
 				p.opts.Logger.Warn("the archive can't be written", "error", err, "retry_seconds", retry.Seconds())
 				p.sleep(ctx, retry)
@@ -63,57 +64,78 @@ func (c *conversation) mirrorAll(dir *workspace) {
 	}
 }
 
-// confirm finds out whether a version that is in the way is one of our own. The error is archive.ErrConflict if it isn't.
-func (c *conversation) confirm(ctx context.Context, version int64, ours map[string]bool) error {
-	p := c.pool
-	r, found, err := p.vault.find(ctx, c.user.keys, c.id, version)
-	if err != nil {
-		return err
-	}
-	if found {
-		if h, err := openHead(c.user.keys, r); err == nil && ours[h.GoodTurn] {
-			return nil
-		}
-	}
-	return archive.ErrConflict
-}
-
 var errNotWritten = errors.New("pool: the turn is not in the transcript")
 
-// saveOne stores the conversation as it was after the turn that the head tells of.
-func (c *conversation) saveOne(ctx context.Context, dir *workspace, h *head, version int64) error {
-	p := c.pool
-	text, err := p.written(ctx, dir, h)
+// saveOne stores the conversation as it was after the turn that the manifest tells of. isNewest is as vault.Writer's.
+func (c *conversation) saveOne(ctx context.Context, w *vault.Writer, dir *workspace.Folder, m *vault.Manifest,
+	version int64) (isNewest bool, err error) {
+	text, err := c.written(ctx, dir, m)
 	if err != nil {
-		return err
+		return false, err
 	}
-	return p.vault.save(ctx, c.user.keys, *h, version, zip(text))
+	return w.Save(ctx, *m, version, vault.NewBody(text))
 }
 
 // written returns the transcript once the turn stands in it. The end of ctx shortens the wait.
-func (p *Pool) written(ctx context.Context, dir *workspace, h *head) ([]byte, error) {
-	files, err := dir.files()
-	if err != nil {
-		return nil, errors.Join(errNotWritten, err)
+func (c *conversation) written(ctx context.Context, dir *workspace.Folder, m *vault.Manifest) (text []byte, err error) {
+	err = dir.WithTranscript(m.Session, func(t claude.Transcript) (err error) {
+		text, err = c.awaitTurn(ctx, t, m.GoodTurn)
+		return err
+	})
+	if text == nil && !errors.Is(err, claude.ErrTooLarge) {
+		err = errors.Join(errNotWritten, err)
 	}
-	defer files.Close()
-	transcript := p.starter.transcript(files, dir, h.Session)
+	return text, err
+}
+
+// awaitTurn reads a transcript until the turn stands in it, which is nil if that doesn't come.
+func (c *conversation) awaitTurn(ctx context.Context, t claude.Transcript, turn string) ([]byte, error) {
+	p := c.pool
 	p.sleep(ctx, writtenUsually)
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
-		text, err := transcript.Read(p.opts.ArchiveMaxBytes)
+		text, err := t.Read(p.opts.ArchiveMaxBytes)
 		switch {
-		case errors.Is(err, claude.ErrTooLarge):
-			return nil, err
-		case err == nil && bytes.Contains(text, []byte(h.GoodTurn)):
+		case err == nil && bytes.Contains(text, []byte(turn)):
 			return text, nil
-		case time.Since(began) > writtenWait, ctx.Err() != nil:
-			return nil, errors.Join(errNotWritten, err)
+		case errors.Is(err, claude.ErrTooLarge), time.Since(began) > writtenWait, ctx.Err() != nil:
+			return nil, err
 		}
 	}
 }
 
-// forgetArchived removes what the archive has of a conversation. What it can't remove now expires.
-func (c *conversation) forgetArchived() {
+// stopMirroring gives a conversation up. What the archive has of one that has become too large is removed: to go on
+// from there would lose what was said since.
+func (c *conversation) stopMirroring(why error) {
+	c.setMirroring(true)
+	if errors.Is(why, claude.ErrTooLarge) {
+		c.tryDeleteArchived() // before another one may begin under the same id
+	}
+	c.setMirroring(false)
+}
+
+// stopSaving has nothing more of a conversation saved that is to be deleted, and returns when nothing is being saved.
+func (s *slot) stopSaving(ctx context.Context) error {
+	busy, done := s.markDeleting()
+	if !busy {
+		return nil
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// resumeSaving says that the conversation could not be deleted. What wasn't saved is saved after all.
+func (s *slot) resumeSaving() {
+	if s.unmarkDeleting() {
+		s.save()
+	}
+}
+
+// tryDeleteArchived removes what the archive has of a conversation. What it can't remove now expires.
+func (c *conversation) tryDeleteArchived() {
 	p := c.pool
 	if err := c.deleteArchived(); err != nil {
 		p.opts.Logger.Warn("an archived conversation is left behind", "user", api.ShortUser(c.user.id), "error", err)
@@ -125,7 +147,7 @@ func (c *conversation) deleteArchived() error {
 	if p.vault == nil {
 		return nil
 	}
-	return p.vault.delete(c.user.keys, c.id)
+	return p.vault.Delete(context.WithoutCancel(p.life), c.user.keys, c.id) // although the pool may be closing
 }
 
 // sleep ends early with the pool's life, too.

@@ -8,6 +8,7 @@ import (
 
 	"claudepool/pool/api"
 	"claudepool/pool/cli"
+	"claudepool/pool/workspace"
 )
 
 // stopAttempts is how often it is tried to end a process with all it started, each for several seconds: fork bombs can
@@ -288,23 +289,19 @@ func (s *slot) endIdle() {
 	s.user.settle()
 }
 
-// settle publishes the conversation's workspace and enters it in the index.
-func (s *slot) settle(w *workspace) error {
-	if err := s.pool.index.enter(s.user.id, s.id, w); err != nil {
-		return err
-	}
+// setDir publishes the conversation's workspace.
+func (s *slot) setDir(f *workspace.Folder) {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
-	s.setDirLocked(w)
-	return nil
+	s.setDirLocked(f)
 }
 
 // setDirLocked gives the conversation a workspace, or none.
-func (c *conversation) setDirLocked(w *workspace) {
+func (c *conversation) setDirLocked(f *workspace.Folder) {
 	if c.dir != nil {
 		c.user.workspaces--
 	}
-	if c.dir = w; w != nil {
+	if c.dir = f; f != nil {
 		c.user.workspaces++
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"claudepool/pool/broker"
 	"claudepool/pool/claude"
 	"claudepool/pool/cli"
+	"claudepool/pool/workspace"
 )
 
 const (
@@ -30,7 +31,7 @@ const (
 // which is no turn but doesn't warm as much.
 type standby struct {
 	session string
-	dir     *workspace
+	dir     *workspace.Folder
 	proc    *cli.Process
 	blank   bool
 	since   time.Time
@@ -48,7 +49,7 @@ func (s *standbys) prepare(blank bool) (*standby, error) {
 	delay -= s.turns.wait(s.life, delay)
 	ctx, cancel := context.WithTimeoutCause(s.life, s.opts.SpawnTimeout, errSpawnTimeout)
 	defer cancel()
-	dir, err := s.starter.newWorkspace()
+	dir, err := workspace.New(s.starter.launcher)
 	if err != nil {
 		return nil, err
 	}
@@ -56,11 +57,11 @@ func (s *standbys) prepare(blank bool) (*standby, error) {
 	one.proc, err = s.starter.launch(ctx, dir, claude.Options{SessionID: one.session, PermissionMode: s.opts.PermissionMode,
 		AllowBypass: s.opts.PermissionMode == "bypassPermissions"})
 	if err != nil {
-		return nil, errors.Join(err, s.starter.remove(dir))
+		return nil, errors.Join(err, dir.Remove())
 	}
 	if err := s.warmUp(ctx, one, delay); err != nil {
 		err = fmt.Errorf("%w (stderr: %q)", err, one.proc.StderrTail())
-		return nil, errors.Join(err, one.proc.Stop(), s.starter.remove(dir))
+		return nil, errors.Join(err, one.proc.Stop(), dir.Remove())
 	}
 	one.since = time.Now()
 	return one, nil
@@ -92,23 +93,19 @@ func (s *standbys) warmUp(ctx context.Context, one *standby, delay time.Duration
 
 // sweep removes the transcript of the warm-up, once the CLI has written the last of it.
 func (s *standbys) sweep(ctx context.Context, one *standby) error {
-	files, err := one.dir.files()
-	if err != nil {
-		return err
-	}
-	defer files.Close()
-	transcript := s.starter.transcript(files, one.dir, one.session)
-	for ctx.Err() == nil {
-		rewound, err := transcript.Rewound()
-		if err != nil {
-			return err
+	return one.dir.WithTranscript(one.session, func(t claude.Transcript) error {
+		for ctx.Err() == nil {
+			rewound, err := t.Rewound()
+			if err != nil {
+				return err
+			}
+			if rewound || one.blank {
+				return t.Remove()
+			}
+			sleep(ctx, 20*time.Millisecond)
 		}
-		if rewound || one.blank {
-			return transcript.Remove()
-		}
-		sleep(ctx, 20*time.Millisecond)
-	}
-	return context.Cause(ctx)
+		return context.Cause(ctx)
+	})
 }
 
 // claim makes a standby the conversation's, for whose process room was reserved. It returns nil if none fits.
@@ -147,7 +144,7 @@ func (s *slot) adopt(ctx context.Context, one *standby, credential broker.Creden
 	}
 	if err == nil {
 		s.rename(one.session)
-		err = s.settle(one.dir)
+		err = s.moveInto(one.dir)
 	}
 	if err != nil {
 		standbys.discard(one)

@@ -195,7 +195,7 @@ func (s *standbys) freeze() {
 
 // discard ends a standby that waking counts.
 func (s *standbys) discard(one *standby) {
-	if err := errors.Join(one.proc.Stop(), s.starter.remove(one.dir)); err != nil {
+	if err := errors.Join(one.proc.Stop(), one.dir.Remove()); err != nil {
 		s.opts.Logger.Error("a standby could not be cleared away", "pid", one.proc.PID(), "error", err)
 	}
 	s.awoken(nil)

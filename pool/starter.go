@@ -3,8 +3,6 @@ package pool
 import (
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
 	"time"
 
 	"claudepool/pool/api"
@@ -12,23 +10,10 @@ import (
 	"claudepool/pool/claude"
 	"claudepool/pool/cli"
 	"claudepool/pool/confine"
+	"claudepool/pool/workspace"
 )
 
-// The folders of a workspace.
-const (
-	homeFolder = "home"
-	tempFolder = "tmp"
-	workFolder = "work"
-)
-
-// workspace is a conversation's own place in the file system. Its processes can do there what they like, so whatever is
-// looked for in it is looked for from its root on, never by a whole path: see files.
-type workspace struct{ cli.Folders }
-
-// files opens the workspace for the service's own use: no link in it leads out.
-func (w *workspace) files() (*os.Root, error) { return os.OpenRoot(w.Root) }
-
-// starter makes workspaces and starts processes in them. Its methods may be called concurrently.
+// starter starts processes in workspaces. Its methods may be called concurrently.
 type starter struct {
 	launcher *confine.Launcher
 	broker   *broker.Broker
@@ -45,28 +30,10 @@ func newStarter(opts Options, limits cli.Limits) *starter {
 	}}
 }
 
-// newWorkspace makes a workspace under an opaque name. The error is confine.ErrNoUID where others have to give way.
-func (s *starter) newWorkspace() (*workspace, error) {
-	root, err := s.launcher.NewWorkspace(homeFolder, tempFolder, workFolder)
-	if err != nil {
-		return nil, err
-	}
-	return &workspace{cli.Folders{Root: root, Home: filepath.Join(root, homeFolder), Temp: filepath.Join(root, tempFolder),
-		Cwd: filepath.Join(root, workFolder)}}, nil
-}
-
-// remove removes a workspace with all that is in it.
-func (s *starter) remove(w *workspace) error { return s.launcher.RemoveWorkspace(w.Root) }
-
-// transcript is that of a session in the workspace whose files are given.
-func (s *starter) transcript(files *os.Root, w *workspace, session string) claude.Transcript {
-	return claude.Transcript{Files: files, Home: homeFolder, Cwd: w.Cwd, SessionID: session, Owner: s.launcher.Owner(w.Root)}
-}
-
 // launch starts a process that belongs to nobody.
-func (s *starter) launch(ctx context.Context, w *workspace, opts claude.Options) (*cli.Process, error) {
+func (s *starter) launch(ctx context.Context, in *workspace.Folder, opts claude.Options) (*cli.Process, error) {
 	spec := s.spec
-	spec.Folders, spec.Options = w.Folders, opts
+	spec.Folder, spec.Options = in, opts
 	return cli.Start(ctx, s.launcher, s.broker, spec)
 }
 
@@ -74,21 +41,30 @@ func (s *slot) makeWorkspace() error {
 	if s.dir != nil {
 		return nil
 	}
-	starter := s.pool.starter
-	w, err := starter.newWorkspace()
+	launcher := s.pool.starter.launcher
+	f, err := workspace.New(launcher)
 	for errors.Is(err, confine.ErrNoUID) {
 		if !s.pool.evictForRoom() {
 			s.pool.opts.Logger.Error("no conversation can begin until files of others are removed", "error", err)
 			return api.Overloaded(time.Second, "this instance keeps as many conversations as it can")
 		}
-		w, err = starter.newWorkspace()
+		f, err = workspace.New(launcher)
 	}
 	if err != nil {
 		return err
 	}
-	if err := s.settle(w); err != nil {
-		return errors.Join(err, starter.remove(w))
+	if err := s.moveInto(f); err != nil {
+		return errors.Join(err, f.Remove())
 	}
+	return nil
+}
+
+// moveInto gives the conversation its workspace and enters it in the index.
+func (s *slot) moveInto(f *workspace.Folder) error {
+	if err := s.pool.index.Link(s.user.id, s.id, f); err != nil {
+		return err
+	}
+	s.setDir(f)
 	return nil
 }
 
@@ -99,7 +75,7 @@ func (c *conversation) removeWorkspace() error {
 	if c.dir == nil {
 		return nil
 	}
-	return errors.Join(p.index.strike(c.user.id, c.id, c.dir), p.starter.remove(c.dir))
+	return errors.Join(p.index.Unlink(c.user.id, c.id, c.dir), c.dir.Remove())
 }
 
 // dropFiles removes the files of a conversation that is not known any more.

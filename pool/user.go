@@ -9,6 +9,7 @@ import (
 
 	"claudepool/pool/api"
 	"claudepool/pool/seal"
+	"claudepool/pool/workspace"
 )
 
 // releaseTimeout bounds one attempt to give a user up. The Ownership remembers what it could not carry out.
@@ -35,7 +36,7 @@ type user struct {
 
 	workspaces int // conversations that have one
 
-	space Space // what the files took when they were measured last
+	space workspace.Space // what the files took when they were measured last
 
 	requests     int  // entered and not yet left
 	strangers    int  // those of them that wait for the API's word on the credential
@@ -224,7 +225,7 @@ func (u *user) forgetLocked() {
 	p := u.pool
 	if len(u.conversations) == 0 && u.requests == 0 && u.releasing == nil && !u.owned { // else it is about to be released
 		delete(p.users, u.id)
-		p.space = p.space.minus(u.space)
+		p.space = p.space.Minus(u.space)
 	}
 	p.empty.Broadcast()
 }
@@ -237,9 +238,9 @@ func (u *user) has(session string) bool {
 	return u.conversations[session] != nil
 }
 
-// addDue adds the users, with their workspaces, whose files may have changed since they were added last and measured: who
-// had a turn, and if asked for, who has a process that isn't frozen.
-func (p *Pool) addDue(due map[*user][]string, running bool) {
+// addDue has the users measured whose files may have changed since they were added last and measured: who had a turn,
+// and if asked for, who has a process that isn't frozen.
+func (p *Pool) addDue(due *workspace.Meter[*user], running bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for u := range p.wrote {
@@ -258,21 +259,22 @@ func (p *Pool) addDue(due map[*user][]string, running bool) {
 }
 
 // addDueLocked adds the user with its workspaces, unless it is there.
-func (u *user) addDueLocked(due map[*user][]string) bool {
-	if _, isDue := due[u]; isDue {
+func (u *user) addDueLocked(due *workspace.Meter[*user]) bool {
+	if due.IsDue(u) {
 		return false
 	}
-	due[u] = nil
+	var folders []*workspace.Folder
 	for _, c := range u.conversations {
 		if c.dir != nil {
-			due[u] = append(due[u], c.dir.Root)
+			folders = append(folders, c.dir)
 		}
 	}
+	due.Add(u, folders)
 	return true
 }
 
 // measured is what the user's files took when they were measured last.
-func (u *user) measured() Space {
+func (u *user) measured() workspace.Space {
 	p := u.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -280,19 +282,19 @@ func (u *user) measured() Space {
 }
 
 // setMeasured notes what the user's files take, and returns what they took before.
-func (u *user) setMeasured(now Space) (before Space) {
+func (u *user) setMeasured(now workspace.Space) (before workspace.Space) {
 	p := u.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	before, u.space = u.space, now
 	if p.users[u.id] == u { // else it was forgotten meanwhile
-		p.space = p.space.plus(now).minus(before)
+		p.space = p.space.Plus(now).Minus(before)
 	}
 	return before
 }
 
 // measured is what all users' files took when they were measured last.
-func (p *Pool) measured() Space {
+func (p *Pool) measured() workspace.Space {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.space

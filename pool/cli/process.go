@@ -16,6 +16,7 @@ import (
 	"claudepool/pool/broker"
 	"claudepool/pool/claude"
 	"claudepool/pool/confine"
+	"claudepool/pool/workspace"
 )
 
 var (
@@ -24,14 +25,6 @@ var (
 	// ErrSilence is the cause of a run's end when neither the API nor the CLI has said anything for Limits.Silence.
 	ErrSilence = errors.New("cli: silence")
 )
-
-// Folders are where a CLI keeps its files. All are absolute.
-type Folders struct {
-	Root string // the workspace: all that it may write
-	Home string
-	Temp string
-	Cwd  string
-}
 
 // Limits are what one run may take. All have to be positive.
 type Limits struct {
@@ -49,8 +42,8 @@ type Commands struct{ Usual, Longest time.Duration }
 
 // Spec says what to start.
 type Spec struct {
-	Bin        string // path of the CLI
-	Folders    Folders
+	Bin        string            // path of the CLI
+	Folder     *workspace.Folder // where it keeps its files
 	Options    claude.Options
 	MCPTimeout time.Duration // how long an MCP server may take to answer
 	Commands   Commands
@@ -105,11 +98,11 @@ func Start(ctx context.Context, launcher *confine.Launcher, b *broker.Broker, sp
 	if err != nil {
 		return nil, fmt.Errorf("cli: start: %w", err)
 	}
-	env := claude.Environment{Home: spec.Folders.Home, Temp: spec.Folders.Temp, BaseURL: grant.URL(), Secret: grant.Secret(),
+	env := claude.Environment{Home: spec.Folder.Home, Temp: spec.Folder.Temp, BaseURL: grant.URL(), Secret: grant.Secret(),
 		MCPTimeout: spec.MCPTimeout, CommandTimeout: spec.Commands.Usual, LongestCommand: spec.Commands.Longest,
 		Background: spec.Options.Background}
 	c, err := launcher.Start(ctx, confine.Spec{Path: spec.Bin, Args: claude.Args(spec.Options), Env: env.Vars(),
-		Dir: spec.Folders.Cwd, Workspace: spec.Folders.Root, Connect: []uint16{grant.Port()}})
+		Dir: spec.Folder.Cwd, Workspace: spec.Folder.Root, Connect: []uint16{grant.Port()}})
 	if err != nil {
 		grant.Revoke()
 		return nil, fmt.Errorf("cli: start: %w", err)

@@ -22,6 +22,7 @@ import (
 	"claudepool/pool/claude"
 	"claudepool/pool/confine"
 	"claudepool/pool/pooltest"
+	"claudepool/pool/workspace"
 )
 
 // host starts processes that are programs.
@@ -50,11 +51,10 @@ func newHost(t *testing.T) *host {
 	launcher, err := confine.New(confine.Options{Root: t.TempDir(), Logger: log})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, launcher.Close()) })
-	root, err := launcher.NewWorkspace("home", "temp", "cwd")
+	folder, err := workspace.New(launcher)
 	require.NoError(t, err)
-	at := func(folder string) string { return filepath.Join(root, folder) }
 	return &host{t: t, api: api, broker: b, launcher: launcher, spec: Spec{
-		Bin: cli, Folders: Folders{Root: root, Home: at("home"), Temp: at("temp"), Cwd: at("cwd")},
+		Bin: cli, Folder: folder,
 		Options: claude.Options{SessionID: uuid.NewString(), Model: "haiku"}, MCPTimeout: time.Second, Logger: log,
 		Limits: Limits{Silence: patience, InterruptGrace: patience, Rate: 1 << 30, Burst: 1 << 30},
 	}}

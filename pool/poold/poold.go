@@ -22,6 +22,7 @@ import (
 	"claudepool/pool/broker"
 	"claudepool/pool/confine"
 	"claudepool/pool/server"
+	"claudepool/pool/workspace"
 	"claudepool/router"
 )
 
@@ -136,7 +137,7 @@ func (i *Instance) poolOptions(capacity int) pool.Options {
 	return pool.Options{
 		Logger: i.log, Launcher: i.launcher, Broker: i.broker, ClaudeBin: s.ClaudeBin, Workspaces: i.folder.Path(),
 		Standby: s.Standby, MaxProcesses: capacity, MaxProcessesPerUser: s.MaxProcessesPerUser, MaxConversations: s.MaxConversations, QueueLimit: s.QueueLimit, MaxProcessRSS: int64(s.MaxProcessRSS),
-		Quota:       pool.Space{Bytes: int64(s.WorkspaceBytes), Files: int64(s.WorkspaceFiles)},
+		Quota:       workspace.Space{Bytes: int64(s.WorkspaceBytes), Files: int64(s.WorkspaceFiles)},
 		IdleTimeout: s.IdleTimeout, CleanupInterval: s.CleanupInterval, FreezeAfter: freezeAfter, WorkspaceTTL: s.WorkspaceTTL,
 		TurnTimeout: s.TurnTimeout, QueueTimeout: s.QueueTimeout, SilenceTimeout: s.SilenceTimeout, SpawnTimeout: s.SpawnTimeout,
 		PermissionMode: mode, Confined: confined, MemoryShort: memoryShort,

@@ -1,0 +1,59 @@
+package vault
+
+import (
+	"context"
+	"errors"
+
+	"claudepool/infra/archive"
+	"claudepool/pool/seal"
+)
+
+// Writer saves one conversation again and again. The answer to a save may get lost: then the version that is in the way
+// of the next save is the writer's own, which it finds out. It is for one goroutine.
+type Writer struct {
+	vault  *Vault
+	keys   *seal.Keys
+	unsure map[string]bool // good turns of what may have been saved, though no answer said so
+}
+
+// NewWriter returns a writer for one of a user's conversations.
+func (v *Vault) NewWriter(keys *seal.Keys) *Writer {
+	return &Writer{vault: v, keys: keys, unsure: make(map[string]bool)}
+}
+
+// Save is Vault.Save. Without an error the version is there. isNewest is false if it is that of an earlier Save whose
+// answer was lost: then what is to be saved now has still to be, as the next version.
+func (w *Writer) Save(ctx context.Context, m Manifest, version int64, b Body) (isNewest bool, err error) {
+	isNewest = true
+	err = w.vault.Save(ctx, w.keys, m, version, b)
+	if errors.Is(err, archive.ErrConflict) && len(w.unsure) > 0 {
+		isNewest = false
+		err = w.confirm(ctx, m.Session, version)
+	}
+	switch {
+	case err == nil:
+		clear(w.unsure)
+	case errors.Is(err, archive.ErrConflict), errors.Is(err, archive.ErrPermanent):
+	default:
+		w.unsure[m.GoodTurn] = true
+	}
+	return isNewest, err
+}
+
+// confirm finds out whether the version that is in the way is the writer's own. The error is archive.ErrConflict if it
+// isn't.
+func (w *Writer) confirm(ctx context.Context, session string, version int64) error {
+	records, err := w.vault.store.List(ctx, w.keys.Owner())
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		if r.Name != w.keys.Name(session) || r.Version != version || r.Deleted {
+			continue
+		}
+		if m, err := openManifest(w.keys, r); err == nil && w.unsure[m.GoodTurn] {
+			return nil
+		}
+	}
+	return archive.ErrConflict
+}

@@ -1,0 +1,58 @@
+// Package workspace is where conversations keep their files: a folder each, an index that tells people whose a folder
+// is, and a meter of what folders take of the disk. It knows no users and decides nothing: who has too much, and whose
+// files give way, is for its callers to say.
+package workspace
+
+import (
+	"os"
+	"path/filepath"
+
+	"claudepool/pool/claude"
+	"claudepool/pool/confine"
+)
+
+// The parts of a Folder.
+const (
+	homeFolder = "home"
+	tempFolder = "tmp"
+	workFolder = "work"
+)
+
+// Folder is one conversation's own place in the file system. All paths are absolute. Its processes can put there what
+// they like, so the service looks for what is in it from its root on, never by a whole path. Its methods may be called
+// concurrently.
+type Folder struct {
+	Root string // all that its processes may write
+	Home string
+	Temp string
+	Cwd  string // where its processes work
+
+	launcher *confine.Launcher
+}
+
+// New makes a folder of an opaque name for processes of the launcher. The error is confine.ErrNoUID where another
+// folder has to be removed first.
+func New(launcher *confine.Launcher) (*Folder, error) {
+	root, err := launcher.NewWorkspace(homeFolder, tempFolder, workFolder)
+	if err != nil {
+		return nil, err
+	}
+	return &Folder{Root: root, Home: filepath.Join(root, homeFolder), Temp: filepath.Join(root, tempFolder),
+		Cwd: filepath.Join(root, workFolder), launcher: launcher}, nil
+}
+
+// Remove removes the folder with all that is in it, which may take as long as there are files. The error is
+// confine.ErrWorkspaceBusy while a process is in it; after an error it may be called again.
+func (f *Folder) Remove() error { return f.launcher.RemoveWorkspace(f.Root) }
+
+// WithTranscript has do work on a session's transcript, which doesn't need to exist. No link leads it out of the
+// folder. The error is do's, or says that the folder can't be opened.
+func (f *Folder) WithTranscript(session string, do func(claude.Transcript) error) error {
+	files, err := os.OpenRoot(f.Root)
+	if err != nil {
+		return err
+	}
+	defer files.Close()
+	return do(claude.Transcript{Files: files, Home: homeFolder, Cwd: f.Cwd, SessionID: session,
+		Owner: f.launcher.Owner(f.Root)})
+}
