@@ -8,6 +8,7 @@ import (
 
 	"claudepool/pool/api"
 	"claudepool/pool/cli"
+	"claudepool/pool/standby"
 )
 
 // How a request found its process.
@@ -194,7 +195,7 @@ func (s *slot) spawn(ctx context.Context, req *api.Request) (how string, err err
 	began := time.Now()
 	how, s.origin = ProcessStandby, api.ContextNone
 	proc, err := s.claim(ctx, credentialOf(req))
-	if proc == nil && err == nil {
+	if errors.Is(err, standby.ErrNone) {
 		how = ProcessCold
 		proc, err = s.start(ctx, req)
 	}

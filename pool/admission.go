@@ -68,7 +68,7 @@ func newAdmission(p *Pool) *admission {
 	return &admission{
 		prove:  p.opts.Broker.Prove,
 		full:   func() bool { return p.reserved.Load() > int64(p.opts.MaxProcesses) }, // who asks is counted already
-		bare:   func() bool { ready, _ := p.standbys.tell(); return p.opts.Standby > 0 && ready == 0 },
+		bare:   func() bool { return p.opts.Standby > 0 && p.standbys.Stats().Ready == 0 },
 		trials: make(map[broker.Credential]*trial),
 	}
 }

@@ -2,6 +2,7 @@ package pool_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"claudepool/infra/need"
+	"claudepool/infra/snapshot"
 	"claudepool/pool"
 	"claudepool/pool/confine"
 	"claudepool/pool/pooltest"
@@ -242,13 +245,33 @@ func asRoot(t *testing.T, cli string) string {
 	return path
 }
 
-// findStandby tells attempts of the process that the next user will get.
+// findStandby tells attempts of the process that the next user will get: the younger of two.
 func (s *scene) findStandby() {
-	var pids []int
-	require.Eventually(s.t, func() bool { pids = s.pool.StandbyPIDs(); return len(pids) == 2 }, time.Minute, 5*time.Millisecond)
-	work, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pids[0]))
+	s.awaitStandbys(2)
+	var pids []string
+	require.Eventually(s.t, func() bool { pids = s.standbys(); return len(pids) == 2 }, time.Minute, 5*time.Millisecond)
+	pid := slices.MaxFunc(pids, func(a, b string) int { return cmp.Compare(startTime(s.t, a), startTime(s.t, b)) })
+	work, err := os.Readlink("/proc/" + pid + "/cwd")
 	require.NoError(s.t, err)
-	s.environment["STANDBY"], s.environment["STANDBY_PID"] = filepath.Dir(work), strconv.Itoa(pids[0])
+	s.environment["STANDBY"], s.environment["STANDBY_PID"] = filepath.Dir(work), pid
+}
+
+// standbys are the pids of all that was started and is no user's.
+func (s *scene) standbys() []string {
+	users := s.pool.Snapshot().Users
+	return slices.DeleteFunc(s.processes(), func(pid string) bool {
+		return slices.ContainsFunc(users, func(u snapshot.User) bool { return strconv.Itoa(u.PID) == pid })
+	})
+}
+
+// startTime is when a process was started, in ticks.
+func startTime(t testing.TB, pid string) (ticks int) {
+	stat, err := os.ReadFile("/proc/" + pid + "/stat")
+	require.NoError(t, err)
+	_, after, _ := strings.Cut(string(stat), ") ")
+	ticks, err = strconv.Atoi(strings.Fields(after)[19]) // the 22nd of all fields
+	require.NoError(t, err)
+	return ticks
 }
 
 func (s *scene) newTenant(user string) tenant {

@@ -114,7 +114,7 @@ func TestBackground_AProcessWithATaskIsNotIdle(t *testing.T) {
 	s := newScriptedService(t, func(o *pool.Options) {
 		o.Standby, o.IdleTimeout, o.FreezeAfter, o.CleanupInterval = 1, 300*time.Millisecond, 20*time.Millisecond, 10*time.Millisecond
 	})
-	require.Eventually(t, func() bool { return len(s.pool.StandbyPIDs()) == 1 }, time.Minute, 5*time.Millisecond)
+	s.awaitStandbys(1)
 	r := s.ask("ada", "one [[task=1s]]", wait)
 	require.Len(t, r.results(), 2, r.body)
 	require.Equal(t, pool.ProcessCold, r.process, "standbys offer nothing of the kind")

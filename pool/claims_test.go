@@ -24,6 +24,7 @@ import (
 	"claudepool/pool"
 	"claudepool/pool/api"
 	"claudepool/pool/broker"
+	"claudepool/pool/cli"
 	"claudepool/pool/pooltest"
 )
 
@@ -40,8 +41,8 @@ func TestClaims_AStandbyIsOneUsersAndNobodyElses(t *testing.T) {
 	const standbys, crowd = 6, 9
 	s := newScriptedService(t, func(o *pool.Options) {
 		o.Standby, o.MaxProcesses = standbys, 24
-		o.SetCalm(0)
-		o.OnAdopt(func(pool.Adoption) { claimed.Add(1) })
+		o.SetQuiet(0)
+		o.OnClaim(func(*cli.Process) { claimed.Add(1) })
 	})
 	s.awaitStandbys(standbys)
 	stopKilling := s.killSomeStandbys()
@@ -163,21 +164,21 @@ func (s *service) killSomeStandbys() (stop func()) {
 
 // What goes wrong between the claim and the first turn costs the standby, and neither its user's answer nor anybody's secret.
 func TestClaims_WhatGoesWrongBeforeTheTurnIsNobodyElsesConcern(t *testing.T) {
-	var fault atomic.Pointer[func(pool.Adoption)]
+	var fault atomic.Pointer[func(*cli.Process)]
 	s := newScriptedService(t, func(o *pool.Options) {
 		o.Standby = 1
-		o.OnAdopt(func(a pool.Adoption) {
+		o.OnClaim(func(p *cli.Process) {
 			if f := fault.Swap(nil); f != nil {
-				(*f)(a)
+				(*f)(p)
 			}
 		})
 	})
 	var pid string // of the standby that was taken
-	during := func(f func(pool.Adoption)) {
+	during := func(f func(*cli.Process)) {
 		s.awaitStandbys(1)
-		seen := func(a pool.Adoption) {
-			pid = strconv.Itoa(a.PID())
-			f(a)
+		seen := func(p *cli.Process) {
+			pid = strconv.Itoa(p.PID())
+			f(p)
 		}
 		fault.Store(&seen)
 	}
@@ -191,16 +192,16 @@ func TestClaims_WhatGoesWrongBeforeTheTurnIsNobodyElsesConcern(t *testing.T) {
 		require.Equal(t, "Bearer "+token(user), s.lastCall().Header.Get("Authorization"))
 	}
 
-	during(func(a pool.Adoption) { a.Kill() })
+	during(func(p *cli.Process) { p.Kill() })
 	r := s.ask("ada", "one", nil)
 	require.Equal(t, "reply to: one", r.text(t), "it died")
 	said("ada", "user: one")
 	require.NotEqual(t, pid, r.pid)
 	gone()
 
-	during(func(a pool.Adoption) {
-		a.Stop()
-		time.AfterFunc(50*time.Millisecond, a.Kill)
+	during(func(p *cli.Process) {
+		assert.NoError(t, p.Signal(syscall.SIGSTOP)) // what is asked of it stays unanswered
+		time.AfterFunc(50*time.Millisecond, p.Kill)
 	})
 	r = s.ask("abe", "one", nil)
 	require.Equal(t, "reply to: one", r.text(t), "it died while it was being fitted")
@@ -209,7 +210,7 @@ func TestClaims_WhatGoesWrongBeforeTheTurnIsNobodyElsesConcern(t *testing.T) {
 	gone()
 
 	before := len(s.api.Calls())
-	during(func(a pool.Adoption) { assert.NoError(t, a.Bind(broker.Credential{OAuthToken: token("eve")})) })
+	during(func(p *cli.Process) { assert.NoError(t, p.Bind(broker.Credential{OAuthToken: token("eve")})) })
 	require.Equal(t, http.StatusServiceUnavailable, s.ask("bob", "one", nil).status, "it is another's")
 	require.Len(t, s.api.Calls(), before)
 	gone()
@@ -219,25 +220,25 @@ func TestClaims_WhatGoesWrongBeforeTheTurnIsNobodyElsesConcern(t *testing.T) {
 	before = len(s.api.Calls())
 	body, finish := io.Pipe()
 	answer := make(chan reply, 1)
-	var busy pool.Adoption
-	during(func(a pool.Adoption) {
-		busy = a
-		r, err := http.NewRequest(http.MethodPost, a.BrokerURL()+"/v1/messages", body)
+	var busy *cli.Process
+	during(func(p *cli.Process) {
+		busy = p
+		r, err := http.NewRequest(http.MethodPost, p.BrokerURL()+"/v1/messages", body)
 		assert.NoError(t, err)
-		r.Header.Set("Authorization", "Bearer "+a.Secret())
+		r.Header.Set("Authorization", "Bearer "+p.Secret())
 		go func() {
 			if response, err := http.DefaultClient.Do(r); err == nil {
 				answer <- read(response)
 			}
 			close(answer)
 		}()
-		assert.Eventually(t, func() bool { return a.Open() == 1 }, 20*time.Second, time.Millisecond)
+		assert.Eventually(t, func() bool { return p.Calls() == 1 }, 20*time.Second, time.Millisecond)
 	})
 	r = s.ask("cleo", "one", nil)
 	require.Equal(t, "reply to: one", r.text(t), "a call of it was under way")
 	require.NotEqual(t, pid, r.pid)
 	gone()
-	require.Eventually(t, func() bool { return busy.Open() == 0 }, 20*time.Second, time.Millisecond, "it ends with its process")
+	require.Eventually(t, func() bool { return busy.Calls() == 0 }, 20*time.Second, time.Millisecond, "it ends with its process")
 	require.NoError(t, finish.Close()) // or the client would wait for it
 	require.Zero(t, (<-answer).status)
 	require.Len(t, s.api.Calls(), before+1)
@@ -245,7 +246,7 @@ func TestClaims_WhatGoesWrongBeforeTheTurnIsNobodyElsesConcern(t *testing.T) {
 
 	before = len(s.api.Calls())
 	ctx, hangUp := context.WithCancel(t.Context())
-	during(func(pool.Adoption) {
+	during(func(*cli.Process) {
 		hangUp()
 		assert.Eventually(t, func() bool { return strings.Contains(s.logs.String(), "client gone") }, 20*time.Second, time.Millisecond)
 	})

@@ -1,14 +1,10 @@
 package pool
 
 import (
-	"claudepool/pool/api"
-	"context"
 	"errors"
-	"slices"
-	"syscall"
 	"time"
 
-	"claudepool/pool/broker"
+	"claudepool/pool/api"
 	"claudepool/pool/cli"
 	"claudepool/pool/confine"
 	"claudepool/pool/workspace"
@@ -28,14 +24,14 @@ func (o *Options) tune() *tuning {
 // ForTests has the pool wait as long as tests may have to.
 func (o *Options) ForTests() { o.tune() }
 
-// SetCalm changes how long no turn has to have begun before a standby is made.
-func (o *Options) SetCalm(d time.Duration) { o.tune().calm = d }
+// SetQuiet changes how long no turn has to have begun before a standby is started.
+func (o *Options) SetQuiet(d time.Duration) { o.tune().quiet = d }
 
 // SetHorde changes in how many sessions a user may have processes.
 func (o *Options) SetHorde(sessions int) { o.tune().horde = sessions }
 
-// OnAdopt has f called with each Adoption.
-func (o *Options) OnAdopt(f func(Adoption)) { o.tune().adopting = func(s *standby) { f(Adoption{s}) } }
+// OnClaim has f called with each standby that has been taken for a user and isn't bound yet.
+func (o *Options) OnClaim(f func(*cli.Process)) { o.tune().onClaim = f }
 
 // OnStop has f asked before each try to end a user's process, whether that is to fail.
 func (o *Options) OnStop(f func(pid int) error) {
@@ -48,30 +44,6 @@ func (o *Options) OnStop(f func(pid int) error) {
 	}
 }
 
-// Adoption is a standby that has been taken for a user and isn't bound yet.
-type Adoption struct{ s *standby }
-
-// PID is the standby's process id.
-func (a Adoption) PID() int { return a.s.proc.PID() }
-
-// Kill kills the standby and returns when its end has been seen.
-func (a Adoption) Kill() { a.s.proc.Kill() }
-
-// Bind makes the standby somebody's.
-func (a Adoption) Bind(c broker.Credential) error { return a.s.proc.Bind(c) }
-
-// Stop stops the standby. What is asked of it from now on stays unanswered.
-func (a Adoption) Stop() { _ = a.s.proc.Signal(syscall.SIGSTOP) }
-
-// Secret is what the standby knows itself by at the broker.
-func (a Adoption) Secret() string { return a.s.proc.Secret() }
-
-// BrokerURL is where the broker serves the standby.
-func (a Adoption) BrokerURL() string { return a.s.proc.BrokerURL() }
-
-// Open is the number of the standby's calls under way.
-func (a Adoption) Open() int { return a.s.proc.Calls() }
-
 // CleanUp has the reaper do what it would do at the time.
 func (p *Pool) CleanUp(at time.Time) { p.cleanUp(at) }
 
@@ -83,33 +55,6 @@ func (p *Pool) Stalled() (stalled int) {
 		}
 	}
 	return stalled
-}
-
-// Blanks is the number of standbys that can be given a system prompt.
-func (p *Pool) Blanks() int {
-	p.standbys.mu.Lock()
-	defer p.standbys.mu.Unlock()
-	return p.standbys.blanksLocked()
-}
-
-// StandbyPIDs are the process ids of the standbys, the one that the next user gets first.
-func (p *Pool) StandbyPIDs() (pids []int) {
-	p.standbys.mu.Lock()
-	defer p.standbys.mu.Unlock()
-	for _, s := range slices.Backward(p.standbys.ready) {
-		pids = append(pids, s.proc.PID())
-	}
-	return pids
-}
-
-// AgeStandbys makes all standbys older.
-func (p *Pool) AgeStandbys(by time.Duration) {
-	p.standbys.mu.Lock()
-	defer p.standbys.mu.Unlock()
-	for _, s := range p.standbys.ready {
-		s.since = s.since.Add(-by)
-	}
-	signal(p.standbys.tend)
 }
 
 // Conversations is the number of conversations that are known.
@@ -195,18 +140,4 @@ func (p *Pool) EvictLargest() bool {
 // CheckMemory looks at the memory of all processes now, as if they might have limit bytes each.
 func (p *Pool) CheckMemory(limit int64) {
 	newWatcher(p).look(time.Now(), confine.TakePulse(), limit, false)
-}
-
-// NewTraffic returns one in which no turn has begun.
-func NewTraffic() *traffic { return newTraffic(production.calm) }
-
-// Begin, Wait and GiveWay are begin, wait and giveWay.
-func (t *traffic) Begin() { t.begin() }
-
-func (t *traffic) Wait(ctx context.Context, most time.Duration) time.Duration {
-	return t.wait(ctx, most)
-}
-
-func (t *traffic) GiveWay(ctx context.Context, most time.Duration, send func(syscall.Signal) error) {
-	t.giveWay(ctx, most, send)
 }

@@ -90,7 +90,7 @@ func (h *Handle) run(ctx context.Context, sent func(), emit func(context.Context
 	}
 	defer context.AfterFunc(ctx, h.giveUp)()
 	signal(h.pool.changed)
-	h.pool.turns.begin()
+	h.pool.standbys.TurnBegins()
 	outcome, err := h.process.Run(ctx, h.reading.Message(), sent, func(ctx context.Context, lines [][]byte, end *cli.Outcome) error {
 		switch { // before the client can send the next request
 		case end == nil:

@@ -19,6 +19,7 @@ import (
 	"claudepool/pool/broker"
 	"claudepool/pool/cli"
 	"claudepool/pool/confine"
+	"claudepool/pool/standby"
 	"claudepool/pool/vault"
 	"claudepool/pool/workspace"
 )
@@ -89,15 +90,15 @@ type tuning struct {
 	quotaSlice     time.Duration // how long each user is measured at a time
 	disk           func(path string) (workspace.Disk, error)
 	interruptGrace time.Duration            // how long an interrupted turn may take to end before its process is killed
-	calm           time.Duration            // see traffic
-	adopting       func(*standby)           // called with each standby that has been taken for a user and isn't bound yet
+	quiet          time.Duration            // see standby.Options
+	onClaim        func(*cli.Process)       // see standby.Options
 	stop           func(*cli.Process) error // ends a user's process
 	undeadPause    time.Duration            // until it is tried again to end a process that could not be ended
 	horde          int                      // sessions; see hordeSessions
 }
 
-var production = tuning{quotaInterval: 5 * time.Second, quotaSlice: 20 * time.Millisecond, interruptGrace: time.Second, calm: 200 * time.Millisecond,
-	disk: workspace.DiskOf, adopting: func(*standby) {}, stop: (*cli.Process).Stop, undeadPause: time.Minute,
+var production = tuning{quotaInterval: 5 * time.Second, quotaSlice: 20 * time.Millisecond, interruptGrace: time.Second,
+	quiet: 200 * time.Millisecond, disk: workspace.DiskOf, stop: (*cli.Process).Stop, undeadPause: time.Minute,
 	horde: hordeSessions}
 
 // fairRate is how many bytes a second a turn may hand over after its first fairBurst ones. No model writes a hundredth of it.
@@ -110,8 +111,7 @@ type Pool struct {
 	owner     Ownership
 	index     *workspace.Index
 	starter   *starter
-	turns     *traffic
-	standbys  *standbys
+	standbys  *standby.Keeper
 	admission *admission
 	quota     *quota
 	vault     *vault.Vault // nil: conversations end with their instance
@@ -158,7 +158,6 @@ func New(opts Options, owner Ownership) *Pool {
 	}
 	p.empty = sync.NewCond(&p.mu)
 	p.life, p.cutAll = context.WithCancelCause(context.Background())
-	p.turns = newTraffic(p.tuning.calm)
 	p.starter = newStarter(opts, p.limits())
 	p.standbys = newStandbys(p)
 	p.admission = newAdmission(p)
@@ -169,7 +168,6 @@ func New(opts Options, owner Ownership) *Pool {
 	p.goes(p.watchUsage)
 	p.goes(p.quota.watchUsers)
 	p.goes(p.quota.watchDisk)
-	p.goes(p.standbys.keep)
 	return p
 }
 
@@ -206,13 +204,14 @@ func (p *Pool) Close() {
 	p.refuse()
 	p.cutAll(ErrClosing)
 	p.retire(p.takeAllIdle())
+	p.standbys.Close()
 	p.waitEmpty(context.Background())
 	p.work.Wait()
 }
 
 // refuse has no request begin from now on, also none of those that wait.
 func (p *Pool) refuse() {
-	p.standbys.end()
+	p.standbys.Stop()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.draining = true
@@ -236,7 +235,7 @@ func (p *Pool) waitEmpty(ctx context.Context) {
 		p.empty.Wait()
 	}
 	p.mu.Unlock()
-	p.standbys.waitGone(ctx)
+	p.standbys.Wait(ctx)
 }
 
 func (p *Pool) isEmptyLocked() bool {
@@ -263,7 +262,7 @@ func (p *Pool) Full() bool {
 	if p.crammed.Load() {
 		return true
 	}
-	if standbys, _ := p.standbys.tell(); standbys > 0 {
+	if p.standbys.Stats().Ready > 0 {
 		return false
 	}
 	if p.opts.Launcher.Full() && p.atRest.Load() == 0 {

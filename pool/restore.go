@@ -63,7 +63,7 @@ func (s *slot) startWithLess(ctx context.Context, opts claude.Options, req *api.
 
 // launch tries to start the process.
 func (s *slot) launch(ctx context.Context, opts claude.Options, req *api.Request) (*cli.Process, error) {
-	proc, err := s.pool.starter.launch(ctx, s.dir, opts)
+	proc, err := s.pool.starter.Start(ctx, s.dir, opts)
 	if err != nil {
 		return nil, err
 	}

@@ -9,7 +9,8 @@ import (
 // Snapshot tells what the pool holds now. The caller adds the instance's id.
 func (p *Pool) Snapshot() snapshot.Instance {
 	s := snapshot.Instance{Capacity: p.opts.MaxProcesses, MaxIdle: p.opts.IdleTimeout, CleanupInterval: p.opts.CleanupInterval}
-	s.Standby, s.Misses = p.standbys.tell()
+	standbys := p.standbys.Stats()
+	s.Standby, s.Misses = standbys.Ready, standbys.Misses
 	p.tell(&s)
 	users := make(map[string]*snapshot.User)
 	for _, c := range p.processes() {

@@ -2,13 +2,10 @@ package pool_test
 
 import (
 	"bytes"
-	"net/http"
+	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -103,13 +100,19 @@ func TestStandby_OneWithoutATurnTakesASystemPrompt(t *testing.T) {
 			require.Equal(t, "reply to: one", first.text(t))
 			require.Equal(t, pool.ProcessCold, first.process, "nobody could know")
 			require.Equal(t, "reply to: one", s.ask("bob", "one", zebra).text(t))
-			require.Eventually(t, func() bool { return s.pool.Blanks() > 0 }, 30*time.Second, 5*time.Millisecond)
-			r := s.ask("cleo", "two", zebra)
-			require.Equal(t, "reply to: two", r.text(t))
-			require.Equal(t, pool.ProcessStandby, r.process)
+			user, process := "", pool.ProcessCold
+			for i := 0; process == pool.ProcessCold; i++ { // until one is ready that fits
+				require.Less(t, i, 20)
+				time.Sleep(500 * time.Millisecond)
+				user = fmt.Sprint("cleo-", i)
+				r := s.ask(user, "two", zebra)
+				require.Equal(t, "reply to: two", r.text(t))
+				process = r.process
+			}
+			require.Equal(t, pool.ProcessStandby, process)
 			require.Contains(t, string(s.lastCall().Body), "You are a zebra.")
 			require.Equal(t, []string{"user: two"}, s.lastCall().Messages())
-			require.Equal(t, pool.ProcessReused, s.ask("cleo", "three", nil).process)
+			require.Equal(t, pool.ProcessReused, s.ask(user, "three", nil).process)
 			require.Contains(t, string(s.lastCall().Body), "You are a zebra.")
 		})
 	}
@@ -142,17 +145,6 @@ func TestStandby_WhatItCantBeFittedToStartsCold(t *testing.T) {
 	}
 }
 
-func TestStandby_ABurstMakesMoreReadyForTheNext(t *testing.T) {
-	s := newScriptedService(t, func(o *pool.Options) { o.Standby, o.MaxProcesses = 2, 64 })
-	s.awaitStandbys(2)
-	var burst sync.WaitGroup
-	for i := range 10 {
-		burst.Go(func() { s.ask("user"+string(rune('a'+i)), "hello", nil) })
-	}
-	burst.Wait()
-	s.awaitStandbys(8)
-}
-
 func TestStandby_GivesWayToUsers(t *testing.T) {
 	s := newScriptedService(t, func(o *pool.Options) { o.Standby, o.MaxProcesses = 2, 3 })
 	s.awaitStandbys(2)
@@ -175,61 +167,4 @@ func TestStandby_GivesWayWhenMemoryIsShort(t *testing.T) {
 	require.Zero(t, s.pool.Snapshot().Misses)
 	require.Equal(t, pool.ProcessCold, s.ask("bob", "hello", nil).process)
 	require.EqualValues(t, 1, s.pool.Snapshot().Misses)
-}
-
-func TestStandby_OneThatDiesIsReplacedAndNothingOfItIsLeft(t *testing.T) {
-	s := newScriptedService(t, withStandby(1))
-	s.awaitStandbys(1)
-	before, err := os.ReadDir(s.root) // the lock and the standby's workspace
-	require.NoError(t, err)
-	pids := s.processes()
-	require.Len(t, pids, 1)
-	for _, pid := range pids {
-		kill(t, pid)
-	}
-	require.Eventually(t, func() bool {
-		after, err := os.ReadDir(s.root)
-		return err == nil && len(after) == len(before) && after[1].Name() != before[1].Name()
-	}, 10*time.Second, 5*time.Millisecond)
-	s.awaitStandbys(1)
-	require.Equal(t, pool.ProcessStandby, s.ask("ada", "hello", nil).process)
-}
-
-// While standbys can't be started, users who come don't have it tried more often, and the log isn't filled.
-func TestStandby_WhatCantBeStartedIsTriedLessAndLessOften(t *testing.T) {
-	s := startService(t, "/bin/false", nil, withStandby(2))
-	line := regexp.MustCompile(`time=(\S+) .*a standby could not be started.* retry_seconds=(\d+)`)
-	var tries [][]string
-	for i := 0; len(tries) < 3; i++ {
-		require.Equal(t, http.StatusServiceUnavailable, s.ask("user-"+strconv.Itoa(i), "hello", nil).status)
-		tries = line.FindAllStringSubmatch(s.logs.String(), -1)
-	}
-	var last time.Time
-	for i, try := range tries {
-		require.Equal(t, strconv.Itoa(1<<i), try[2])
-		at, err := time.Parse(time.RFC3339Nano, try[1])
-		require.NoError(t, err)
-		if i > 0 {
-			pause := time.Duration(1<<(i-1)) * time.Second
-			require.GreaterOrEqual(t, at.Sub(last), pause-10*time.Millisecond) // the log has milliseconds
-		}
-		last = at
-	}
-	require.Zero(t, s.pool.Snapshot().Standby)
-}
-
-func TestStandby_OneThatIsOldIsRenewed(t *testing.T) {
-	s := newScriptedService(t, withStandby(1))
-	s.awaitStandbys(1)
-	old := s.pool.StandbyPIDs()
-	s.pool.AgeStandbys(59 * time.Minute)
-	s.pool.AgeStandbys(2 * time.Minute)
-	require.Eventually(t, func() bool {
-		now := s.pool.StandbyPIDs()
-		return len(now) == 1 && now[0] != old[0]
-	}, time.Minute, 5*time.Millisecond)
-	require.Eventually(t, func() bool { return !exists(strconv.Itoa(old[0])) }, time.Minute, 5*time.Millisecond)
-	r := s.ask("ada", "hello", nil)
-	require.Equal(t, "reply to: hello", r.text(t))
-	require.Equal(t, pool.ProcessStandby, r.process)
 }

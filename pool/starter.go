@@ -30,8 +30,21 @@ func newStarter(opts Options, limits cli.Limits) *starter {
 	}}
 }
 
-// launch starts a process that belongs to nobody.
-func (s *starter) launch(ctx context.Context, in *workspace.Folder, opts claude.Options) (*cli.Process, error) {
+// Queue waits behind those who wait to have a process started. It keeps no place itself: a standby's would be taken for
+// as long as turns delay its start.
+func (s *starter) Queue(ctx context.Context) error {
+	over, err := s.gate.pass(ctx)
+	if err == nil {
+		over()
+	}
+	return err
+}
+
+// NewFolder makes a workspace. The error is confine.ErrNoUID where others have to give way.
+func (s *starter) NewFolder() (*workspace.Folder, error) { return workspace.New(s.launcher) }
+
+// Start starts a process that belongs to nobody.
+func (s *starter) Start(ctx context.Context, in *workspace.Folder, opts claude.Options) (*cli.Process, error) {
 	spec := s.spec
 	spec.Folder, spec.Options = in, opts
 	return cli.Start(ctx, s.launcher, s.broker, spec)
@@ -41,14 +54,14 @@ func (s *slot) makeWorkspace() error {
 	if s.dir != nil {
 		return nil
 	}
-	launcher := s.pool.starter.launcher
-	f, err := workspace.New(launcher)
+	starter := s.pool.starter
+	f, err := starter.NewFolder()
 	for errors.Is(err, confine.ErrNoUID) {
 		if !s.pool.evictForRoom() {
 			s.pool.opts.Logger.Error("no conversation can begin until files of others are removed", "error", err)
 			return api.Overloaded(time.Second, "this instance keeps as many conversations as it can")
 		}
-		f, err = workspace.New(launcher)
+		f, err = starter.NewFolder()
 	}
 	if err != nil {
 		return err

@@ -25,9 +25,10 @@ var rooms = map[string][]string{
 	"router":   nil,
 
 	"pool": with(services, "pool/api", "pool/broker", "pool/claude", "pool/cli", "pool/confine", "pool/seal",
-		"pool/vault", "pool/workspace"),
+		"pool/standby", "pool/vault", "pool/workspace"),
 	"pool/server":    {"infra/hop", "infra/logging", "pool/api"},
 	"pool/cli":       {"pool/broker", "pool/claude", "pool/confine", "pool/workspace"},
+	"pool/standby":   {"pool/broker", "pool/claude", "pool/cli", "pool/workspace"},
 	"pool/workspace": {"pool/claude", "pool/confine"},
 	"pool/vault":     {"infra/archive", "pool/api", "pool/claude", "pool/seal"},
 	"pool/api":       nil,

@@ -1,0 +1,93 @@
+package standby
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"claudepool/pool/claude"
+)
+
+const (
+	// startNice is the scheduling priority of a process until it is ready.
+	startNice = 10
+	// warmUpTurns is how many turns a warm-up has: with each the CLI's code becomes faster, less and less so.
+	warmUpTurns = 4
+	// warmUpText is what a warm-up says. The broker answers it; see broker/warmup.go.
+	warmUpText = `"warm-up"`
+	// transcriptInterval is how often it is looked whether the CLI has written the last of a warm-up.
+	transcriptInterval = 20 * time.Millisecond
+)
+
+// prepare starts a process and warms it up, so that what it needs is loaded when its user comes. Turns that begin
+// may delay that by mostDelays.
+func (k *Keeper) prepare(blank bool) (*Process, error) {
+	if err := k.opts.Starter.Queue(k.life); err != nil {
+		return nil, err
+	}
+	delay := mostDelays * k.opts.Quiet
+	delay -= k.turns.wait(k.life, delay)
+	ctx, cancel := context.WithTimeoutCause(k.life, k.opts.StartTimeout, errStartTimeout)
+	defer cancel()
+	folder, err := k.opts.Starter.NewFolder()
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{Session: uuid.NewString(), Folder: folder, blank: blank}
+	opts := k.opts.CLI
+	opts.SessionID = p.Session
+	if p.Process, err = k.opts.Starter.Start(ctx, folder, opts); err != nil {
+		return nil, errors.Join(err, folder.Remove())
+	}
+	if err := k.warmUp(ctx, p, delay); err != nil {
+		err = fmt.Errorf("%w (stderr: %q)", err, p.StderrTail())
+		return nil, errors.Join(err, p.Stop(), folder.Remove())
+	}
+	p.readySince = time.Now()
+	return p, nil
+}
+
+// warmUp makes the process do all that only a first turn does, and forget it. Turns that begin may delay that by so
+// much in all.
+func (k *Keeper) warmUp(ctx context.Context, p *Process, delay time.Duration) error {
+	_ = p.SetNice(startNice)
+	defer func() { _ = p.SetNice(0) }()
+	preparing, ready := context.WithCancel(ctx)
+	var pausing sync.WaitGroup
+	pausing.Go(func() { k.turns.pauseDuring(preparing, delay, p.Signal) })
+	defer pausing.Wait()
+	defer ready()
+	if p.blank {
+		if err := p.Aside(ctx, "warm-up"); err != nil {
+			return err
+		}
+		return k.removeTranscript(ctx, p)
+	}
+	for range warmUpTurns {
+		if err := p.WarmUp(ctx, []byte(warmUpText)); err != nil {
+			return err
+		}
+	}
+	return k.removeTranscript(ctx, p)
+}
+
+// removeTranscript removes what a warm-up has left, once the CLI has written the last of it.
+func (k *Keeper) removeTranscript(ctx context.Context, p *Process) error {
+	return p.Folder.WithTranscript(p.Session, func(t claude.Transcript) error {
+		for ctx.Err() == nil {
+			rewound, err := t.Rewound()
+			if err != nil {
+				return err
+			}
+			if rewound || p.blank {
+				return t.Remove()
+			}
+			sleep(ctx, transcriptInterval)
+		}
+		return context.Cause(ctx)
+	})
+}
