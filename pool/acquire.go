@@ -107,7 +107,7 @@ func (s *slot) readyUnlessGone(ctx context.Context, req *api.Request) (*Handle, 
 		err error
 	}
 	done := make(chan outcome)
-	s.pool.goes(func() {
+	s.pool.work.Go(func() {
 		h, err := s.readyWithin(context.WithoutCancel(ctx), req)
 		select {
 		case done <- outcome{h, err}:
@@ -184,13 +184,13 @@ func (s *slot) ready(ctx context.Context, req *api.Request) (how string, err err
 // spawn gets a process for the conversation, making room for it first: a standby if one fits, else a new one.
 func (s *slot) spawn(ctx context.Context, req *api.Request) (how string, err error) {
 	p := s.pool
-	if s.dir == nil && p.crammed.Load() {
+	if s.dir == nil && p.diskFull.Load() {
 		return "", api.Overloaded(p.tuning.quotaInterval, "this instance's disk is full")
 	}
 	if err := s.reserve(); err != nil {
 		return "", err
 	}
-	for s.dir == nil && p.crowded(s.user) && p.evictFiles(s.user) {
+	for s.dir == nil && p.atConversationLimit(s.user) && p.evictFiles(s.user) {
 	}
 	began := time.Now()
 	how, s.origin = ProcessStandby, api.ContextNone
@@ -200,7 +200,7 @@ func (s *slot) spawn(ctx context.Context, req *api.Request) (how string, err err
 		proc, err = s.start(ctx, req)
 	}
 	if err != nil {
-		if !s.undead {
+		if !s.stuck {
 			s.user.unreserve()
 		}
 		return "", fmt.Errorf("pool: spawn: %w", err)

@@ -82,9 +82,9 @@ func (u *user) admit(ctx context.Context, req *api.Request) (*trial, error) {
 	a, credential := u.pool.admission, credentialOf(req)
 	connects := len(req.MCPServers) > 0 // which a CLI does before its first call
 	if connects || req.IsLarge || a.guarded() || u.standing.refused.Load() {
-		u.countStranger(+1)
+		u.countUnadmitted(+1)
 		verdict, err := a.ask(ctx, u.id, credential)
-		u.countStranger(-1)
+		u.countUnadmitted(-1)
 		switch {
 		case err != nil:
 			return nil, err
@@ -191,7 +191,7 @@ func (u *user) prove() {
 	if now-told < int64(tellAgain.Seconds()) || !st.told.CompareAndSwap(told, now) {
 		return
 	}
-	p.goes(func() {
+	p.work.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
 		defer cancel()
 		if err := p.owner.Prove(ctx, u.id); err != nil {
@@ -235,15 +235,15 @@ func (a *admission) refusedLocked(n int) bool {
 	return len(a.refusals) >= n && time.Since(a.refusals[len(a.refusals)-n]) < refusalsLately
 }
 
-// forsake has nothing stay of a user whose credential was refused and never accepted: the process, the files and the
+// dropRefused has nothing stay of a user whose credential was refused and never accepted: the process, the files and the
 // conversation of the slot go, and of others that nobody uses.
-func (s *slot) forsake() {
+func (s *slot) dropRefused() {
 	u := s.user
 	for _, other := range u.takeAtRest() {
-		u.pool.goes(func() {
+		u.pool.work.Go(func() {
 			other.drop()
 			other.yield()
-			u.settle()
+			u.releaseIfUnused()
 		})
 	}
 	s.leave()
@@ -254,8 +254,8 @@ func (s *slot) drop() {
 	if s.process != nil && s.end() != nil {
 		return // it goes with its process, as it was never answered: see yield
 	}
-	if !s.gone {
-		s.lose()
+	if !s.removed {
+		s.remove()
 		s.conversation.dropFiles()
 	}
 }

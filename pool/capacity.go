@@ -84,13 +84,13 @@ func (u *user) changeLocked(change func()) {
 }
 
 // isNewcomerLocked reports whether the user is about to get a process and has none. Who isn't let in yet may never get one.
-func (u *user) isNewcomerLocked() bool { return u.requests > u.strangers && u.processes == 0 }
+func (u *user) isNewcomerLocked() bool { return u.requests > u.unadmitted && u.processes == 0 }
 
-// countStranger changes how many of the user's requests wait to be let in.
-func (u *user) countStranger(more int) {
+// countUnadmitted changes how many of the user's requests wait to be let in.
+func (u *user) countUnadmitted(more int) {
 	u.pool.mu.Lock()
 	defer u.pool.mu.Unlock()
-	u.changeLocked(func() { u.strangers += more })
+	u.changeLocked(func() { u.unadmitted += more })
 }
 
 // room is how many more processes there may be.
@@ -151,8 +151,8 @@ func (l *line) nextVictimLocked() *conversation {
 	return l.firstLocked()
 }
 
-// crowded reports whether the user has as many conversations with files as may be.
-func (p *Pool) crowded(u *user) bool {
+// atConversationLimit reports whether the user has as many conversations with files as may be.
+func (p *Pool) atConversationLimit(u *user) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return u.workspaces >= p.opts.MaxConversations
@@ -236,7 +236,7 @@ func (s *slot) withoutFiles() {
 	defer s.pool.mu.Unlock()
 	u := s.user
 	s.setDirLocked(nil)
-	s.pool.wrote[u] = true // to be measured anew
+	s.pool.toMeasure[u] = true // to be measured anew
 	if s.mirror.fresh && !s.mirror.off && len(u.conversations)-u.workspaces < knownWithoutFiles*s.pool.opts.MaxConversations {
 		s.mirror.fetch = true
 		if s.mirror.apart {
@@ -244,7 +244,7 @@ func (s *slot) withoutFiles() {
 		}
 		return
 	}
-	s.loseLocked()
+	s.removeLocked()
 	u.recalled = nil // the archive has it, or what was said before the last turns
 	u.forgetLocked()
 }
@@ -284,21 +284,21 @@ func (l *line) takeAllLocked() (taken []*slot) {
 // retire ends the processes of idle conversations side by side, and gives up the users who then have none.
 func (p *Pool) retire(idle []*slot) {
 	for _, s := range idle {
-		p.goes(s.endIdle)
+		p.work.Go(s.endIdle)
 	}
 }
 
-// ripe is what has come due among conversations at rest.
-type ripe struct {
+// due is what has come due among conversations at rest.
+type due struct {
 	expired  []*slot         // idle for too long
-	restless []cli.Idle      // to be frozen; who uses one meanwhile wakes it
+	toFreeze []cli.Idle      // to be frozen; who uses one meanwhile wakes it
 	stale    []*conversation // not known any more
 	next     time.Duration   // until something else may be due
 }
 
-// ripen takes what is due at now, from the heads and tails of the lines.
-func (p *Pool) ripen(now time.Time) ripe {
-	r := ripe{next: p.opts.CleanupInterval}
+// takeDue takes what is due at now, from the heads and tails of the lines.
+func (p *Pool) takeDue(now time.Time) due {
+	r := due{next: p.opts.CleanupInterval}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := p.idle.firstLocked(); c != nil; c = p.idle.firstLocked() {
@@ -308,31 +308,31 @@ func (p *Pool) ripen(now time.Time) ripe {
 		}
 		r.expired = append(r.expired, c.takeLocked())
 	}
-	p.restlessLocked(now, &r)
+	p.toFreezeLocked(now, &r)
 	p.staleLocked(now, &r)
 	return r
 }
 
-// restlessLocked finds those that are to be frozen. They are at the end, as what was used before has rested; one that was
+// toFreezeLocked finds those that are to be frozen. They are at the end, as what was used before has rested; one that was
 // held then, without being used, goes on until its next use.
-func (p *Pool) restlessLocked(now time.Time, r *ripe) {
+func (p *Pool) toFreezeLocked(now time.Time, r *due) {
 	pause := p.froze.Add(freezePause).Sub(now)
-	for e := p.idle.list.Back(); e != nil && !e.Value.(*conversation).rested; e = e.Prev() {
+	for e := p.idle.list.Back(); e != nil && !e.Value.(*conversation).freezeTried; e = e.Prev() {
 		c := e.Value.(*conversation)
 		if left := max(p.opts.FreezeAfter-now.Sub(c.lastUsed), pause); left > 0 {
 			r.next = min(r.next, left)
 			continue
 		}
-		c.rested = true
-		r.restless = append(r.restless, c.process.Idle())
+		c.freezeTried = true
+		r.toFreeze = append(r.toFreeze, c.process.Idle())
 	}
-	if len(r.restless) > 0 {
+	if len(r.toFreeze) > 0 {
 		p.froze = now
 	}
 }
 
 // staleLocked forgets conversations whose files have been kept for long enough.
-func (p *Pool) staleLocked(now time.Time, r *ripe) {
+func (p *Pool) staleLocked(now time.Time, r *due) {
 	var next *list.Element
 	for e := p.dormant.list.Front(); e != nil; e = next {
 		next = e.Next()
@@ -341,7 +341,7 @@ func (p *Pool) staleLocked(now time.Time, r *ripe) {
 			return
 		}
 		if c.user.requests == 0 {
-			c.loseLocked()
+			c.removeLocked()
 			c.user.recalled = nil // the archive may still have it
 			c.user.forgetLocked()
 			r.stale = append(r.stale, c)

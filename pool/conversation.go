@@ -18,28 +18,28 @@ const knownFormer = 16
 // conversation is one of a user's conversations. It outlives its process: a conversation whose process was reaped is
 // resumed from its transcript. What isn't here is in its slot.
 type conversation struct {
-	pool  *Pool
-	user  *user
-	named bool          // a client chose the id
-	born  string        // unique: after a deletion another one may begin under the same id
-	lost  chan struct{} // closed when the pool closes without its process's end
+	pool        *Pool
+	user        *user
+	named       bool          // a client chose the id
+	incarnation string        // unique: after a deletion another one may begin under the same id
+	abandoned   chan struct{} // closed when the pool closes without its process's end
 
 	// Guarded by Pool.mu.
-	slot     *slot        // nil while somebody has it; for slot.go alone
-	waiters  []chan *slot // first come, first served; buffered by one: nil sends away
-	place    place        // where it stands while nobody has its slot
-	lastUsed time.Time
-	rested   bool // freezing its process was tried since its last use
+	slot        *slot        // nil while somebody has it; for slot.go alone
+	waiters     []chan *slot // first come, first served; buffered by one: nil sends away
+	place       place        // where it stands while nobody has its slot
+	lastUsed    time.Time
+	freezeTried bool // freezing its process was tried since its last use
 
 	// Guarded by Pool.mu. While somebody has the slot, nobody else changes it, and who has it may read it without the lock.
-	id      string            // the CLI's session id; until the first process of an unnamed one it may still change
-	process *cli.Process      // nil while there is none
-	started time.Time         // when the process became the conversation's
-	dir     *workspace.Folder // nil until the first process
-	digests api.Digests       // of what was said so far
-	settled bool              // they are right: no turn is changing them
-	spoken  bool              // a turn has gone well: it has more than the history that it began with
-	gone    bool              // deleted, or moved to another user: not to be used by who waited for it
+	id           string            // the CLI's session id; until the first process of an unnamed one it may still change
+	process      *cli.Process      // nil while there is none
+	started      time.Time         // when the process became the conversation's
+	dir          *workspace.Folder // nil until the first process
+	digests      api.Digests       // of what was said so far
+	digestsValid bool              // they are right: no turn is changing them
+	spoken       bool              // a turn has gone well: it has more than the history that it began with
+	removed      bool              // deleted, or moved to another user: not to be used by who waited for it
 
 	mirror mirror // guarded by Pool.mu; see there
 }
@@ -52,7 +52,7 @@ type place struct {
 
 // newConversation makes a conversation that the caller holds, and that isn't known yet.
 func (u *user) newConversation(id, born string, digests api.Digests) *slot {
-	c := &conversation{pool: u.pool, id: id, user: u, born: born, lost: make(chan struct{}), digests: digests, settled: true, lastUsed: time.Now()}
+	c := &conversation{pool: u.pool, id: id, user: u, incarnation: born, abandoned: make(chan struct{}), digests: digests, digestsValid: true, lastUsed: time.Now()}
 	return &slot{conversation: c}
 }
 
@@ -77,10 +77,10 @@ func (u *user) pick(req *api.Request) *conversation {
 		}
 		return u.beginLocked(uuid.NewString(), whole)
 	}
-	if u.standard == nil {
-		u.standard = u.beginLocked(uuid.NewString(), whole)
+	if u.defaultConversation == nil {
+		u.defaultConversation = u.beginLocked(uuid.NewString(), whole)
 	}
-	return u.standard
+	return u.defaultConversation
 }
 
 // recognizeLocked finds the conversation in which exactly that was said which a request says was said before. Of the ways in
@@ -95,10 +95,10 @@ func (u *user) recognizeLocked(readings []api.Reading) *conversation {
 		digests = append(digests, r.History.Former)
 	}
 	for _, d := range digests {
-		if len(u.settled[d]) == 0 { // as of those who say nothing was
+		if len(u.byDigest[d]) == 0 { // as of those who say nothing was
 			continue
 		}
-		return closest(u.settled[d], d)
+		return closest(u.byDigest[d], d)
 	}
 	return nil
 }
@@ -133,21 +133,21 @@ func (u *user) beginLocked(id string, r api.Reading) *conversation {
 // joinLocked makes the conversation known as one of its user's.
 func (c *conversation) joinLocked() {
 	c.user.conversations[c.id] = c
-	c.settleLocked(c.digests, c.settled)
+	c.setDigestsLocked(c.digests, c.digestsValid)
 }
 
-// settleLocked notes what has been said in the conversation, and whether that is right.
-func (c *conversation) settleLocked(digests api.Digests, settled bool) {
-	known := c.user.settled
+// setDigestsLocked notes what has been said in the conversation, and whether that is right.
+func (c *conversation) setDigestsLocked(digests api.Digests, valid bool) {
+	known := c.user.byDigest
 	for _, d := range c.digests {
 		if delete(known[d], c); len(known[d]) == 0 {
 			delete(known, d)
 		}
 	}
-	if c.settled = settled; c.digests != digests { // who has the slot may be reading them
+	if c.digestsValid = valid; c.digests != digests { // who has the slot may be reading them
 		c.digests = digests
 	}
-	if !settled || c.gone {
+	if !valid || c.removed {
 		return
 	}
 	for _, d := range digests {
@@ -164,8 +164,8 @@ func (c *conversation) settleLocked(digests api.Digests, settled bool) {
 // fits reports whether the conversation still is the one the request is meant for: a turn that went before may have
 // moved it on.
 func (s *slot) fits(req *api.Request) bool {
-	if s.gone || req.SessionID != "" || len(req.Messages) == 1 {
-		return !s.gone
+	if s.removed || req.SessionID != "" || len(req.Messages) == 1 {
+		return !s.removed
 	}
 	_, found := s.reading(req)
 	return found
@@ -201,34 +201,34 @@ func (u *user) takeAtRest() (taken []*slot) {
 
 // finish gives the slot back after a request.
 func (s *slot) finish() {
-	if s.process != nil && !s.undead && !s.process.Alive() {
+	if s.process != nil && !s.stuck && !s.process.Alive() {
 		_ = s.end() // else yield sees to it
 	}
 	p := s.pool
 	p.mu.Lock()
-	s.lastUsed, s.rested = time.Now(), false
+	s.lastUsed, s.freezeTried = time.Now(), false
 	p.mu.Unlock()
 	s.yield()
 }
 
-// lose takes the conversation from its user.
-func (s *slot) lose() {
+// remove takes the conversation from its user.
+func (s *slot) remove() {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
-	s.loseLocked()
+	s.removeLocked()
 }
 
-// loseLocked takes a conversation from its user. Its files are still to be removed.
-func (c *conversation) loseLocked() {
-	if c.dir != nil && !c.gone {
+// removeLocked takes a conversation from its user. Its files are still to be removed.
+func (c *conversation) removeLocked() {
+	if c.dir != nil && !c.removed {
 		c.user.workspaces--
-		c.pool.wrote[c.user] = true // to be measured anew
+		c.pool.toMeasure[c.user] = true // to be measured anew
 	}
-	c.gone = true
-	c.settleLocked(c.digests, c.settled)
+	c.removed = true
+	c.setDigestsLocked(c.digests, c.digestsValid)
 	c.leaveLinesLocked()
-	if c.user.standard == c {
-		c.user.standard = nil
+	if c.user.defaultConversation == c {
+		c.user.defaultConversation = nil
 	}
 	delete(c.user.conversations, c.id)
 }
@@ -254,9 +254,9 @@ func (p *Pool) processes() []seen {
 	return all
 }
 
-// bequeath makes a user's held conversations, some of which the archive has for the heir already, the heir's, all at once.
+// moveConversations makes a user's held conversations, some of which the archive has for the heir already, the heir's, all at once.
 // It returns them, by what they were before; they are held too.
-func (from *user) bequeath(to *user, held []*slot, copied map[*conversation]int64) map[*slot]*slot {
+func (from *user) moveConversations(to *user, held []*slot, copied map[*conversation]int64) map[*slot]*slot {
 	p := from.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -269,22 +269,22 @@ func (from *user) bequeath(to *user, held []*slot, copied map[*conversation]int6
 			if copied[old.conversation] == 0 || !there.unusedCopyLocked(old.conversation) {
 				continue
 			}
-			there.loseLocked()
+			there.removeLocked()
 		}
-		moved[old] = to.receiveLocked(old, copied[old.conversation])
+		moved[old] = to.takeOverLocked(old, copied[old.conversation])
 	}
-	to.inherited = append(to.inherited[max(0, len(to.inherited)+1-knownFormer):], from.id)
-	p.wrote[to] = true
+	to.formerIDs = append(to.formerIDs[max(0, len(to.formerIDs)+1-knownFormer):], from.id)
+	p.toMeasure[to] = true
 	return moved
 }
 
-// receiveLocked makes another user's held conversation this one's, of whom the archive has it in the given version.
-func (to *user) receiveLocked(old *slot, version int64) *slot {
+// takeOverLocked makes another user's held conversation this one's, of whom the archive has it in the given version.
+func (to *user) takeOverLocked(old *slot, version int64) *slot {
 	p := to.pool
-	s := to.newConversation(old.id, old.born, old.digests)
+	s := to.newConversation(old.id, old.incarnation, old.digests)
 	c := s.conversation
 	c.spoken = old.spoken
-	c.named, c.settled, c.lastUsed, c.rested = old.named, old.settled, old.lastUsed, old.rested
+	c.named, c.digestsValid, c.lastUsed, c.freezeTried = old.named, old.digestsValid, old.lastUsed, old.freezeTried
 	c.setDirLocked(old.dir)
 	c.mirror = mirror{off: old.mirror.off}
 	if version > 0 {
@@ -293,10 +293,10 @@ func (to *user) receiveLocked(old *slot, version int64) *slot {
 	}
 	s.settings, s.seed, s.fresh, s.dirty, s.goodTurn, s.answered = old.settings, old.seed, old.fresh, old.dirty, old.goodTurn, old.answered
 	s.joinLocked()
-	if old.user.standard == old.conversation && to.standard == nil {
-		to.standard = c
+	if old.user.defaultConversation == old.conversation && to.defaultConversation == nil {
+		to.defaultConversation = c
 	}
-	old.conversation.loseLocked()
+	old.conversation.removeLocked()
 	if old.process != nil {
 		c.process, c.started = old.process, old.started
 		old.process = nil

@@ -29,13 +29,13 @@ func (p *Pool) evict(s *slot) bool {
 	s.withoutFiles()
 	p.opts.Logger.Info("a conversation's files gave way to another's", "user", api.ShortUser(s.user.id))
 	s.yield()
-	p.goes(s.user.settle)
+	p.work.Go(s.user.releaseIfUnused)
 	return true
 }
 
 // makeRoom has files give way while too little of the disk is free. While nothing can give way, no conversation begins.
 func (p *Pool) makeRoom() {
-	crammed := false
+	full := false
 	for range mostAtOnce {
 		disk, err := p.tuning.disk(p.opts.Workspaces)
 		if err != nil {
@@ -54,13 +54,13 @@ func (p *Pool) makeRoom() {
 				"free_files", disk.Free.Files)
 			break
 		}
-		if crammed = !p.evictForRoom(); crammed {
+		if full = !p.evictForRoom(); full {
 			p.opts.Logger.Error("no conversation can begin: the disk is short and all files are in use",
 				"free_bytes", disk.Free.Bytes, "free_files", disk.Free.Files)
 			break
 		}
 	}
-	p.crammed.Store(crammed)
+	p.diskFull.Store(full)
 }
 
 // evictForRoom has the files of the unproven user give way who has most, else those used longest ago.

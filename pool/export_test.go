@@ -35,7 +35,7 @@ func (o *Options) OnClaim(f func(*cli.Process)) { o.tune().onClaim = f }
 
 // OnStop has f asked before each try to end a user's process, whether that is to fail.
 func (o *Options) OnStop(f func(pid int) error) {
-	o.tune().undeadPause = 10 * time.Millisecond
+	o.tune().stuckPause = 10 * time.Millisecond
 	o.tune().stop = func(p *cli.Process) error {
 		if err := f(p.PID()); err != nil {
 			return err
@@ -71,7 +71,7 @@ func (p *Pool) Conversations() (n int) {
 func (p *Pool) Former(user string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.users[user].inherited)
+	return len(p.users[user].formerIDs)
 }
 
 // Sound looks whether conversations are found by what has been said in them, no others are, and all stand in their lines in
@@ -80,16 +80,16 @@ func (p *Pool) Sound() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, u := range p.users {
-		for digest, known := range u.settled {
+		for digest, known := range u.byDigest {
 			for c := range known {
-				if _, is := c.digests.Way(digest); !is || !c.settled || u.conversations[c.id] != c {
+				if _, is := c.digests.Way(digest); !is || !c.digestsValid || u.conversations[c.id] != c {
 					return errors.New("found by what hasn't been said")
 				}
 			}
 		}
 		for _, c := range u.conversations {
 			for _, digest := range c.digests {
-				if c.settled && digest != (api.Digest{}) && !u.settled[digest][c] {
+				if c.digestsValid && digest != (api.Digest{}) && !u.byDigest[digest][c] {
 					return errors.New("not all can be found")
 				}
 			}

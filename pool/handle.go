@@ -84,7 +84,7 @@ func (h *Handle) revive(ctx context.Context) error {
 // run tries the turn once. From here on the transcript can't be relied on until it has gone well.
 func (h *Handle) run(ctx context.Context, sent func(), emit func(context.Context, [][]byte) error) (cli.Outcome, error) {
 	h.failed, h.dirty = true, true
-	h.unsettle()
+	h.hideDigests()
 	if h.attempt == nil {
 		h.attempt = h.user.attempts.begin(h.req)
 	}
@@ -114,7 +114,7 @@ func (h *Handle) run(ctx context.Context, sent func(), emit func(context.Context
 // giveUp says that the turn counts for nothing: its conversation can be found again by those who go on without it. They wait
 // in line until it has been forgotten. It may be called more than once, also when the turn is over.
 func (h *Handle) giveUp() {
-	h.resettle()
+	h.showDigests()
 	h.attempt.tell()
 }
 
@@ -164,14 +164,14 @@ func (h *Handle) Release() {
 	h.trial.end()
 	switch {
 	case h.user.isRefused():
-		h.pool.goes(h.forsake)
+		h.pool.work.Go(h.dropRefused)
 	case !h.failed:
 		h.save()
 		h.leave()
 	case h.process == nil:
 		h.leave()
 	default:
-		h.pool.goes(func() {
+		h.pool.work.Go(func() {
 			if !h.process.Rewind(context.Background()) {
 				h.process.Quit()
 			}

@@ -109,11 +109,11 @@ func (w *watcher) look(now time.Time, pulse confine.Pulse, limit int64, short bo
 	ended := 0
 	for _, l := range looks {
 		l.setYield(l.usage.Memory > limit || l.growth() > leastGrowth)
-		if (l.usage.Memory > limit || l.usage.Files > confine.MostFiles) && w.pool.outgrown(l, limit) {
+		if (l.usage.Memory > limit || l.usage.Files > confine.MostFiles) && w.pool.overMemory(l, limit) {
 			ended++
 		}
 	}
-	if short && ended == 0 && now.Sub(w.relieved) > reliefPause && w.pool.relieve(looks) {
+	if short && ended == 0 && now.Sub(w.relieved) > reliefPause && w.pool.freeMemory(looks) {
 		w.relieved = now
 	}
 	w.share(looks, pulse, passed)
@@ -157,9 +157,9 @@ func (l look) setYield(yield bool) {
 	l.yields = yield
 }
 
-// outgrown has a process go that takes more than it may: between turns, or at once if that is far more.
+// overMemory has a process go that takes more than it may: between turns, or at once if that is far more.
 // It reports whether it goes now.
-func (p *Pool) outgrown(l look, limit int64) bool {
+func (p *Pool) overMemory(l look, limit int64) bool {
 	p.opts.Logger.Warn("process over its memory limit", "user", api.ShortUser(l.user), "pid", l.process.PID(), "bytes", l.usage.Memory, "files", l.usage.Files)
 	return p.dismiss(l, l.usage.Memory > farOver*limit || l.usage.Files > confine.MostFiles)
 }
@@ -172,14 +172,14 @@ func (p *Pool) dismiss(l look, now bool) bool {
 	}
 	s := l.c.takeWith(l.process)
 	if s != nil {
-		p.goes(s.endIdle)
+		p.work.Go(s.endIdle)
 	}
 	return now || s != nil
 }
 
-// relieve gives the machine memory back when it runs short: who has grown most goes, not who was there before. Where nobody
+// freeMemory gives the machine memory back when it runs short: who has grown most goes, not who was there before. Where nobody
 // has grown, what has been idle for longest gives way, as the next request of its user goes on from its transcript.
-func (p *Pool) relieve(looks []look) (relieved bool) {
+func (p *Pool) freeMemory(looks []look) (relieved bool) {
 	var most, oldest *look
 	for i := range looks {
 		l := &looks[i]

@@ -64,17 +64,17 @@ func (u *user) conversationsOf() map[string]*conversation {
 	return maps.Clone(u.conversations)
 }
 
-// loseUnused takes a conversation from its user that the archive had, unless it is in use. What is not said to be deleted
+// removeUnused takes a conversation from its user that the archive had, unless it is in use. What is not said to be deleted
 // goes only if it was to be fetched.
-func (c *conversation) loseUnused(isDeleted bool) bool {
+func (c *conversation) removeUnused(isDeleted bool) bool {
 	p := c.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	gone := isDeleted && c.mirror.version > 0 || !isDeleted && c.mirror.fetch
-	if !gone || c.gone || c.heldLocked() || c.process != nil || c.mirror.busy {
+	if !gone || c.removed || c.heldLocked() || c.process != nil || c.mirror.busy {
 		return false
 	}
-	c.loseLocked()
+	c.removeLocked()
 	return true
 }
 
@@ -86,7 +86,7 @@ func (u *user) addArchived(kept vault.Conversation) {
 	c := u.conversations[kept.Session]
 	switch {
 	case c == nil:
-	case c.born == kept.Incarnation && c.mirror.version >= kept.Version || c.mirror.busy:
+	case c.incarnation == kept.Incarnation && c.mirror.version >= kept.Version || c.mirror.busy:
 		return
 	case c.heldLocked() || c.process != nil:
 		c.mirror.off = true // it was begun here while the archive could not be asked
@@ -96,14 +96,14 @@ func (u *user) addArchived(kept vault.Conversation) {
 	s.spoken, s.named = true, kept.Named
 	s.mirror = mirror{version: kept.Version, fresh: true, fetch: true, apart: kept.SettingsInBody}
 	s.settings, s.goodTurn, s.answered = cli.Settings(kept.Settings), kept.GoodTurn, true
-	isStandard := kept.Default || c != nil && u.standard == c
+	isStandard := kept.Default || c != nil && u.defaultConversation == c
 	if c != nil {
 		s.setDirLocked(c.dir)
-		c.loseLocked()
+		c.removeLocked()
 	}
 	s.joinLocked()
 	if isStandard {
-		u.standard = s.conversation
+		u.defaultConversation = s.conversation
 	}
 	s.restLocked()
 }
@@ -135,7 +135,7 @@ func (s *slot) save() {
 	if state.off || state.deleting || u.keys == nil {
 		return
 	}
-	m.Default = u.standard == s.conversation
+	m.Default = u.defaultConversation == s.conversation
 	state.next, state.fresh = m, false
 	if state.busy {
 		return
@@ -146,7 +146,7 @@ func (s *slot) save() {
 	}
 	u.mirroring++
 	c, dir, done := s.conversation, s.dir, state.done
-	p.goes(func() {
+	p.work.Go(func() {
 		c.mirrorAll(dir)
 		close(done)
 		u.hasMirrored()
@@ -265,7 +265,7 @@ func (s *slot) planCopy(to *user) (plan copying, moves bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	plan.from, plan.apart = s.mirror.version, s.mirror.fetch && s.mirror.apart
-	plan.manifest.Default = s.user.standard == s.conversation
+	plan.manifest.Default = s.user.defaultConversation == s.conversation
 	there := to.conversations[s.id]
 	if there != nil {
 		plan.to = there.mirror.version + 1
@@ -276,5 +276,5 @@ func (s *slot) planCopy(to *user) (plan copying, moves bool) {
 
 // unusedCopyLocked reports whether c is what the archive has of a copy of the other, and nothing more.
 func (c *conversation) unusedCopyLocked(of *conversation) bool {
-	return c.born == of.born && c.mirror.fetch && c.dir == nil && c.process == nil && !c.heldLocked()
+	return c.incarnation == of.incarnation && c.mirror.fetch && c.dir == nil && c.process == nil && !c.heldLocked()
 }

@@ -93,12 +93,12 @@ type tuning struct {
 	quiet          time.Duration            // see standby.Options
 	onClaim        func(*cli.Process)       // see standby.Options
 	stop           func(*cli.Process) error // ends a user's process
-	undeadPause    time.Duration            // until it is tried again to end a process that could not be ended
+	stuckPause     time.Duration            // until it is tried again to end a process that could not be ended
 	horde          int                      // sessions; see hordeSessions
 }
 
 var production = tuning{quotaInterval: 5 * time.Second, quotaSlice: 20 * time.Millisecond, interruptGrace: time.Second,
-	quiet: 200 * time.Millisecond, disk: workspace.DiskOf, stop: (*cli.Process).Stop, undeadPause: time.Minute,
+	quiet: 200 * time.Millisecond, disk: workspace.DiskOf, stop: (*cli.Process).Stop, stuckPause: time.Minute,
 	horde: hordeSessions}
 
 // fairRate is how many bytes a second a turn may hand over after its first fairBurst ones. No model writes a hundredth of it.
@@ -124,12 +124,12 @@ type Pool struct {
 	work   sync.WaitGroup // the pool's own goroutines
 
 	reserved, idling atomic.Int64 // what Load tells; changed under mu
-	crammed          atomic.Bool  // the disk is short, and nothing can give way
+	diskFull         atomic.Bool  // the disk is short, and nothing can give way
 	atRest           atomic.Int64 // conversations with files that nobody uses; changed under mu
 
 	mu        sync.Mutex // guards everything below, and what users and conversations say it guards
 	users     map[string]*user
-	wrote     map[*user]bool         // who is to be measured
+	toMeasure map[*user]bool         // who is to be measured
 	space     workspace.Space        // what users' files took when they were measured last
 	slots     int                    // users' processes that exist or are being started or stopped
 	newcomers int                    // users with requests and no process
@@ -151,7 +151,7 @@ func New(opts Options, owner Ownership) *Pool {
 	p := &Pool{
 		opts: opts, tuning: production, owner: owner, index: workspace.NewIndex(opts.Workspaces),
 		wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
-		users: make(map[string]*user), wrote: make(map[*user]bool), running: make(map[*conversation]bool),
+		users: make(map[string]*user), toMeasure: make(map[*user]bool), running: make(map[*conversation]bool),
 	}
 	if opts.tuning != nil {
 		p.tuning = *opts.tuning
@@ -164,10 +164,10 @@ func New(opts Options, owner Ownership) *Pool {
 	opts.Broker.OnAnswer(p.admission.answered)
 	p.quota = newQuota(p)
 	p.vault = openVault(p)
-	p.goes(p.reap)
-	p.goes(p.watchUsage)
-	p.goes(p.quota.watchUsers)
-	p.goes(p.quota.watchDisk)
+	p.work.Go(p.reap)
+	p.work.Go(p.watchUsage)
+	p.work.Go(p.quota.watchUsers)
+	p.work.Go(p.quota.watchDisk)
 	return p
 }
 
@@ -175,9 +175,6 @@ func (p *Pool) limits() cli.Limits {
 	return cli.Limits{Silence: p.opts.SilenceTimeout, InterruptGrace: p.tuning.interruptGrace,
 		Rate: fairRate, Burst: fairBurst}
 }
-
-// goes runs f as one of the pool's own goroutines, which Close waits for.
-func (p *Pool) goes(f func()) { p.work.Go(f) }
 
 // Changed is signalled when a snapshot taken now may differ from the one before.
 func (p *Pool) Changed() <-chan struct{} { return p.changed }
@@ -259,7 +256,7 @@ func (p *Pool) Load() (reserved, idle int) {
 // Full reports whether no conversation can begin here now, whatever room Load tells of: every uid has files that somebody
 // uses, the disk or memory is short and nothing could give way. It waits for nobody.
 func (p *Pool) Full() bool {
-	if p.crammed.Load() {
+	if p.diskFull.Load() {
 		return true
 	}
 	if p.standbys.Stats().Ready > 0 {
@@ -293,7 +290,7 @@ func (p *Pool) Evict(id string) {
 	p.mu.Unlock()
 	if u != nil {
 		p.retire(u.takeIdle())
-		u.settle()
+		u.releaseIfUnused()
 	}
 }
 

@@ -120,7 +120,7 @@ func (q *quota) judge(u *user, measured workspace.Total, held confine.Unlinked) 
 		}
 		c.process.Abort(errQuota)
 		if s := c.c.takeWith(c.process); s != nil { // nobody uses it, but what it has started may write
-			p.goes(s.endIdle)
+			p.work.Go(s.endIdle)
 		}
 	}
 }

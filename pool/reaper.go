@@ -31,15 +31,15 @@ func (p *Pool) reap() {
 // cleanUp ends what is due at now, freezes what has just become idle, and returns how long it takes until something else
 // may be due.
 func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
-	r := p.ripen(now)
+	r := p.takeDue(now)
 	for _, s := range r.expired {
-		p.goes(func() { s.cleanUp(now) })
+		p.work.Go(func() { s.cleanUp(now) })
 	}
-	if len(r.restless) > 0 {
-		p.goes(func() { cli.Freeze(r.restless...) })
+	if len(r.toFreeze) > 0 {
+		p.work.Go(func() { cli.Freeze(r.toFreeze...) })
 	}
 	for _, c := range r.stale {
-		p.goes(func() { c.dropFiles() })
+		p.work.Go(func() { c.dropFiles() })
 	}
 	return r.next
 }
@@ -54,7 +54,7 @@ func (s *slot) cleanUp(now time.Time) {
 	p.cleaned(lifetime)
 	p.opts.Logger.Info("Cleanup idle process user=" + api.ShortUser(s.user.id) + " idle=" + seconds(idle) + "s")
 	s.yield()
-	s.user.settle()
+	s.user.releaseIfUnused()
 }
 
 // seconds writes a duration as the cleanup line has it: with one decimal.

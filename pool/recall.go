@@ -20,7 +20,7 @@ func openVault(p *Pool) *vault.Vault {
 		return nil
 	}
 	v := vault.New(p.opts.Archive)
-	p.goes(func() {
+	p.work.Go(func() {
 		if err := v.Connect(p.life); err != nil {
 			p.opts.Logger.Warn("the archive can't be read", "error", err)
 		}
@@ -55,7 +55,7 @@ func (u *user) recallAll(ctx context.Context, req *api.Request) error {
 	}
 	r, isNew := u.askOnce(req)
 	if isNew {
-		p.goes(func() { u.find(r) })
+		p.work.Go(func() { u.find(r) })
 	}
 	select {
 	case <-r.done:
@@ -98,8 +98,8 @@ func (u *user) dropMissing(kept vault.Listing) {
 	p := u.pool
 	for id, c := range u.conversationsOf() {
 		state := kept.State(id)
-		if state != vault.Saved && c.loseUnused(state == vault.Deleted) {
-			p.goes(func() { c.dropFiles() })
+		if state != vault.Saved && c.removeUnused(state == vault.Deleted) {
+			p.work.Go(func() { c.dropFiles() })
 		}
 	}
 }

@@ -34,7 +34,7 @@ func (s *slot) start(ctx context.Context, req *api.Request) (*cli.Process, error
 
 // diedAtStart reports whether a process ended by itself before it was ready, and says so.
 func (s *slot) diedAtStart(err error) bool {
-	if !errors.Is(err, cli.ErrDied) || s.undead {
+	if !errors.Is(err, cli.ErrDied) || s.stuck {
 		return false
 	}
 	s.pool.opts.Logger.Warn("a conversation can't be resumed", "user", api.ShortUser(s.user.id), "from", s.origin, "error", err)
@@ -54,7 +54,7 @@ func (s *slot) startWithLess(ctx context.Context, opts claude.Options, req *api.
 			return proc, nil
 		}
 	}
-	if !s.undead {
+	if !s.stuck {
 		s.goodTurn, s.dirty = goodTurn, true
 		err = errors.Join(err, s.dir.WithTranscript(s.id, claude.Transcript.Back))
 	}
@@ -75,7 +75,7 @@ func (s *slot) launch(ctx context.Context, opts claude.Options, req *api.Request
 	}
 	if stopErr := s.pool.tuning.stop(proc); stopErr != nil {
 		s.install(proc)
-		err = errors.Join(err, s.survived(stopErr))
+		err = errors.Join(err, s.endFailed(stopErr))
 	}
 	return nil, err
 }

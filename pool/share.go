@@ -94,7 +94,7 @@ func (w *watcher) apply(looks []look, slow map[string]bool) {
 func (p *Pool) setSlow(usage confine.Usage, slow bool) {
 	err := usage.SetIdle(slow)
 	if err != nil && slow {
-		p.goes(func() {
+		p.work.Go(func() {
 			usage.Stand(true)
 			sleep(p.life, standStill)
 			usage.Stand(false)

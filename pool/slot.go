@@ -25,7 +25,7 @@ type slot struct {
 	seed     api.Reading // history to begin with, until it stands in a transcript
 	fresh    bool        // no turn has gone well: what is there is the seed
 	dirty    bool        // the transcript may hold a turn that failed
-	undead   bool        // its process could not be ended; it is there yet, and nobody's to use
+	stuck    bool        // its process could not be ended; it is there yet, and nobody's to use
 	goodTurn string      // uuid of the last entry of the last good turn, or of the seed
 	answered bool        // a turn has gone well
 	origin   string      // where what its process has of what was said before came from, as receipts tell it
@@ -62,13 +62,13 @@ func (s *slot) restLocked() {
 	c, p := s.conversation, s.pool
 	c.slot = s
 	switch {
-	case c.gone:
+	case c.removed:
 	case c.process != nil:
 		c.place = place{pool: p.idle.addLocked(c), user: c.user.idle.addLocked(c)}
 	default:
 		c.place.pool = p.dormant.addLocked(c)
 	}
-	if c.dir != nil && !c.gone {
+	if c.dir != nil && !c.removed {
 		c.place.files = true
 		p.atRest.Add(1)
 	}
@@ -165,19 +165,19 @@ func (c *conversation) takeWith(proc *cli.Process) *slot {
 // is to have none, goes first. A conversation without a process of which no turn has gone well goes with all it has, which
 // may be much: its client has to say all of it again.
 func (s *slot) yield() {
-	p, c, undead := s.pool, s.conversation, s.undead
+	p, c, stuck := s.pool, s.conversation, s.stuck
 	p.mu.Lock()
-	// Whether it is alive is asked with the lock held: bury looks for one that has ended, at rest, under the same lock.
+	// Whether it is alive is asked with the lock held: awaitExit looks for one that has ended, at rest, under the same lock.
 	retire := c.process != nil && len(c.waiters) == 0 && (p.draining || c.user.leaving || !c.process.Alive())
-	useless := c.process == nil && len(c.waiters) == 0 && !s.answered && !c.gone
+	useless := c.process == nil && len(c.waiters) == 0 && !s.answered && !c.removed
 	switch {
-	case undead, retire:
+	case stuck, retire:
 	case len(c.waiters) > 0:
 		c.waiters[0] <- s
 		c.waiters = c.waiters[1:]
 		p.queued--
 	case useless:
-		s.loseLocked()
+		s.removeLocked()
 		s.restLocked()
 	default:
 		s.restLocked()
@@ -186,13 +186,13 @@ func (s *slot) yield() {
 	signal(p.wake)
 	signal(p.changed)
 	switch {
-	case undead:
-		p.goes(s.outlast)
+	case stuck:
+		p.work.Go(s.retryEnd)
 	case retire:
-		p.goes(s.endIdle)
+		p.work.Go(s.endIdle)
 	}
 	if useless {
-		p.goes(c.dropFiles)
+		p.work.Go(c.dropFiles)
 	}
 }
 
@@ -200,19 +200,19 @@ func (s *slot) yield() {
 func (s *slot) install(proc *cli.Process) {
 	p := s.pool
 	p.mu.Lock()
-	s.process, s.started, s.rested = proc, time.Now(), false
+	s.process, s.started, s.freezeTried = proc, time.Now(), false
 	p.running[s.conversation] = true
 	p.mu.Unlock()
 	signal(p.changed)
-	p.goes(func() { s.conversation.bury(proc) })
+	p.work.Go(func() { s.conversation.awaitExit(proc) })
 }
 
-// bury waits for the end of a process and clears it away if it ended while nobody used it.
-func (c *conversation) bury(proc *cli.Process) {
+// awaitExit waits for the end of a process and clears it away if it ended while nobody used it.
+func (c *conversation) awaitExit(proc *cli.Process) {
 	p := c.pool
 	select {
 	case <-proc.Exited():
-	case <-c.lost:
+	case <-c.abandoned:
 		return
 	}
 	s := c.takeWith(proc)
@@ -222,7 +222,7 @@ func (c *conversation) bury(proc *cli.Process) {
 	_ = s.end() // else yield sees to it
 	p.opts.Logger.Warn("idle process ended by itself", "user", api.ShortUser(c.user.id), "pid", proc.PID(), "exit", proc.Exit())
 	s.yield()
-	c.user.settle()
+	c.user.releaseIfUnused()
 }
 
 // end ends the conversation's process. Without an error nothing of the process is left and its room is free. Else it keeps its
@@ -232,61 +232,61 @@ func (s *slot) end() error {
 	var err error
 	for range stopAttempts {
 		if err = p.tuning.stop(proc); err == nil {
-			s.buried()
+			s.processEnded()
 			return nil
 		}
 	}
-	return s.survived(err)
+	return s.endFailed(err)
 }
 
-// survived says that the conversation's process could not be ended.
-func (s *slot) survived(err error) error {
+// endFailed says that the conversation's process could not be ended.
+func (s *slot) endFailed(err error) error {
 	s.pool.opts.Logger.Error("a process could not be ended, its room and its user stay taken", "user", api.ShortUser(s.user.id),
 		"pid", s.process.PID(), "error", err)
-	s.undead = true
+	s.stuck = true
 	return fmt.Errorf("pool: end: %w", err)
 }
 
-// buried says that nothing of the conversation's process is left.
-func (s *slot) buried() {
+// processEnded says that nothing of the conversation's process is left.
+func (s *slot) processEnded() {
 	p := s.pool
 	p.mu.Lock()
-	s.process, s.undead = nil, false
+	s.process, s.stuck = nil, false
 	delete(p.running, s.conversation)
 	s.user.countLocked(0, -1)
 	p.mu.Unlock()
 	signal(p.changed)
 }
 
-// outlast holds the slot of a process that could not be ended until that is gone after all. A pool that closes doesn't wait for
+// retryEnd holds the slot of a process that could not be ended until that is gone after all. A pool that closes doesn't wait for
 // it, and doesn't give its user up either: that ends with the instance.
-func (s *slot) outlast() {
+func (s *slot) retryEnd() {
 	p, pid := s.pool, s.process.PID()
 	for {
 		select {
 		case <-p.life.Done():
 			p.opts.Logger.Error("the pool closes without a process's end", "user", api.ShortUser(s.user.id), "pid", pid)
 			s.user.disown()
-			s.buried()
-			close(s.lost)
+			s.processEnded()
+			close(s.abandoned)
 			return
-		case <-time.After(p.tuning.undeadPause):
+		case <-time.After(p.tuning.stuckPause):
 		}
 		if p.tuning.stop(s.process) == nil {
 			break
 		}
 	}
-	s.buried()
+	s.processEnded()
 	p.opts.Logger.Info("a process has ended at last", "user", api.ShortUser(s.user.id), "pid", pid)
 	s.yield()
-	s.user.settle()
+	s.user.releaseIfUnused()
 }
 
 // endIdle ends the process of a conversation that was idle, yields, and gives its user up if nothing of it is left.
 func (s *slot) endIdle() {
 	_ = s.end() // else yield sees to it
 	s.yield()
-	s.user.settle()
+	s.user.releaseIfUnused()
 }
 
 // setDir publishes the conversation's workspace.
@@ -315,19 +315,19 @@ func (s *slot) rename(id string) {
 	s.user.conversations[id] = s.conversation
 }
 
-// unsettle marks the conversation as one whose digests can't be relied on until a turn has gone well.
-func (s *slot) unsettle() {
+// hideDigests marks the conversation as one whose digests can't be relied on until a turn has gone well.
+func (s *slot) hideDigests() {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
-	s.settleLocked(s.digests, false)
-	s.pool.wrote[s.user] = true
+	s.setDigestsLocked(s.digests, false)
+	s.pool.toMeasure[s.user] = true
 }
 
-// resettle says that the conversation is what it was before its turn, or will be for who gets the slot next.
-func (s *slot) resettle() {
+// showDigests says that the conversation is what it was before its turn, or will be for who gets the slot next.
+func (s *slot) showDigests() {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
-	s.settleLocked(s.digests, true)
+	s.setDigestsLocked(s.digests, true)
 }
 
 // setDigests publishes what has been said in the conversation by now.
@@ -335,5 +335,5 @@ func (s *slot) setDigests(digests api.Digests) {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
 	s.spoken = true
-	s.settleLocked(digests, true)
+	s.setDigestsLocked(digests, true)
 }

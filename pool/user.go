@@ -29,17 +29,17 @@ type user struct {
 	standing standing // of its credential; needs no lock
 	attempts attempts // has a lock of its own
 
-	conversations map[string]*conversation              // by session id
-	settled       map[api.Digest]map[*conversation]bool // those whose digests are right, by each of them
-	standard      *conversation                         // for requests with neither session id nor history
-	idle          line                                  // those with a process that nobody uses
+	conversations       map[string]*conversation              // by session id
+	byDigest            map[api.Digest]map[*conversation]bool // those whose digests are right, by each of them
+	defaultConversation *conversation                         // for requests with neither session id nor history
+	idle                line                                  // those with a process that nobody uses
 
 	workspaces int // conversations that have one
 
 	space workspace.Space // what the files took when they were measured last
 
 	requests     int  // entered and not yet left
-	strangers    int  // those of them that wait for the API's word on the credential
+	unadmitted   int  // those of them that wait for the API's word on the credential
 	processes    int  // slots taken for this user
 	owned        bool // admitted and not yet released
 	leaving      bool // to be released as soon as nothing of it is under way
@@ -48,7 +48,7 @@ type user struct {
 
 	keys      *seal.Keys // for the archive; nil before the first recall
 	recalled  *recall    // nil before the first request since the user became this instance's
-	inherited []string   // ids of users whose conversations became this one's, the latest
+	formerIDs []string   // ids of users whose conversations became this one's, the latest
 
 	mirroring int           // conversations that are being saved
 	mirrored  chan struct{} // closed when none is any more
@@ -63,7 +63,7 @@ func (p *Pool) enter(ctx context.Context, req *api.Request, outage bool) (*user,
 	}
 	err = u.recall(ctx, req)
 	if former := req.Former(); err == nil && former != nil {
-		err = u.inherit(ctx, req, former, outage)
+		err = u.takeOver(ctx, req, former, outage)
 	}
 	if err != nil {
 		u.leave()
@@ -116,7 +116,7 @@ func (p *Pool) tryJoin(id string, digest [32]byte) (u *user, busy chan struct{},
 	}
 	if u = p.users[id]; u == nil {
 		u = &user{pool: p, id: id, digest: digest, conversations: make(map[string]*conversation),
-			settled: make(map[api.Digest]map[*conversation]bool)}
+			byDigest: make(map[api.Digest]map[*conversation]bool)}
 		p.users[id] = u
 	}
 	switch {
@@ -139,13 +139,13 @@ func (u *user) leave() {
 	last := u.requests == 0
 	p.mu.Unlock()
 	if last {
-		u.settle()
+		u.releaseIfUnused()
 	}
 }
 
-// settle gives the user up if nothing of it is left here: no request, no process. The order is stop, confirm dead,
+// releaseIfUnused gives the user up if nothing of it is left here: no request, no process. The order is stop, confirm dead,
 // release.
-func (u *user) settle() {
+func (u *user) releaseIfUnused() {
 	keepHome, ok := u.beginRelease()
 	if !ok {
 		return
@@ -182,31 +182,31 @@ func (u *user) beginRelease() (keepHome, ok bool) {
 
 func (u *user) endRelease() {
 	p := u.pool
-	for u.shed() {
+	for u.forgetSome() {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	close(u.releasing)
-	u.releasing, u.owned, u.leaving, u.recalled, u.inherited = nil, false, false, nil, nil
+	u.releasing, u.owned, u.leaving, u.recalled, u.formerIDs = nil, false, false, nil, nil
 	u.forgetLocked()
 }
 
-// shedAtOnce is how many conversations go in one holding of the pool's lock.
-const shedAtOnce = 100
+// forgottenAtOnce is how many conversations go in one holding of the pool's lock.
+const forgottenAtOnce = 100
 
-// shed forgets some of the conversations that come back with the user, from the archive. It reports whether there may be
+// forgetSome forgets some of the conversations that come back with the user, from the archive. It reports whether there may be
 // more.
-func (u *user) shed() bool {
+func (u *user) forgetSome() bool {
 	p := u.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := 0
 	for _, c := range u.conversations {
-		if n == shedAtOnce {
+		if n == forgottenAtOnce {
 			return true
 		}
 		if c.dir == nil && c.mirror.fetch && !c.heldLocked() {
-			c.loseLocked()
+			c.removeLocked()
 			n++
 		}
 	}
@@ -243,9 +243,9 @@ func (u *user) has(session string) bool {
 func (p *Pool) addDue(due *workspace.Meter[*user], running bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for u := range p.wrote {
+	for u := range p.toMeasure {
 		if u.addDueLocked(due) && u.requests == 0 {
-			delete(p.wrote, u)
+			delete(p.toMeasure, u)
 		}
 	}
 	if !running {
@@ -316,14 +316,14 @@ func (u *user) isHeldBy(held []*slot, session string) bool {
 			n = 1
 		}
 	}
-	return len(held) == n && !slices.ContainsFunc(held, func(s *slot) bool { return s.gone })
+	return len(held) == n && !slices.ContainsFunc(held, func(s *slot) bool { return s.removed })
 }
 
-// hasInherited reports whether the former user's conversations are this one's already and nothing of that one is here.
-func (u *user) hasInherited(former string) bool {
+// hasTakenOver reports whether the former user's conversations are this one's already and nothing of that one is here.
+func (u *user) hasTakenOver(former string) bool {
 	p := u.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	past := p.users[former]
-	return slices.Contains(u.inherited, former) && (past == nil || !past.owned && past.releasing == nil)
+	return slices.Contains(u.formerIDs, former) && (past == nil || !past.owned && past.releasing == nil)
 }

@@ -30,11 +30,11 @@ const (
 	deletesAtOnce = 8
 )
 
-// inherit makes the conversations of the former user the present one's, unless that has been done. It waits for their
+// takeOver makes the conversations of the former user the present one's, unless that has been done. It waits for their
 // running turns. Either all of them have moved then or none; only one whose id the present user has too stays.
-func (u *user) inherit(ctx context.Context, req, former *api.Request, outage bool) error {
+func (u *user) takeOver(ctx context.Context, req, former *api.Request, outage bool) error {
 	p := u.pool
-	if u.hasInherited(former.UserID()) {
+	if u.hasTakenOver(former.UserID()) {
 		return nil
 	}
 	if err := u.recallAll(ctx, req); err != nil { // to know whose ids would be used twice
@@ -63,7 +63,7 @@ func (u *user) inherit(ctx context.Context, req, former *api.Request, outage boo
 	if err != nil {
 		return err
 	}
-	moved := from.bequeath(u, held, copied)
+	moved := from.moveConversations(u, held, copied)
 	defer yieldAll(slices.Collect(maps.Values(moved)))
 	for old, s := range moved {
 		s.adopted(old, credentialOf(former), credentialOf(req))
@@ -183,7 +183,7 @@ func (s *slot) adopted(old *slot, before, now broker.Credential) {
 			p.opts.Logger.Error("a process keeps its credential and is ended", "user", api.ShortUser(s.user.id), "error", err)
 			proc.Kill()
 		}
-		p.goes(func() { s.conversation.bury(proc) })
+		p.work.Go(func() { s.conversation.awaitExit(proc) })
 	}
 	if s.dir == nil {
 		return
@@ -246,6 +246,6 @@ func (s *slot) delete(ctx context.Context) error {
 		}
 	}
 	err = s.conversation.removeWorkspace()
-	s.lose() // what is left of the files is nobody's
+	s.remove() // what is left of the files is nobody's
 	return err
 }
