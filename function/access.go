@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"claudepool/function/messages"
 	"claudepool/pool/api"
 )
 
@@ -36,9 +37,11 @@ func ParseAPIKeys(list string) (APIKeys, error) {
 // know reports whether the request carries one of the keys. Every key is compared, also after one has fitted: how long
 // it takes tells nothing about which.
 func (k APIKeys) know(r *http.Request) bool {
-	key := r.Header.Get("X-Api-Key")
-	if key == "" {
-		key = bearer(r)
+	key := r.Header.Get(headerKey)
+	if key == "" && !isOfUsers(r.URL.Path) {
+		if key = r.Header.Get("X-Api-Key"); key == "" {
+			key = messages.Bearer(r.Header)
+		}
 	}
 	digest, good := sha256.Sum256([]byte(key)), 0
 	for i := range k {
@@ -47,20 +50,20 @@ func (k APIKeys) know(r *http.Request) bool {
 	return good == 1
 }
 
-// bearer is the token in the request's Authorization, or "".
-func bearer(r *http.Request) string {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		return ""
-	}
-	return strings.TrimSpace(token)
-}
+// headerKey is where a key may stand wherever the other headers are the user's.
+const headerKey = "X-Claudepool-Key"
+
+// isOfUsers reports whether at the path Authorization and x-api-key carry the user's credential.
+func isOfUsers(path string) bool { return path == api.PathMessagesAPI }
 
 // admit decides what can be decided before the body has been read.
 func (f *Front) admit(w http.ResponseWriter, r *http.Request) error {
 	if len(f.opts.APIKeys) > 0 && !f.opts.APIKeys.know(r) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
-		return api.Authentication("a valid API key of this service is needed, as x-api-key or as a bearer token")
+		if isOfUsers(r.URL.Path) {
+			return api.Authentication("a valid API key of this service is needed, as x-claudepool-key")
+		}
+		return api.Authentication("a valid API key of this service is needed, as x-claudepool-key, x-api-key or a bearer token")
 	}
 	addr, site := clientAddr(r, f.opts.TrustedProxies)
 	return f.opts.Limits.address(r.Context(), w.Header(), addr, site)
@@ -71,7 +74,7 @@ func (f *Front) authorized(r *http.Request) bool {
 	if f.opts.StatsToken == "" {
 		return len(f.opts.APIKeys) == 0 || f.opts.APIKeys.know(r)
 	}
-	return subtle.ConstantTimeCompare([]byte(bearer(r)), []byte(f.opts.StatsToken)) == 1
+	return subtle.ConstantTimeCompare([]byte(messages.Bearer(r.Header)), []byte(f.opts.StatsToken)) == 1
 }
 
 // clientAddr is the address the request came from, as the outermost of so many proxies of our own has seen it: each

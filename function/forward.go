@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"strconv"
 	"time"
 
 	"claudepool/infra/hop"
@@ -36,6 +37,11 @@ type call struct {
 
 // errNotNow says that nothing was run and that trying again shortly makes sense.
 var errNotNow = errors.New("front: the owner can't take the request now")
+
+// begun is why a request failed of which some may have been run.
+type begun struct{ error }
+
+func (b begun) Unwrap() error { return b.error }
 
 // forward finds the user's owner and returns its answer. It tries again only what was never accepted: a turn is never
 // run twice.
@@ -70,7 +76,7 @@ func (f *Front) attempt(ctx context.Context, c call) (*http.Response, error) {
 			// The router answers with another owner if this one is gone, and not at all while its lease lives.
 			f.opts.Router.Unreachable(ctx, c.user, owner)
 		case err != nil:
-			return nil, err
+			return nil, begun{err}
 		case answer.StatusCode == http.StatusMisdirectedRequest:
 			_ = answer.Body.Close()
 			f.misdirected(c, owner)
@@ -139,6 +145,15 @@ func (f *Front) exchange(ctx context.Context, c call, owner router.Owner) (*http
 
 // public is what the client gets to know of a request that was not served.
 func public(ctx context.Context, err error) error {
+	if errors.As(err, new(begun)) {
+		known := *api.Known(told(ctx, err))
+		known.Begun = true
+		return &known
+	}
+	return told(ctx, err)
+}
+
+func told(ctx context.Context, err error) error {
 	err = orCause(ctx, err)
 	switch {
 	case errors.As(err, new(*api.Error)):
@@ -173,7 +188,9 @@ func (f *Front) passError(ctx context.Context, w http.ResponseWriter, c call, an
 	body, err := io.ReadAll(io.LimitReader(answer.Body, maxErrorBody))
 	if err != nil || refused || answer.StatusCode < 400 || answer.StatusCode == http.StatusConflict ||
 		answer.Header.Get("Content-Type") != "application/json" {
-		api.WriteError(w, c.id, api.BadGateway("the instance gave no answer"))
+		silent := api.BadGateway("the instance gave no answer")
+		silent.Begun = true
+		api.WriteError(w, c.id, silent)
 		return
 	}
 	for _, name := range []string{"Content-Type", "Retry-After"} {
@@ -181,6 +198,8 @@ func (f *Front) passError(ctx context.Context, w http.ResponseWriter, c call, an
 			w.Header().Set(name, v)
 		}
 	}
+	again := answer.Header.Get("Retry-After") != "" && answer.Header.Get(api.HeaderBegun) == ""
+	w.Header().Set(api.HeaderShouldRetry, strconv.FormatBool(again))
 	w.Header().Set(api.HeaderRequestID, c.id)
 	w.WriteHeader(answer.StatusCode)
 	_, _ = w.Write(body)

@@ -3,7 +3,6 @@
 package function
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -78,6 +77,7 @@ func New(opts Options) *Front {
 	f.idle = sync.NewCond(&f.mu)
 	f.ending, f.end = context.WithCancel(context.Background()) // #nosec G118 -- Drain calls it
 	f.mux.HandleFunc(api.PathMessages, f.only(f.messages, http.MethodPost))
+	f.mux.HandleFunc(api.PathMessagesAPI, f.only(f.messagesAPI, http.MethodPost))
 	f.mux.HandleFunc(api.PathResume, f.only(f.resume, http.MethodPost))
 	f.mux.HandleFunc(api.PathForget, f.only(f.forget, http.MethodPost))
 	f.mux.HandleFunc("/v1/pool/stats", f.only(f.stats, http.MethodGet, http.MethodHead))
@@ -107,6 +107,14 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (f *Front) bound(control *http.ResponseController) {
 	_ = control.SetWriteDeadline(time.Now().Add(f.clientTimeout))
 	if f.ending.Err() != nil { // asked afterwards, so that the longer time never replaces that of the front's end
+		_ = control.SetWriteDeadline(time.Now().Add(lastWrite))
+	}
+}
+
+// unbound lets whatever is written next wait: the turn comes first.
+func (f *Front) unbound(control *http.ResponseController) {
+	_ = control.SetWriteDeadline(time.Time{})
+	if f.ending.Err() != nil {
 		_ = control.SetWriteDeadline(time.Now().Add(lastWrite))
 	}
 }
@@ -157,27 +165,34 @@ func (f *Front) only(next http.HandlerFunc, methods ...string) http.HandlerFunc 
 
 // messages begins a turn.
 func (f *Front) messages(w http.ResponseWriter, r *http.Request) {
-	f.serve(w, r, api.Decode, func() (call, error) { return call{path: api.PathMessages}, nil })
+	f.serve(w, r, kind{decode: api.Decode, begin: func(*api.Body) (call, error) { return call{path: api.PathMessages}, nil }})
 }
 
 // resume goes on with the stream of a turn that was begun before.
 func (f *Front) resume(w http.ResponseWriter, r *http.Request) {
-	f.serve(w, r, api.DecodeCredential, func() (call, error) {
+	f.serve(w, r, kind{decode: api.DecodeCredential, begin: func(*api.Body) (call, error) {
 		last := r.Header.Get(api.HeaderLastEvent)
 		_, _, err := api.ParseEventID(last)
 		return call{path: api.PathResume, last: last}, err
-	})
+	}})
 }
 
 // forget deletes conversations of the user.
 func (f *Front) forget(w http.ResponseWriter, r *http.Request) {
-	f.serve(w, r, api.DecodeDeletion, func() (call, error) { return call{path: api.PathForget}, nil })
+	f.serve(w, r, kind{decode: api.DecodeDeletion, begin: func(*api.Body) (call, error) { return call{path: api.PathForget}, nil }})
 }
 
 type decoder func(body []byte) (*api.Request, error)
 
+// kind is what tells the requests of one path from those of others.
+type kind struct {
+	decode decoder
+	begin  func(sent *api.Body) (call, error) // for a request that is valid
+	sink   func() sink                        // who gets the stream; nil: the client, as it is
+}
+
 // serve has the owner of the request's user answer it.
-func (f *Front) serve(w http.ResponseWriter, r *http.Request, decode decoder, begin func() (call, error)) {
+func (f *Front) serve(w http.ResponseWriter, r *http.Request, k kind) {
 	id := logging.RequestID(r.Header)
 	ctx, cut := context.WithCancelCause(logging.WithRequest(r.Context(), id, r.Header))
 	defer cut(nil)
@@ -186,13 +201,16 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, decode decoder, be
 		api.WriteError(w, id, err)
 		return
 	}
-	sent, req, err := f.read(ctx, w, r, decode)
+	sent, req, err := f.read(ctx, w, r, k.decode)
 	defer sent.Release()
 	if err == nil {
 		err = f.opts.Limits.user(ctx, w.Header(), req.UserID())
 	}
-	c, beginErr := begin()
-	if err = cmp.Or(err, beginErr); err != nil {
+	var c call
+	if err == nil {
+		c, err = k.begin(sent)
+	}
+	if err != nil {
 		if err = orCause(ctx, err); sent == nil {
 			f.refuse(w, r, id, err)
 			return
@@ -225,7 +243,11 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, decode decoder, be
 	c.body.drop() // a stream can be long, and the credential is all it takes to take it up again
 	sent.Release()
 	c.body = newBody(credentialOf(req))
-	f.stream(ctx, w, c, answer)
+	client := f.pass(w, id)
+	if k.sink != nil {
+		client = k.sink()
+	}
+	f.stream(ctx, client, c, answer)
 }
 
 func (f *Front) health(w http.ResponseWriter, _ *http.Request) {
@@ -237,11 +259,12 @@ func (f *Front) describe(w http.ResponseWriter, _ *http.Request) {
 		"service":     "claudepool",
 		"description": "Keeps one Claude Code process per conversation alive between requests.",
 		"endpoints": map[string]string{
-			"POST " + api.PathMessages: "one turn of a user's conversation, as server-sent events",
-			"POST " + api.PathResume:   "the rest of a turn's events, after Last-Event-ID",
-			"POST " + api.PathForget:   "deletes the user's conversations, or that of session_id",
-			"GET /v1/pool/stats":       "all instances and their processes",
-			"GET /health":              "liveness",
+			"POST " + api.PathMessagesAPI: "the same for clients of the Messages API",
+			"POST " + api.PathMessages:    "one turn of a user's conversation, as server-sent events",
+			"POST " + api.PathResume:      "the rest of a turn's events, after Last-Event-ID",
+			"POST " + api.PathForget:      "deletes the user's conversations, or that of session_id",
+			"GET /v1/pool/stats":          "all instances and their processes",
+			"GET /health":                 "liveness",
 		},
 	})
 }

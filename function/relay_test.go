@@ -11,7 +11,7 @@ func TestRelay_EventsAreWholeInWhateverPiecesTheyCome(t *testing.T) {
 	events := []string{"id: t1.1\ndata: one\n\n", "id: t1.2\ndata: " + strings.Repeat("long ", 20) + "\n\n", ": ping\n", "id: t1.3\ndata: {}\n\n"}
 	all := strings.Join(events, "")
 	for size := 1; size <= len(all); size++ {
-		o, got := &relay{resumable: true}, ""
+		o, got := &relay{isWhole: true}, ""
 		for rest := all; rest != ""; {
 			n := min(size, len(rest))
 			part := string(o.whole([]byte(rest[:n])))

@@ -34,19 +34,10 @@ var (
 //
 // It is written here because httputil.ReverseProxy panics when the instance dies in the middle of a stream, and
 // functions-framework-go turns that panic into a clean end with the panic's text in the body.
-func (f *Front) stream(ctx context.Context, w http.ResponseWriter, c call, answer *http.Response) {
-	h := w.Header()
-	for _, name := range passed {
-		if v := answer.Header.Get(name); v != "" {
-			h.Set(name, v)
-		}
-	}
-	h.Set(api.HeaderRequestID, c.id)
-	w.WriteHeader(http.StatusOK)
-	control := http.NewResponseController(w)
-	_ = control.Flush()
-
-	out := &relay{front: f, w: w, control: control, last: c.last, tail: make([]byte, 0, len(api.Done)), resumable: answer.Header.Get(api.HeaderTurn) != ""}
+func (f *Front) stream(ctx context.Context, client sink, c call, answer *http.Response) {
+	client.open(answer.Header)
+	resumable := answer.Header.Get(api.HeaderTurn) != ""
+	out := &relay{front: f, client: client, last: c.last, isWhole: resumable || client.wantsWhole()}
 	for {
 		before := out.last
 		gone := out.copy(answer.Body)
@@ -54,7 +45,7 @@ func (f *Front) stream(ctx context.Context, w http.ResponseWriter, c call, answe
 		switch {
 		case gone:
 			return
-		case out.ended() || ctx.Err() != nil || !out.resumable || out.last == "" || out.last == before:
+		case client.ended() || ctx.Err() != nil || !resumable || out.last == "" || out.last == before:
 			out.finish(ctx)
 			return
 		}
@@ -74,23 +65,29 @@ func (f *Front) stream(ctx context.Context, w http.ResponseWriter, c call, answe
 	}
 }
 
-// passed are the headers of an instance's answer that the client gets.
-var passed = []string{"Content-Type", "Cache-Control", "X-Accel-Buffering", api.HeaderInstance, api.HeaderPID, api.HeaderProcess, api.HeaderTiming, api.HeaderTurn}
-
-// relay is the client's end of a stream.
-type relay struct {
-	front     *Front
-	w         http.ResponseWriter
-	control   *http.ResponseController
-	resumable bool // only whole events are written, so that the stream can be taken up between any two
-
-	pending []byte // the beginning of an event
-	last    string // id of the last event that was written
-	tail    []byte // the last bytes that were written
+// sink is the client's end of a stream.
+type sink interface {
+	// open begins, with the headers of the instance's answer.
+	open(from http.Header)
+	// wantsWhole reports whether write is to get whole events only.
+	wantsWhole() bool
+	// write takes what has come, and reports whether there is any use in more.
+	write(events []byte) bool
+	// ended reports whether the stream has come to its end mark.
+	ended() bool
+	// fail ends a stream that hasn't.
+	fail(err error)
 }
 
-// ended reports whether the stream has come to its end mark.
-func (o *relay) ended() bool { return string(o.tail) == api.Done }
+// relay passes an instance's stream on to the client.
+type relay struct {
+	front   *Front
+	client  sink
+	isWhole bool // only whole events are passed on, so that the stream can be taken up between any two
+
+	pending []byte // the beginning of an event
+	last    string // id of the last event that was passed on
+}
 
 // copy writes what comes until it ends or breaks, and reports whether the client is gone.
 func (o *relay) copy(from io.ReadCloser) (gone bool) {
@@ -101,7 +98,7 @@ func (o *relay) copy(from io.ReadCloser) (gone bool) {
 	for {
 		n, err := from.Read(buffer)
 		silence.Stop() // the client may take its time
-		if !o.write(o.whole(buffer[:n])) {
+		if events := o.whole(buffer[:n]); len(events) > 0 && !o.client.write(events) {
 			return true
 		}
 		if err != nil {
@@ -111,22 +108,9 @@ func (o *relay) copy(from io.ReadCloser) (gone bool) {
 	}
 }
 
-func (o *relay) write(b []byte) bool {
-	if len(b) == 0 {
-		return true
-	}
-	o.front.bound(o.control)
-	if _, err := o.w.Write(b); err != nil {
-		return false
-	}
-	_ = o.control.Flush()
-	o.tail = keepTail(o.tail, b)
-	return true
-}
-
-// whole returns what is to be written now that chunk has come: all of it, or as far as events are whole.
+// whole returns what is to be passed on now that chunk has come: all of it, or as far as events are whole.
 func (o *relay) whole(chunk []byte) []byte {
-	if !o.resumable {
+	if !o.isWhole {
 		return chunk
 	}
 	seen := max(0, len(o.pending)-1) // a long event isn't looked through again with every chunk of it
@@ -168,16 +152,9 @@ func lastID(events []byte) (string, bool) {
 
 // finish says so if the instance's stream did not end as it should.
 func (o *relay) finish(ctx context.Context) {
-	if o.ended() {
-		return
+	if !o.client.ended() {
+		o.client.fail(orCause(ctx, errBroken))
 	}
-	end := append(api.ErrorEvent(orCause(ctx, errBroken)), api.Done...)
-	if !bytes.HasSuffix(o.tail, []byte("\n\n")) && !bytes.HasSuffix(o.tail, []byte(api.Ping)) {
-		end = append([]byte("\n\n"), end...) // end the event that was cut
-	}
-	_ = o.control.SetWriteDeadline(time.Now().Add(lastWrite)) // that of the last write may have passed since
-	_, _ = o.w.Write(end)
-	_ = o.control.Flush()
 }
 
 // orCause is why the front ended the request, if it did, else err.
@@ -201,15 +178,4 @@ func (f *Front) stopper(ctx context.Context, cut context.CancelCauseFunc) (stop 
 		stopEnding()
 		timer.Stop()
 	}
-}
-
-// keepTail keeps the last bytes of all that was written, as many as the end mark has.
-func keepTail(tail, chunk []byte) []byte {
-	if len(chunk) >= cap(tail) {
-		return append(tail[:0], chunk[len(chunk)-cap(tail):]...)
-	}
-	if drop := len(tail) + len(chunk) - cap(tail); drop > 0 {
-		tail = tail[:copy(tail, tail[drop:])]
-	}
-	return append(tail, chunk...)
 }

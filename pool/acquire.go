@@ -170,6 +170,9 @@ func (s *slot) ready(ctx context.Context, req *api.Request) (how string, err err
 	s.settings = before
 	var refusal *cli.Refusal
 	if errors.As(err, &refusal) {
+		if s.user.standing.refused.Load() { // the CLI has the API look at a model, and so at the credential
+			return "", errRefused
+		}
 		return "", api.Invalid("%s", refusal)
 	}
 	if endErr := s.end(); endErr != nil { // whatever state it is in now, nobody asked for it

@@ -76,6 +76,8 @@ func (u *user) pick(req *api.Request) *conversation {
 			return c
 		}
 		return u.beginLocked(uuid.NewString(), whole)
+	case req.Stateless:
+		return u.beginLocked(uuid.NewString(), whole)
 	}
 	if u.defaultConversation == nil {
 		u.defaultConversation = u.beginLocked(uuid.NewString(), whole)

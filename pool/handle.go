@@ -131,7 +131,7 @@ func (h *Handle) conclude(end *cli.Outcome) {
 		digests = digests.Complete(h.reading.History)
 	}
 	h.setDigests(digests.Extend(h.reading.Asked, api.Reply{All: end.Answer.All(), Message: end.Answer.Message(), Block: end.Answer.Block(),
-		Deltas: end.Answer.Deltas(), Result: end.Answer.Results()}))
+		Deltas: end.Answer.Deltas(), Result: end.Answer.Results(), Shown: end.Answer.Shown()}))
 	h.attempt.tell()
 }
 

@@ -107,13 +107,7 @@ func (all *service) redis(ctx context.Context, s settings.Pool) (*redis.Client, 
 			return nil, err
 		}
 		all.later(server.Close)
-		tick := time.NewTicker(time.Second)
-		go func() {
-			for range tick.C {
-				server.FastForward(time.Second)
-			}
-		}()
-		all.later(tick.Stop)
+		all.later(drive(server))
 		address = "redis://" + server.Addr()
 	}
 	client, err := router.NewClient(address, s.RedisCA)
@@ -126,6 +120,23 @@ func (all *service) redis(ctx context.Context, s settings.Pool) (*redis.Client, 
 		return client, router.Settle(ctx, client)
 	}
 	return client, nil
+}
+
+// drive has the clock of an embedded Redis go on until stopped.
+func drive(server *miniredis.Miniredis) (stop func()) {
+	tick, ended := time.NewTicker(time.Second), make(chan struct{})
+	go func() {
+		defer tick.Stop()
+		for {
+			select {
+			case <-ended:
+				return
+			case <-tick.C:
+				server.FastForward(time.Second)
+			}
+		}
+	}()
+	return func() { close(ended) }
 }
 
 // offlineAnswer is what the stand-in for the API says to a plain text.

@@ -42,7 +42,8 @@ func secrets(r *rand.Rand) map[string][2]string {
 		"oauth token": {oauth, oauth[15:]}, "api key": {key, key[13:]}, "cut short": {oauth[:24], oauth[13:24]}, "broker's": {cp, cp[3:]},
 		"hop token": {"v1." + payload + "." + mac, mac}, "bearer": {"Bearer " + opaque, opaque}, "authorization": {"authorization: bearer " + opaque, opaque},
 		"header": {"X-Api-Key: " + opaque, opaque}, "basic": {"Authorization: Basic " + opaque, opaque}, "url": {"redis://user:" + password + "@h:1/0", password},
-		"body": {`{"oauth_credentials":{"access_token":"` + opaque + `"}}`, opaque}, "jwt": {jwt, jwt[40:]}, "google": {"ya29." + payload, payload},
+		"key of the service": {"X-Claudepool-Key: " + opaque, opaque},
+		"body":               {`{"oauth_credentials":{"access_token":"` + opaque + `"}}`, opaque}, "jwt": {jwt, jwt[40:]}, "google": {"ya29." + payload, payload},
 	}
 }
 

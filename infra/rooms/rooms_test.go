@@ -21,8 +21,9 @@ var services = []string{"infra/settings", "infra/logging", "infra/hop", "infra/s
 
 // rooms are the packages of the service, and what of the module each may import. What isn't named here wires or tests.
 var rooms = map[string][]string{
-	"function": with(services, "router", "pool/api"),
-	"router":   nil,
+	"function":          with(services, "router", "pool/api", "function/messages"),
+	"function/messages": {"pool/api"},
+	"router":            nil,
 
 	"pool": with(services, "pool/api", "pool/broker", "pool/claude", "pool/cli", "pool/confine", "pool/seal",
 		"pool/standby", "pool/vault", "pool/workspace"),

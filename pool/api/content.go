@@ -34,7 +34,8 @@ func (r *Request) validateMessages() error {
 var blockTypes = map[string]map[string]bool{
 	"user": {"text": true, "image": true, "document": true, "tool_result": true, "search_result": true},
 	"assistant": {"text": true, "tool_use": true, "thinking": true, "redacted_thinking": true,
-		"server_tool_use": true, "web_search_tool_result": true, "web_fetch_tool_result": true},
+		"server_tool_use": true, "web_search_tool_result": true, "web_fetch_tool_result": true,
+		"mcp_tool_use": true, "mcp_tool_result": true},
 }
 
 func validateContent(i int, m Message) error {

@@ -60,26 +60,38 @@ func decode(body []byte, validate func(*Request) error) (*Request, error) {
 
 // parse takes a body apart. The messages' contents are parts of the body; of the rest little is built.
 func parse(body []byte) (*Request, error) {
-	switch {
-	case len(bytes.TrimSpace(body)) == 0:
-		return nil, Invalid("the body is empty")
-	case !utf8.Valid(body):
-		return nil, Invalid("the body is not UTF-8")
-	}
-	if err := checkShape(body); err != nil {
+	whole, err := object(body)
+	if err != nil {
 		return nil, err
-	}
-	if !gjson.ValidBytes(body) {
-		return nil, Invalid("the body is not valid JSON")
-	}
-	whole := gjson.Parse(textIn(body))
-	if !whole.IsObject() {
-		return nil, Invalid("the body must be a JSON object")
 	}
 	fields, messages, err := split(whole)
 	if err != nil {
 		return nil, err
 	}
+	return build(fields, body, messages)
+}
+
+// object is the body, if it is a JSON object of a shape that may be looked into.
+func object(body []byte) (whole gjson.Result, err error) {
+	switch {
+	case len(bytes.TrimSpace(body)) == 0:
+		return whole, Invalid("the body is empty")
+	case !utf8.Valid(body):
+		return whole, Invalid("the body is not UTF-8")
+	}
+	if err := checkShape(body); err != nil {
+		return whole, err
+	}
+	if !gjson.ValidBytes(body) {
+		return whole, Invalid("the body is not valid JSON")
+	}
+	if whole = gjson.Parse(textIn(body)); !whole.IsObject() {
+		return whole, Invalid("the body must be a JSON object")
+	}
+	return whole, nil
+}
+
+func build(fields, body []byte, messages gjson.Result) (*Request, error) {
 	req, err := parseFields(fields)
 	if err == nil {
 		req.Messages, err = parseMessages(body, messages)
@@ -114,7 +126,7 @@ func split(whole gjson.Result) (fields []byte, messages gjson.Result, err error)
 // knownFields are the names of a request's fields but for the messages.
 var knownFields = map[string]bool{"oauth_credentials": true, "api_key": true, "model": true, "session_id": true, "system": true,
 	"thinking": true, "fallback_model": true, "mcp_servers": true, "permission_mode": true, "on_disconnect": true,
-	"background": true}
+	"background": true, "stateless": true}
 
 // fieldLimit is how long a field may be as it will be kept.
 func fieldLimit(name string) int {

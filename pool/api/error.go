@@ -19,6 +19,8 @@ type Error struct {
 	Message    string
 	RetryAfter time.Duration // 0: not said
 	Credential bool          // the API doesn't accept the user's credential
+	Code       string        // the API's own code of the failure, which some clients decide by; empty: none
+	Begun      bool          // some of the request may have been run
 }
 
 func (e *Error) Error() string { return e.Message }
@@ -103,10 +105,25 @@ type envelope struct {
 type detail struct {
 	Type    string `json:"type"`
 	Message string `json:"message"`
+	Details *code  `json:"details,omitempty"`
 }
 
-// known returns the *Error in err, or one that gives nothing away.
-func known(err error) *Error {
+type code struct {
+	ErrorCode string `json:"error_code"`
+}
+
+// body is the error in the Messages API's envelope.
+func (e *Error) body(requestID string) []byte {
+	what := detail{Type: e.Type, Message: e.Message}
+	if e.Code != "" {
+		what.Details = &code{e.Code}
+	}
+	text, _ := json.Marshal(envelope{"error", what, requestID}) // strings only: can't fail
+	return text
+}
+
+// Known returns the *Error in err, or one that gives nothing away.
+func Known(err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {
 		return e
@@ -116,7 +133,7 @@ func known(err error) *Error {
 
 // WriteError answers with err in the Messages API's envelope. An err that holds no *Error becomes a 500 without detail.
 func WriteError(w http.ResponseWriter, requestID string, err error) {
-	e := known(err)
+	e := Known(err)
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -126,17 +143,20 @@ func WriteError(w http.ResponseWriter, requestID string, err error) {
 	if e.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))
 	}
+	h.Set(HeaderShouldRetry, strconv.FormatBool(e.RetryAfter > 0 && !e.Begun))
 	if e.Credential {
 		h.Set(HeaderCredential, "refused")
 	}
 	w.WriteHeader(e.Status)
-	body, _ := json.Marshal(envelope{"error", detail{e.Type, e.Message}, requestID}) // strings only: can't fail
-	_, _ = w.Write(append(body, '\n'))
+	_, _ = w.Write(append(e.body(requestID), '\n'))
 }
 
 // ErrorEvent is the event that ends a stream which has begun.
 func ErrorEvent(err error) []byte {
-	e := known(err)
-	body, _ := json.Marshal(envelope{Type: "error", Error: detail{e.Type, e.Message}})
-	return append(append([]byte("data: "), body...), "\n\n"...)
+	return append(append([]byte("data: "), Known(err).body("")...), "\n\n"...)
+}
+
+// NamedErrorEvent is the same in a stream whose events have names.
+func NamedErrorEvent(requestID string, err error) []byte {
+	return append(append([]byte("event: error\ndata: "), Known(err).body(requestID)...), "\n\n"...)
 }

@@ -24,6 +24,7 @@ const (
 	keptMessage        // the text of the last message
 	keptBlock          // the last text block
 	keptDeltas         // all texts that were streamed, of answers that were begun anew too
+	keptShown          // all texts of a stream of /v1/messages
 	keptFormer         // as releases before this one took it: the result's text, and blocks by their bytes
 	ways
 )
@@ -35,6 +36,7 @@ type Reply struct {
 	Block   string // of the last block
 	Deltas  string // of all that was streamed
 	Result  string // that of the CLI's result
+	Shown   string // of a stream of /v1/messages
 }
 
 // History is what a request says was said before: in one of the ways, nobody knows which, and as releases before this one
@@ -61,7 +63,7 @@ func (h History) Begin() (d Digests) {
 // HistoryOf(h + asked + reply).Now is one of HistoryOf(h).Begin().Extend(asked, reply), however the client has kept the reply.
 func (d Digests) Extend(asked []Message, reply Reply) Digests {
 	isNew := d == (Digests{})
-	for way, text := range []string{reply.All, reply.Message, reply.Block, reply.Deltas} {
+	for way, text := range []string{reply.All, reply.Message, reply.Block, reply.Deltas, reply.Shown} {
 		if isNew || d[way] != (Digest{}) { // else it isn't known
 			d[way] = extendNow(d[way], asked, text)
 		}
@@ -99,13 +101,11 @@ func (d Digests) Bytes() (all []byte) {
 	return all
 }
 
-// DigestsFrom are those of Bytes, or of a release that knows the former one only.
+// DigestsFrom are those of Bytes, also of a release that knows the former one only, or no keptShown.
 func DigestsFrom(former, all []byte) (d Digests) {
 	copy(d[keptFormer][:], former)
-	if len(all) == len(d)*len(Digest{}) {
-		for way := range d {
-			copy(d[way][:], all[way*len(Digest{}):])
-		}
+	for way := range min(len(all)/len(Digest{})-1, keptFormer) { // of which the last is the former one
+		copy(d[way][:], all[way*len(Digest{}):])
 	}
 	return d
 }

@@ -31,19 +31,19 @@ func newAnswer(r *rand.Rand) answer {
 	}
 	switch first, second, last, void := word(), word(), word(), word(); r.IntN(4) {
 	case 0: // a text
-		return answer{Reply{first, first, first, first, first}, map[string][]Message{
+		return answer{Reply{first, first, first, first, first, first}, map[string][]Message{
 			"text": {said("assistant", first)}, "block": {blocks("assistant", list1("text", first))}}}
 	case 1: // nothing
 		return answer{Reply{}, map[string][]Message{"left out": nil, "empty": {said("assistant", "")}, "no block": {blocks("assistant", "[]")}}}
 	case 2: // a tool between two messages, of which the last has two blocks
 		call := `{"type":"tool_use","id":"1","name":"x","input":{}}`
-		return answer{Reply{first + second + last, second + last, last, first + second + last, last}, map[string][]Message{
+		return answer{Reply{first + second + last, second + last, last, first + second + last, last, first + second + last}, map[string][]Message{
 			"all": {blocks("assistant", "["+text1(first)+","+call+"]"), blocks("user", `[{"type":"tool_result","tool_use_id":"1"}]`),
 				blocks("assistant", "["+text1(second)+","+text1(last)+"]")},
 			"joined":  {said("assistant", first+second+last)},
 			"message": {blocks("assistant", "["+text1(second)+","+text1(last)+"]")}, "block": {said("assistant", last)}}}
 	default: // streamed twice
-		return answer{Reply{first, first, first, void + first, first}, map[string][]Message{
+		return answer{Reply{first, first, first, void + first, first, void + first}, map[string][]Message{
 			"text": {said("assistant", first)}, "deltas": {said("assistant", void+first)}}}
 	}
 }
@@ -92,7 +92,7 @@ func (a answer) kept(ways []string) []Message {
 func TestDigests_AHistoryBeginsWhereItEnds(t *testing.T) {
 	history := []Message{said("user", "a"), said("assistant", "b"), said("user", "c")}
 	asked := []Message{said("user", "d"), said("user", "e")}
-	d := HistoryOf(history).Begin().Extend(asked, Reply{"f", "f", "f", "f", "f"})
+	d := HistoryOf(history).Begin().Extend(asked, Reply{"f", "f", "f", "f", "f", "f"})
 	longer := append(append(history, asked...), said("assistant", "f\n"))
 	way, found := d.Way(HistoryOf(longer).Now)
 	require.True(t, found)
@@ -121,7 +121,7 @@ func TestDigests_OfAFormerReleaseAreCompletedByAHistory(t *testing.T) {
 	require.True(t, found)
 	_, found = kept.Way(h.Now)
 	require.False(t, found)
-	asked, reply := []Message{said("user", "c")}, Reply{"d", "d", "d", "d", "d"}
+	asked, reply := []Message{said("user", "c")}, Reply{"d", "d", "d", "d", "d", "d"}
 	longer := HistoryOf(append(history, asked[0], said("assistant", "d")))
 	_, found = kept.Complete(h).Extend(asked, reply).Way(longer.Now)
 	require.True(t, found)

@@ -61,15 +61,27 @@ func (m Message) isEmpty() bool {
 	}
 	empty := true
 	m.blocks(func(kind string, block gjson.Result) bool {
-		empty = empty && kind == "text" && isBlank(block.Get("text").Str)
+		empty = empty && isLeftOut(kind, block)
 		return empty
 	})
 	return empty
 }
 
+// isLeftOut reports whether the API is not to see an assistant's block: it refuses texts without a word and thinking without
+// a signature, as is left of an answer that was cut, and the calls in an answer of /v1/messages are of no server it knows.
+func isLeftOut(kind string, block gjson.Result) bool {
+	switch kind {
+	case "text":
+		return isBlank(block.Get("text").Str)
+	case "thinking":
+		return block.Get("signature").Str == ""
+	}
+	return kind == "mcp_tool_use" || kind == "mcp_tool_result"
+}
+
 // merge makes one message of several of the same role. Tool results come first, as the API wants them.
 func merge(messages []Message) Message {
-	if len(messages) == 1 && !messages[0].hasBlank() {
+	if len(messages) == 1 && !messages[0].hasLeftOut() {
 		return messages[0].withoutCacheMarks()
 	}
 	var results, others [][]byte
@@ -79,7 +91,7 @@ func merge(messages []Message) Message {
 			switch {
 			case kind == "tool_result":
 				results = append(results, raw)
-			case kind != "text" || !isBlank(block.Get("text").Str):
+			case m.Role == "user" || !isLeftOut(kind, block):
 				others = append(others, raw)
 			}
 			return true
@@ -88,13 +100,13 @@ func merge(messages []Message) Message {
 	return Message{Role: messages[0].Role, Content: list(append(results, others...))}
 }
 
-// hasBlank reports whether one of the texts is nothing but white space.
-func (m Message) hasBlank() (has bool) {
+// hasLeftOut reports whether one of an assistant's blocks is left out.
+func (m Message) hasLeftOut() (has bool) {
 	if m.Role == "user" {
-		return false // which is refused
+		return false
 	}
 	m.blocks(func(kind string, block gjson.Result) bool {
-		has = kind == "text" && isBlank(block.Get("text").Str)
+		has = isLeftOut(kind, block)
 		return !has
 	})
 	return has

@@ -23,6 +23,7 @@ type Request struct {
 	PermissionMode string               `json:"permission_mode"`
 	OnDisconnect   string               `json:"on_disconnect"` // Interrupt, Finish or empty for the former
 	Background     string               `json:"background"`    // None, Wait or empty for what the conversation has
+	Stateless      bool                 `json:"stateless"`     // where nothing is said before, nothing was
 	IsLarge        bool                 `json:"-"`             // it takes much time wherever it comes
 
 	digests *digests // nil in a request that wasn't decoded
@@ -47,6 +48,9 @@ const (
 	None = "none" // it isn't offered
 	Wait = "wait" // it is, and the turn ends when nothing of it is left
 )
+
+// OAuthPrefix is what OAuth tokens begin with. Whatever else is a credential is an API key.
+const OAuthPrefix = "sk-ant-oat"
 
 // OAuthCredentials are a user's. Only the access token is required, and only it and the previous one are used.
 type OAuthCredentials struct {

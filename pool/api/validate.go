@@ -57,8 +57,8 @@ func (r *Request) validateCredential() error {
 		return Authentication("oauth_credentials.access_token or api_key is required")
 	case r.OAuth != nil && r.OAuth.AccessToken == "":
 		return Authentication("oauth_credentials.access_token is required")
-	case r.OAuth == nil && !strings.HasPrefix(r.APIKey, "sk-ant-api"):
-		return Invalid("api_key: must begin with sk-ant-api")
+	case r.OAuth == nil && strings.HasPrefix(r.APIKey, OAuthPrefix):
+		return Invalid("api_key: an OAuth token belongs into oauth_credentials.access_token")
 	case !isToken(r.Token()):
 		return Invalid("the credential must be 8 to 4096 printable ASCII characters without spaces")
 	}

@@ -9,16 +9,18 @@ import (
 
 // Headers between front and pool instance, and what of them reaches the client.
 const (
-	HeaderRequestID  = "X-Request-Id"             // both ways
-	HeaderHop        = "X-Claudepool-Hop"         // front to instance: the signed claims
-	HeaderNotStarted = "X-Claudepool-Not-Started" // instance to front: nothing was run, try again
-	HeaderCredential = "X-Claudepool-Credential"  // #nosec G101 -- a name: instance to front: a 401 is about the user's credential, not the hop
-	HeaderInstance   = "X-Claudepool-Instance"    // to the client: which instance answered
-	HeaderPID        = "X-Claudepool-Pid"         // to the client: which process
-	HeaderTiming     = "Server-Timing"            // to the client: queue and ready, in milliseconds
-	HeaderProcess    = "X-Claudepool-Process"     // to the client: standby, reused, resumed or cold
-	HeaderTurn       = "X-Claudepool-Turn"        // to the client: the id of a turn whose stream can be taken up again
-	HeaderLastEvent  = "Last-Event-ID"            // both ways: the last event that a client has of such a stream
+	HeaderRequestID   = "X-Request-Id"             // both ways
+	HeaderHop         = "X-Claudepool-Hop"         // front to instance: the signed claims
+	HeaderNotStarted  = "X-Claudepool-Not-Started" // instance to front: nothing was run, try again
+	HeaderCredential  = "X-Claudepool-Credential"  // #nosec G101 -- a name: instance to front: a 401 is about the user's credential, not the hop
+	HeaderInstance    = "X-Claudepool-Instance"    // to the client: which instance answered
+	HeaderPID         = "X-Claudepool-Pid"         // to the client: which process
+	HeaderTiming      = "Server-Timing"            // to the client: queue and ready, in milliseconds
+	HeaderProcess     = "X-Claudepool-Process"     // to the client: standby, reused, resumed or cold
+	HeaderTurn        = "X-Claudepool-Turn"        // to the client: the id of a turn whose stream can be taken up again
+	HeaderLastEvent   = "Last-Event-ID"            // both ways: the last event that a client has of such a stream
+	HeaderShouldRetry = "X-Should-Retry"           // to the client: whether nothing was run, so that it may try again by itself
+	HeaderBegun       = "X-Claudepool-Begun"       // instance to front: some of the request may have been run
 )
 
 // The paths of the service, the same at fronts and at instances.
@@ -27,6 +29,9 @@ const (
 	PathResume   = "/v1/messages/pooled/resume"
 	PathForget   = "/v1/conversations/delete"
 )
+
+// PathMessagesAPI is that of the Messages API, at fronts alone.
+const PathMessagesAPI = "/v1/messages"
 
 // AppendEventID appends the id of an event of a turn that can be taken up again; the first is number 1.
 func AppendEventID(b []byte, turn string, number int) []byte {

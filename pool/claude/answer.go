@@ -9,20 +9,24 @@ import (
 // maxAnswer is how much text of a turn's answer is kept, in bytes. Of what is longer the rest is left out.
 const maxAnswer = 16 << 20
 
+// mostKept is how much of it there is in all, as it is kept in several ways.
+const mostKept = 4 * maxAnswer
+
 const (
 	longestID = 64
 	// overhead is what a text takes beside itself, in bytes.
 	overhead = 64
 )
 
-// Answer gathers what the assistant says in a turn of the main conversation, from the turn's lines. Texts of answers that were
-// cut and begun anew don't count: of those the CLI writes a message_stop without a message_delta before it, and a client that
+// Answer gathers what the assistant says in a turn of the main conversation, from the turn's lines. Texts that were cut and
+// begun anew don't count: of such an answer the CLI writes a message_stop without a message_delta before it, and a client that
 // shows deltas has seen them all the same.
 //
 // The CLI writes an assistant line for each content block as it ends, and `result` has only the last of them.
 type Answer struct {
 	messages []answered
 	deltas   strings.Builder
+	shown    shown
 	results  strings.Builder
 	size     int
 
@@ -44,7 +48,7 @@ func (a *Answer) Take(l *Line) {
 	}
 	switch l.Type {
 	case "stream_event":
-		a.event(gjson.Parse(l.event))
+		a.event(gjson.Parse(l.event), l.Raw)
 	case "assistant":
 		if l.Error == "" {
 			a.reach(l.UUID)
@@ -66,20 +70,32 @@ func (a *Answer) reach(uuid string) {
 	}
 }
 
-func (a *Answer) event(event gjson.Result) {
-	switch event.Get("type").Str {
+func (a *Answer) event(event gjson.Result, line []byte) {
+	kind := event.Get("type").Str
+	if text := event.Get("delta.text").Str; kind == "content_block_delta" && !a.fits(text+text) {
+		return
+	}
+	if kind == "message_stop" && !a.whole {
+		a.cut(int(gjson.GetBytes(line, "abandoned_blocks.from_block_index").Int()))
+		return
+	}
+	a.shown.event(kind, event)
+	switch kind {
 	case "message_start":
 		a.streaming, a.whole = idOf(event.Get("message")), false
 	case "content_block_delta":
-		if text := event.Get("delta.text").Str; a.fits(text) {
-			a.deltas.WriteString(text)
-		}
+		a.deltas.WriteString(event.Get("delta.text").Str)
 	case "message_delta":
 		a.whole = true
-	case "message_stop":
-		if n := len(a.messages); !a.whole && n > 0 && a.messages[n-1].id == a.streaming {
-			a.messages = a.messages[:n-1]
-		}
+	}
+}
+
+// cut takes out what doesn't count of a message that was cut: all from the abandoned block on. What came before it the CLI
+// has kept, and goes on from there.
+func (a *Answer) cut(abandoned int) {
+	a.shown.cut(abandoned)
+	if n := len(a.messages); abandoned == 0 && n > 0 && a.messages[n-1].id == a.streaming {
+		a.messages = a.messages[:n-1]
 	}
 }
 
@@ -93,8 +109,12 @@ func (a *Answer) message(message gjson.Result) {
 	}
 	m := &a.messages[len(a.messages)-1]
 	message.Get("content").ForEach(func(_, block gjson.Result) bool {
-		if text := block.Get("text").Str; block.Get("type").Str == "text" && a.fits(text) {
+		text, isText := block.Get("text").Str, block.Get("type").Str == "text"
+		if isText && a.fits(text) {
 			m.blocks = append(m.blocks, strings.Clone(text))
+		}
+		if id != a.streaming && (!isText || a.fits(text)) {
+			a.shown.unasked(text)
 		}
 		return true
 	})
@@ -108,7 +128,7 @@ func idOf(message gjson.Result) string {
 // fits reports whether there is room for a text that is not empty, and takes it.
 func (a *Answer) fits(text string) bool {
 	a.size += len(text) + overhead
-	return text != "" && a.size <= 3*maxAnswer
+	return text != "" && a.size <= mostKept
 }
 
 // Last is the uuid of the last line that stands in the transcript, as far as lines say so; empty if there is none.
@@ -145,6 +165,12 @@ func (a *Answer) Block() string {
 
 // Deltas is all text that was streamed, in the order in which it came.
 func (a *Answer) Deltas() string { return a.deltas.String() }
+
+// Shown is all text that a client of /v1/messages has seen as it was streamed.
+func (a *Answer) Shown() string {
+	a.shown.settle()
+	return a.shown.text.String()
+}
 
 // Results is the text of all results, of which there are more than one where the turn waited for work in the background.
 func (a *Answer) Results() string { return a.results.String() }

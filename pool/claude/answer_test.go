@@ -97,7 +97,7 @@ func TestAnswer_KeepsNoMoreThanItMay(t *testing.T) {
 			a.Take(&line)
 		}
 	}
-	require.LessOrEqual(t, len(a.All())+len(a.Deltas()), 3*maxAnswer)
+	require.LessOrEqual(t, len(a.All())+len(a.Deltas())+len(a.Shown()), mostKept)
 	require.Equal(t, "u1", a.Last())
 }
 
@@ -115,7 +115,7 @@ func TestLine_TellsWhetherAToolIsCalled(t *testing.T) {
 }
 
 func TestAnswer_WhatHasNoTextTakesRoomToo(t *testing.T) {
-	a := &Answer{size: 3 * maxAnswer}
+	a := &Answer{size: mostKept}
 	line, err := ParseLine([]byte(`{"type":"assistant","uuid":"` + strings.Repeat("u", 1000) + `","message":{"id":"m1","content":[]}}`))
 	require.NoError(t, err)
 	a.Take(&line)

@@ -25,7 +25,7 @@ func (a *API) answer(ctx context.Context, w http.ResponseWriter, req request) {
 	case req.Stream:
 		w.Header().Set("Content-Type", "text/event-stream")
 		if flush := http.NewResponseController(w).Flush; r.blocks != nil && !r.wants.Has("silence") {
-			streamBlocks(w, flush, req.Model, *r.blocks)
+			streamBlocks(w, flush, req.Model, *r.blocks, r.wants.Has("cut"))
 			return
 		}
 		r.stream(&sse{ctx: ctx, w: w, flush: http.NewResponseController(w).Flush})

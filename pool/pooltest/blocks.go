@@ -3,13 +3,19 @@ package pooltest
 import (
 	"fmt"
 	"io"
+	"net/http"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/tidwall/gjson"
 )
 
+// cutDelay is how long what was sent may take on its way before the connection breaks, or it may be lost.
+const cutDelay = 100 * time.Millisecond
+
 // streamBlocks streams a message of the content blocks in a JSON array without its brackets: texts, thinking and tool calls.
-func streamBlocks(w io.Writer, flush func() error, model, list string) {
+// A cut breaks the connection within the last block.
+func streamBlocks(w io.Writer, flush func() error, model, list string, cut bool) {
 	event := func(kind, format string, args ...any) {
 		fmt.Fprintf(w, "event: %s\ndata: {\"type\":%q%s}\n\n", kind, kind, fmt.Sprintf(format, args...))
 		_ = flush()
@@ -17,7 +23,8 @@ func streamBlocks(w io.Writer, flush func() error, model, list string) {
 	event("message_start", `,"message":{"id":"msg_%s","type":"message","role":"assistant","model":%q,"content":[],"stop_reason":null,`+
 		`"stop_sequence":null,"usage":{"input_tokens":10,"output_tokens":1}}`, uuid.NewString(), model)
 	stop := "end_turn"
-	for i, b := range gjson.Parse("[" + list + "]").Array() {
+	blocks := gjson.Parse("[" + list + "]").Array()
+	for i, b := range blocks {
 		begin := fmt.Sprintf(`{"type":"text","text":"","citations":%s}`, orNull(b.Get("citations")))
 		deltas := []string{fmt.Sprintf(`{"type":"text_delta","text":%s}`, b.Get("text").Raw)}
 		switch b.Get("type").Str {
@@ -32,6 +39,10 @@ func streamBlocks(w io.Writer, flush func() error, model, list string) {
 		event("content_block_start", `,"index":%d,"content_block":%s`, i, begin)
 		for _, d := range deltas {
 			event("content_block_delta", `,"index":%d,"delta":%s`, i, d)
+		}
+		if cut && i == len(blocks)-1 {
+			time.Sleep(cutDelay)
+			panic(http.ErrAbortHandler)
 		}
 		event("content_block_stop", `,"index":%d`, i)
 	}

@@ -168,6 +168,7 @@ func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, 
 		return err
 	}
 	s.once.begin(claims.RequestID)
+	out.begun()
 	if req.OnDisconnect == api.Finish {
 		return s.finish(ctx, turn, req.UserDigest(), release, out)
 	}

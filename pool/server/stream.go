@@ -73,6 +73,15 @@ func (s *stream) open(receipt api.Receipt) {
 	s.openLocked()
 }
 
+// begun says in the headers, if they haven't been sent, that from here on the request may have been run.
+func (s *stream) begun() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.opened {
+		s.w.Header().Set(api.HeaderBegun, "1")
+	}
+}
+
 // update says how the turn has gone, if its process is known.
 func (s *stream) update(receipt api.Receipt) {
 	s.mu.Lock()

@@ -5,6 +5,7 @@
 //	[[events=1000]]   answer with that many events, without calling the API
 //	[[delay=10ms]]    with events: wait before each
 //	[[size=1000]]     with events: bytes of text in each
+//	[[framed]]        with events: what the API writes around them, too
 //	[[exit]]          end in the middle of the turn
 //	[[hang]]          say nothing more, whatever comes
 //	[[flood]]         write events without end until interrupted

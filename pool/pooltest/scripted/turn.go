@@ -56,6 +56,7 @@ type turn struct {
 	uuid    string
 	content gjson.Result
 	wants   directive.Set
+	answer  string // id of the message that was streamed last
 }
 
 // run makes the answer, with the faults that the text asks for.
@@ -97,7 +98,7 @@ func (t *turn) run() (answer, error) {
 		return t.events()
 	}
 	for {
-		a, err := t.cli.ask(t.ctx, t.cli.session.conversation(), func(event json.RawMessage) { t.event(event) })
+		a, err := t.cli.ask(t.ctx, t.cli.session.conversation(), t.pass)
 		results := a.results()
 		if err != nil || results == nil {
 			return a, err
@@ -107,18 +108,33 @@ func (t *turn) run() (answer, error) {
 	}
 }
 
+// pass writes an event of the API.
+func (t *turn) pass(event json.RawMessage) {
+	if id := gjson.GetBytes(event, "message.id").Str; id != "" {
+		t.answer = id
+	}
+	t.event(event)
+}
+
 // say writes a message to the host and adds it to the session.
 func (t *turn) say(role string, content any) {
 	id := uuid.NewString()
 	raw, _ := json.Marshal(content)
 	t.cli.session.add(role, id, raw)
-	t.cli.say(object{"type": role, "uuid": id, "session_id": t.cli.session.id, "message": object{"id": "msg_" + id, "role": role,
-		"model": t.model, "content": json.RawMessage(raw)}})
+	message := object{"id": "msg_" + id, "role": role, "model": t.model, "content": json.RawMessage(raw)}
+	if role == "assistant" && t.answer != "" {
+		message["id"] = t.answer
+	}
+	t.cli.say(object{"type": role, "uuid": id, "session_id": t.cli.session.id, "message": message})
 }
 
 // events answers without the API.
 func (t *turn) events() (answer, error) {
 	var all strings.Builder
+	if t.wants.Has("framed") {
+		t.open()
+		defer t.close()
+	}
 	for i := range t.wants.Number("events") {
 		if d := t.wants.Duration("delay"); d > 0 {
 			time.Sleep(d)
@@ -131,6 +147,20 @@ func (t *turn) events() (answer, error) {
 		t.delta(word)
 	}
 	return answer{{"type": "text", "text": all.String()}}, nil
+}
+
+// open writes what the API writes before a text, and close what it writes behind.
+func (t *turn) open() {
+	t.answer = "msg_" + uuid.NewString()
+	t.event(object{"type": "message_start", "message": object{"id": t.answer, "type": "message", "role": "assistant", "model": t.model,
+		"content": []object{}, "usage": object{"input_tokens": 10, "output_tokens": 1}}})
+	t.event(object{"type": "content_block_start", "index": 0, "content_block": object{"type": "text", "text": ""}})
+}
+
+func (t *turn) close() {
+	t.event(object{"type": "content_block_stop", "index": 0})
+	t.event(object{"type": "message_delta", "delta": object{"stop_reason": "end_turn"}, "usage": object{"output_tokens": 5}})
+	t.event(object{"type": "message_stop"})
 }
 
 // What is written for each word is of structs, as maps are slow to write.

@@ -1,0 +1,214 @@
+package function
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"claudepool/function/messages"
+	"claudepool/infra/logging"
+	"claudepool/pool/api"
+)
+
+const (
+	// maxMessage is how many bytes an answer may have that is not streamed: it is kept until it is whole.
+	maxMessage = 32 << 20
+	// quiet is how long a stream may be silent while the turn goes on in ways that its client doesn't see.
+	quiet = 15 * time.Second
+)
+
+// headerRequestID is where the Messages API's clients look for the request's id.
+const headerRequestID = "Request-Id"
+
+// messagesAPI begins a turn as the Messages API does.
+func (f *Front) messagesAPI(w http.ResponseWriter, r *http.Request) {
+	id := logging.RequestID(r.Header)
+	r.Header.Set(api.HeaderRequestID, id) // the same wherever it is asked for from here on
+	w.Header().Set(headerRequestID, id)
+	var pooled []byte
+	var asked *messages.Asked
+	f.serve(w, r, kind{
+		decode: func(body []byte) (req *api.Request, err error) {
+			req, pooled, asked, err = messages.Decode(body, r.Header)
+			return req, err
+		},
+		begin: func(sent *api.Body) (call, error) {
+			sent.Bytes, pooled = pooled, nil
+			if len(asked.Ignored) > 0 {
+				w.Header().Set(messages.HeaderIgnored, strings.Join(asked.Ignored, ", "))
+			}
+			return call{path: api.PathMessages}, nil
+		},
+		sink: func() sink { return f.reply(w, id, asked) },
+	})
+}
+
+// reply is a sink that answers as the Messages API does, with a stream or with the whole message.
+type reply struct {
+	front   *Front
+	id      string // of the request
+	w       http.ResponseWriter
+	control *http.ResponseController
+	from    http.Header // of the instance's answer
+
+	fold      *messages.Fold
+	collected *messages.Collector // nil in a stream
+	pending   []byte              // of the stream, to be written at once
+	receipt   []byte              // how the turn was served, as a comment line
+	served    api.Receipt         // the same
+	opened    bool                // the stream's status has been sent
+	over      bool                // all has been said
+	last      time.Time           // of the last write
+}
+
+func (f *Front) reply(w http.ResponseWriter, id string, asked *messages.Asked) sink {
+	r := &reply{front: f, id: id, w: w, control: http.NewResponseController(w), last: time.Now()}
+	emit := r.event
+	if !asked.Stream {
+		r.collected = messages.NewCollector(maxMessage)
+		emit = r.collected.Take
+	}
+	r.fold = messages.NewFold(asked, "msg_"+strings.TrimPrefix(id, "req_"), emit)
+	return r
+}
+
+// open only notes the headers: until there is something to be seen of the turn, its failure can have a status.
+func (r *reply) open(from http.Header) {
+	r.from = from
+	if r.collected != nil {
+		r.front.unbound(r.control)
+	}
+}
+
+func (r *reply) wantsWhole() bool { return true }
+
+func (r *reply) ended() bool { return r.over }
+
+// write takes whole events of the pooled contract, and comments.
+func (r *reply) write(events []byte) bool {
+	for line := range bytes.Lines(events) {
+		if r.over {
+			return true
+		}
+		r.line(bytes.TrimSuffix(line, []byte("\n")))
+	}
+	switch {
+	case r.over:
+		return true
+	case r.collected != nil && r.collected.Full():
+		r.fail(api.BadGateway("the answer is larger than %d bytes: it has to be streamed", maxMessage))
+		return false
+	case r.collected == nil && len(r.pending) == 0 && time.Since(r.last) > quiet:
+		r.ping()
+	}
+	return r.flush()
+}
+
+func (r *reply) line(line []byte) {
+	data, ok := bytes.CutPrefix(line, []byte("data: "))
+	switch {
+	case string(line) == strings.TrimSuffix(api.Ping, "\n"):
+		r.ping()
+	case bytes.HasPrefix(line, []byte(receipt)):
+		r.note(line)
+	case !ok:
+	case string(line) == strings.TrimSpace(api.Done):
+		r.end()
+	default:
+		r.fold.Take(data)
+	}
+}
+
+// receipt is what the comment with the receipt begins with.
+const receipt = ": receipt "
+
+// note keeps the receipt, which stands in the stream as in the pooled contract's.
+func (r *reply) note(line []byte) {
+	if json.Unmarshal(line[len(receipt):], &r.served) == nil && r.served.Usage != nil {
+		r.fold.Total(r.served.Usage)
+	}
+	r.receipt = append(bytes.Clone(line), '\n')
+}
+
+func (r *reply) ping() {
+	if r.collected == nil {
+		r.event("ping", []byte(`{"type":"ping"}`))
+	}
+}
+
+func (r *reply) event(name string, data []byte) {
+	r.pending = append(append(append(r.pending, "event: "...), name...), "\ndata: "...)
+	r.pending = append(append(r.pending, data...), "\n\n"...)
+}
+
+// end ends the answer when the turn has come to its end.
+func (r *reply) end() {
+	before := len(r.pending)
+	r.pending = append(r.pending, r.receipt...)
+	if err := r.fold.End(); err != nil {
+		r.pending = r.pending[:before]
+		r.fail(err)
+		return
+	}
+	r.over = true
+	if r.collected == nil {
+		r.flush()
+		return
+	}
+	r.front.bound(r.control)
+	if r.served.Process != "" { // the instance's headers may have gone before there was one
+		r.w.Header().Set(api.HeaderPID, strconv.Itoa(r.served.PID))
+		r.w.Header().Set(api.HeaderProcess, r.served.Process)
+	}
+	r.head("application/json")
+	_, _ = r.w.Write(r.collected.Message()) // #nosec G705 -- JSON
+}
+
+// head sends the headers.
+func (r *reply) head(contentType string) {
+	header := r.w.Header()
+	passHeaders(header, r.from)
+	header.Set("Content-Type", contentType)
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set(api.HeaderRequestID, r.id)
+	header.Set(api.HeaderShouldRetry, "false") // there are clients that ask again when a good answer breaks off
+	r.w.WriteHeader(http.StatusOK)
+}
+
+// flush writes what there is of the stream, and reports whether the client is there.
+func (r *reply) flush() bool {
+	if len(r.pending) == 0 {
+		return true
+	}
+	r.front.bound(r.control)
+	return r.send()
+}
+
+func (r *reply) send() bool {
+	if !r.opened {
+		r.opened = true
+		passHeaders(r.w.Header(), r.from, "Cache-Control", "X-Accel-Buffering")
+		r.head("text/event-stream")
+	}
+	_, err := r.w.Write(r.pending)
+	r.pending, r.last = r.pending[:0], time.Now()
+	return err == nil && r.control.Flush() == nil
+}
+
+// fail ends the answer with an error, which has a status if nothing of the turn has been seen. It may have been run.
+func (r *reply) fail(err error) {
+	r.over = true
+	_ = r.control.SetWriteDeadline(time.Now().Add(lastWrite))
+	failure := *api.Known(err)
+	failure.Begun = true
+	if !r.opened && (r.collected != nil || len(r.pending) == 0) {
+		passHeaders(r.w.Header(), r.from)
+		api.WriteError(r.w, r.id, &failure)
+		return
+	}
+	r.pending = append(r.pending, api.NamedErrorEvent(r.id, &failure)...)
+	r.send()
+}

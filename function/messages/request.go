@@ -1,0 +1,243 @@
+package messages
+
+import (
+	"encoding/json"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/tidwall/gjson"
+
+	"claudepool/pool/api"
+)
+
+// Asked is what a client wants to have of its answer. It keeps nothing of the request.
+type Asked struct {
+	Model     string
+	Stream    bool
+	HideTools bool     // calls and results of tools are not to be seen
+	Ignored   []string // parameters without effect, in order
+}
+
+// Decode translates and validates a request. pooled is its body in the pooled contract's shape. The error is an
+// *api.Error of the 4xx kind.
+func Decode(body []byte, header http.Header) (req *api.Request, pooled []byte, asked *Asked, err error) {
+	t := translation{header: header, sent: make(map[string]gjson.Result), fields: make(map[string]any)}
+	if req, pooled, err = api.DecodeAs(body, t.translate); err != nil {
+		return nil, nil, nil, err
+	}
+	slices.Sort(t.ignored)
+	asked = &Asked{Model: req.Model, Stream: t.stream, HideTools: t.hideTools, Ignored: slices.Compact(t.ignored)}
+	return req, pooled, asked, nil
+}
+
+// translation is a request on its way into the pooled contract.
+type translation struct {
+	header    http.Header
+	sent      map[string]gjson.Result // the parameters but for the messages
+	fields    map[string]any          // of the pooled request
+	stream    bool
+	hideTools bool
+	ignored   []string
+}
+
+func (t *translation) translate(whole gjson.Result) ([]byte, error) {
+	t.read(whole)
+	for _, step := range []func() error{t.required, t.refused, t.credential, t.options, t.servers} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range []string{"model", "system", "thinking"} {
+		if value := t.sent[name]; isSet(value) {
+			t.fields[name] = json.RawMessage(value.Raw)
+		}
+	}
+	t.fields["stateless"] = true // the Messages API has no memory: what isn't sent wasn't said
+	t.stream = t.sent["stream"].Bool()
+	return json.Marshal(t.fields)
+}
+
+// known are the parameters that have their effect, or are refused where they would have none.
+var known = map[string]bool{"model": true, "system": true, "stream": true, "thinking": true, "mcp_servers": true,
+	"tools":       true,
+	"tool_choice": true, "container": true, "output_format": true, "output_config": true, "thread": true}
+
+// inParts are parameters of which one part is honoured or refused.
+var inParts = map[string]string{"thinking": "type", "output_config": "format"}
+
+// read looks at each parameter once, as there may be megabytes between them.
+func (t *translation) read(whole gjson.Result) {
+	whole.ForEach(func(name, value gjson.Result) bool {
+		switch {
+		case name.Str == "messages" || !isSet(value):
+			return true
+		case name.Str == "max_tokens": // required, and of no effect
+			t.sent["max_tokens"] = value
+			t.ignore(name.Str)
+		case known[name.Str]:
+			t.sent[name.Str] = value
+		default:
+			t.ignore(name.Str)
+		}
+		return true
+	})
+	for outer, part := range inParts {
+		t.sent[outer].ForEach(func(name, value gjson.Result) bool {
+			if name.Str != part && isSet(value) {
+				t.ignore(outer + "." + name.Str)
+			}
+			return true
+		})
+	}
+}
+
+const mostIgnored = 32
+
+var parameterForm = regexp.MustCompile(`^[A-Za-z0-9_.]{1,64}$`)
+
+// ignore notes a parameter that has no effect. For names that are none, or too many, there is but a mark.
+func (t *translation) ignore(name string) {
+	switch {
+	case len(t.ignored) > mostIgnored:
+		return
+	case len(t.ignored) == mostIgnored || !parameterForm.MatchString(name):
+		name = "*"
+	}
+	t.ignored = append(t.ignored, strings.Clone(name))
+}
+
+// isSet reports whether a field is there and isn't null.
+func isSet(value gjson.Result) bool { return value.Exists() && value.Type != gjson.Null }
+
+// required checks what the Messages API requires and the pooled contract doesn't, or takes in more forms.
+func (t *translation) required() error {
+	most, thinking, stream := t.sent["max_tokens"], t.sent["thinking"], t.sent["stream"]
+	switch {
+	case !isSet(t.sent["model"]):
+		return api.Invalid("model: field required")
+	case !isSet(most):
+		return api.Invalid("max_tokens: field required")
+	case most.Type != gjson.Number || most.Num < 1 || most.Num != float64(most.Int()):
+		return api.Invalid("max_tokens: must be an integer of at least 1")
+	case isSet(thinking) && !thinking.IsObject():
+		return api.Invalid("thinking: must be an object")
+	case isSet(stream) && !stream.IsBool():
+		return api.Invalid("stream: must be true or false")
+	}
+	return nil
+}
+
+// threadsUnsupported is by what the official clients know that they have to send the whole conversation.
+const threadsUnsupported = "thread_unsupported_request"
+
+// refused names what would change the answer and can't be had.
+func (t *translation) refused() error {
+	if isSet(t.sent["thread"]) {
+		err := api.Invalid("thread: threads are not supported, send the whole conversation")
+		err.Code = threadsUnsupported
+		return err
+	}
+	for _, name := range []string{"tools", "tool_choice", "container", "output_format"} {
+		if value := t.sent[name]; isSet(value) && !isEmptyList(value) {
+			return api.Invalid("%s: is not supported here", name)
+		}
+	}
+	if isSet(t.sent["output_config"].Get("format")) {
+		return api.Invalid("output_config.format: is not supported")
+	}
+	return nil
+}
+
+func isEmptyList(value gjson.Result) bool { return value.IsArray() && !value.Get("0").Exists() }
+
+// credential finds the user's credential in the headers.
+func (t *translation) credential() error {
+	bearer, key := Bearer(t.header), strings.TrimSpace(t.header.Get("X-Api-Key"))
+	if bearer != "" && key != "" && bearer != key {
+		return api.Invalid("Authorization and x-api-key carry different credentials")
+	}
+	if bearer == "" {
+		bearer = key
+	}
+	switch {
+	case bearer == "":
+		return api.Authentication("a credential is required, as Authorization: Bearer or as x-api-key")
+	case strings.HasPrefix(bearer, api.OAuthPrefix):
+		t.fields["oauth_credentials"] = map[string]string{"access_token": bearer}
+	default:
+		t.fields["api_key"] = bearer
+	}
+	return nil
+}
+
+// Bearer is the token in an Authorization header, or "".
+func Bearer(header http.Header) string {
+	scheme, token, _ := strings.Cut(header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimSpace(token)
+}
+
+// options are those that travel in headers.
+func (t *translation) options() error {
+	for name, field := range map[string]string{HeaderSession: "session_id", HeaderPermissionMode: "permission_mode",
+		HeaderOnDisconnect: "on_disconnect"} {
+		if value := t.header.Get(name); value != "" {
+			t.fields[field] = value
+		}
+	}
+	switch t.header.Get(HeaderTools) {
+	case "", Show:
+	case Hide:
+		t.hideTools = true
+	default:
+		return api.Invalid("%s: must be %s or %s", strings.ToLower(HeaderTools), Show, Hide)
+	}
+	return nil
+}
+
+// maxServers is one more than the pooled contract accepts, which refuses them then.
+const maxServers = 33
+
+// servers translates the Messages API's list of MCP servers.
+func (t *translation) servers() error {
+	list := t.sent["mcp_servers"]
+	if !isSet(list) {
+		return nil
+	}
+	if !list.IsArray() {
+		return api.Invalid("mcp_servers: must be an array")
+	}
+	servers, err := make(map[string]api.MCPServer), error(nil)
+	list.ForEach(func(_, s gjson.Result) bool {
+		name := s.Get("name").Str
+		switch _, twice := servers[name]; {
+		case !s.IsObject() || s.Get("type").Str != "url" || name == "":
+			err = api.Invalid("mcp_servers: each must have a name, and be of type url")
+		case twice:
+			err = api.Invalid("mcp_servers: two have the same name")
+		case isSet(s.Get("tool_configuration.allowed_tools")):
+			err = api.Invalid("mcp_servers: tool_configuration.allowed_tools is not supported")
+		case s.Get("tool_configuration.enabled").Type == gjson.False:
+		default:
+			servers[strings.Clone(name)] = server(s)
+		}
+		return err == nil && len(servers) < maxServers
+	})
+	t.fields["mcp_servers"] = servers
+	return err
+}
+
+func server(s gjson.Result) api.MCPServer {
+	out := api.MCPServer{Type: "http", URL: strings.Clone(s.Get("url").Str)}
+	if path, _, _ := strings.Cut(out.URL, "?"); strings.HasSuffix(path, "/sse") {
+		out.Type = "sse"
+	}
+	if token := s.Get("authorization_token").Str; token != "" {
+		out.Headers = map[string]string{"Authorization": "Bearer " + token}
+	}
+	return out
+}
