@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"strings"
 
-	"claudepool/function/messages"
 	"claudepool/pool/api"
 )
 
@@ -40,7 +39,7 @@ func (k APIKeys) know(r *http.Request) bool {
 	key := r.Header.Get(headerKey)
 	if key == "" && !isOfUsers(r.URL.Path) {
 		if key = r.Header.Get("X-Api-Key"); key == "" {
-			key = messages.Bearer(r.Header)
+			key = api.Bearer(r.Header)
 		}
 	}
 	digest, good := sha256.Sum256([]byte(key)), 0
@@ -54,7 +53,9 @@ func (k APIKeys) know(r *http.Request) bool {
 const headerKey = "X-Claudepool-Key"
 
 // isOfUsers reports whether at the path Authorization and x-api-key carry the user's credential.
-func isOfUsers(path string) bool { return path == api.PathMessagesAPI }
+func isOfUsers(path string) bool {
+	return path == api.PathMessagesAPI || path == api.PathCountTokens || strings.HasPrefix(path+"/", api.PathModels+"/")
+}
 
 // admit decides what can be decided before the body has been read.
 func (f *Front) admit(w http.ResponseWriter, r *http.Request) error {
@@ -74,7 +75,7 @@ func (f *Front) authorized(r *http.Request) bool {
 	if f.opts.StatsToken == "" {
 		return len(f.opts.APIKeys) == 0 || f.opts.APIKeys.know(r)
 	}
-	return subtle.ConstantTimeCompare([]byte(messages.Bearer(r.Header)), []byte(f.opts.StatsToken)) == 1
+	return subtle.ConstantTimeCompare([]byte(api.Bearer(r.Header)), []byte(f.opts.StatsToken)) == 1
 }
 
 // clientAddr is the address the request came from, as the outermost of so many proxies of our own has seen it: each

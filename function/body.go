@@ -13,15 +13,25 @@ import (
 
 // read takes the whole body and checks that it is a request.
 func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request, decode decoder) (*api.Body, *api.Request, error) {
+	body, err := f.take(ctx, w, r, f.intake)
+	if err != nil {
+		return nil, nil, err
+	}
+	req, err := body.Decode(ctx, decode)
+	return body, req, err
+}
+
+// take takes the whole body, which has to be JSON by its header.
+func (f *Front) take(ctx context.Context, w http.ResponseWriter, r *http.Request, intake *api.Intake) (*api.Body, error) {
 	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
-		return nil, nil, api.Invalid("Content-Type must be application/json")
+		return nil, api.Invalid("Content-Type must be application/json")
 	}
 	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
-		return nil, nil, api.Unsupported("Content-Encoding: only identity is accepted")
+		return nil, api.Unsupported("Content-Encoding: only identity is accepted")
 	}
 	control, past, last := http.NewResponseController(w), time.Unix(1, 0), time.Now().Add(f.clientTimeout)
 	defer context.AfterFunc(ctx, func() { _ = control.SetReadDeadline(past) })()
-	body, err := f.intake.Read(r.Body, r.ContentLength, func(t time.Time) {
+	body, err := intake.Read(r.Body, r.ContentLength, func(t time.Time) {
 		if t.After(last) {
 			t = last
 		}
@@ -31,11 +41,10 @@ func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request
 		}
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	_ = control.SetReadDeadline(time.Time{}) // not every ResponseWriter has one
-	req, err := body.Decode(ctx, decode)
-	return body, req, err
+	return body, nil
 }
 
 // restTime is how long a client whose request is refused may take to send the rest of it.

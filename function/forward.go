@@ -21,6 +21,7 @@ const (
 	firstWait    = 50 * time.Millisecond
 	longestWait  = 500 * time.Millisecond
 	maxErrorBody = 64 << 10
+	maxAnswer    = 1 << 20 // that is no stream
 )
 
 // call is one request on its way to its instance.
@@ -124,23 +125,28 @@ func (f *Front) send(ctx context.Context, c call, owner router.Owner) (*http.Res
 }
 
 func (f *Front) exchange(ctx context.Context, c call, owner router.Owner) (*http.Response, error) {
-	r, err := newHop(ctx, owner, c.path, c.body)
+	r, err := newHop(ctx, owner, http.MethodPost, c.path, c.body)
 	if err != nil {
 		return nil, err
 	}
-	claims := hop.Claims{Instance: owner.Instance, User: c.user, RequestID: c.once, Path: c.path, Outage: owner.Outage, Version: hop.Common(owner.Wire)}
-	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set(api.HeaderRequestID, c.id)
 	if c.last != "" {
 		r.Header.Set(api.HeaderLastEvent, c.last)
 	}
+	f.sign(r, c, owner)
+	return f.opts.Client.http.RoundTrip(r)
+}
+
+// sign says in the hop's header what it is for.
+func (f *Front) sign(r *http.Request, c call, owner router.Owner) {
+	claims := hop.Claims{Instance: owner.Instance, User: c.user, RequestID: c.once, Path: c.path, Outage: owner.Outage, Version: hop.Common(owner.Wire)}
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set(api.HeaderRequestID, c.id)
 	r.Header.Set(api.HeaderHop, f.opts.Keys.Sign(claims, time.Now()))
 	for _, name := range logging.TraceHeaders {
 		if v := c.trace.Get(name); v != "" {
 			r.Header.Set(name, v)
 		}
 	}
-	return f.opts.Client.http.RoundTrip(r)
 }
 
 // public is what the client gets to know of a request that was not served.
@@ -166,15 +172,15 @@ func told(ctx context.Context, err error) error {
 	return api.BadGateway("the instance did not answer")
 }
 
-// passAnswer hands an instance's answer on that is no stream.
+// passAnswer hands an instance's answer on that is no stream and no error.
 func passAnswer(w http.ResponseWriter, id string, answer *http.Response) {
-	body, err := io.ReadAll(io.LimitReader(answer.Body, maxErrorBody))
-	if err != nil || answer.Header.Get("Content-Type") != "application/json" {
+	body, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer+1))
+	if err != nil || len(body) > maxAnswer || answer.Header.Get("Content-Type") != "application/json" {
 		api.WriteError(w, id, api.BadGateway("the instance gave no answer"))
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set(api.HeaderRequestID, id)
+	api.SetRequestID(w.Header(), id)
 	_, _ = w.Write(body) // #nosec G705 -- JSON of our own instance
 }
 
@@ -200,7 +206,7 @@ func (f *Front) passError(ctx context.Context, w http.ResponseWriter, c call, an
 	}
 	again := answer.Header.Get("Retry-After") != "" && answer.Header.Get(api.HeaderBegun) == ""
 	w.Header().Set(api.HeaderShouldRetry, strconv.FormatBool(again))
-	w.Header().Set(api.HeaderRequestID, c.id)
+	api.SetRequestID(w.Header(), c.id)
 	w.WriteHeader(answer.StatusCode)
 	_, _ = w.Write(body)
 }

@@ -34,6 +34,7 @@ type Router interface {
 	Misdirected(user string, owner router.Owner)
 	Unreachable(ctx context.Context, user string, owner router.Owner)
 	Answered(ctx context.Context, owner router.Owner) bool
+	Sample(n int) []router.Owner
 }
 
 // Options are a front's settings and what it works with.
@@ -50,12 +51,15 @@ type Options struct {
 	Limits       *Limits
 	// TrustedProxies is how many proxies in front of this one append to X-Forwarded-For.
 	TrustedProxies int
+	// AllowedOrigins are those whose pages may use the service from a browser, or "*" alone.
+	AllowedOrigins []string
 }
 
 // Front serves the public contract. It is an http.Handler.
 type Front struct {
 	opts   Options
 	intake *api.Intake
+	calls  calls // that are passed through to the API
 	mux    *http.ServeMux
 	// clientTimeout is how long a client may take to send its body, and to read some of what is there for it.
 	clientTimeout time.Duration
@@ -73,13 +77,18 @@ type Front struct {
 // New returns a Front.
 func New(opts Options) *Front {
 	f := &Front{opts: opts, intake: api.NewIntake(opts.MaxBodyBytes, opts.Memory), mux: http.NewServeMux(), clientTimeout: clientTimeout, hopSilence: hopSilence,
-		rests: semaphore.NewWeighted(restsAtOnce)}
+		rests: semaphore.NewWeighted(restsAtOnce), calls: newCalls(opts)}
 	f.idle = sync.NewCond(&f.mu)
 	f.ending, f.end = context.WithCancel(context.Background()) // #nosec G118 -- Drain calls it
-	f.mux.HandleFunc(api.PathMessages, f.only(f.messages, http.MethodPost))
-	f.mux.HandleFunc(api.PathMessagesAPI, f.only(f.messagesAPI, http.MethodPost))
-	f.mux.HandleFunc(api.PathResume, f.only(f.resume, http.MethodPost))
-	f.mux.HandleFunc(api.PathForget, f.only(f.forget, http.MethodPost))
+	pages := crossOrigin(opts.AllowedOrigins)                  // for what is the users'; the operator's is for no other site's pages
+
+	f.mux.Handle(api.PathMessages, pages(f.only(f.messages, http.MethodPost)))
+	f.mux.Handle(api.PathMessagesAPI, pages(f.only(f.messagesAPI, http.MethodPost)))
+	f.mux.Handle(api.PathResume, pages(f.only(f.resume, http.MethodPost)))
+	f.mux.Handle(api.PathForget, pages(f.only(f.forget, http.MethodPost)))
+	f.mux.Handle(api.PathCountTokens, pages(f.only(f.passThrough, http.MethodPost)))
+	f.mux.Handle(api.PathModels, pages(f.only(f.passThrough, http.MethodGet)))
+	f.mux.Handle(api.PathModel, pages(f.only(f.passThrough, http.MethodGet)))
 	f.mux.HandleFunc("/v1/pool/stats", f.only(f.stats, http.MethodGet, http.MethodHead))
 	f.mux.HandleFunc("/health", f.only(f.health, http.MethodGet, http.MethodHead))
 	f.mux.HandleFunc("/{$}", f.only(f.describe, http.MethodGet, http.MethodHead))
@@ -263,6 +272,9 @@ func (f *Front) describe(w http.ResponseWriter, _ *http.Request) {
 			"POST " + api.PathMessages:    "one turn of a user's conversation, as server-sent events",
 			"POST " + api.PathResume:      "the rest of a turn's events, after Last-Event-ID",
 			"POST " + api.PathForget:      "deletes the user's conversations, or that of session_id",
+			"POST " + api.PathCountTokens: "how many tokens a message has, as the Messages API says",
+			"GET " + api.PathModels:       "the models there are, as the Messages API says",
+			"GET " + api.PathModel:        "one of them",
 			"GET /v1/pool/stats":          "all instances and their processes",
 			"GET /health":                 "liveness",
 		},

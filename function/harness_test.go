@@ -70,6 +70,12 @@ func (r *route) Unreachable(context.Context, string, router.Owner) {
 	r.next()
 }
 
+func (r *route) Sample(n int) []router.Owner {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.owners[:min(n, len(r.owners))]
+}
+
 func (r *route) Answered(context.Context, router.Owner) bool { return r.answered }
 
 const question = `{"oauth_credentials":{"access_token":"sk-ant-oat01-secret"},"messages":[{"role":"user","content":"hi"}]}`

@@ -66,10 +66,10 @@ func credentialOf(req *api.Request) []byte {
 
 type ownerKey struct{}
 
-func newHop(ctx context.Context, owner router.Owner, path string, body *body) (*http.Request, error) {
-	r, err := newRequest(ctx, owner, http.MethodPost, path)
-	if err != nil {
-		return nil, err
+func newHop(ctx context.Context, owner router.Owner, method, path string, body *body) (*http.Request, error) {
+	r, err := newRequest(ctx, owner, method, path)
+	if err != nil || method == http.MethodGet {
+		return r, err
 	}
 	r.ContentLength, r.GetBody = int64(len(*body.bytes.Load())), body.open
 	r.Body, _ = body.open()

@@ -20,14 +20,10 @@ const (
 	quiet = 15 * time.Second
 )
 
-// headerRequestID is where the Messages API's clients look for the request's id.
-const headerRequestID = "Request-Id"
-
 // messagesAPI begins a turn as the Messages API does.
 func (f *Front) messagesAPI(w http.ResponseWriter, r *http.Request) {
 	id := logging.RequestID(r.Header)
 	r.Header.Set(api.HeaderRequestID, id) // the same wherever it is asked for from here on
-	w.Header().Set(headerRequestID, id)
 	var pooled []byte
 	var asked *messages.Asked
 	f.serve(w, r, kind{
@@ -173,7 +169,7 @@ func (r *reply) head(contentType string) {
 	passHeaders(header, r.from)
 	header.Set("Content-Type", contentType)
 	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set(api.HeaderRequestID, r.id)
+	api.SetRequestID(header, r.id)
 	header.Set(api.HeaderShouldRetry, "false") // there are clients that ask again when a good answer breaks off
 	r.w.WriteHeader(http.StatusOK)
 }

@@ -193,7 +193,7 @@ func TestMessages_OnlyThePooledRequestIsForwarded(t *testing.T) {
 	response, text := say(t, url, "", headerKey, "key-of-one")
 	require.Equal(t, 200, response.StatusCode, text)
 	require.Equal(t, api.PathMessages, got.URL.Path)
-	require.JSONEq(t, `{"api_key":"sk-ant-api03-secret","model":"haiku","messages":[{"role":"user","content":"hi"}]}`, string(body))
+	require.JSONEq(t, `{"api_key":"sk-ant-api03-secret","model":"haiku","messages":[{"role":"user","content":"hi"}],"stateless":true}`, string(body))
 	for _, name := range []string{headerKey, "X-Api-Key", "Authorization"} {
 		require.Empty(t, got.Header.Get(name), name)
 	}

@@ -23,7 +23,7 @@ func (f *Front) pass(w http.ResponseWriter, id string) sink {
 
 func (p *passing) open(from http.Header) {
 	passHeaders(p.w.Header(), from, "Content-Type", "Cache-Control", "X-Accel-Buffering")
-	p.w.Header().Set(api.HeaderRequestID, p.id)
+	api.SetRequestID(p.w.Header(), p.id)
 	p.w.WriteHeader(http.StatusOK)
 	_ = p.control.Flush()
 }

@@ -60,6 +60,7 @@ type Router struct {
 	firstWait time.Duration // how long a claim waits for an instance that is there but not yet dialled
 
 	reached map[string]time.Time // when instances were, by id; keepWarm's own
+	living  atomic.Pointer[[]Owner]
 
 	mu    sync.Mutex           // guards avoid
 	avoid map[string]avoidance // instances that could not be dialled

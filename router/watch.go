@@ -100,21 +100,21 @@ func (r *Router) place(ctx context.Context, id string) {
 // keepWarm reaches the instances that users will be placed on next, each time before a connection would be closed for
 // having been idle, and clears away who is dead.
 func (r *Router) keepWarm(ctx context.Context) {
-	ids, err := livingScript.Run(ctx, r.redis, []string{candidatesKey, evictableKey}, instanceKeys, warmInstances).StringSlice()
+	living, err := r.findLiving(ctx)
 	if err != nil {
 		return
 	}
 	now := time.Now()
 	maps.DeleteFunc(r.reached, func(_ string, at time.Time) bool { return now.Sub(at) > rewarmAfter })
-	cold := slices.DeleteFunc(ids, func(id string) bool { _, warm := r.reached[id]; return warm })
+	cold := slices.DeleteFunc(slices.Clone(living), func(o Owner) bool { _, warm := r.reached[o.Instance]; return warm })
 	var mu sync.Mutex // guards reached
 	var all sync.WaitGroup
-	for _, id := range cold {
+	for _, o := range cold {
 		all.Go(func() {
-			if r.reach(ctx, id) == nil {
+			if r.reach(ctx, o.Instance) == nil {
 				mu.Lock()
 				defer mu.Unlock()
-				r.reached[id] = now
+				r.reached[o.Instance] = now
 			}
 		})
 	}

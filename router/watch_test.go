@@ -85,3 +85,33 @@ func TestRouter_AnInstanceThatIsSilentIsNotWaitedForForLong(t *testing.T) {
 	require.Zero(t, client.ZCard(t.Context(), candidatesKey).Val())
 	require.EqualValues(t, 1, client.SCard(t.Context(), pendingKey).Val(), "it is tried again")
 }
+
+func TestRouter_SamplesWhoLivesAndClaimsNothing(t *testing.T) {
+	both(t, func(t *testing.T, client *redis.Client) {
+		a, b, leaves := newNode(t, client, 8), newNode(t, client, 8), newNode(t, client, 8)
+		front := newRouter(client)
+		require.Empty(t, front.Sample(3), "none is known yet")
+		front.discover(t.Context())
+		require.NoError(t, leaves.Drain(t.Context()))
+		front.keepWarm(t.Context())
+		sampled := map[string]int{}
+		for range 200 {
+			some := front.Sample(1)
+			require.Len(t, some, 1)
+			sampled[some[0].Instance]++
+		}
+		require.Len(t, sampled, 2, "whoever it is, but not who leaves")
+		require.Positive(t, sampled[a.ID()])
+		require.Contains(t, front.Sample(9), Owner{Instance: a.ID(), Addr: a.opts.Addr, Fingerprint: a.fingerprint()})
+		require.Empty(t, client.Keys(t.Context(), ownerKey("*")).Val())
+
+		front.avoidAlso(a.ID())
+		require.Len(t, front.Sample(9), 1, "one can't be dialled")
+		require.NoError(t, client.Del(t.Context(), instanceKey(a.ID())).Err()) // as it expires after a SIGKILL
+		front.keepWarm(t.Context())
+		require.Equal(t, b.ID(), front.Sample(9)[0].Instance)
+		require.NoError(t, client.Close())
+		front.keepWarm(t.Context())
+		require.Len(t, front.Sample(9), 1, "while Redis is away they are those of before")
+	})
+}

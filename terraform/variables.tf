@@ -166,7 +166,7 @@ variable "front_settings" {
   default     = {}
 
   validation {
-    condition     = alltrue([for name in keys(var.front_settings) : contains(["RATE_LIMIT_USER", "RATE_LIMIT_ADDR", "LOG_LEVEL", "MAX_BODY_BYTES"], name)])
+    condition     = alltrue([for name in keys(var.front_settings) : contains(["RATE_LIMIT_USER", "RATE_LIMIT_ADDR", "ALLOWED_ORIGINS", "LOG_LEVEL", "MAX_BODY_BYTES"], name)])
     error_message = "front_settings has a name that is no setting of the front, or one that this module sets itself."
   }
   validation {

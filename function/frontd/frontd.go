@@ -44,7 +44,7 @@ func Start(s settings.Front, parts Parts) (*Front, error) {
 		Logger: parts.Logger, Router: route, Client: hops, View: snapshot.NewView(parts.Store, parts.Logger), Keys: keys,
 		MaxBodyBytes: int64(s.MaxBodyBytes), Memory: memory.Limit(), StatsToken: s.StatsToken.Reveal(), APIKeys: apiKeys,
 		Limits:         function.NewLimits(parts.Redis, s.RateLimitUser, s.RateLimitAddr),
-		TrustedProxies: s.TrustedProxies,
+		TrustedProxies: s.TrustedProxies, AllowedOrigins: s.AllowedOrigins,
 	})
 	ctx, stop := context.WithCancel(context.Background())
 	f := &Front{Front: front, stop: stop, stopped: make(chan struct{})}

@@ -152,33 +152,18 @@ func (t *translation) refused() error {
 
 func isEmptyList(value gjson.Result) bool { return value.IsArray() && !value.Get("0").Exists() }
 
-// credential finds the user's credential in the headers.
+// credential takes the user's credential from the headers.
 func (t *translation) credential() error {
-	bearer, key := Bearer(t.header), strings.TrimSpace(t.header.Get("X-Api-Key"))
-	if bearer != "" && key != "" && bearer != key {
-		return api.Invalid("Authorization and x-api-key carry different credentials")
-	}
-	if bearer == "" {
-		bearer = key
-	}
+	of, err := api.CredentialIn(t.header)
 	switch {
-	case bearer == "":
-		return api.Authentication("a credential is required, as Authorization: Bearer or as x-api-key")
-	case strings.HasPrefix(bearer, api.OAuthPrefix):
-		t.fields["oauth_credentials"] = map[string]string{"access_token": bearer}
+	case err != nil:
+		return err
+	case of.OAuth != nil:
+		t.fields["oauth_credentials"] = map[string]string{"access_token": of.Token()}
 	default:
-		t.fields["api_key"] = bearer
+		t.fields["api_key"] = of.Token()
 	}
 	return nil
-}
-
-// Bearer is the token in an Authorization header, or "".
-func Bearer(header http.Header) string {
-	scheme, token, _ := strings.Cut(header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		return ""
-	}
-	return strings.TrimSpace(token)
 }
 
 // options are those that travel in headers.

@@ -54,7 +54,35 @@ func TestSkew_ReleasesServeSideBySide(t *testing.T) {
 	before, this, next, third := releaseBefore(t), programs(t), release(t, 2), release(t, 3)
 	t.Run("with the one before", func(t *testing.T) { testTogether(t, cli, before, this, 1) })
 	t.Run("with the next", func(t *testing.T) { testTogether(t, cli, this, next, 0) })
+	t.Run("what the one before doesn't have", func(t *testing.T) { testUnknownCalls(t, cli, before, this) })
 	t.Run("too far apart", func(t *testing.T) { testTooFar(t, cli, this, third) })
+}
+
+// testUnknownCalls: calls that only this release passes through fail cleanly while there are no instances but of the one
+// before.
+func testUnknownCalls(t *testing.T, cli, before, this string) {
+	d := prepare(t, cli)
+	d.bin = before
+	d.instance()
+	d.bin = this
+	d.front()
+	d.placeable(1)
+	requireAnswer(t, d.ask(0, "ada", "hello"), "hello")
+	if before != this {
+		for range 20 { // as long as the front looks for instances
+			status, header, body := d.call(0, http.MethodGet, api.PathModels, "")
+			require.Equal(t, http.StatusServiceUnavailable, status, body)
+			require.Equal(t, "1", header.Get("Retry-After"))
+			require.Contains(t, body, "no instance can ask the API now")
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
+	d.instance()
+	d.awaitCalls(0)
+	for range 10 {
+		status, _, body := d.call(0, http.MethodGet, api.PathModels, "")
+		require.Equal(t, http.StatusOK, status, body)
+	}
 }
 
 // testTogether runs a front and an instance of each of two releases, then takes the old instance away as an update does. So

@@ -100,7 +100,7 @@ func (f *Front) sound() map[string]bool {
 	ok := f.Common.sound()
 	ok["STATS_TOKEN"] = visible(f.StatsToken.Reveal())
 	ok["API_KEYS"] = apiKeys.MatchString(f.APIKeys.Reveal())
-	ok["RATE_LIMIT_USER"], ok["RATE_LIMIT_ADDR"] = true, true // all that can be read
+	ok["RATE_LIMIT_USER"], ok["RATE_LIMIT_ADDR"], ok["ALLOWED_ORIGINS"] = true, true, true // all that can be read
 	ok["TRUSTED_PROXIES"] = f.TrustedProxies >= 0 && f.TrustedProxies <= 10
 	return ok
 }

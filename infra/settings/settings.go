@@ -28,11 +28,12 @@ type Common struct {
 // Front are the settings of a front.
 type Front struct {
 	Common
-	StatsToken     Secret `env:"STATS_TOKEN" unset:"none" must:"be printable ASCII without spaces" about:"when set, stats need Authorization: Bearer with it"`
-	APIKeys        Secret `env:"API_KEYS" unset:"none" must:"be comma-separated SHA-256 digests of keys, 64 hex digits each" about:"when set, clients need one of the keys, as x-claudepool-key, x-api-key or a bearer token"`
-	RateLimitUser  Rate   `env:"RATE_LIMIT_USER" unset:"off" must:"be a number of requests per s, m or h, such as 60/m" about:"requests of one user, at all fronts together"`
-	RateLimitAddr  Rate   `env:"RATE_LIMIT_ADDR" unset:"off" must:"be a number of requests per s, m or h, such as 60/m" about:"requests from one address, at all fronts together"`
-	TrustedProxies int    `env:"TRUSTED_PROXIES" envDefault:"0" must:"be a whole number from 0 to 10" about:"proxies in front that append to X-Forwarded-For, from which the client's address is taken: 1 on Cloud Run, 2 with a load balancer before it"`
+	StatsToken     Secret  `env:"STATS_TOKEN" unset:"none" must:"be printable ASCII without spaces" about:"when set, stats need Authorization: Bearer with it"`
+	APIKeys        Secret  `env:"API_KEYS" unset:"none" must:"be comma-separated SHA-256 digests of keys, 64 hex digits each" about:"when set, clients need one of the keys, as x-claudepool-key, x-api-key or a bearer token"`
+	RateLimitUser  Rate    `env:"RATE_LIMIT_USER" unset:"off" must:"be a number of requests per s, m or h, such as 60/m" about:"requests of one user, at all fronts together"`
+	RateLimitAddr  Rate    `env:"RATE_LIMIT_ADDR" unset:"off" must:"be a number of requests per s, m or h, such as 60/m" about:"requests from one address, at all fronts together"`
+	AllowedOrigins Origins `env:"ALLOWED_ORIGINS" unset:"none" must:"be comma-separated origins such as https://app.example.com, or * alone" about:"origins whose pages may use the service from a browser"`
+	TrustedProxies int     `env:"TRUSTED_PROXIES" envDefault:"0" must:"be a whole number from 0 to 10" about:"proxies in front that append to X-Forwarded-For, from which the client's address is taken: 1 on Cloud Run, 2 with a load balancer before it"`
 }
 
 // Pool are the settings of a pool instance.

@@ -28,6 +28,7 @@ var design = []struct{ name, value, unset, of string }{
 	{"API_KEYS", "", "none", OfFront},
 	{"RATE_LIMIT_USER", "", "off", OfFront},
 	{"RATE_LIMIT_ADDR", "", "off", OfFront},
+	{"ALLOWED_ORIGINS", "", "none", OfFront},
 	{"TRUSTED_PROXIES", "0", "", OfFront},
 	{"ADVERTISE_ADDR", "", "own IP from the metadata server + PORT", OfPool},
 	{"CLAUDE_BIN", "claude", "", OfPool},
@@ -140,6 +141,15 @@ func TestLoad_TakesWhatTheRulesAllow(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, Rate{60, time.Minute}, front.RateLimitUser)
 	require.Equal(t, Rate{}, front.RateLimitAddr)
+	require.Empty(t, front.AllowedOrigins)
+	for list, want := range map[string]Origins{
+		"*": {"*"}, " https://app.example.com , http://localhost:3000": {"https://app.example.com", "http://localhost:3000"},
+		"http://[::1]:8080": {"http://[::1]:8080"}, "capacitor://localhost": {"capacitor://localhost"},
+	} {
+		front, err := LoadFront([]string{hopKey, "ALLOWED_ORIGINS=" + list})
+		require.NoError(t, err, list)
+		require.Equal(t, want, front.AllowedOrigins)
+	}
 }
 
 func TestLoad_NamesTheSettingThatIsWrongAndKeepsItsValueToItself(t *testing.T) {
@@ -148,19 +158,21 @@ func TestLoad_NamesTheSettingThatIsWrongAndKeepsItsValueToItself(t *testing.T) {
 		ofFront[s.Name] = s.Of == OfFront
 	}
 	for name, values := range map[string][]string{
-		"PORT":                       {"0", "-1", "65536", "hunter2", "80.5", "99999999999999999999"},
-		"REDIS_CA":                   {"hunter2", "-----BEGIN CERTIFICATE-----"},
-		"REDIS_URL":                  {"hunter2", "http://:hunter2@h:1", "redis://:hunter2@h:1/x", "redis://:hunter2@h:99999999/\x7f", "redis://%zzhunter2", "unix://hunter2"},
-		"FIRESTORE_PROJECT":          {"Hunter2", "a/hunter2", "hunter2\n", "x"},
-		"FIRESTORE_DATABASE":         {"default)", "Hunter2", "db", "hunter2/"},
-		"HOP_KEYS":                   {"hunter2", strings.Repeat("h", 31), strings.Repeat("h", 32) + ",", strings.Repeat("h", 32) + ",hunter2"},
-		"LOG_LEVEL":                  {"hunter2", "INFO+1", "trace"},
-		"LOG_FORMAT":                 {"hunter2", "JSON"},
-		"MAX_BODY_BYTES":             {"0", "-5", "hunter2", "1023", "2GiB", "1.5MiB", "9999999999TiB", "MiB"},
-		"STATS_TOKEN":                {"hunter2 hunter2", "hunter2\x01", "hünter2"},
-		"API_KEYS":                   {"hunter2", strings.Repeat("a", 63), strings.Repeat("g", 64), strings.Repeat("a", 64) + ",", strings.Repeat("a", 64) + ",hunter2"},
-		"RATE_LIMIT_USER":            {"hunter2", "60", "0/m", "-1/m", "60/d", "60/", "/m", "1000001/s", "1.5/s", "60/m/m"},
-		"RATE_LIMIT_ADDR":            {"hunter2", "60/hunter2"},
+		"PORT":               {"0", "-1", "65536", "hunter2", "80.5", "99999999999999999999"},
+		"REDIS_CA":           {"hunter2", "-----BEGIN CERTIFICATE-----"},
+		"REDIS_URL":          {"hunter2", "http://:hunter2@h:1", "redis://:hunter2@h:1/x", "redis://:hunter2@h:99999999/\x7f", "redis://%zzhunter2", "unix://hunter2"},
+		"FIRESTORE_PROJECT":  {"Hunter2", "a/hunter2", "hunter2\n", "x"},
+		"FIRESTORE_DATABASE": {"default)", "Hunter2", "db", "hunter2/"},
+		"HOP_KEYS":           {"hunter2", strings.Repeat("h", 31), strings.Repeat("h", 32) + ",", strings.Repeat("h", 32) + ",hunter2"},
+		"LOG_LEVEL":          {"hunter2", "INFO+1", "trace"},
+		"LOG_FORMAT":         {"hunter2", "JSON"},
+		"MAX_BODY_BYTES":     {"0", "-5", "hunter2", "1023", "2GiB", "1.5MiB", "9999999999TiB", "MiB"},
+		"STATS_TOKEN":        {"hunter2 hunter2", "hunter2\x01", "hünter2"},
+		"API_KEYS":           {"hunter2", strings.Repeat("a", 63), strings.Repeat("g", 64), strings.Repeat("a", 64) + ",", strings.Repeat("a", 64) + ",hunter2"},
+		"RATE_LIMIT_USER":    {"hunter2", "60", "0/m", "-1/m", "60/d", "60/", "/m", "1000001/s", "1.5/s", "60/m/m"},
+		"RATE_LIMIT_ADDR":    {"hunter2", "60/hunter2"},
+		"ALLOWED_ORIGINS": {"hunter2", "null", "*,https://hunter2", "https://a,*", "*.hunter2", "https://*.hunter2", "https://hunter2/", "https://u@hunter2",
+			"https://Hunter2", "https://hunter2:443", "http://hunter2:80", "https://hunter2?x", "https://a,", "https://a https://hunter2", "//hunter2"},
 		"TRUSTED_PROXIES":            {"-1", "11", "hunter2"},
 		"ADVERTISE_ADDR":             {"hunter2", ":8080", "h:0", "h:65536", "h:http", "hun ter2:80", "::1:80:"},
 		"CLAUDE_BIN":                 {"hunter2\x00"},

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -113,5 +115,35 @@ func (r *Rate) UnmarshalText(text []byte) error {
 		return errRate
 	}
 	*r = Rate{Requests: n, Per: per}
+	return nil
+}
+
+// Origins are the origins whose pages may read answers, each as browsers send it, or "*" alone for all of them.
+type Origins []string
+
+const anyOrigin = "*"
+
+var (
+	errOrigins = errors.New("settings: not origins")
+	// origin is one as browsers write it: in small letters, without a path. "null", which many share, is none.
+	origin = regexp.MustCompile(`^[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?$`)
+	// usualPort is what browsers leave out, so that nobody would ever be let in by it.
+	usualPort = regexp.MustCompile(`^(http://.*:80|https://.*:443)$`)
+)
+
+// UnmarshalText reads comma-separated origins.
+func (o *Origins) UnmarshalText(text []byte) error {
+	var all Origins
+	for one := range strings.SplitSeq(string(text), ",") {
+		one = strings.TrimSpace(one)
+		if one != anyOrigin && (!origin.MatchString(one) || usualPort.MatchString(one)) {
+			return errOrigins
+		}
+		all = append(all, one)
+	}
+	if len(all) > 1 && slices.Contains(all, anyOrigin) {
+		return errOrigins
+	}
+	*o = all
 	return nil
 }

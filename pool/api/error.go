@@ -132,13 +132,16 @@ func Known(err error) *Error {
 }
 
 // WriteError answers with err in the Messages API's envelope. An err that holds no *Error becomes a 500 without detail.
+//
+// The official SDKs send no idempotency key and try again by themselves on 408, 409, 429 and 5xx, so each error tells them
+// whether to: only if nothing was begun and it is known when to come again.
 func WriteError(w http.ResponseWriter, requestID string, err error) {
 	e := Known(err)
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("X-Content-Type-Options", "nosniff")
 	if requestID != "" {
-		h.Set(HeaderRequestID, requestID)
+		SetRequestID(h, requestID)
 	}
 	if e.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))

@@ -3,25 +3,35 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"strconv"
 	"strings"
 )
 
 // Headers between front and pool instance, and what of them reaches the client.
 const (
-	HeaderRequestID   = "X-Request-Id"             // both ways
-	HeaderHop         = "X-Claudepool-Hop"         // front to instance: the signed claims
-	HeaderNotStarted  = "X-Claudepool-Not-Started" // instance to front: nothing was run, try again
-	HeaderCredential  = "X-Claudepool-Credential"  // #nosec G101 -- a name: instance to front: a 401 is about the user's credential, not the hop
-	HeaderInstance    = "X-Claudepool-Instance"    // to the client: which instance answered
-	HeaderPID         = "X-Claudepool-Pid"         // to the client: which process
-	HeaderTiming      = "Server-Timing"            // to the client: queue and ready, in milliseconds
-	HeaderProcess     = "X-Claudepool-Process"     // to the client: standby, reused, resumed or cold
-	HeaderTurn        = "X-Claudepool-Turn"        // to the client: the id of a turn whose stream can be taken up again
-	HeaderLastEvent   = "Last-Event-ID"            // both ways: the last event that a client has of such a stream
-	HeaderShouldRetry = "X-Should-Retry"           // to the client: whether nothing was run, so that it may try again by itself
-	HeaderBegun       = "X-Claudepool-Begun"       // instance to front: some of the request may have been run
+	HeaderRequestID  = "X-Request-Id"             // both ways
+	HeaderHop        = "X-Claudepool-Hop"         // front to instance: the signed claims
+	HeaderNotStarted = "X-Claudepool-Not-Started" // instance to front: nothing was run, try again
+	HeaderCredential = "X-Claudepool-Credential"  // #nosec G101 -- a name: instance to front: a 401 is about the user's credential, not the hop
+	HeaderInstance   = "X-Claudepool-Instance"    // to the client: which instance answered
+	HeaderPID        = "X-Claudepool-Pid"         // to the client: which process
+	HeaderTiming     = "Server-Timing"            // to the client: queue and ready, in milliseconds
+	HeaderProcess    = "X-Claudepool-Process"     // to the client: standby, reused, resumed or cold
+	HeaderTurn       = "X-Claudepool-Turn"        // to the client: the id of a turn whose stream can be taken up again
+	HeaderLastEvent  = "Last-Event-ID"            // both ways: the last event that a client has of such a stream
+	HeaderPassed     = "X-Claudepool-Passed"      // instance to front: the answer is for the client; without it, another instance may have one
+
+	HeaderShouldRetry = "X-Should-Retry"     // to the client: whether nothing was run, so that it may try again by itself
+	HeaderBegun       = "X-Claudepool-Begun" // instance to front: some of the request may have been run
+	headerRequestID   = "Request-Id"         // to the client: the request's id, where the official SDKs look for it
 )
+
+// SetRequestID tells the client the id of its request, in both headers that have it.
+func SetRequestID(h http.Header, id string) {
+	h.Set(HeaderRequestID, id)
+	h.Set(headerRequestID, id)
+}
 
 // The paths of the service, the same at fronts and at instances.
 const (

@@ -43,6 +43,8 @@ type limits struct {
 	proofs      int64         // calls of Prove at a time
 	crowd       time.Duration // that a further one waits
 	proof       time.Duration // that one of them may take
+	sends       int64         // calls of Send at a time
+	send        time.Duration // that one of them may take
 }
 
 // production are the limits in use. Who has as many connections as may be served finds the next one waiting until one of
@@ -53,6 +55,7 @@ type limits struct {
 var production = limits{
 	connections: 16, waiting: 16, header: 10 * time.Second, body: 2 * time.Minute, idle: 10 * time.Minute, single: 10 * time.Minute,
 	proofs: 16, crowd: 2500 * time.Millisecond, proof: 2500 * time.Millisecond,
+	sends: 32, send: 45 * time.Second,
 }
 
 // Options are a Broker's settings.
@@ -70,6 +73,7 @@ type Broker struct {
 	transport *http.Transport
 	proxy     *httputil.ReverseProxy
 	proving   *semaphore.Weighted
+	sending   *semaphore.Weighted
 	onAnswer  atomic.Pointer[func(Credential, Verdict)]
 	serving   sync.WaitGroup
 
@@ -83,7 +87,7 @@ func New(opts Options) *Broker {
 	b := &Broker{
 		upstream: opts.Upstream, log: opts.Logger, limits: production, grants: make(map[*Grant]struct{}),
 		serverLog: slog.NewLogLogger(opts.Logger.Handler(), slog.LevelDebug),
-		proving:   semaphore.NewWeighted(production.proofs),
+		proving:   semaphore.NewWeighted(production.proofs), sending: semaphore.NewWeighted(production.sends),
 		transport: &http.Transport{
 			Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 			ForceAttemptHTTP2: true, DisableCompression: true,

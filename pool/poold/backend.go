@@ -24,3 +24,7 @@ func (b backend) Acquire(ctx context.Context, req *api.Request, outage bool) (se
 func (b backend) Delete(ctx context.Context, req *api.Request, outage bool) (int, error) {
 	return b.pool.Forget(ctx, req, outage)
 }
+
+func (b backend) Pass(ctx context.Context, call api.Call) ([]byte, error) {
+	return b.pool.Pass(ctx, call)
+}

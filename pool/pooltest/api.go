@@ -36,7 +36,8 @@ import (
 //
 // With a number, as in [[2:status=500]], a directive holds only for the second call that is made for the text; a tool
 // without one is called once. Calls that the CLI makes of its own accord, to have an answer continued, are such calls too.
-// A call for a summary is answered with one, which begins with "summary of: ".
+// A call for a summary is answered with one, which begins with "summary of: ". Of the directives count_tokens takes status and
+// latency.
 type API struct {
 	server *http.Server
 	url    string
@@ -46,6 +47,7 @@ type API struct {
 	mu     sync.Mutex // guards the following
 	calls  []*Call
 	counts []Call                      // those of count_tokens
+	models []Call                      // those about models
 	judge  func(credential string) int // nil: all are good
 	open   int
 	asked  map[string]int // by text: how many calls were made for it
@@ -54,6 +56,7 @@ type API struct {
 // Call is one request the API has seen.
 type Call struct {
 	At      time.Time
+	URL     string // path and query
 	Header  http.Header
 	Body    []byte
 	Model   string
@@ -118,6 +121,13 @@ func (a *API) Counts() []Call {
 	return append([]Call(nil), a.counts...)
 }
 
+// Lookups returns the calls about models so far, oldest first.
+func (a *API) Lookups() []Call {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return append([]Call(nil), a.models...)
+}
+
 // Admit has judge decide about the credentials of all calls from now on: it returns the status of an error, or 0 for those
 // that are good.
 func (a *API) Admit(judge func(credential string) (status int)) {
@@ -145,7 +155,7 @@ func (a *API) refused(r *http.Request) int {
 func (a *API) Forget() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.calls, a.counts = nil, nil
+	a.calls, a.counts, a.models = nil, nil, nil
 }
 
 // Open is the number of calls under way.
@@ -157,6 +167,10 @@ func (a *API) Open() int {
 
 // ServeHTTP answers one call.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path+"/", pathModels) {
+		a.lookUp(w, r)
+		return
+	}
 	count := r.URL.Path == "/v1/messages/count_tokens"
 	if r.Method != http.MethodPost || r.URL.Path != "/v1/messages" && !count {
 		http.NotFound(w, r)
@@ -168,7 +182,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest)
 		return
 	}
-	call := &Call{At: time.Now(), Header: r.Header.Clone(), Body: raw, Model: req.Model}
+	call := &Call{At: time.Now(), URL: r.URL.String(), Header: r.Header.Clone(), Body: raw, Model: req.Model}
 	a.begin(call, count)
 	defer func() {
 		a.mu.Lock()
@@ -180,8 +194,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case status != 0:
 		fail(w, status)
 	case count:
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write([]byte(`{"input_tokens":10}`))
+		a.countTokens(r.Context(), w, req)
 	default:
 		a.answer(r.Context(), w, req)
 	}
@@ -199,7 +212,7 @@ func (a *API) begin(call *Call, count bool) {
 }
 
 func fail(w http.ResponseWriter, status int) {
-	kind := map[int]string{400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 529: "overloaded_error"}[status]
+	kind := map[int]string{400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error", 529: "overloaded_error"}[status]
 	if kind == "" {
 		kind = "api_error"
 	}

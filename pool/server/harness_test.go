@@ -114,6 +114,7 @@ type house struct {
 	keys    hop.Keys
 	logs    bytes.Buffer // to be read when nothing is under way
 	deletes func(context.Context, *api.Request) (int, error)
+	passes  func(context.Context, api.Call) ([]byte, error)
 
 	mu       sync.Mutex // guards the following
 	waits    func(context.Context) error
@@ -184,6 +185,8 @@ func (h *house) Delete(ctx context.Context, req *api.Request, outage bool) (int,
 	h.mu.Unlock()
 	return h.deletes(ctx, req)
 }
+
+func (h *house) Pass(ctx context.Context, call api.Call) ([]byte, error) { return h.passes(ctx, call) }
 
 func (h *house) asked() int {
 	h.mu.Lock()

@@ -27,6 +27,8 @@ type Backend interface {
 	Acquire(ctx context.Context, req *api.Request, outage bool) (Turn, error)
 	// Delete forgets the user's conversations, or that of the request's session, and returns how many there were.
 	Delete(ctx context.Context, req *api.Request, outage bool) (deleted int, err error)
+	// Pass has the API answer a call that needs no process.
+	Pass(ctx context.Context, call api.Call) (answer []byte, err error)
 }
 
 // Turn is one turn that is about to run. Its methods are for one goroutine.
@@ -74,23 +76,30 @@ type Server struct {
 	tuning  tuning
 	backend Backend
 	intake  *api.Intake
+	passing *api.Intake // of calls that are passed through: they take no room from turns
 	once    *once
 	replays *replays
 	mux     *http.ServeMux
 
-	finishing sync.WaitGroup // turns that go on without their clients
+	finishing sync.WaitGroup  // turns that go on without their clients
+	ending    context.Context // done when calls that are passed through are to be left to other instances
+	end       context.CancelFunc
 }
 
 // New returns the instance's handler.
 func New(backend Backend, opts Options) *Server {
 	s := &Server{opts: opts, tuning: production, backend: backend, once: newOnce(), mux: http.NewServeMux(),
-		intake: api.NewIntake(opts.MaxBodyBytes, opts.Memory)}
+		intake: api.NewIntake(opts.MaxBodyBytes, opts.Memory), passing: api.NewIntake(opts.MaxBodyBytes, opts.Memory/passingShare)}
+	s.ending, s.end = context.WithCancel(context.Background()) // #nosec G118 -- Close calls it
 	if opts.tuning != nil {
 		s.tuning = *opts.tuning
 	}
 	s.replays = newReplays(s.tuning)
 	for path, do := range map[string]handler{api.PathMessages: s.serve, api.PathResume: s.takeUp, api.PathForget: s.forget} {
 		s.mux.HandleFunc("POST "+path, s.hop(path, do))
+	}
+	for _, call := range []string{"POST " + api.PathCountTokens, "GET " + api.PathModels, "GET " + api.PathModel} {
+		s.mux.HandleFunc(call, s.passThrough)
 	}
 	s.mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { api.WriteError(w, "", api.NotFound("no such path")) })
@@ -100,8 +109,12 @@ func New(backend Backend, opts Options) *Server {
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
-// Close returns when no turn goes on without its client any more. The Backend ends those that take too long.
-func (s *Server) Close() { s.finishing.Wait() }
+// Close ends the calls that are passed through, and returns when no turn goes on without its client any more. The Backend
+// ends those that take too long.
+func (s *Server) Close() {
+	s.end()
+	s.finishing.Wait()
+}
 
 // handler answers what a front sends on a stream. What it returns goes to the client.
 type handler func(context.Context, hop.Claims, *http.Request, *stream) error

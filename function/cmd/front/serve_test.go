@@ -32,6 +32,7 @@ func (n nobody) RouteTogether(ctx context.Context, user, _ string) (router.Owner
 func (nobody) Misdirected(string, router.Owner)                  {}
 func (nobody) Unreachable(context.Context, string, router.Owner) {}
 func (nobody) Answered(context.Context, router.Owner) bool       { return false }
+func (nobody) Sample(int) []router.Owner                         { return nil }
 
 // A function of a name can be registered once, so this is one test.
 func TestServe_TheFrameworksHandlerOnAServerThatSlowClientsCantHoldUp(t *testing.T) {
