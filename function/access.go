@@ -54,7 +54,8 @@ const headerKey = "X-Claudepool-Key"
 
 // isOfUsers reports whether at the path Authorization and x-api-key carry the user's credential.
 func isOfUsers(path string) bool {
-	return path == api.PathMessagesAPI || path == api.PathCountTokens || strings.HasPrefix(path+"/", api.PathModels+"/")
+	return path == api.PathMessagesAPI || path == api.PathChat || path == api.PathCountTokens ||
+		strings.HasPrefix(path+"/", api.PathModels+"/")
 }
 
 // admit decides what can be decided before the body has been read.

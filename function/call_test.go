@@ -53,7 +53,8 @@ func TestFront_PassesCallsThroughToAnyInstance(t *testing.T) {
 		{http.MethodGet, api.PathModels + "?limit=2&after_id=x", ""},
 		{http.MethodGet, "/v1/models/claude-haiku-5-5", ""},
 	} {
-		headers := append(ada[:2:2], "anthropic-beta", "one", "Cookie", "c", api.HeaderRequestID, "mine-1")
+		headers := append(ada[:2:2], "anthropic-version", "2023-06-01", "anthropic-beta", "one", "Cookie", "c",
+			api.HeaderRequestID, "mine-1")
 		response, text := do(t, c.method, url+c.target, c.body, headers...)
 		require.Equal(t, 200, response.StatusCode, text)
 		require.Equal(t, `{"input_tokens":3}`, text)
@@ -127,7 +128,7 @@ func TestFront_OddCallsAreRefusedAndGoNowhere(t *testing.T) {
 	} {
 		response, body := do(t, c.method, url+c.target, c.body, c.headers...)
 		require.Equal(t, c.status, response.StatusCode, "%s %s: %s", c.method, c.target, body)
-		require.Contains(t, body, `"type":"error"`)
+		require.Contains(t, body, `"error":{`)
 		require.NotEmpty(t, response.Header.Get("request-id"))
 	}
 	f.opts.APIKeys = apiKeysOf(t, "key-of-one")

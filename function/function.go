@@ -76,18 +76,25 @@ type Front struct {
 
 // New returns a Front.
 func New(opts Options) *Front {
-	f := &Front{opts: opts, intake: api.NewIntake(opts.MaxBodyBytes, opts.Memory), mux: http.NewServeMux(), clientTimeout: clientTimeout, hopSilence: hopSilence,
-		rests: semaphore.NewWeighted(restsAtOnce), calls: newCalls(opts)}
+	f := &Front{opts: opts, intake: api.NewIntake(opts.MaxBodyBytes, opts.Memory), mux: http.NewServeMux(),
+		clientTimeout: clientTimeout, hopSilence: hopSilence, rests: semaphore.NewWeighted(restsAtOnce), calls: newCalls(opts)}
 	f.idle = sync.NewCond(&f.mu)
 	f.ending, f.end = context.WithCancel(context.Background()) // #nosec G118 -- Drain calls it
-	pages := crossOrigin(opts.AllowedOrigins)                  // for what is the users'; the operator's is for no other site's pages
+	f.routes()
+	return f
+}
+
+// routes says what is answered where.
+func (f *Front) routes() {
+	pages := crossOrigin(f.opts.AllowedOrigins) // for what is the users'; the operator's is for no other site's pages
 
 	f.mux.Handle(api.PathMessages, pages(f.only(f.messages, http.MethodPost)))
 	f.mux.Handle(api.PathMessagesAPI, pages(f.only(f.messagesAPI, http.MethodPost)))
+	f.mux.Handle(api.PathChat, pages(asChat(f.only(f.chat, http.MethodPost))))
 	f.mux.Handle(api.PathResume, pages(f.only(f.resume, http.MethodPost)))
 	f.mux.Handle(api.PathForget, pages(f.only(f.forget, http.MethodPost)))
 	f.mux.Handle(api.PathCountTokens, pages(f.only(f.passThrough, http.MethodPost)))
-	f.mux.Handle(api.PathModels, pages(f.only(f.passThrough, http.MethodGet)))
+	f.mux.Handle(api.PathModels, pages(asModels(f.only(f.passThrough, http.MethodGet))))
 	f.mux.Handle(api.PathModel, pages(f.only(f.passThrough, http.MethodGet)))
 	f.mux.HandleFunc("/v1/pool/stats", f.only(f.stats, http.MethodGet, http.MethodHead))
 	f.mux.HandleFunc("/health", f.only(f.health, http.MethodGet, http.MethodHead))
@@ -95,7 +102,6 @@ func New(opts Options) *Front {
 	f.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		api.WriteError(w, logging.RequestID(r.Header), api.NotFound("no such path; GET / describes the service"))
 	})
-	return f
 }
 
 // ServeHTTP answers one request.
@@ -269,6 +275,7 @@ func (f *Front) describe(w http.ResponseWriter, _ *http.Request) {
 		"description": "Keeps one Claude Code process per conversation alive between requests.",
 		"endpoints": map[string]string{
 			"POST " + api.PathMessagesAPI: "the same for clients of the Messages API",
+			"POST " + api.PathChat:        "the same for clients of OpenAI's chat completions",
 			"POST " + api.PathMessages:    "one turn of a user's conversation, as server-sent events",
 			"POST " + api.PathResume:      "the rest of a turn's events, after Last-Event-ID",
 			"POST " + api.PathForget:      "deletes the user's conversations, or that of session_id",

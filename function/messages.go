@@ -22,27 +22,51 @@ const (
 
 // messagesAPI begins a turn as the Messages API does.
 func (f *Front) messagesAPI(w http.ResponseWriter, r *http.Request) {
+	f.translated(w, r, func(body []byte) (req *api.Request, pooled []byte, as answering, err error) {
+		req, pooled, asked, err := messages.Decode(body, r.Header)
+		return req, pooled, answering{asked, messages.Frames{}}, err
+	})
+}
+
+// answering is how a request is answered.
+type answering struct {
+	asked *messages.Asked
+	shape shape
+}
+
+// shape is what another API than the Messages API makes of that one's answers.
+type shape interface {
+	// Event appends what an event of the stream becomes.
+	Event(to []byte, name string, data []byte) []byte
+	// Whole is what a message becomes that is not streamed.
+	Whole(message []byte) []byte
+}
+
+// translated begins a turn as another API than the pooled contract does: decode translates the request into that, whose
+// body then is pooled.
+func (f *Front) translated(w http.ResponseWriter, r *http.Request,
+	decode func(body []byte) (req *api.Request, pooled []byte, as answering, err error)) {
 	id := logging.RequestID(r.Header)
 	r.Header.Set(api.HeaderRequestID, id) // the same wherever it is asked for from here on
 	var pooled []byte
-	var asked *messages.Asked
+	var as answering
 	f.serve(w, r, kind{
 		decode: func(body []byte) (req *api.Request, err error) {
-			req, pooled, asked, err = messages.Decode(body, r.Header)
+			req, pooled, as, err = decode(body)
 			return req, err
 		},
 		begin: func(sent *api.Body) (call, error) {
 			sent.Bytes, pooled = pooled, nil
-			if len(asked.Ignored) > 0 {
-				w.Header().Set(messages.HeaderIgnored, strings.Join(asked.Ignored, ", "))
+			if ignored := as.asked.Ignored; len(ignored) > 0 {
+				w.Header().Set(messages.HeaderIgnored, strings.Join(ignored, ", "))
 			}
 			return call{path: api.PathMessages}, nil
 		},
-		sink: func() sink { return f.reply(w, id, asked) },
+		sink: func() sink { return f.reply(w, id, as) },
 	})
 }
 
-// reply is a sink that answers as the Messages API does, with a stream or with the whole message.
+// reply is a sink that answers as another API does, with a stream or with the whole message.
 type reply struct {
 	front   *Front
 	id      string // of the request
@@ -50,6 +74,7 @@ type reply struct {
 	control *http.ResponseController
 	from    http.Header // of the instance's answer
 
+	shape     shape
 	fold      *messages.Fold
 	collected *messages.Collector // nil in a stream
 	pending   []byte              // of the stream, to be written at once
@@ -60,14 +85,14 @@ type reply struct {
 	last      time.Time           // of the last write
 }
 
-func (f *Front) reply(w http.ResponseWriter, id string, asked *messages.Asked) sink {
-	r := &reply{front: f, id: id, w: w, control: http.NewResponseController(w), last: time.Now()}
+func (f *Front) reply(w http.ResponseWriter, id string, as answering) sink {
+	r := &reply{front: f, id: id, w: w, control: http.NewResponseController(w), shape: as.shape, last: time.Now()}
 	emit := r.event
-	if !asked.Stream {
+	if !as.asked.Stream {
 		r.collected = messages.NewCollector(maxMessage)
 		emit = r.collected.Take
 	}
-	r.fold = messages.NewFold(asked, "msg_"+strings.TrimPrefix(id, "req_"), emit)
+	r.fold = messages.NewFold(as.asked, "msg_"+strings.TrimPrefix(id, "req_"), emit)
 	return r
 }
 
@@ -136,8 +161,7 @@ func (r *reply) ping() {
 }
 
 func (r *reply) event(name string, data []byte) {
-	r.pending = append(append(append(r.pending, "event: "...), name...), "\ndata: "...)
-	r.pending = append(append(r.pending, data...), "\n\n"...)
+	r.pending = r.shape.Event(r.pending, name, data)
 }
 
 // end ends the answer when the turn has come to its end.
@@ -160,7 +184,7 @@ func (r *reply) end() {
 		r.w.Header().Set(api.HeaderProcess, r.served.Process)
 	}
 	r.head("application/json")
-	_, _ = r.w.Write(r.collected.Message()) // #nosec G705 -- JSON
+	_, _ = r.w.Write(r.shape.Whole(r.collected.Message())) // #nosec G705 -- JSON
 }
 
 // head sends the headers.
@@ -205,6 +229,6 @@ func (r *reply) fail(err error) {
 		api.WriteError(r.w, r.id, &failure)
 		return
 	}
-	r.pending = append(r.pending, api.NamedErrorEvent(r.id, &failure)...)
+	r.event("error", api.Envelope(r.id, &failure))
 	r.send()
 }

@@ -116,8 +116,11 @@ func (f *Fold) assistant(message gjson.Result) {
 		switch kind := block.Get("type").Str; {
 		case kind == "tool_use":
 			f.call(block)
-		case !streamed && (isSaid(kind) || !f.hideTools):
+		case streamed:
+		case isSaid(kind) || !f.hideTools:
 			f.say(kind, block)
+		default:
+			f.settle()
 		}
 		return true
 	})
@@ -175,6 +178,7 @@ func rawOr(value gjson.Result, other string) string {
 
 // call emits the call of a tool.
 func (f *Fold) call(block gjson.Result) {
+	f.settle() // also where it is hidden: what an answer says behind a call repeats nothing
 	id := block.Get("id").Str
 	if f.hideTools || id == "" || f.find(id) >= 0 {
 		return
@@ -182,7 +186,6 @@ func (f *Fold) call(block gjson.Result) {
 	b := append([]byte(`{"type":"mcp_tool_use","id":`), appendText(nil, id)...)
 	b = append(appendText(append(b, `,"name":`...), block.Get("name").Str), `,"server_name":"`+ServerName+`","input":`...)
 	raw := string(append(append(b, rawOr(block.Get("input"), `{}`)...), '}'))
-	f.settle()
 	f.whenClosed(func() {
 		f.calls = append(f.calls, call{id: strings.Clone(id), index: f.next})
 		f.emitStart(raw)

@@ -26,7 +26,7 @@ func folded(asked *Asked, lines []string) (stream string, whole []byte, failure 
 		f.Take([]byte(l))
 	}
 	if failure = f.End(); failure != nil {
-		out.Write(api.NamedErrorEvent("req_1", failure))
+		out.Write(Frames{}.Event(nil, "error", api.Envelope("req_1", failure)))
 		return out.String(), nil, failure
 	}
 	return out.String(), collected.Message(), nil
@@ -131,6 +131,24 @@ func TestFold_HiddenToolsLeaveOnlyWhatTheAssistantSays(t *testing.T) {
 	}
 }
 
+// By all the texts of a stream its conversation is found.
+func TestFold_HiddenToolsChangeNothingOfWhatIsSaid(t *testing.T) {
+	for seed := range uint64(1000) {
+		turn := randomTurn(seed)
+		texts := func(hide bool) (all string) {
+			f := NewFold(&Asked{HideTools: hide}, "", func(_ string, data []byte) {
+				all += gjson.GetBytes(data, "delta.text").Str
+			})
+			for _, l := range turn.lines {
+				f.Take([]byte(l))
+			}
+			_ = f.End()
+			return all
+		}
+		require.Equal(t, texts(false), texts(true), "seed %d:\n%s", seed, strings.Join(turn.lines, "\n"))
+	}
+}
+
 func TestFold_TheReceiptHasTheUsage(t *testing.T) {
 	turn := &cli{r: newRandom(2)}
 	turn.answer("end_turn")
@@ -219,7 +237,7 @@ func TestGrammar_RefusesStreamsThatAClientCannotRead(t *testing.T) {
 		"another event":        strings.Replace(good, "event: message_stop\n", "event: done\n", 1),
 		"a hole":               strings.ReplaceAll(good, `"index":1`, `"index":2`),
 		"one end more":         good + frames[len(frames)-1],
-		"an error behind":      good + string(api.NamedErrorEvent("", api.Invalid("x"))),
+		"an error behind":      string(Frames{}.Event([]byte(good), "error", api.Envelope("", api.Invalid("x")))),
 		"tool_use":             strings.ReplaceAll(good, `"stop_reason":"end_turn"`, `"stop_reason":"tool_use"`),
 		"no JSON":              strings.Replace(good, `{"type":"message_stop"}`, `{"type":"message_stop"`, 1),
 		"an unknown void":      strings.Replace(good, `"usage":{"input_tokens"`, `"claudepool_void":[99],"usage":{"input_tokens"`, 2),

@@ -25,3 +25,15 @@ const (
 
 // Emit takes one event of the Messages API's stream. The data is only good until it returns.
 type Emit func(name string, data []byte)
+
+// Frames writes events as the Messages API's own clients read them.
+type Frames struct{}
+
+// Event appends an event of the stream.
+func (Frames) Event(to []byte, name string, data []byte) []byte {
+	to = append(append(append(to, "event: "...), name...), "\ndata: "...)
+	return append(append(to, data...), "\n\n"...)
+}
+
+// Whole is the answer that a message is which was not streamed.
+func (Frames) Whole(message []byte) []byte { return message }

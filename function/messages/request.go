@@ -3,8 +3,6 @@ package messages
 import (
 	"encoding/json"
 	"net/http"
-	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/tidwall/gjson"
@@ -16,8 +14,8 @@ import (
 type Asked struct {
 	Model     string
 	Stream    bool
-	HideTools bool     // calls and results of tools are not to be seen
-	Ignored   []string // parameters without effect, in order
+	HideTools bool // calls and results of tools are not to be seen
+	Ignored   Ignored
 }
 
 // Decode translates and validates a request. pooled is its body in the pooled contract's shape. The error is an
@@ -27,9 +25,7 @@ func Decode(body []byte, header http.Header) (req *api.Request, pooled []byte, a
 	if req, pooled, err = api.DecodeAs(body, t.translate); err != nil {
 		return nil, nil, nil, err
 	}
-	slices.Sort(t.ignored)
-	asked = &Asked{Model: req.Model, Stream: t.stream, HideTools: t.hideTools, Ignored: slices.Compact(t.ignored)}
-	return req, pooled, asked, nil
+	return req, pooled, &Asked{Model: req.Model, Stream: t.stream, HideTools: t.hideTools, Ignored: t.ignored}, nil
 }
 
 // translation is a request on its way into the pooled contract.
@@ -39,7 +35,7 @@ type translation struct {
 	fields    map[string]any          // of the pooled request
 	stream    bool
 	hideTools bool
-	ignored   []string
+	ignored   Ignored
 }
 
 func (t *translation) translate(whole gjson.Result) ([]byte, error) {
@@ -75,37 +71,22 @@ func (t *translation) read(whole gjson.Result) {
 			return true
 		case name.Str == "max_tokens": // required, and of no effect
 			t.sent["max_tokens"] = value
-			t.ignore(name.Str)
+			t.ignored.Add(name.Str)
 		case known[name.Str]:
 			t.sent[name.Str] = value
 		default:
-			t.ignore(name.Str)
+			t.ignored.Add(name.Str)
 		}
 		return true
 	})
 	for outer, part := range inParts {
 		t.sent[outer].ForEach(func(name, value gjson.Result) bool {
 			if name.Str != part && isSet(value) {
-				t.ignore(outer + "." + name.Str)
+				t.ignored.Add(outer + "." + name.Str)
 			}
 			return true
 		})
 	}
-}
-
-const mostIgnored = 32
-
-var parameterForm = regexp.MustCompile(`^[A-Za-z0-9_.]{1,64}$`)
-
-// ignore notes a parameter that has no effect. For names that are none, or too many, there is but a mark.
-func (t *translation) ignore(name string) {
-	switch {
-	case len(t.ignored) > mostIgnored:
-		return
-	case len(t.ignored) == mostIgnored || !parameterForm.MatchString(name):
-		name = "*"
-	}
-	t.ignored = append(t.ignored, strings.Clone(name))
 }
 
 // isSet reports whether a field is there and isn't null.

@@ -36,7 +36,7 @@ func TestDecode_IsARequestOfThePooledContract(t *testing.T) {
 	require.Equal(t, oauth, req.OAuth.AccessToken)
 	require.True(t, *req.Thinking)
 	require.Equal(t, "a", *req.System)
-	require.Equal(t, &Asked{Model: "haiku", Stream: true, HideTools: true, Ignored: []string{"max_tokens", "metadata", "stop_sequences", "temperature", "thinking.budget_tokens"}}, asked)
+	require.Equal(t, &Asked{Model: "haiku", Stream: true, HideTools: true, Ignored: Ignored{"max_tokens", "metadata", "stop_sequences", "temperature", "thinking.budget_tokens"}}, asked)
 
 	again, err := api.Decode(pooled)
 	require.NoError(t, err, string(pooled))

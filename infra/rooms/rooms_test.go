@@ -21,8 +21,9 @@ var services = []string{"infra/settings", "infra/logging", "infra/hop", "infra/s
 
 // rooms are the packages of the service, and what of the module each may import. What isn't named here wires or tests.
 var rooms = map[string][]string{
-	"function":          with(services, "router", "pool/api", "function/messages"),
+	"function":          with(services, "router", "pool/api", "function/messages", "function/chat"),
 	"function/messages": {"pool/api"},
+	"function/chat":     {"pool/api", "function/messages"},
 	"router":            nil,
 
 	"pool": with(services, "pool/api", "pool/broker", "pool/claude", "pool/cli", "pool/confine", "pool/seal",

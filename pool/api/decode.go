@@ -60,7 +60,7 @@ func decode(body []byte, validate func(*Request) error) (*Request, error) {
 
 // parse takes a body apart. The messages' contents are parts of the body; of the rest little is built.
 func parse(body []byte) (*Request, error) {
-	whole, err := object(body)
+	whole, err := Object(body)
 	if err != nil {
 		return nil, err
 	}
@@ -71,8 +71,9 @@ func parse(body []byte) (*Request, error) {
 	return build(fields, body, messages)
 }
 
-// object is the body, if it is a JSON object of a shape that may be looked into.
-func object(body []byte) (whole gjson.Result, err error) {
+// Object is the body, which it shares, if that is a JSON object of a shape that may be looked into. Its error is an *Error
+// of the 4xx kind.
+func Object(body []byte) (whole gjson.Result, err error) {
 	switch {
 	case len(bytes.TrimSpace(body)) == 0:
 		return whole, Invalid("the body is empty")

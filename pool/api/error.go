@@ -159,7 +159,5 @@ func ErrorEvent(err error) []byte {
 	return append(append([]byte("data: "), Known(err).body("")...), "\n\n"...)
 }
 
-// NamedErrorEvent is the same in a stream whose events have names.
-func NamedErrorEvent(requestID string, err error) []byte {
-	return append(append([]byte("event: error\ndata: "), Known(err).body(requestID)...), "\n\n"...)
-}
+// Envelope is err in the Messages API's envelope.
+func Envelope(requestID string, err error) []byte { return Known(err).body(requestID) }

@@ -6,7 +6,7 @@ import "github.com/tidwall/gjson"
 // fields of this contract, an object without messages, from the whole of what was sent. translated is the request in this
 // contract's shape.
 func DecodeAs(body []byte, translate func(whole gjson.Result) ([]byte, error)) (req *Request, translated []byte, err error) {
-	whole, err := object(body)
+	whole, err := Object(body)
 	if err != nil {
 		return nil, nil, err
 	}

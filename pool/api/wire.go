@@ -40,8 +40,11 @@ const (
 	PathForget   = "/v1/conversations/delete"
 )
 
-// PathMessagesAPI is that of the Messages API, at fronts alone.
-const PathMessagesAPI = "/v1/messages"
+// The paths at which fronts speak as others do, the Messages API and OpenAI's.
+const (
+	PathMessagesAPI = "/v1/messages"
+	PathChat        = "/v1/chat/completions"
+)
 
 // AppendEventID appends the id of an event of a turn that can be taken up again; the first is number 1.
 func AppendEventID(b []byte, turn string, number int) []byte {

@@ -1,0 +1,65 @@
+package function
+
+import (
+	"net/http"
+	"time"
+
+	"claudepool/function/chat"
+	"claudepool/pool/api"
+)
+
+// chat begins a turn as OpenAI's chat completions do.
+func (f *Front) chat(w http.ResponseWriter, r *http.Request) {
+	f.translated(w, r, func(body []byte) (*api.Request, []byte, answering, error) {
+		req, pooled, asked, err := chat.Decode(body, r.Header)
+		if err != nil {
+			return nil, nil, answering{}, err
+		}
+		return req, pooled, answering{&asked.Asked, chat.NewAnswer(asked, time.Now())}, nil
+	})
+}
+
+// asChat has errors be in OpenAI's envelope, wherever they come from.
+func asChat(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) { next(&chatAnswers{ResponseWriter: w}, r) }
+}
+
+// asModels has models be listed as OpenAI does for who names no version of the Messages API.
+func asModels(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Anthropic-Version") == "" {
+			w = &chatAnswers{ResponseWriter: w, whole: chat.Models}
+			r.URL.RawQuery = "limit=1000" // as there are no pages
+		}
+		next(w, r)
+	}
+}
+
+// chatAnswers translates answers that are written at once, as all errors are.
+type chatAnswers struct {
+	http.ResponseWriter
+	whole  func([]byte) []byte // nil: what is no error is as it has to be
+	failed bool
+}
+
+// Unwrap is for http.ResponseController.
+func (c *chatAnswers) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+
+func (c *chatAnswers) WriteHeader(status int) {
+	c.failed = status >= http.StatusBadRequest
+	c.ResponseWriter.WriteHeader(status)
+}
+
+func (c *chatAnswers) Write(b []byte) (int, error) {
+	translated := b
+	switch {
+	case c.failed:
+		translated = chat.Failure(b)
+	case c.whole != nil:
+		translated = c.whole(b)
+	}
+	if n, err := c.ResponseWriter.Write(translated); err != nil {
+		return min(n, len(b)), err
+	}
+	return len(b), nil
+}
