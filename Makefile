@@ -16,7 +16,7 @@ export GOFLAGS := $(GOFLAGS) -trimpath
 help: ## Show this text
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-setup: ## Fetch the pinned CLI, redis-server and mmdebstrap, tell how to get the Firestore emulator
+setup: ## Fetch the pinned CLI, redis-server, mmdebstrap and SDKs, tell how to get the Firestore emulator
 	@./infra/setup.sh
 
 run: setup ## Serve on 127.0.0.1:8080; ARGS=-offline for a stand-in API
@@ -31,7 +31,7 @@ build: ## Build front and pool into .tools/bin
 	go build -o .tools/bin/ ./function/cmd/front ./pool/cmd/poold
 
 check: ## gofmt, vet, staticcheck
-	@unformatted=$$(gofmt -l $$(go list -f '{{.Dir}}' ./...)); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
+	@unformatted=$$(gofmt -l $$(go list -f '{{.Dir}}' ./...) infra/sdktest/go); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
 	go vet ./...
 	go run $(STATICCHECK) ./...
 

@@ -5,6 +5,7 @@ cd "$(dirname "$0")/.."
 
 . infra/claude.env
 infra/claude.sh ".tools/claude-$CLAUDE_VERSION"
+infra/sdktest/fetch.sh || echo "setup: the SDKs are missing (tests need them, the local service doesn't)" >&2
 
 for package in redis-server mmdebstrap; do
   if PATH=$PATH:/usr/sbin command -v "$package" >/dev/null; then
