@@ -20,7 +20,7 @@ const (
 	HeaderProcess    = "X-Claudepool-Process"     // to the client: standby, reused, resumed or cold
 	HeaderTurn       = "X-Claudepool-Turn"        // to the client: the id of a turn whose stream can be taken up again
 	HeaderLastEvent  = "Last-Event-ID"            // both ways: the last event that a client has of such a stream
-	HeaderPassed     = "X-Claudepool-Passed"      // instance to front: the answer is for the client; without it, another instance may have one
+	HeaderPassed     = "X-Claudepool-Passed"      // #nosec G101 -- a name: instance to front: the answer is for the client; without it, another instance may have one
 
 	HeaderShouldRetry = "X-Should-Retry"     // to the client: whether nothing was run, so that it may try again by itself
 	HeaderBegun       = "X-Claudepool-Begun" // instance to front: some of the request may have been run
