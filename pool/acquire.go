@@ -127,7 +127,8 @@ func (s *slot) readyUnlessGone(ctx context.Context, req *api.Request) (*Handle, 
 
 var errSpawnTimeout = errors.New("pool: the process was not ready in time")
 
-// readyWithin makes the process ready in the time there is. On an error the slot is given back and the request has left.
+// readyWithin makes the process ready in the time there is. On an error the slot is given back and the request has
+// left.
 func (s *slot) readyWithin(ctx context.Context, req *api.Request) (*Handle, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.pool.opts.SpawnTimeout, errSpawnTimeout)
 	defer cancel()
@@ -193,7 +194,7 @@ func (s *slot) spawn(ctx context.Context, req *api.Request) (how string, err err
 	if err := s.reserve(); err != nil {
 		return "", err
 	}
-	for s.dir == nil && p.atConversationLimit(s.user) && p.evictFiles(s.user) {
+	for s.dir == nil && s.user.atConversationLimit() && p.evictFiles(s.user) {
 	}
 	began := time.Now()
 	how, s.origin = ProcessStandby, api.ContextNone
@@ -220,14 +221,16 @@ func (s *slot) spawn(ctx context.Context, req *api.Request) (how string, err err
 // allowed refuses what a request may not ask of this pool.
 func (p *Pool) allowed(req *api.Request) error {
 	if req.PermissionMode != "" && permissionRank(req.PermissionMode) > permissionRank(p.opts.PermissionMode) {
-		return api.Invalid("permission_mode: %q is above what this service allows (%s)", req.PermissionMode, p.opts.PermissionMode)
+		return api.Invalid("permission_mode: %q is above what this service allows (%s)",
+			req.PermissionMode, p.opts.PermissionMode)
 	}
 	if p.opts.Confined {
 		return nil
 	}
 	for name, server := range req.MCPServers {
 		if server.Command != "" {
-			return api.Invalid("mcp_servers: %q has a command, which this service runs only while its isolation is in force", name)
+			return api.Invalid("mcp_servers: %q has a command, which this service runs only while its isolation is in force",
+				name)
 		}
 	}
 	return nil

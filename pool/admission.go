@@ -95,7 +95,8 @@ func (u *user) admit(ctx context.Context, req *api.Request) (*trial, error) {
 			a.refuse()
 			return nil, errRefused
 		case connects:
-			return nil, api.Unavailable(time.Second, "the API can't say now whether it accepts this credential, without which no MCP server is started")
+			return nil, api.Unavailable(time.Second,
+				"the API can't say now whether it accepts this credential, without which no MCP server is started")
 		}
 	}
 	return a.begin(u, credential)
@@ -106,7 +107,8 @@ var (
 	errCrowded = api.Overloaded(crowdedRetry, "too many new users at a time")
 )
 
-// ask has the API judge a user's credential, once for all requests that wait for it. Where the API can't say, it is open.
+// ask has the API judge a user's credential, once for all requests that wait for it. Where the API can't say, it is
+// open.
 func (a *admission) ask(ctx context.Context, user string, c broker.Credential) (broker.Verdict, error) {
 	asked := a.asks.DoChan(user, func() (any, error) { return a.prove(context.WithoutCancel(ctx), c) })
 	select {
@@ -120,8 +122,8 @@ func (a *admission) ask(ctx context.Context, user string, c broker.Credential) (
 	}
 }
 
-// begin begins a trial, or goes on with that of another request of the user. Where the API answers too few of those there
-// are, the error says so.
+// begin begins a trial, or goes on with that of another request of the user. Where the API answers too few of those
+// there are, the error says so.
 func (a *admission) begin(u *user, c broker.Credential) (*trial, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -235,8 +237,8 @@ func (a *admission) refusedLocked(n int) bool {
 	return len(a.refusals) >= n && time.Since(a.refusals[len(a.refusals)-n]) < refusalsLately
 }
 
-// dropRefused has nothing stay of a user whose credential was refused and never accepted: the process, the files and the
-// conversation of the slot go, and of others that nobody uses.
+// dropRefused has nothing stay of a user whose credential was refused and never accepted: the process, the files and
+// the conversation of the slot go, and of others that nobody uses.
 func (s *slot) dropRefused() {
 	u := s.user
 	for _, other := range u.takeAtRest() {

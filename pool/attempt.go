@@ -12,9 +12,9 @@ import (
 // connection broke sends again at once, before anybody here can know that it has gone.
 const attemptPatience = 500 * time.Millisecond
 
-// attempts are a user's turns that are running for requests of which history is a part. While a turn runs, its conversation
-// isn't the one that the history leads to; as soon as the turn is given up it is again, and who asks waits in line for it.
-// Its methods may be called concurrently.
+// attempts are a user's turns that are running for requests of which history is a part. While a turn runs, its
+// conversation isn't the one that the history leads to; as soon as the turn is given up it is again, and who asks waits
+// in line for it. Its methods may be called concurrently.
 type attempts struct {
 	mu      sync.Mutex // guards running
 	running map[api.Digest]*attempt

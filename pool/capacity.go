@@ -12,54 +12,6 @@ import (
 // knownWithoutFiles is how many conversations of a user stay known whose files gave way, for each that may have files.
 const knownWithoutFiles = 10
 
-// line is conversations at rest, the one that was used longest ago first. The pool's lock guards it.
-type line struct {
-	list list.List
-	last *list.Element // that was put in its place last, if it is still there
-}
-
-// addLocked puts a conversation in its place, which is the end, or near that of the one before where all of a user's are
-// put back.
-func (l *line) addLocked(c *conversation) *list.Element {
-	at := l.list.Back()
-	if l.last != nil && isLater(at, c) {
-		at = l.last
-		for next := at.Next(); next != nil && !isLater(next, c); next = at.Next() {
-			at = next
-		}
-	}
-	for at != nil && isLater(at, c) {
-		at = at.Prev()
-	}
-	if at == nil {
-		l.last = l.list.PushFront(c)
-	} else {
-		l.last = l.list.InsertAfter(c, at)
-	}
-	return l.last
-}
-
-// isLater reports whether the conversation at a place was used after the other.
-func isLater(at *list.Element, c *conversation) bool {
-	return at != nil && at.Value.(*conversation).lastUsed.After(c.lastUsed)
-}
-
-// removeLocked takes a conversation out.
-func (l *line) removeLocked(at *list.Element) {
-	if l.last == at {
-		l.last = at.Prev()
-	}
-	l.list.Remove(at)
-}
-
-// firstLocked is the conversation that was used longest ago, or nil.
-func (l *line) firstLocked() *conversation {
-	if front := l.list.Front(); front != nil {
-		return front.Value.(*conversation)
-	}
-	return nil
-}
-
 // countLocked changes how many requests and processes a user has.
 func (u *user) countLocked(requests, processes int) {
 	u.changeLocked(func() {
@@ -70,6 +22,7 @@ func (u *user) countLocked(requests, processes int) {
 	u.pool.empty.Broadcast()
 }
 
+// changeLocked makes a change that may make the user a newcomer, or one no longer, and keeps the pool's count right.
 func (u *user) changeLocked(change func()) {
 	p := u.pool
 	before := u.isNewcomerLocked()
@@ -83,7 +36,8 @@ func (u *user) changeLocked(change func()) {
 	p.reserved.Store(int64(p.slots + p.newcomers))
 }
 
-// isNewcomerLocked reports whether the user is about to get a process and has none. Who isn't let in yet may never get one.
+// isNewcomerLocked reports whether the user is about to get a process and has none. Who isn't let in yet may never get
+// one.
 func (u *user) isNewcomerLocked() bool { return u.requests > u.unadmitted && u.processes == 0 }
 
 // countUnadmitted changes how many of the user's requests wait to be let in.
@@ -134,32 +88,22 @@ func (u *user) tryReserve() (victim *slot, ofUser, ok bool) {
 	if ofUser {
 		from = &u.idle
 	}
-	if c := from.nextVictimLocked(); c != nil {
+	if c := from.nextVictim(); c != nil {
 		victim = c.takeLocked()
 	}
 	return victim, ofUser, false
 }
 
-// nextVictimLocked is the conversation that gives way first, or nil: an unproven user's, else the one that was used longest
-// ago.
-func (l *line) nextVictimLocked() *conversation {
-	for e := l.list.Front(); e != nil; e = e.Next() {
-		if c := e.Value.(*conversation); c.user.isUnproven() {
-			return c
-		}
-	}
-	return l.firstLocked()
-}
-
 // atConversationLimit reports whether the user has as many conversations with files as may be.
-func (p *Pool) atConversationLimit(u *user) bool {
+func (u *user) atConversationLimit() bool {
+	p := u.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return u.workspaces >= p.opts.MaxConversations
 }
 
-// takeLongestUnused takes the slot of the conversation with files that was used longest ago: of those without a process,
-// else of the idle ones. Nil is for all users.
+// takeLongestUnused takes the slot of the conversation with files that was used longest ago: of those without a
+// process, else of the idle ones. Nil is for all users.
 func (p *Pool) takeLongestUnused(of *user) *slot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -179,7 +123,8 @@ func (p *Pool) takeLongestUnused(of *user) *slot {
 	return nil
 }
 
-// takeOfTooLarge takes the slot of what a user has used longest ago who has more than there may be.
+// takeOfTooLarge takes the slot of the longest unused conversation of a user whose files are far more than a user may
+// have.
 func (p *Pool) takeOfTooLarge() *slot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -187,13 +132,15 @@ func (p *Pool) takeOfTooLarge() *slot {
 	return p.takeOfLargestLocked(func(u *user) bool { return !u.space.Within(most) })
 }
 
-// takeOfUnproven takes the slot of what the unproven user has used longest ago who has most.
+// takeOfUnproven takes the slot of the longest unused conversation of the unproven user whose files take most.
 func (p *Pool) takeOfUnproven() *slot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.takeOfLargestLocked((*user).isUnproven)
 }
 
+// takeOfLargestLocked takes the slot of the longest unused conversation of that one of such users whose files take
+// most.
 func (p *Pool) takeOfLargestLocked(such func(*user) bool) *slot {
 	var victim *conversation
 	for _, u := range p.users {
@@ -213,16 +160,25 @@ func (u *user) longestUnusedLocked() (victim *conversation) {
 		if !c.mayLoseFilesLocked() {
 			continue
 		}
-		idle := c.process != nil
-		if victim == nil || idle == (victim.process != nil) && c.lastUsed.Before(victim.lastUsed) || !idle && victim.process != nil {
+		if victim == nil || c.losesFilesBeforeLocked(victim) {
 			victim = c
 		}
 	}
 	return victim
 }
 
-// mayLoseFilesLocked reports whether the conversation has files that nobody uses or saves. Where the archive has an older
-// version, a request of the user may be on its way that would begin the conversation anew instead of going on from there.
+// losesFilesBeforeLocked reports whether its files give way before the other's: those without a process go first, and of
+// alike ones what was used longer ago.
+func (c *conversation) losesFilesBeforeLocked(other *conversation) bool {
+	if running := c.process != nil; running != (other.process != nil) {
+		return !running
+	}
+	return c.lastUsed.Before(other.lastUsed)
+}
+
+// mayLoseFilesLocked reports whether the conversation has files that nobody uses or saves. Where the archive has an
+// older version, a request of the user may be on its way that would begin the conversation anew instead of going on
+// from there.
 func (c *conversation) mayLoseFilesLocked() bool {
 	if c.dir == nil || c.heldLocked() || c.mirror.busy {
 		return false
@@ -230,14 +186,15 @@ func (c *conversation) mayLoseFilesLocked() bool {
 	return c.mirror.version == 0 || c.mirror.fresh && !c.mirror.off || c.user.requests == 0
 }
 
-// withoutFiles says that the conversation's files are gone.
+// withoutFiles says that the conversation's files have been removed.
 func (s *slot) withoutFiles() {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
 	u := s.user
 	s.setDirLocked(nil)
 	s.pool.toMeasure[u] = true // to be measured anew
-	if s.mirror.fresh && !s.mirror.off && len(u.conversations)-u.workspaces < knownWithoutFiles*s.pool.opts.MaxConversations {
+	most := knownWithoutFiles * s.pool.opts.MaxConversations
+	if s.mirror.fresh && !s.mirror.off && len(u.conversations)-u.workspaces < most {
 		s.mirror.fetch = true
 		if s.mirror.apart {
 			s.settings = cli.Settings{} // they come back with the transcript
@@ -257,14 +214,8 @@ func (u *user) unreserve() {
 	u.countLocked(0, -1)
 }
 
-// takeAllIdle takes the slots of all conversations with a process that nobody uses.
-func (p *Pool) takeAllIdle() []*slot {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.idle.takeAllLocked()
-}
-
-// takeIdle does so for one user, who is to be given up.
+// takeIdle takes the slots of the user's conversations with a process that nobody uses. From now on the user is to be
+// given up.
 func (u *user) takeIdle() []*slot {
 	u.pool.mu.Lock()
 	defer u.pool.mu.Unlock()
@@ -272,20 +223,6 @@ func (u *user) takeIdle() []*slot {
 		u.leaving, u.leavingSince = true, time.Now()
 	}
 	return u.idle.takeAllLocked()
-}
-
-func (l *line) takeAllLocked() (taken []*slot) {
-	for c := l.firstLocked(); c != nil; c = l.firstLocked() {
-		taken = append(taken, c.takeLocked())
-	}
-	return taken
-}
-
-// retire ends the processes of idle conversations side by side, and gives up the users who then have none.
-func (p *Pool) retire(idle []*slot) {
-	for _, s := range idle {
-		p.work.Go(s.endIdle)
-	}
 }
 
 // due is what has come due among conversations at rest.
@@ -298,41 +235,41 @@ type due struct {
 
 // takeDue takes what is due at now, from the heads and tails of the lines.
 func (p *Pool) takeDue(now time.Time) due {
-	r := due{next: p.opts.CleanupInterval}
+	d := due{next: p.opts.CleanupInterval}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for c := p.idle.firstLocked(); c != nil; c = p.idle.firstLocked() {
+	for c := p.idle.first(); c != nil; c = p.idle.first() {
 		if left := p.opts.IdleTimeout - now.Sub(c.lastUsed); left > 0 {
-			r.next = min(r.next, left)
+			d.next = min(d.next, left)
 			break
 		}
-		r.expired = append(r.expired, c.takeLocked())
+		d.expired = append(d.expired, c.takeLocked())
 	}
-	p.toFreezeLocked(now, &r)
-	p.staleLocked(now, &r)
-	return r
+	d.addToFreezeLocked(p, now)
+	d.addStaleLocked(p, now)
+	return d
 }
 
-// toFreezeLocked finds those that are to be frozen. They are at the end, as what was used before has rested; one that was
-// held then, without being used, goes on until its next use.
-func (p *Pool) toFreezeLocked(now time.Time, r *due) {
+// addToFreezeLocked adds the processes that are to be frozen. They are at the end of the line: what was used before
+// them has been tried already, and one that was held at that time isn't tried again before its next use.
+func (d *due) addToFreezeLocked(p *Pool, now time.Time) {
 	pause := p.froze.Add(freezePause).Sub(now)
 	for e := p.idle.list.Back(); e != nil && !e.Value.(*conversation).freezeTried; e = e.Prev() {
 		c := e.Value.(*conversation)
 		if left := max(p.opts.FreezeAfter-now.Sub(c.lastUsed), pause); left > 0 {
-			r.next = min(r.next, left)
+			d.next = min(d.next, left)
 			continue
 		}
 		c.freezeTried = true
-		r.toFreeze = append(r.toFreeze, c.process.Idle())
+		d.toFreeze = append(d.toFreeze, c.process.Idle())
 	}
-	if len(r.toFreeze) > 0 {
+	if len(d.toFreeze) > 0 {
 		p.froze = now
 	}
 }
 
-// staleLocked forgets conversations whose files have been kept for long enough.
-func (p *Pool) staleLocked(now time.Time, r *due) {
+// addStaleLocked forgets conversations whose files have been kept for long enough, and adds them.
+func (d *due) addStaleLocked(p *Pool, now time.Time) {
 	var next *list.Element
 	for e := p.dormant.list.Front(); e != nil; e = next {
 		next = e.Next()
@@ -344,22 +281,15 @@ func (p *Pool) staleLocked(now time.Time, r *due) {
 			c.removeLocked()
 			c.user.recalled = nil // the archive may still have it
 			c.user.forgetLocked()
-			r.stale = append(r.stale, c)
+			d.stale = append(d.stale, c)
 		}
 	}
 }
 
-type cleanupStats struct {
-	last     time.Time
-	total    int64
-	lifetime time.Duration // of all that were cleaned, summed
-}
-
-// cleaned counts a process that was idle for too long.
-func (p *Pool) cleaned(lifetime time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.cleanup.last = time.Now()
-	p.cleanup.total++
-	p.cleanup.lifetime += lifetime
+// takeAllLocked takes the slots of all that stand in the line.
+func (l *line) takeAllLocked() (taken []*slot) {
+	for c := l.first(); c != nil; c = l.first() {
+		taken = append(taken, c.takeLocked())
+	}
+	return taken
 }

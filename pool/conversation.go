@@ -31,7 +31,8 @@ type conversation struct {
 	lastUsed    time.Time
 	freezeTried bool // freezing its process was tried since its last use
 
-	// Guarded by Pool.mu. While somebody has the slot, nobody else changes it, and who has it may read it without the lock.
+	// Guarded by Pool.mu. While somebody has the slot, nobody else changes it, and who has it may read it without the
+	// lock.
 	id           string            // the CLI's session id; until the first process of an unnamed one it may still change
 	process      *cli.Process      // nil while there is none
 	started      time.Time         // when the process became the conversation's
@@ -51,8 +52,9 @@ type place struct {
 }
 
 // newConversation makes a conversation that the caller holds, and that isn't known yet.
-func (u *user) newConversation(id, born string, digests api.Digests) *slot {
-	c := &conversation{pool: u.pool, id: id, user: u, incarnation: born, abandoned: make(chan struct{}), digests: digests, digestsValid: true, lastUsed: time.Now()}
+func (u *user) newConversation(id, incarnation string, digests api.Digests) *slot {
+	c := &conversation{pool: u.pool, id: id, user: u, incarnation: incarnation, abandoned: make(chan struct{}),
+		digests: digests, digestsValid: true, lastUsed: time.Now()}
 	return &slot{conversation: c}
 }
 
@@ -85,8 +87,8 @@ func (u *user) pick(req *api.Request) *conversation {
 	return u.defaultConversation
 }
 
-// recognizeLocked finds the conversation in which exactly that was said which a request says was said before. Of the ways in
-// which its client may have kept the answers the fullest that leads anywhere counts, and if it leads to several
+// recognizeLocked finds the conversation in which exactly that was said which a request says was said before. Of the
+// ways in which its client may have kept the answers the fullest that leads anywhere counts, and if it leads to several
 // conversations, nobody knows which is meant.
 func (u *user) recognizeLocked(readings []api.Reading) *conversation {
 	var digests []api.Digest
@@ -103,25 +105,6 @@ func (u *user) recognizeLocked(readings []api.Reading) *conversation {
 		return closest(u.byDigest[d], d)
 	}
 	return nil
-}
-
-// closest is the conversation that what was said before leads to by the fullest way, nil if several are. Those that have
-// nothing but the history they began with are all alike: one of them is as good as another, if there is none that has more.
-func closest(known map[*conversation]bool, d api.Digest) (found *conversation) {
-	best, several := 0, false
-	for c := range known {
-		way, _ := c.digests.Way(d)
-		switch {
-		case found == nil || c.spoken && !found.spoken || c.spoken == found.spoken && way < best:
-			found, best, several = c, way, false
-		case c.spoken && found.spoken && way == best:
-			several = true
-		}
-	}
-	if several {
-		return nil
-	}
-	return found
 }
 
 func (u *user) beginLocked(id string, r api.Reading) *conversation {
@@ -161,29 +144,6 @@ func (c *conversation) setDigestsLocked(digests api.Digests, valid bool) {
 		}
 		known[d][c] = true
 	}
-}
-
-// fits reports whether the conversation still is the one the request is meant for: a turn that went before may have
-// moved it on.
-func (s *slot) fits(req *api.Request) bool {
-	if s.removed || req.SessionID != "" || len(req.Messages) == 1 {
-		return !s.removed
-	}
-	_, found := s.reading(req)
-	return found
-}
-
-// reading is what the request asks of this conversation, and whether what it says was said before was said here.
-func (s *slot) reading(req *api.Request) (reading api.Reading, found bool) {
-	readings := req.Readings()
-	for _, r := range readings {
-		_, now := s.digests.Way(r.History.Now)
-		_, former := s.digests.Way(r.History.Former)
-		if now || former {
-			return r, true
-		}
-	}
-	return readings[len(readings)-1], false
 }
 
 // takeAtRest takes the slots of all the user's conversations that nobody holds, if the user still is a refused one.
@@ -256,8 +216,9 @@ func (p *Pool) processes() []seen {
 	return all
 }
 
-// moveConversations makes a user's held conversations, some of which the archive has for the heir already, the heir's, all at once.
-// It returns them, by what they were before; they are held too.
+// moveConversations makes held conversations of a former user the present one's, all at once. copied has those that the
+// archive has under the present user already, with their versions there. It returns the new slots, held too, by the
+// old ones.
 func (from *user) moveConversations(to *user, held []*slot, copied map[*conversation]int64) map[*slot]*slot {
 	p := from.pool
 	p.mu.Lock()
@@ -280,20 +241,21 @@ func (from *user) moveConversations(to *user, held []*slot, copied map[*conversa
 	return moved
 }
 
-// takeOverLocked makes another user's held conversation this one's, of whom the archive has it in the given version.
+// takeOverLocked makes another user's held conversation this one's. version is the archive's under this user, or 0.
 func (to *user) takeOverLocked(old *slot, version int64) *slot {
 	p := to.pool
 	s := to.newConversation(old.id, old.incarnation, old.digests)
 	c := s.conversation
-	c.spoken = old.spoken
-	c.named, c.digestsValid, c.lastUsed, c.freezeTried = old.named, old.digestsValid, old.lastUsed, old.freezeTried
+	c.named, c.spoken, c.digestsValid = old.named, old.spoken, old.digestsValid
+	c.lastUsed, c.freezeTried = old.lastUsed, old.freezeTried
 	c.setDirLocked(old.dir)
 	c.mirror = mirror{off: old.mirror.off}
 	if version > 0 {
 		c.mirror = mirror{version: version, fresh: old.mirror.fresh, fetch: old.mirror.fetch,
 			apart: old.mirror.fetch && old.mirror.apart || vault.Settings(old.settings).IsLarge()}
 	}
-	s.settings, s.seed, s.fresh, s.dirty, s.goodTurn, s.answered = old.settings, old.seed, old.fresh, old.dirty, old.goodTurn, old.answered
+	s.settings, s.seed, s.goodTurn = old.settings, old.seed, old.goodTurn
+	s.fresh, s.dirty, s.answered = old.fresh, old.dirty, old.answered
 	s.joinLocked()
 	if old.user.defaultConversation == old.conversation && to.defaultConversation == nil {
 		to.defaultConversation = c

@@ -9,12 +9,12 @@ import (
 // only later what has become free.
 const mostAtOnce = 16
 
-// evictFiles has the files give way that were used longest ago: the user's, or with nil anybody's. It reports whether there
-// were any that nobody uses.
+// evictFiles has the files give way that were used longest ago: the user's, or with nil anybody's. It reports whether
+// there were any that nobody uses.
 func (p *Pool) evictFiles(of *user) bool { return p.evict(p.takeLongestUnused(of)) }
 
-// evict removes the files of a conversation, unless it is nil. What the archive has all of comes back from there; another
-// conversation is forgotten, and begins anew when somebody asks for it.
+// evict removes the files of a conversation, unless it is nil. What the archive has all of comes back from there;
+// another conversation is forgotten, and begins anew when somebody asks for it.
 func (p *Pool) evict(s *slot) bool {
 	if s == nil {
 		return false
@@ -34,8 +34,8 @@ func (p *Pool) evict(s *slot) bool {
 }
 
 // makeRoom has files give way while too little of the disk is free. While nothing can give way, no conversation begins.
-func (p *Pool) makeRoom() {
-	full := false
+func (q *quota) makeRoom() {
+	p, full := q.pool, false
 	for range mostAtOnce {
 		disk, err := p.tuning.disk(p.opts.Workspaces)
 		if err != nil {

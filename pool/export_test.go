@@ -126,7 +126,7 @@ func (o *Options) SetDisk(f func() (total, free workspace.Space)) {
 // CheckSpace measures the workspaces now, and makes room where the disk is short.
 func (p *Pool) CheckSpace() {
 	p.quota.round()
-	p.makeRoom()
+	p.quota.makeRoom()
 }
 
 // EvictLargest has files of the user give way who has most, as if nobody were proven.

@@ -13,8 +13,8 @@ import (
 // mustn't hold up anybody else.
 const gateHold = 2 * time.Second
 
-// gate lets as many processes start at a time as there are processors, in the order of coming. A start is all work: twenty
-// at once would all be ready when the last one is, and one after the other half of them in half the time.
+// gate lets as many processes start at a time as there are processors, in the order of coming. A start is all work:
+// twenty at once would all be ready when the last one is, and one after the other half of them in half the time.
 type gate struct{ starting *semaphore.Weighted }
 
 func newGate() gate { return gate{semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0)))} }

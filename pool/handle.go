@@ -36,8 +36,8 @@ type Handle struct {
 
 // Receipt tells which process has the turn, how long the request waited for it, and after Run how the turn has gone.
 func (h *Handle) Receipt() api.Receipt {
-	r := api.Receipt{Process: h.how, PID: h.pid, Queue: milliseconds(h.queued), Ready: milliseconds(h.prepared), Context: h.origin,
-		APICalls: h.outcome.Calls}
+	r := api.Receipt{Process: h.how, PID: h.pid, Queue: milliseconds(h.queued), Ready: milliseconds(h.prepared),
+		Context: h.origin, APICalls: h.outcome.Calls}
 	if u := h.outcome.Usage; u != nil {
 		r.Usage = &api.Usage{InputTokens: u.InputTokens, OutputTokens: u.OutputTokens, CacheReadTokens: u.CacheReadTokens,
 			CacheCreationTokens: u.CacheCreationTokens}
@@ -48,11 +48,11 @@ func (h *Handle) Receipt() api.Receipt {
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// Run sends the request's message, calls sent, and hands over the lines that answer it, as they come and in batches, until
-// the turn has ended; the last line is a result of the CLI's. If the process turns out to have died before it took the message
-// up, all of it is done once more with another. The error says why there is no result: an *api.Error for the client, or
-// ctx's cause if the client has gone, in which case the turn was interrupted. The end of the context that emit gets, with
-// another cause than context.Canceled, says that it may not wait for the client any longer.
+// Run sends the request's message, calls sent, and hands over the lines that answer it, as they come and in batches,
+// until the turn has ended; the last line is a result of the CLI's. If the process turns out to have died before it
+// took the message up, all of it is done once more with another. The error says why there is no result: an *api.Error
+// for the client, or ctx's cause if the client has gone, in which case the turn was interrupted. The end of the context
+// that emit gets, with another cause than context.Canceled, says that it may not wait for the client any longer.
 func (h *Handle) Run(ctx context.Context, sent func(), emit func(ctx context.Context, lines [][]byte) error) error {
 	p := h.pool
 	ctx, cut := context.WithCancelCause(ctx)
@@ -82,7 +82,8 @@ func (h *Handle) revive(ctx context.Context) error {
 }
 
 // run tries the turn once. From here on the transcript can't be relied on until it has gone well.
-func (h *Handle) run(ctx context.Context, sent func(), emit func(context.Context, [][]byte) error) (cli.Outcome, error) {
+func (h *Handle) run(ctx context.Context, sent func(),
+	emit func(context.Context, [][]byte) error) (cli.Outcome, error) {
 	h.failed, h.dirty = true, true
 	h.hideDigests()
 	if h.attempt == nil {
@@ -91,7 +92,7 @@ func (h *Handle) run(ctx context.Context, sent func(), emit func(context.Context
 	defer context.AfterFunc(ctx, h.giveUp)()
 	signal(h.pool.changed)
 	h.pool.standbys.TurnBegins()
-	outcome, err := h.process.Run(ctx, h.reading.Message(), sent, func(ctx context.Context, lines [][]byte, end *cli.Outcome) error {
+	note := func(ctx context.Context, lines [][]byte, end *cli.Outcome) error {
 		switch { // before the client can send the next request
 		case end == nil:
 		case end.Good():
@@ -103,7 +104,8 @@ func (h *Handle) run(ctx context.Context, sent func(), emit func(context.Context
 			return nil
 		}
 		return emit(ctx, lines)
-	})
+	}
+	outcome, err := h.process.Run(ctx, h.reading.Message(), sent, note)
 	h.outcome = outcome
 	if h.failed {
 		h.giveUp()
@@ -111,8 +113,8 @@ func (h *Handle) run(ctx context.Context, sent func(), emit func(context.Context
 	return outcome, err
 }
 
-// giveUp says that the turn counts for nothing: its conversation can be found again by those who go on without it. They wait
-// in line until it has been forgotten. It may be called more than once, also when the turn is over.
+// giveUp says that the turn counts for nothing: its conversation can be found again by those who go on without it. They
+// wait in line until it has been forgotten. It may be called more than once, also when the turn is over.
 func (h *Handle) giveUp() {
 	h.showDigests()
 	h.attempt.tell()
@@ -130,8 +132,9 @@ func (h *Handle) conclude(end *cli.Outcome) {
 	if h.known {
 		digests = digests.Complete(h.reading.History)
 	}
-	h.setDigests(digests.Extend(h.reading.Asked, api.Reply{All: end.Answer.All(), Message: end.Answer.Message(), Block: end.Answer.Block(),
-		Deltas: end.Answer.Deltas(), Result: end.Answer.Results(), Shown: end.Answer.Shown()}))
+	reply := api.Reply{All: end.Answer.All(), Message: end.Answer.Message(), Block: end.Answer.Block(),
+		Deltas: end.Answer.Deltas(), Result: end.Answer.Results(), Shown: end.Answer.Shown()}
+	h.setDigests(digests.Extend(h.reading.Asked, reply))
 	h.attempt.tell()
 }
 
@@ -150,8 +153,8 @@ func (h *Handle) explain(err error) error {
 	case errors.Is(err, errMemory):
 		return api.BadGateway("the turn used more memory than a process may")
 	case errors.Is(err, errQuota):
-		return api.Invalid("the turn filled the user's workspaces beyond %d bytes or %d files, or %d levels of folders", opts.Quota.Bytes,
-			opts.Quota.Files, confine.MaxDepth)
+		return api.Invalid("the turn filled the user's workspaces beyond %d bytes or %d files, or %d levels of folders",
+			opts.Quota.Bytes, opts.Quota.Files, confine.MaxDepth)
 	case errors.Is(err, ErrClosing):
 		return api.Unavailable(time.Second, "the instance is shutting down")
 	}

@@ -7,44 +7,64 @@ import (
 	"claudepool/pool/confine"
 )
 
-// A horde is what a user has running in more sessions than anybody's work needs. Some kernels (sched_autogroup) give each
-// session a share of the processors of its own, so that very many leave others little even where each is slowed. A horde
-// that is a crowd by itself therefore stands still, but for the CLI, and for a few at a time that go on for a moment at each
-// look, which shows whether they still want to run.
+// A horde is what a user has running in more sessions than anybody's work needs. Some kernels (sched_autogroup) give
+// each session a share of the processors of its own, so that very many leave others little even where each is slowed. A
+// horde that is a crowd by itself therefore stands still, but for the CLI, and for a few at a time that go on for a
+// moment at each look, which shows whether they still want to run.
 const (
 	hordeSessions = 24
 	hordeMoment   = 25 * time.Millisecond
 	hordeFew      = 4 // processes
 )
 
-// hold has hordes stand still that are a crowd by themselves, until they want nothing any more.
-func (w *watcher) hold(looks []look) {
-	hordes, few := w.hordes(looks), make(map[string]confine.Family)
-	w.turn += hordeFew
-	for user := range w.held {
-		few[user] = hordes[user].Part(w.turn, hordeFew)
-		few[user].Stand(false)
-	}
-	if len(few) > 0 {
-		time.Sleep(hordeMoment)
-	}
-	held := make(map[string]int)
+// heldHorde is a horde that stands still.
+type heldHorde struct {
+	stopped confine.Family // those that were stopped at the last look
+	calm    int            // looks in a row at which it wanted nothing
+}
+
+// hold has hordes stand still that are a crowd by themselves, until they want nothing any more. hordes has each user's.
+func (w *watcher) hold(hordes map[string]confine.Family) {
+	wanting := w.tryHeld(hordes)
+	held := make(map[string]heldHorde)
 	for user, horde := range hordes {
-		calm, was := w.held[user]
-		if calm++; !was || few[user].Running() > 0 {
+		before, was := w.held[user]
+		calm := before.calm + 1
+		if !was || wanting[user] {
 			calm = 0
 		}
 		many := horde.Sessions() > w.pool.tuning.horde
-		switch {
-		case many && (was && calm < underLooks || !was && crowded(int64(horde.Running()))):
-			held[user] = calm
+		if many && (was && calm < underLooks || !was && crowded(int64(horde.Running()))) {
 			horde.Stand(true)
-		case was:
-			horde.Stand(false)
+			held[user] = heldHorde{stopped: horde, calm: calm}
+		}
+	}
+	for user, before := range w.held {
+		if _, still := held[user]; !still { // also where another user has its processes by now
+			before.stopped.Stand(false)
 		}
 	}
 	w.tellHeld(held)
 	w.held = held
+}
+
+// tryHeld has a few of each held horde go on for a moment, and tells whose want to run.
+func (w *watcher) tryHeld(hordes map[string]confine.Family) (wanting map[string]bool) {
+	if len(w.held) == 0 {
+		return nil
+	}
+	w.turn += hordeFew
+	few := make(map[string]confine.Family)
+	for user := range w.held {
+		few[user] = hordes[user].Part(w.turn, hordeFew)
+		few[user].Stand(false)
+	}
+	time.Sleep(hordeMoment)
+	wanting = make(map[string]bool)
+	for user, family := range few {
+		wanting[user] = family.Running() > 0
+	}
+	return wanting
 }
 
 // hordes are the processes, but for the CLIs, of users who may have a horde.
@@ -62,15 +82,16 @@ func (w *watcher) hordes(looks []look) map[string]confine.Family {
 }
 
 // tellHeld logs whose horde stands still, and whose no longer.
-func (w *watcher) tellHeld(held map[string]int) {
+func (w *watcher) tellHeld(held map[string]heldHorde) {
+	log := w.pool.opts.Logger
 	for user := range held {
 		if _, was := w.held[user]; !was {
-			w.pool.opts.Logger.Warn("a user's processes stand still, as they are in too many sessions", "user", api.ShortUser(user))
+			log.Warn("a user's processes stand still, as they are in too many sessions", "user", api.ShortUser(user))
 		}
 	}
 	for user := range w.held {
 		if _, still := held[user]; !still {
-			w.pool.opts.Logger.Info("a user's processes stand still no more", "user", api.ShortUser(user))
+			log.Info("a user's processes stand still no more", "user", api.ShortUser(user))
 		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // A conversation outlives its instance by what stands in the archive: after each good turn its transcript is mirrored
-// there, and whoever is asked for its user next goes on from it. The workspace's other files stay behind.
+// there, and the instance that serves its user next goes on from it. The workspace's other files stay behind.
 
 // mirrorWait is how long giving up a user waits for what is being mirrored.
 const mirrorWait = 2 * time.Second
@@ -24,7 +24,7 @@ type mirror struct {
 	busy     bool
 	stop     context.CancelFunc // ends what is being saved; nil before it is
 	done     chan struct{}      // closed when nothing is being saved any more
-	off      bool               // somebody else goes on with it, or it is too large
+	off      bool               // another instance goes on with it, or it is too large
 	deleting bool               // to be deleted
 	fresh    bool               // the archive has all that was said in good turns
 	fetch    bool               // the archive's transcript has to replace what is here; for who has the slot to change
@@ -64,14 +64,14 @@ func (u *user) conversationsOf() map[string]*conversation {
 	return maps.Clone(u.conversations)
 }
 
-// removeUnused takes a conversation from its user that the archive had, unless it is in use. What is not said to be deleted
-// goes only if it was to be fetched.
+// removeUnused takes a conversation from its user that the archive had, unless it is in use. What is not said to be
+// deleted goes only if it was to be fetched.
 func (c *conversation) removeUnused(isDeleted bool) bool {
 	p := c.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	gone := isDeleted && c.mirror.version > 0 || !isDeleted && c.mirror.fetch
-	if !gone || c.removed || c.heldLocked() || c.process != nil || c.mirror.busy {
+	isMissing := isDeleted && c.mirror.version > 0 || !isDeleted && c.mirror.fetch
+	if !isMissing || c.removed || c.heldLocked() || c.process != nil || c.mirror.busy {
 		return false
 	}
 	c.removeLocked()
@@ -96,13 +96,13 @@ func (u *user) addArchived(kept vault.Conversation) {
 	s.spoken, s.named = true, kept.Named
 	s.mirror = mirror{version: kept.Version, fresh: true, fetch: true, apart: kept.SettingsInBody}
 	s.settings, s.goodTurn, s.answered = cli.Settings(kept.Settings), kept.GoodTurn, true
-	isStandard := kept.Default || c != nil && u.defaultConversation == c
+	isDefault := kept.Default || c != nil && u.defaultConversation == c
 	if c != nil {
 		s.setDirLocked(c.dir)
 		c.removeLocked()
 	}
 	s.joinLocked()
-	if isStandard {
+	if isDefault {
 		u.defaultConversation = s.conversation
 	}
 	s.restLocked()
@@ -162,8 +162,8 @@ func (u *user) hasMirrored() {
 	}
 }
 
-// nextToMirror is what is to be saved now, and in which version. Nil ends the saving. ctx ends when it isn't to be saved
-// any more; that the pool closes is no reason.
+// nextToMirror is what is to be saved now, and in which version. Nil ends the saving. ctx ends when it isn't to be
+// saved any more; that the pool closes is no reason.
 func (c *conversation) nextToMirror() (ctx context.Context, next *vault.Manifest, version int64) {
 	p := c.pool
 	p.mu.Lock()
@@ -258,7 +258,7 @@ type copying struct {
 	apart    bool // the settings are in the archive alone
 }
 
-// planCopy says how the held conversation's archived copy becomes the heir's, if it does.
+// planCopy says how what the archive has of the held conversation is to be copied for another user, and whether it is.
 func (s *slot) planCopy(to *user) (plan copying, moves bool) {
 	p := s.pool
 	plan = copying{manifest: *manifestOf(s), to: 1}

@@ -3,22 +3,17 @@
 //
 // A request's way is Pool.Acquire → Handle.Run → Handle.Release. Nothing is spawned, killed or awaited under the pool's
 // lock: whoever has work to do on a conversation first takes its slot, then works without the lock. The lock is for
-// pool.go, user.go, conversation.go, slot.go, capacity.go and mirror.go alone.
+// pool.go, user.go, release.go, conversation.go, slot.go, capacity.go and mirror.go alone.
 package pool
 
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"claudepool/infra/archive"
 	"claudepool/infra/snapshot"
-	"claudepool/pool/broker"
-	"claudepool/pool/cli"
-	"claudepool/pool/confine"
 	"claudepool/pool/standby"
 	"claudepool/pool/vault"
 	"claudepool/pool/workspace"
@@ -44,65 +39,6 @@ type Ownership interface {
 	// An error is that nobody else could be told; here the user is proven from now on.
 	Prove(ctx context.Context, user string) error
 }
-
-// Options are a pool's settings. All durations and numbers have to be positive, except Standby and QueueLimit, which may be 0.
-type Options struct {
-	Logger     *slog.Logger
-	Launcher   *confine.Launcher
-	Broker     *broker.Broker
-	ClaudeBin  string // path of the CLI
-	Workspaces string // this instance's own folder, free of symbolic links
-
-	Standby             int // processes started in advance, at least
-	MaxProcesses        int
-	MaxProcessesPerUser int
-	MaxConversations    int // of one user, with files
-	QueueLimit          int // requests waiting for one conversation
-	MaxProcessRSS       int64
-	Quota               workspace.Space // of all workspaces of one user
-
-	IdleTimeout     time.Duration
-	CleanupInterval time.Duration
-	FreezeAfter     time.Duration // idle for so long, a process is stopped until its next use
-	WorkspaceTTL    time.Duration
-	TurnTimeout     time.Duration
-	QueueTimeout    time.Duration
-	SilenceTimeout  time.Duration
-	SpawnTimeout    time.Duration
-
-	// PermissionMode is the highest permission mode a request may ask for, and that of requests which don't ask.
-	PermissionMode string
-	// Confined says that uid, file and network protections are all in force, so that requests may name programs to
-	// run before their credential has been checked.
-	Confined bool
-	// Archive keeps conversations for the next instance; nil is none. ArchiveMaxBytes is the largest transcript it gets.
-	Archive         archive.Store
-	ArchiveMaxBytes int64
-	// MemoryShort reports that the machine has little memory left; then there are no standbys. Nil is never.
-	MemoryShort func() bool
-
-	tuning *tuning // nil: as in production
-}
-
-// tuning is what tests have otherwise.
-type tuning struct {
-	quotaInterval  time.Duration // how often what users' files take is measured
-	quotaSlice     time.Duration // how long each user is measured at a time
-	disk           func(path string) (workspace.Disk, error)
-	interruptGrace time.Duration            // how long an interrupted turn may take to end before its process is killed
-	quiet          time.Duration            // see standby.Options
-	onClaim        func(*cli.Process)       // see standby.Options
-	stop           func(*cli.Process) error // ends a user's process
-	stuckPause     time.Duration            // until it is tried again to end a process that could not be ended
-	horde          int                      // sessions; see hordeSessions
-}
-
-var production = tuning{quotaInterval: 5 * time.Second, quotaSlice: 20 * time.Millisecond, interruptGrace: time.Second,
-	quiet: 200 * time.Millisecond, disk: workspace.DiskOf, stop: (*cli.Process).Stop, stuckPause: time.Minute,
-	horde: hordeSessions}
-
-// fairRate is how many bytes a second a turn may hand over after its first fairBurst ones. No model writes a hundredth of it.
-const fairRate, fairBurst = 2 << 20, 32 << 20
 
 // Pool holds the processes of one instance. Its methods may be called concurrently.
 type Pool struct {
@@ -138,7 +74,7 @@ type Pool struct {
 	idle      line                   // those of them that nobody holds
 	dormant   line                   // those without a process that nobody holds
 	draining  bool
-	empty     *sync.Cond // signalled when a request has left or a process is gone
+	empty     *sync.Cond // signalled when a request has left or a process has ended
 	cleanup   cleanupStats
 	froze     time.Time // when conversations' processes were frozen last
 }
@@ -158,22 +94,17 @@ func New(opts Options, owner Ownership) *Pool {
 	}
 	p.empty = sync.NewCond(&p.mu)
 	p.life, p.cutAll = context.WithCancelCause(context.Background())
-	p.starter = newStarter(opts, p.limits())
+	p.starter = newStarter(p)
 	p.standbys = newStandbys(p)
 	p.admission = newAdmission(p)
 	opts.Broker.OnAnswer(p.admission.answered)
 	p.quota = newQuota(p)
 	p.vault = openVault(p)
 	p.work.Go(p.reap)
-	p.work.Go(p.watchUsage)
+	p.work.Go(newWatcher(p).run)
 	p.work.Go(p.quota.watchUsers)
 	p.work.Go(p.quota.watchDisk)
 	return p
-}
-
-func (p *Pool) limits() cli.Limits {
-	return cli.Limits{Silence: p.opts.SilenceTimeout, InterruptGrace: p.tuning.interruptGrace,
-		Rate: fairRate, Burst: fairBurst}
 }
 
 // Changed is signalled when a snapshot taken now may differ from the one before.
@@ -219,6 +150,20 @@ func (p *Pool) refuse() {
 	}
 }
 
+// takeAllIdle takes the slots of all conversations with a process that nobody uses.
+func (p *Pool) takeAllIdle() []*slot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.idle.takeAllLocked()
+}
+
+// retire ends the processes of idle conversations side by side, and gives up the users who then have none.
+func (p *Pool) retire(idle []*slot) {
+	for _, s := range idle {
+		p.work.Go(s.endIdle)
+	}
+}
+
 // waitEmpty returns when no request and no process is left, or ctx is done.
 func (p *Pool) waitEmpty(ctx context.Context) {
 	stop := context.AfterFunc(ctx, func() {
@@ -253,8 +198,8 @@ func (p *Pool) Load() (reserved, idle int) {
 	return int(p.reserved.Load()), int(p.idling.Load())
 }
 
-// Full reports whether no conversation can begin here now, whatever room Load tells of: every uid has files that somebody
-// uses, the disk or memory is short and nothing could give way. It waits for nobody.
+// Full reports whether no conversation can begin here now, whatever room Load tells of: every uid has files that
+// somebody uses, the disk or memory is short and nothing could give way. It waits for nobody.
 func (p *Pool) Full() bool {
 	if p.diskFull.Load() {
 		return true
@@ -281,8 +226,8 @@ func (p *Pool) Users() []string {
 	return ids
 }
 
-// Evict gives the user up as soon as none of its requests is left: its processes are stopped, then it is released. Those
-// that come while another's turn goes on are served as ever, as turns can be long; those that come afterwards get
+// Evict gives the user up as soon as none of its requests is left: its processes are stopped, then it is released.
+// Those that come while another's turn goes on are served as ever, as turns can be long; those that come afterwards get
 // ErrDraining, or wait for the release.
 func (p *Pool) Evict(id string) {
 	p.mu.Lock()
@@ -301,4 +246,19 @@ func (p *Pool) tell(s *snapshot.Instance) {
 	s.Draining, s.Queued = p.draining, p.queued
 	p.mu.Unlock()
 	s.Cleanup = snapshot.Cleanup{Last: cleanup.last, Total: cleanup.total, AvgLifetime: cleanup.averageLifetime()}
+}
+
+type cleanupStats struct {
+	last     time.Time
+	total    int64
+	lifetime time.Duration // of all that were cleaned, summed
+}
+
+// cleaned counts a process that was idle for too long.
+func (p *Pool) cleaned(lifetime time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cleanup.last = time.Now()
+	p.cleanup.total++
+	p.cleanup.lifetime += lifetime
 }

@@ -40,7 +40,7 @@ func (q *quota) watchUsers() {
 
 // watchDisk has files give way where the disk is short. To remove them takes its time, which nobody's measuring waits
 // for.
-func (q *quota) watchDisk() { q.everyInterval(q.pool.makeRoom) }
+func (q *quota) watchDisk() { q.everyInterval(q.makeRoom) }
 
 func (q *quota) everyInterval(do func()) {
 	tick := time.NewTicker(q.pool.tuning.quotaInterval)

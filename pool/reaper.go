@@ -28,8 +28,8 @@ func (p *Pool) reap() {
 	}
 }
 
-// cleanUp ends what is due at now, freezes what has just become idle, and returns how long it takes until something else
-// may be due.
+// cleanUp ends what is due at now, freezes what has just become idle, and returns how long it takes until something
+// else may be due.
 func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
 	r := p.takeDue(now)
 	for _, s := range r.expired {

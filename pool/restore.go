@@ -12,8 +12,8 @@ import (
 	"claudepool/pool/cli"
 )
 
-// start starts a process for the conversation and returns when it has answered its first control request. No state of the
-// transcript keeps it from that: where the CLI can't go on from it, less and less is asked of it.
+// start starts a process for the conversation and returns when it has answered its first control request. No state of
+// the transcript keeps it from that: where the CLI can't go on from it, less and less is asked of it.
 func (s *slot) start(ctx context.Context, req *api.Request) (*cli.Process, error) {
 	starter := s.pool.starter
 	over, err := starter.gate.pass(ctx)
@@ -37,13 +37,15 @@ func (s *slot) diedAtStart(err error) bool {
 	if !errors.Is(err, cli.ErrDied) || s.stuck {
 		return false
 	}
-	s.pool.opts.Logger.Warn("a conversation can't be resumed", "user", api.ShortUser(s.user.id), "from", s.origin, "error", err)
+	s.pool.opts.Logger.Warn("a conversation can't be resumed", "user", api.ShortUser(s.user.id),
+		"from", s.origin, "error", err)
 	return true
 }
 
 // startWithLess starts a process that goes on from less and less. Where none can be started at all it isn't for the
 // transcript, which is put back.
-func (s *slot) startWithLess(ctx context.Context, opts claude.Options, req *api.Request) (proc *cli.Process, err error) {
+func (s *slot) startWithLess(ctx context.Context, opts claude.Options, req *api.Request) (proc *cli.Process,
+	err error) {
 	goodTurn := s.goodTurn
 	for isLess := true; isLess; isLess = opts.Resume && s.diedAtStart(err) {
 		if opts.Resume, err = s.fallBack(req); err == nil {
@@ -104,7 +106,8 @@ func (s *slot) prepare(ctx context.Context, req *api.Request) (claude.Options, e
 	return opts, err
 }
 
-// restore makes the transcript one that a process can resume, without turns that failed. It reports whether there is one.
+// restore makes the transcript one that a process can resume, without turns that failed. It reports whether there is
+// one.
 func (s *slot) restore(t claude.Transcript, req *api.Request) (exists bool, err error) {
 	s.origin = api.ContextResumed
 	if s.dirty {
@@ -139,9 +142,9 @@ func (s *slot) cut(t claude.Transcript) error {
 	return nil
 }
 
-// fallBack is for a transcript that can't be resumed: what stands behind the last good turn is cut off; then what was said is
-// written anew; and if that was of no use either, the conversation begins with nothing. It reports whether there is a
-// transcript.
+// fallBack is for a transcript that can't be resumed: what stands behind the last good turn is cut off; then what was
+// said is written anew; and if that was of no use either, the conversation begins with nothing. It reports whether
+// there is a transcript.
 func (s *slot) fallBack(req *api.Request) (exists bool, err error) {
 	err = s.dir.WithTranscript(s.id, func(t claude.Transcript) error {
 		if s.origin == api.ContextResumed && s.goodTurn != "" {
@@ -162,7 +165,8 @@ func (s *slot) fallBack(req *api.Request) (exists bool, err error) {
 	return exists, err
 }
 
-// toSeed is what was said: as the request has it if that is this conversation's, else as far as the transcript can be read.
+// toSeed is what was said: as the request has it if that is this conversation's, else as far as the transcript can be
+// read.
 func (s *slot) toSeed(t claude.Transcript, req *api.Request) []api.Message {
 	reading, found := s.reading(req)
 	if found && len(reading.Before) > 0 {

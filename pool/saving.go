@@ -26,8 +26,8 @@ const (
 
 // manifestOf tells of a held conversation, but for Default.
 func manifestOf(s *slot) *vault.Manifest {
-	return &vault.Manifest{Session: s.id, Incarnation: s.incarnation, Named: s.named, Digests: s.digests, GoodTurn: s.goodTurn,
-		Settings: vault.Settings(s.settings), LastUsed: time.Now()}
+	return &vault.Manifest{Session: s.id, Incarnation: s.incarnation, Named: s.named, Digests: s.digests,
+		GoodTurn: s.goodTurn, Settings: vault.Settings(s.settings), LastUsed: time.Now()}
 }
 
 // mirrorAll saves until nothing newer is to be saved.

@@ -14,10 +14,11 @@ const (
 	crowd = 4
 	// clearlyMore is how many times its share a user has to use to be slowed: in a crowd of alike users half are above it.
 	clearlyMore = 1.5
-	// overLooks is at how many looks in a row a user has to have used that to be slowed, so that a process that only starts
-	// isn't.
+	// overLooks is at how many looks in a row a user has to have used that to be slowed, so that a process that only
+	// starts isn't.
 	overLooks = 4
-	// wakeLooks is at how many looks who was slowed is set back: what was begun in the midst of one may have been missed.
+	// wakeLooks is at how many looks a process that was slowed is set back: what was begun in the midst of one may have
+	// been missed.
 	wakeLooks = 5
 	// underLooks is at how many looks in a row a slowed user has to have used clearly less.
 	underLooks = 3
@@ -30,9 +31,9 @@ const (
 // crowded reports that more threads want to run than the processors can serve soon.
 func crowded(runnable int64) bool { return runnable > int64(crowd*runtime.GOMAXPROCS(0)) }
 
-// share has those users' processes do only what nobody else wants to use the processors for who use more than their share
-// while there is a crowd, until they use clearly less: all they started goes on, and is in nobody's way. The service
-// counts as a user, too.
+// share slows users who use more than their share of the processors while there is a crowd, until they use clearly
+// less. What a slowed user has running goes on with what nobody else wants of the processors, so that it is in nobody's
+// way. The service counts as a user, too.
 func (w *watcher) share(looks []look, pulse confine.Pulse, passed time.Duration) {
 	used, running := make(map[string]float64), make(map[*cli.Process]int)
 	waiting := pulse.Runnable
@@ -71,47 +72,46 @@ func (w *watcher) share(looks []look, pulse confine.Pulse, passed time.Duration)
 
 // apply slows who is to be slowed, and sets others back who were.
 func (w *watcher) apply(looks []look, slow map[string]bool) {
-	for user := range w.slow {
-		w.woken[user] = wakeLooks
-	}
-	for user := range slow {
-		delete(w.woken, user)
-	}
+	w.waking = false
 	for _, l := range looks {
-		if is := slow[l.user]; is || w.woken[l.user] > 0 {
-			w.pool.setSlow(l.usage, is)
+		switch {
+		case slow[l.user]:
+			l.woken = wakeLooks
+			w.setSlow(l, true)
+		case l.woken > 0: // also if its user was another one then
+			l.woken--
+			w.setSlow(l, false)
 		}
-	}
-	for user := range w.woken {
-		if w.woken[user]--; w.woken[user] == 0 {
-			delete(w.woken, user)
-		}
+		w.waking = w.waking || l.woken > 0 && !slow[l.user]
 	}
 }
 
-// setSlow slows a process with all it started, or no longer. Where the service may not say how they are scheduled, they stand
-// still for most of the time until the next look.
-func (p *Pool) setSlow(usage confine.Usage, slow bool) {
-	err := usage.SetIdle(slow)
-	if err != nil && slow {
-		p.work.Go(func() {
-			usage.Stand(true)
-			sleep(p.life, standStill)
-			usage.Stand(false)
-		})
+// setSlow slows a process with all it started, or no longer. Where the service may not say how they are scheduled, they
+// stand still for most of the time until the next look.
+func (w *watcher) setSlow(l look, slow bool) {
+	if err := l.usage.SetIdle(slow); err == nil || !slow {
+		return
 	}
+	life := w.pool.life
+	w.pool.work.Go(func() {
+		l.process.Stand(l.usage.Family, true)
+		sleep(life, standStill)
+		l.process.Stand(l.usage.Family, false)
+	})
 }
 
 // tell logs who is slowed, and who no longer.
 func (w *watcher) tell(slow map[string]bool, used map[string]float64, fair float64) {
+	log := w.pool.opts.Logger
 	for user := range slow {
 		if !w.slow[user] {
-			w.pool.opts.Logger.Warn("a user's processes give way to others", "user", api.ShortUser(user), "processors", used[user], "share", fair)
+			log.Warn("a user's processes give way to others", "user", api.ShortUser(user),
+				"processors", used[user], "share", fair)
 		}
 	}
 	for user := range w.slow {
 		if !slow[user] {
-			w.pool.opts.Logger.Info("a user's processes give way no more", "user", api.ShortUser(user))
+			log.Info("a user's processes give way no more", "user", api.ShortUser(user))
 		}
 	}
 }

@@ -2,7 +2,6 @@ package pool
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -10,10 +9,6 @@ import (
 	"claudepool/pool/cli"
 	"claudepool/pool/workspace"
 )
-
-// stopAttempts is how often it is tried to end a process with all it started, each for several seconds: fork bombs can
-// make a machine slow.
-const stopAttempts = 3
 
 // slot is the right to work on a conversation, and what only who has it may touch. It rests in its conversation until
 // somebody takes it, and is then in nobody else's hands until it is yielded: conversation.slot is nil meanwhile, and
@@ -31,7 +26,7 @@ type slot struct {
 	origin   string      // where what its process has of what was said before came from, as receipts tell it
 }
 
-// takeLocked takes the slot of a conversation at rest. The caller has looked that it is.
+// takeLocked takes the slot of a conversation at rest. The caller has checked that it is.
 func (c *conversation) takeLocked() *slot {
 	s := c.slot
 	c.slot = nil
@@ -46,11 +41,11 @@ func (c *conversation) leaveLinesLocked() {
 	c.place = place{}
 	switch {
 	case at.user != nil:
-		p.idle.removeLocked(at.pool)
-		c.user.idle.removeLocked(at.user)
+		p.idle.remove(at.pool)
+		c.user.idle.remove(at.user)
 		p.idling.Store(int64(p.idle.list.Len()))
 	case at.pool != nil:
-		p.dormant.removeLocked(at.pool)
+		p.dormant.remove(at.pool)
 	}
 	if at.files {
 		p.atRest.Add(-1)
@@ -64,9 +59,9 @@ func (s *slot) restLocked() {
 	switch {
 	case c.removed:
 	case c.process != nil:
-		c.place = place{pool: p.idle.addLocked(c), user: c.user.idle.addLocked(c)}
+		c.place = place{pool: p.idle.add(c), user: c.user.idle.add(c)}
 	default:
-		c.place.pool = p.dormant.addLocked(c)
+		c.place.pool = p.dormant.add(c)
 	}
 	if c.dir != nil && !c.removed {
 		c.place.files = true
@@ -115,7 +110,8 @@ func (c *conversation) lineUp() (s *slot, turn chan *slot, err error) {
 	case !c.heldLocked():
 		return c.takeLocked(), nil, nil
 	case len(c.waiters) >= p.opts.QueueLimit:
-		return nil, nil, api.RateLimited(time.Second, "%d requests of this conversation are waiting already", p.opts.QueueLimit)
+		return nil, nil, api.RateLimited(time.Second, "%d requests of this conversation are waiting already",
+			p.opts.QueueLimit)
 	}
 	turn = make(chan *slot, 1)
 	c.waiters = append(c.waiters, turn)
@@ -149,8 +145,8 @@ func (c *conversation) dismissLocked() {
 	c.waiters = nil
 }
 
-// takeWith takes the slot of a conversation whose process has ended or is to go, if that is still its process and nobody
-// uses it: whoever does sees to it.
+// takeWith takes the slot of a conversation whose process has ended or is to go, if that is still its process and
+// nobody uses it: whoever does sees to it.
 func (c *conversation) takeWith(proc *cli.Process) *slot {
 	p := c.pool
 	p.mu.Lock()
@@ -162,12 +158,13 @@ func (c *conversation) takeWith(proc *cli.Process) *slot {
 }
 
 // yield hands the slot to the next in line. It is the caller's no more. A process that has ended, or whose user or pool
-// is to have none, goes first. A conversation without a process of which no turn has gone well goes with all it has, which
-// may be much: its client has to say all of it again.
+// is to have none, goes first. A conversation without a process of which no turn has gone well goes with all it has,
+// which may be much: its client has to say all of it again.
 func (s *slot) yield() {
 	p, c, stuck := s.pool, s.conversation, s.stuck
 	p.mu.Lock()
-	// Whether it is alive is asked with the lock held: awaitExit looks for one that has ended, at rest, under the same lock.
+	// Whether it is alive is asked with the lock held: awaitExit looks for one that has ended, at rest, under the same
+	// lock.
 	retire := c.process != nil && len(c.waiters) == 0 && (p.draining || c.user.leaving || !c.process.Alive())
 	useless := c.process == nil && len(c.waiters) == 0 && !s.answered && !c.removed
 	switch {
@@ -207,46 +204,6 @@ func (s *slot) install(proc *cli.Process) {
 	p.work.Go(func() { s.conversation.awaitExit(proc) })
 }
 
-// awaitExit waits for the end of a process and clears it away if it ended while nobody used it.
-func (c *conversation) awaitExit(proc *cli.Process) {
-	p := c.pool
-	select {
-	case <-proc.Exited():
-	case <-c.abandoned:
-		return
-	}
-	s := c.takeWith(proc)
-	if s == nil {
-		return
-	}
-	_ = s.end() // else yield sees to it
-	p.opts.Logger.Warn("idle process ended by itself", "user", api.ShortUser(c.user.id), "pid", proc.PID(), "exit", proc.Exit())
-	s.yield()
-	c.user.releaseIfUnused()
-}
-
-// end ends the conversation's process. Without an error nothing of the process is left and its room is free. Else it keeps its
-// room, its uid and its user, and who has the slot can only yield it.
-func (s *slot) end() error {
-	p, proc := s.pool, s.process
-	var err error
-	for range stopAttempts {
-		if err = p.tuning.stop(proc); err == nil {
-			s.processEnded()
-			return nil
-		}
-	}
-	return s.endFailed(err)
-}
-
-// endFailed says that the conversation's process could not be ended.
-func (s *slot) endFailed(err error) error {
-	s.pool.opts.Logger.Error("a process could not be ended, its room and its user stay taken", "user", api.ShortUser(s.user.id),
-		"pid", s.process.PID(), "error", err)
-	s.stuck = true
-	return fmt.Errorf("pool: end: %w", err)
-}
-
 // processEnded says that nothing of the conversation's process is left.
 func (s *slot) processEnded() {
 	p := s.pool
@@ -256,37 +213,6 @@ func (s *slot) processEnded() {
 	s.user.countLocked(0, -1)
 	p.mu.Unlock()
 	signal(p.changed)
-}
-
-// retryEnd holds the slot of a process that could not be ended until that is gone after all. A pool that closes doesn't wait for
-// it, and doesn't give its user up either: that ends with the instance.
-func (s *slot) retryEnd() {
-	p, pid := s.pool, s.process.PID()
-	for {
-		select {
-		case <-p.life.Done():
-			p.opts.Logger.Error("the pool closes without a process's end", "user", api.ShortUser(s.user.id), "pid", pid)
-			s.user.disown()
-			s.processEnded()
-			close(s.abandoned)
-			return
-		case <-time.After(p.tuning.stuckPause):
-		}
-		if p.tuning.stop(s.process) == nil {
-			break
-		}
-	}
-	s.processEnded()
-	p.opts.Logger.Info("a process has ended at last", "user", api.ShortUser(s.user.id), "pid", pid)
-	s.yield()
-	s.user.releaseIfUnused()
-}
-
-// endIdle ends the process of a conversation that was idle, yields, and gives its user up if nothing of it is left.
-func (s *slot) endIdle() {
-	_ = s.end() // else yield sees to it
-	s.yield()
-	s.user.releaseIfUnused()
 }
 
 // setDir publishes the conversation's workspace.

@@ -8,7 +8,8 @@ import (
 
 // Snapshot tells what the pool holds now. The caller adds the instance's id.
 func (p *Pool) Snapshot() snapshot.Instance {
-	s := snapshot.Instance{Capacity: p.opts.MaxProcesses, MaxIdle: p.opts.IdleTimeout, CleanupInterval: p.opts.CleanupInterval}
+	s := snapshot.Instance{Capacity: p.opts.MaxProcesses, MaxIdle: p.opts.IdleTimeout,
+		CleanupInterval: p.opts.CleanupInterval}
 	standbys := p.standbys.Stats()
 	s.Standby, s.Misses = standbys.Ready, standbys.Misses
 	p.tell(&s)

@@ -21,7 +21,10 @@ type starter struct {
 	gate     gate
 }
 
-func newStarter(opts Options, limits cli.Limits) *starter {
+func newStarter(p *Pool) *starter {
+	opts := p.opts
+	limits := cli.Limits{Silence: opts.SilenceTimeout, InterruptGrace: p.tuning.interruptGrace,
+		Rate: fairRate, Burst: fairBurst}
 	return &starter{launcher: opts.Launcher, broker: opts.Broker, gate: newGate(), spec: cli.Spec{
 		Bin: opts.ClaudeBin, Limits: limits, Logger: opts.Logger,
 		MCPTimeout: opts.SpawnTimeout / 3, // or a server that is silent would cost the process

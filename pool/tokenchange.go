@@ -71,19 +71,21 @@ func (u *user) takeOver(ctx context.Context, req, former *api.Request, outage bo
 			s.save()
 		}
 	}
-	_ = each(context.WithoutCancel(ctx), held, deletesAtOnce, func(s *slot) error { // before anybody can be given the former user
+	// Before anybody can be given the former user:
+	_ = each(context.WithoutCancel(ctx), held, deletesAtOnce, func(s *slot) error {
 		if copied[s.conversation] > 0 && moved[s] != nil {
 			s.tryDeleteArchived()
 		}
 		return nil
 	})
 	signal(p.changed)
-	p.opts.Logger.Info("a user's token was replaced", "user", api.ShortUser(u.id), "former", api.ShortUser(from.id), "conversations", len(moved))
+	p.opts.Logger.Info("a user's token was replaced", "user", api.ShortUser(u.id), "former", api.ShortUser(from.id),
+		"conversations", len(moved))
 	return nil
 }
 
-// holdAll takes the slots of all the user's conversations, or of that of one session. On an error none is held. They are
-// taken in the order of their ids, so that two who take all of them don't wait for each other.
+// holdAll takes the slots of all the user's conversations, or of that of one session. On an error none is held. They
+// are taken in the order of their ids, so that two who take all of them don't wait for each other.
 func (u *user) holdAll(ctx context.Context, session string) (held []*slot, err error) {
 	for {
 		known := u.conversationsOf()
@@ -129,9 +131,9 @@ func each(ctx context.Context, held []*slot, atOnce int, do func(*slot) error) e
 	return group.Wait()
 }
 
-// reseal copies what the archive has of the held conversations to where the heir will look for it, and returns under
-// which versions. What it had copied when it failed before may be old by now and is copied again. One that can't be
-// copied, now or ever, is left out.
+// reseal copies what the archive has of the held conversations to where the present user will look for it, and returns
+// under which versions. What it had copied when it failed before may be old by now and is copied again. One that can't
+// be copied, now or ever, is left out.
 func (from *user) reseal(ctx context.Context, to *user, held []*slot) (copied map[*conversation]int64, err error) {
 	p := from.pool
 	copied = make(map[*conversation]int64)
@@ -174,8 +176,8 @@ func (from *user) copyTo(ctx context.Context, to *user, plan copying) error {
 	return v.Save(context.WithoutCancel(ctx), to.keys, plan.manifest, plan.to, body)
 }
 
-// adopted makes what was another user's the slot's user's: the process's calls carry the new token, and the workspace is
-// entered in the index under the new user.
+// adopted makes what was another user's the slot's user's: the process's calls carry the new token, and the workspace
+// is entered in the index under the new user.
 func (s *slot) adopted(old *slot, before, now broker.Credential) {
 	p := s.pool
 	if proc := s.process; proc != nil {
@@ -198,7 +200,8 @@ func (s *slot) adopted(old *slot, before, now broker.Credential) {
 // them, their processes and their files. It waits for running turns. It returns how many there were; the error is as
 // Acquire's.
 func (p *Pool) Forget(ctx context.Context, req *api.Request, outage bool) (deleted int, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, forgetWait, api.Unavailable(busyRetry, "a turn is still running, try again"))
+	late := api.Unavailable(busyRetry, "a turn is still running, try again")
+	ctx, cancel := context.WithTimeoutCause(ctx, forgetWait, late)
 	defer cancel()
 	u, err := p.joinOwned(ctx, req, outage)
 	if err != nil {
@@ -213,19 +216,19 @@ func (p *Pool) Forget(ctx context.Context, req *api.Request, outage bool) (delet
 		return 0, err
 	}
 	defer yieldAll(held)
-	var gone atomic.Int64
+	var count atomic.Int64
 	err = each(ctx, held, deletesAtOnce, func(s *slot) error {
 		if err := s.delete(ctx); err != nil {
 			return err
 		}
-		gone.Add(1)
+		count.Add(1)
 		return nil
 	})
-	return int(gone.Load()), err
+	return int(count.Load()), err
 }
 
-// delete deletes the conversation, the archive's copy first: while that is there, the conversation is. What was about to
-// be saved isn't any more.
+// delete deletes the conversation, the archive's copy first: while that is there, the conversation is. What was about
+// to be saved isn't any more.
 func (s *slot) delete(ctx context.Context) error {
 	err := s.stopSaving(ctx)
 	if err == nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -128,6 +129,16 @@ func TestDigests_OfAFormerReleaseAreCompletedByAHistory(t *testing.T) {
 	_, found = kept.Extend(asked, reply).Way(longer.Former)
 	require.True(t, found, "a turn that came without a history")
 	require.Equal(t, kept, DigestsFrom(kept.Former(), kept.Bytes()))
+}
+
+// The release before this one keeps five, without keptShown, which stands before the last one.
+func TestDigests_OfTheReleaseBeforeKeepTheirPlaces(t *testing.T) {
+	h := HistoryOf([]Message{said("user", "a"), said("assistant", "b")})
+	d := h.Begin().Extend([]Message{said("user", "c")}, Reply{"1", "2", "3", "4", "5", "6"})
+	all, size := d.Bytes(), len(Digest{})
+	want := d
+	want[keptShown] = Digest{}
+	require.Equal(t, want, DigestsFrom(d.Former(), slices.Concat(all[:keptShown*size], d.Former())))
 }
 
 func TestHistoryOf_BlocksCountByWhatTheyMean(t *testing.T) {

@@ -62,7 +62,8 @@ func Unlinked(procs ...*Process) ([]confine.Unlinked, error) {
 	return confine.UnlinkedBy(childrenOf(procs)...)
 }
 
-// SetYield has the kernel end the process before others when memory runs out, and what it started before itself, or no longer.
+// SetYield has the kernel end the process before others when memory runs out, and what it started before itself, or no
+// longer.
 func (p *Process) SetYield(f confine.Family, yield bool) { f.SetYield(p.PID(), yield) }
 
 func childrenOf(procs []*Process) []*confine.Child {
@@ -81,6 +82,18 @@ func (i Idle) stop() {
 	if s.uses.Load() == i.uses && !s.frozen.Load() {
 		s.frozen.Store(i.proc.child.Signal(syscall.SIGSTOP) == nil)
 	}
+}
+
+// Stand has the process and all it started stand still, or go on. The process itself stands still anyway while it is
+// frozen: Thaw alone wakes it.
+func (p *Process) Stand(f confine.Family, still bool) {
+	s := &p.sleep
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.frozen.Load() {
+		f = f.Without(p.PID())
+	}
+	f.Stand(still)
 }
 
 // Frozen reports whether the process stands still, so that nothing of it does anything.

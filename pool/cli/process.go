@@ -143,7 +143,7 @@ func (p *Process) Calls() int { return p.grant.Open() }
 // SetNice sets the priority of the process and of what it starts from then on.
 func (p *Process) SetNice(nice int) error { return p.child.SetNice(nice) }
 
-// Signal sends the process a signal, and nothing else that it started.
+// Signal sends a signal to the process's group: to it, and to what it started that has no group of its own.
 func (p *Process) Signal(s syscall.Signal) error { return p.child.Signal(s) }
 
 // Bind puts a credential on the API calls of a process that is nobody's. broker.ErrBusy says that a call is under way.

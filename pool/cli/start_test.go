@@ -121,6 +121,28 @@ func TestStart_AProcessRunsSleepsGoesOnAndLeavesNothing(t *testing.T) {
 	require.NoError(t, p.Stop())
 }
 
+// Who uses too much of the machine may have to stand still for a moment, which wakes nobody who sleeps.
+func TestStand_AProcessThatSleepsSleepsOn(t *testing.T) {
+	p := newHost(t).start()
+	require.NoError(t, p.Initialize(t.Context(), ""))
+	families, err := Families(p)
+	require.NoError(t, err)
+	is := func(want string) {
+		require.Eventually(t, func() bool { return state(t, p.PID()) == want }, patience, time.Millisecond)
+	}
+	p.Stand(families[0], true)
+	is("T")
+	p.Stand(families[0], false)
+	is("S")
+	Freeze(p.Idle())
+	p.Stand(families[0], true)
+	p.Stand(families[0], false)
+	require.True(t, p.Frozen())
+	require.Never(t, func() bool { return state(t, p.PID()) != "T" }, 100*time.Millisecond, time.Millisecond)
+	p.Thaw()
+	is("S")
+}
+
 func TestStart_WhatIsSaidBeforeItIsSomebodysIsForgotten(t *testing.T) {
 	h := newHost(t)
 	p := h.start()
