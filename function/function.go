@@ -65,6 +65,7 @@ type Front struct {
 	clientTimeout time.Duration
 	hopSilence    time.Duration
 	rests         *semaphore.Weighted // of refused bodies, that are taken
+	kept          *semaphore.Weighted // bytes of answers that are not streamed
 	ending        context.Context     // done when running streams are to be ended
 	end           context.CancelFunc
 
@@ -77,7 +78,8 @@ type Front struct {
 // New returns a Front.
 func New(opts Options) *Front {
 	f := &Front{opts: opts, intake: api.NewIntake(opts.MaxBodyBytes, opts.Memory), mux: http.NewServeMux(),
-		clientTimeout: clientTimeout, hopSilence: hopSilence, rests: semaphore.NewWeighted(restsAtOnce), calls: newCalls(opts)}
+		clientTimeout: clientTimeout, hopSilence: hopSilence, rests: semaphore.NewWeighted(restsAtOnce), calls: newCalls(opts),
+		kept: newKept(opts.Memory)}
 	f.idle = sync.NewCond(&f.mu)
 	f.ending, f.end = context.WithCancel(context.Background()) // #nosec G118 -- Drain calls it
 	f.routes()

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"claudepool/function/messages"
 	"claudepool/infra/logging"
 	"claudepool/pool/api"
@@ -16,6 +18,11 @@ import (
 const (
 	// maxMessage is how many bytes an answer may have that is not streamed: it is kept until it is whole.
 	maxMessage = 32 << 20
+	// freeMessage is how many of them are as good as none: about what a stream takes.
+	freeMessage = 64 << 10
+	// messagesShare is which part of the memory there is the rest of all such answers may take: what is made of one at
+	// its end can be three times as large as it is.
+	messagesShare = 8
 	// quiet is how long a stream may be silent while the turn goes on in ways that its client doesn't see.
 	quiet = 15 * time.Second
 )
@@ -26,6 +33,11 @@ func (f *Front) messagesAPI(w http.ResponseWriter, r *http.Request) {
 		req, pooled, asked, err := messages.Decode(body, r.Header)
 		return req, pooled, answering{asked, messages.Frames{}}, err
 	})
+}
+
+// newKept is the room for answers that are not streamed. One of the largest always finds it where there is no other.
+func newKept(memory uint64) *semaphore.Weighted {
+	return semaphore.NewWeighted(max(int64(memory/messagesShare), maxMessage)) // #nosec G115 -- a part of a machine's memory
 }
 
 // answering is how a request is answered.
@@ -50,6 +62,8 @@ func (f *Front) translated(w http.ResponseWriter, r *http.Request,
 	r.Header.Set(api.HeaderRequestID, id) // the same wherever it is asked for from here on
 	var pooled []byte
 	var as answering
+	var answer *reply
+	defer func() { answer.release() }()
 	f.serve(w, r, kind{
 		decode: func(body []byte) (req *api.Request, err error) {
 			req, pooled, as, err = decode(body)
@@ -62,7 +76,7 @@ func (f *Front) translated(w http.ResponseWriter, r *http.Request,
 			}
 			return call{path: api.PathMessages}, nil
 		},
-		sink: func() sink { return f.reply(w, id, as) },
+		sink: func() sink { answer = f.reply(w, id, as); return answer },
 	})
 }
 
@@ -77,6 +91,7 @@ type reply struct {
 	shape     shape
 	fold      *messages.Fold
 	collected *messages.Collector // nil in a stream
+	held      int64               // bytes of what is collected that are charged to all answers' memory
 	pending   []byte              // of the stream, to be written at once
 	receipt   []byte              // how the turn was served, as a comment line
 	served    api.Receipt         // the same
@@ -85,7 +100,7 @@ type reply struct {
 	last      time.Time           // of the last write
 }
 
-func (f *Front) reply(w http.ResponseWriter, id string, as answering) sink {
+func (f *Front) reply(w http.ResponseWriter, id string, as answering) *reply {
 	r := &reply{front: f, id: id, w: w, control: http.NewResponseController(w), shape: as.shape, last: time.Now()}
 	emit := r.event
 	if !as.asked.Stream {
@@ -119,13 +134,40 @@ func (r *reply) write(events []byte) bool {
 	switch {
 	case r.over:
 		return true
-	case r.collected != nil && r.collected.Full():
-		r.fail(api.BadGateway("the answer is larger than %d bytes: it has to be streamed", maxMessage))
-		return false
-	case r.collected == nil && len(r.pending) == 0 && time.Since(r.last) > quiet:
+	case r.collected != nil:
+		if err := r.hold(); err != nil {
+			r.fail(err)
+			return false
+		}
+		return true
+	case len(r.pending) == 0 && time.Since(r.last) > quiet:
 		r.ping()
 	}
 	return r.flush()
+}
+
+// hold charges what has been collected to what all answers may take. Its error says that it is too much.
+func (r *reply) hold() error {
+	if r.collected.Full() {
+		return api.BadGateway("the answer is larger than %d bytes: it has to be streamed", maxMessage)
+	}
+	more := int64(r.collected.Size()) - freeMessage - r.held
+	if more <= 0 {
+		return nil
+	}
+	if !r.front.kept.TryAcquire(more) {
+		return api.Overloaded(0, "too many large answers are kept until they are whole: this one has to be streamed")
+	}
+	r.held += more
+	return nil
+}
+
+// release gives back the room that the answer took. It may be called on nil.
+func (r *reply) release() {
+	if r != nil && r.held > 0 {
+		r.front.kept.Release(r.held)
+		r.held = 0
+	}
 }
 
 func (r *reply) line(line []byte) {
@@ -176,6 +218,15 @@ func (r *reply) end() {
 	r.over = true
 	if r.collected == nil {
 		r.flush()
+		return
+	}
+	r.whole()
+}
+
+// whole answers with the message that has been collected.
+func (r *reply) whole() {
+	if err := r.hold(); err != nil { // the turn may have come to its end with the event that is too much
+		r.fail(err)
 		return
 	}
 	r.front.bound(r.control)

@@ -1,7 +1,6 @@
 package chat
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -114,7 +113,7 @@ func (t *translation) part(to []byte, where, role string, part gjson.Result) ([]
 	if detail := part.Get("image_url.detail"); isSet(detail) && detail.Str != "auto" {
 		t.ignored.Add("image_url.detail")
 	}
-	return image(to, where+".image_url.url", part.Get("image_url.url").Str)
+	return image(to, where+".image_url.url", part.Get("image_url.url"))
 }
 
 func text(to []byte, where, role string, said gjson.Result) ([]byte, error) {
@@ -127,13 +126,12 @@ func text(to []byte, where, role string, said gjson.Result) ([]byte, error) {
 var imageTypes = map[string]bool{"image/jpeg": true, "image/png": true, "image/gif": true, "image/webp": true}
 
 // image appends the image that a URL is or tells of. An instance never fetches it: that is left to the API.
-func image(to []byte, where, url string) ([]byte, error) {
-	if strings.HasPrefix(url, "https://") {
-		quoted, _ := json.Marshal(url) // a string: can't fail
+func image(to []byte, where string, url gjson.Result) ([]byte, error) {
+	if strings.HasPrefix(url.Str, "https://") {
 		to = append(to, `{"type":"image","source":{"type":"url","url":`...)
-		return append(append(to, quoted...), `}}`...), nil
+		return append(append(to, url.Raw...), `}}`...), nil // as it came: written anew it may become six times as long
 	}
-	inline, isData := strings.CutPrefix(url, "data:")
+	inline, isData := strings.CutPrefix(url.Str, "data:")
 	kind, data, isBase64 := strings.Cut(inline, ";base64,")
 	switch {
 	case !isData:

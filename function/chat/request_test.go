@@ -2,6 +2,7 @@ package chat
 
 import (
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -196,4 +197,20 @@ func FuzzDecode(f *testing.F) {
 		_, err = api.Decode(pooled)
 		require.NoError(t, err)
 	})
+}
+
+func TestDecode_ARequestGrowsByLittleAndWhatIsBesideTheMessagesIsNotCopied(t *testing.T) {
+	link := "https://example.com/?" + strings.Repeat("&", 1<<20)
+	body := []byte(`{"model":"haiku","messages":[` + imageAt(link) + `]}`)
+	_, pooled, _, err := Decode(body, headers())
+	require.NoError(t, err)
+	require.Less(t, len(pooled), len(body)+usualGrowth)
+
+	body = []byte(`{` + hi[:len(hi)-1] + `,{"role":"system","content":"` + strings.Repeat("<", 8<<20) + `"}]}`)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, _, _, err = Decode(body, headers())
+	runtime.ReadMemStats(&after)
+	require.Equal(t, 400, api.Known(err).Status)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(5*len(body)))
 }

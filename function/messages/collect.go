@@ -17,7 +17,8 @@ type Collector struct {
 	end    []byte
 }
 
-// block is one of the message, as it began, and what came to it.
+// block is one of the message, as it began, and what came to it. Its texts are kept as JSON has them between the quotes:
+// parts that follow each other are one.
 type block struct {
 	start                     []byte
 	text, thinking, signature []byte
@@ -49,11 +50,11 @@ func (c *Collector) Take(name string, data []byte) {
 func (b *block) add(delta gjson.Result) {
 	switch delta.Get("type").Str {
 	case "text_delta":
-		b.text = append(b.text, delta.Get("text").Str...)
+		b.text = appendInner(b.text, delta.Get("text"))
 	case "thinking_delta":
-		b.thinking = append(b.thinking, delta.Get("thinking").Str...)
+		b.thinking = appendInner(b.thinking, delta.Get("thinking"))
 	case "signature_delta":
-		b.signature = append(b.signature, delta.Get("signature").Str...)
+		b.signature = appendInner(b.signature, delta.Get("signature"))
 	case "input_json_delta":
 		b.input = append(b.input, delta.Get("partial_json").Str...)
 	case "citations_delta":
@@ -61,18 +62,30 @@ func (b *block) add(delta gjson.Result) {
 	}
 }
 
+// appendInner appends what stands between a text's quotes.
+func appendInner(to []byte, text gjson.Result) []byte {
+	if text.Type != gjson.String {
+		return to
+	}
+	return append(to, text.Raw[1:len(text.Raw)-1]...)
+}
+
+// Size is how many bytes it has taken.
+func (c *Collector) Size() int { return c.size }
+
 // Full reports whether there is more than the Collector takes: then it has no message.
 func (c *Collector) Full() bool { return c.size > c.most }
 
-// Message is the whole message, after its end.
+// Message is the whole message, after its end. The Collector keeps nothing of it.
 func (c *Collector) Message() []byte {
 	end := gjson.ParseBytes(c.end)
 	var void []int64
 	for _, index := range end.Get("claudepool_void").Array() {
 		void = append(void, index.Int())
 	}
-	content := []byte{'['}
+	content := append(make([]byte, 0, c.size), '[')
 	for i, b := range c.blocks {
+		c.blocks[i] = nil
 		if slices.Contains(void, int64(i)) {
 			continue
 		}
@@ -81,7 +94,9 @@ func (c *Collector) Message() []byte {
 		}
 		content = b.append(content)
 	}
-	return replaced(nil, c.head, map[string][]byte{"content": append(content, ']'), "usage": []byte(end.Get("usage").Raw),
+	c.blocks = nil
+	to := make([]byte, 0, len(content)+len(c.head)+len(c.end))
+	return replaced(to, c.head, map[string][]byte{"content": append(content, ']'), "usage": []byte(end.Get("usage").Raw),
 		"stop_reason": []byte(end.Get("delta.stop_reason").Raw), "stop_sequence": []byte(end.Get("delta.stop_sequence").Raw),
 		"stop_details": []byte(end.Get("delta.stop_details").Raw)})
 }
@@ -91,7 +106,7 @@ func (b *block) append(to []byte) []byte {
 	with := make(map[string][]byte)
 	for name, text := range map[string][]byte{"text": b.text, "thinking": b.thinking, "signature": b.signature} {
 		if text != nil {
-			with[name] = appendText(nil, string(text))
+			with[name] = append(append([]byte{'"'}, text...), '"')
 		}
 	}
 	if b.citations != nil {

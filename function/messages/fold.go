@@ -115,7 +115,7 @@ func read(raw []byte) (l line) {
 		case "message":
 			l.message = value
 		case "error":
-			l.failed = true
+			l.failed = value.Type != gjson.Null
 		case "parent_tool_use_id":
 			l.sub = value.Type == gjson.String
 		case "abandoned_blocks":

@@ -102,6 +102,13 @@ func TestFold_ATurnWithoutAWordIsAMessageAllTheSame(t *testing.T) {
 }
 
 // A whole answer is void, and so is what its tool says later.
+func TestFold_AnErrorThatIsNullIsNone(t *testing.T) {
+	_, message, _ := folded(&Asked{Model: "haiku"}, []string{
+		`{"type":"assistant","error":null,"message":{"id":"m","content":[{"type":"text","text":"a"}]},"parent_tool_use_id":null}`,
+		`{"type":"result","subtype":"success","is_error":false}`})
+	require.Equal(t, "a", gjson.GetBytes(message, "content.0.text").Str)
+}
+
 func TestFold_AVoidCallGetsNoResult(t *testing.T) {
 	turn := &cli{r: newRandom(3)}
 	turn.start("msg_1")

@@ -2,6 +2,7 @@ package messages
 
 import (
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -138,4 +139,14 @@ func FuzzDecode(f *testing.F) {
 		_, err = api.Decode(pooled)
 		require.NoError(t, err)
 	})
+}
+
+func TestDecode_NothingIsMadeOfWhatIsTooLongBesideTheMessages(t *testing.T) {
+	body := []byte(`{` + hello + `,"system":"` + strings.Repeat("<", 8<<20) + `"}`)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, _, _, err := Decode(body, headers("X-Api-Key", key))
+	runtime.ReadMemStats(&after)
+	require.Equal(t, 400, api.Known(err).Status)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(len(body)/8))
 }

@@ -10,14 +10,18 @@ func DecodeAs(body []byte, translate func(whole gjson.Result) ([]byte, error)) (
 	if err != nil {
 		return nil, nil, err
 	}
-	fields, err := translate(whole)
-	if err != nil {
-		return nil, nil, err
-	}
-	if len(fields) > maxField {
-		return nil, nil, Invalid("what is beside the messages must not be longer than %d bytes", maxField)
-	}
 	messages := whole.Get("messages")
+	tooLong := Invalid("what is beside the messages must not be longer than %d bytes", maxField)
+	if len(whole.Raw)-len(messages.Raw) > maxField { // before anything is made of it
+		return nil, nil, tooLong
+	}
+	fields, err := translate(whole)
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case len(fields) > maxField:
+		return nil, nil, tooLong
+	}
 	req, err = build(fields, body, messages)
 	if err == nil {
 		err = req.validate()

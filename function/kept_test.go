@@ -1,0 +1,81 @@
+package function
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"claudepool/function/messages"
+	"claudepool/pool/api"
+)
+
+// largeTurn are the events of a turn that says so many mebibytes.
+func largeTurn(mebibytes int) []string {
+	word := strings.Replace(answered[3], "Hel", strings.Repeat("x", 1<<20), 1)
+	lines := append([]string{}, answered[:3]...)
+	for range mebibytes {
+		lines = append(lines, word)
+	}
+	return append(framed(append(lines, answered[5:]...)...), api.Done)
+}
+
+func TestMessages_AnAnswerThatIsTooLargeIsNoneHoweverItComes(t *testing.T) {
+	f, _, _ := newFront(t, events())
+	w := httptest.NewRecorder()
+	r := f.reply(w, "req_1", answering{&messages.Asked{}, messages.Frames{}})
+	defer r.release()
+	r.open(http.Header{})
+	r.write([]byte(strings.Join(largeTurn(maxMessage>>20), "")))
+	require.Equal(t, 502, w.Code)
+	require.Equal(t, "false", w.Header().Get(api.HeaderShouldRetry))
+}
+
+func TestMessages_AnswersThatAreKeptHaveABoundInAll(t *testing.T) {
+	const mebibytes = 20
+	said, goOn := make(chan struct{}, 1), make(chan struct{})
+	letGo := sync.OnceFunc(func() { close(goOn) })
+	var turns atomic.Int32
+	f, url, _ := newFront(t, func(w http.ResponseWriter, r *http.Request) {
+		all := largeTurn(mebibytes)
+		if turns.Add(1) > 1 {
+			events(all...)(w, r)
+			return
+		}
+		events(all[:len(all)-1]...)(w, r)
+		said <- struct{}{}
+		<-goOn
+		events(api.Done)(w, r)
+	})
+	t.Cleanup(letGo)
+	first := make(chan int, 1)
+	go func() {
+		response, _ := say(t, url, "")
+		first <- response.StatusCode
+	}()
+	<-said
+	rest := int64(maxMessage - mebibytes<<20 + freeMessage)
+	require.Eventually(t, func() bool {
+		isFree := f.kept.TryAcquire(rest)
+		if isFree {
+			f.kept.Release(rest)
+		}
+		return !isFree
+	}, 10*time.Second, time.Millisecond)
+	response, body := say(t, url, "")
+	require.Equal(t, api.StatusOverloaded, response.StatusCode)
+	require.Equal(t, "false", response.Header.Get(api.HeaderShouldRetry), "the turn was run")
+	require.Empty(t, response.Header.Get("Retry-After"))
+	require.Contains(t, body, "overloaded_error")
+	response, _ = say(t, url, `,"stream":true`)
+	require.Equal(t, 200, response.StatusCode)
+	letGo()
+	require.Equal(t, 200, <-first)
+	response, _ = say(t, url, "")
+	require.Equal(t, 200, response.StatusCode, "the room is given back")
+}
