@@ -263,7 +263,7 @@ func TestFront_AClientThatStopsReadingIsHungUpOn(t *testing.T) {
 	f, _, _ := newFront(t, func(w http.ResponseWriter, r *http.Request) {
 		defer close(ended)
 		_, _ = io.Copy(io.Discard, r.Body)
-		flood := []byte("data: " + strings.Repeat("x", 1<<20) + "\n\n")
+		flood := []byte(`data: {"text":"` + strings.Repeat("x", 1<<20) + "\"}\n\n")
 		for r.Context().Err() == nil {
 			_, _ = w.Write(flood)
 		}

@@ -38,12 +38,15 @@ func passes(status int, body string) http.HandlerFunc {
 }
 
 func TestFront_PassesCallsThroughToAnyInstance(t *testing.T) {
+	const model = `{"type":"model","id":"claude-haiku-5-5"}`
+	answers := map[string]string{api.PathCountTokens: `{"input_tokens":3}`, "/v1/models/claude-haiku-5-5": model,
+		api.PathModels: `{"data":[` + model + `],"has_more":false}`}
 	var got *http.Request
 	var body []byte
 	_, url, r := newFront(t, func(w http.ResponseWriter, q *http.Request) {
 		got = q
 		body, _ = io.ReadAll(q.Body)
-		passes(200, `{"input_tokens":3}`)(w, q)
+		passes(200, answers[q.URL.Path])(w, q)
 	})
 	r.err = fmt.Errorf("no user may be claimed")
 	keys, err := hop.ParseKeys("0123456789abcdef0123456789abcdef")
@@ -57,7 +60,7 @@ func TestFront_PassesCallsThroughToAnyInstance(t *testing.T) {
 			api.HeaderRequestID, "mine-1")
 		response, text := do(t, c.method, url+c.target, c.body, headers...)
 		require.Equal(t, 200, response.StatusCode, text)
-		require.Equal(t, `{"input_tokens":3}`, text)
+		require.Equal(t, answers[got.URL.Path], text)
 		require.Equal(t, []string{"mine-1", "application/json", ""},
 			values(response.Header, "request-id", "Content-Type", "X-Internal"))
 		require.Equal(t, c.method+" "+c.target, got.Method+" "+got.URL.String())

@@ -269,7 +269,7 @@ func TestChat_ModelsAreListedAsWhoeverAsksReadsThem(t *testing.T) {
 		if version != "" {
 			r.Header.Set("anthropic-version", version)
 		}
-		response, err := http.DefaultClient.Do(r)
+		response, err := server.Client().Do(r)
 		require.NoError(t, err)
 		defer response.Body.Close()
 		body, err := io.ReadAll(response.Body)

@@ -85,6 +85,7 @@ func TestFront_DrainEndsAfterItsGraceAlsoWhatHasNoAnswerYet(t *testing.T) {
 // The framework turns a panic of its function into a clean end with the panic's text in the stream.
 func TestFront_UnderTheFrameworkABrokenStreamEndsExplicitlyToo(t *testing.T) {
 	f, _, _ := newFront(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
 		_, _ = io.WriteString(w, "data: {}\n\n")
 		_ = http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)

@@ -82,28 +82,34 @@ func New(opts Options) *Front {
 		kept: newKept(opts.Memory)}
 	f.idle = sync.NewCond(&f.mu)
 	f.ending, f.end = context.WithCancel(context.Background()) // #nosec G118 -- Drain calls it
-	f.routes()
+	f.mux.HandleFunc("/", f.notFound)
+	for pattern, handler := range f.endpoints() {
+		f.mux.Handle(pattern, handler)
+	}
 	return f
 }
 
-// routes says what is answered where.
-func (f *Front) routes() {
+// endpoints are what is answered where.
+func (f *Front) endpoints() map[string]http.Handler {
 	pages := crossOrigin(f.opts.AllowedOrigins) // for what is the users'; the operator's is for no other site's pages
+	return map[string]http.Handler{
+		api.PathMessages:    pages(f.only(f.messages, http.MethodPost)),
+		api.PathMessagesAPI: pages(f.only(f.messagesAPI, http.MethodPost)),
+		api.PathChat:        pages(asChat(f.only(f.chat, http.MethodPost))),
+		api.PathResume:      pages(f.only(f.resume, http.MethodPost)),
+		api.PathForget:      pages(f.only(f.forget, http.MethodPost)),
+		api.PathCountTokens: pages(f.only(f.passThrough, http.MethodPost)),
+		api.PathModels:      pages(asModels(f.only(f.passThrough, http.MethodGet))),
+		api.PathModel:       pages(f.only(f.passThrough, http.MethodGet)),
+		pathDocument:        pages(f.only(document(), http.MethodGet, http.MethodHead)),
+		"/v1/pool/stats":    f.only(f.stats, http.MethodGet, http.MethodHead),
+		"/health":           f.only(f.health, http.MethodGet, http.MethodHead),
+		"/{$}":              f.only(f.describe, http.MethodGet, http.MethodHead),
+	}
+}
 
-	f.mux.Handle(api.PathMessages, pages(f.only(f.messages, http.MethodPost)))
-	f.mux.Handle(api.PathMessagesAPI, pages(f.only(f.messagesAPI, http.MethodPost)))
-	f.mux.Handle(api.PathChat, pages(asChat(f.only(f.chat, http.MethodPost))))
-	f.mux.Handle(api.PathResume, pages(f.only(f.resume, http.MethodPost)))
-	f.mux.Handle(api.PathForget, pages(f.only(f.forget, http.MethodPost)))
-	f.mux.Handle(api.PathCountTokens, pages(f.only(f.passThrough, http.MethodPost)))
-	f.mux.Handle(api.PathModels, pages(asModels(f.only(f.passThrough, http.MethodGet))))
-	f.mux.Handle(api.PathModel, pages(f.only(f.passThrough, http.MethodGet)))
-	f.mux.HandleFunc("/v1/pool/stats", f.only(f.stats, http.MethodGet, http.MethodHead))
-	f.mux.HandleFunc("/health", f.only(f.health, http.MethodGet, http.MethodHead))
-	f.mux.HandleFunc("/{$}", f.only(f.describe, http.MethodGet, http.MethodHead))
-	f.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		api.WriteError(w, logging.RequestID(r.Header), api.NotFound("no such path; GET / describes the service"))
-	})
+func (f *Front) notFound(w http.ResponseWriter, r *http.Request) {
+	api.WriteError(w, logging.RequestID(r.Header), api.NotFound("no such path; GET / describes the service"))
 }
 
 // ServeHTTP answers one request.
@@ -269,25 +275,6 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, k kind) {
 
 func (f *Front) health(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, map[string]string{"status": "ok"})
-}
-
-func (f *Front) describe(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, map[string]any{
-		"service":     "claudepool",
-		"description": "Keeps one Claude Code process per conversation alive between requests.",
-		"endpoints": map[string]string{
-			"POST " + api.PathMessagesAPI: "the same for clients of the Messages API",
-			"POST " + api.PathChat:        "the same for clients of OpenAI's chat completions",
-			"POST " + api.PathMessages:    "one turn of a user's conversation, as server-sent events",
-			"POST " + api.PathResume:      "the rest of a turn's events, after Last-Event-ID",
-			"POST " + api.PathForget:      "deletes the user's conversations, or that of session_id",
-			"POST " + api.PathCountTokens: "how many tokens a message has, as the Messages API says",
-			"GET " + api.PathModels:       "the models there are, as the Messages API says",
-			"GET " + api.PathModel:        "one of them",
-			"GET /v1/pool/stats":          "all instances and their processes",
-			"GET /health":                 "liveness",
-		},
-	})
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

@@ -21,7 +21,7 @@ import (
 )
 
 func TestFront_PassesStreamsAndBodiesWhole(t *testing.T) {
-	big := "data: " + strings.Repeat("x", 4<<20) + "\n\n"
+	big := `data: {"text":"` + strings.Repeat("x", 4<<20) + "\"}\n\n"
 	var got string
 	_, url, _ := newFront(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -150,7 +150,7 @@ func TestFront_AStreamThatBreaksEndsExplicitly(t *testing.T) {
 func TestFront_TakesAStreamUpAgainWhenTheHopBreaks(t *testing.T) {
 	begin := func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(api.HeaderTurn, "t1")
-		events("id: t1.1\ndata: one\n\n", "id: t1.2\nda")(w, r)
+		events("id: t1.1\ndata: {\"n\":1}\n\n", "id: t1.2\nda")(w, r)
 		panic(http.ErrAbortHandler)
 	}
 	instance := func(goOn http.HandlerFunc) http.HandlerFunc {
@@ -166,15 +166,15 @@ func TestFront_TakesAStreamUpAgainWhenTheHopBreaks(t *testing.T) {
 			}
 		}
 	}
-	_, url, _ := newFront(t, instance(events("id: t1.2\ndata: two\n\n", api.Done)))
+	_, url, _ := newFront(t, instance(events("id: t1.2\ndata: {\"n\":2}\n\n", api.Done)))
 	status, header, body := post(t, url, question)
 	require.Equal(t, http.StatusOK, status)
 	require.Equal(t, "t1", header.Get(api.HeaderTurn))
-	require.Equal(t, "id: t1.1\ndata: one\n\nid: t1.2\ndata: two\n\n"+api.Done, body, "no event twice, none in halves")
+	require.Equal(t, "id: t1.1\ndata: {\"n\":1}\n\nid: t1.2\ndata: {\"n\":2}\n\n"+api.Done, body, "no event twice, none in halves")
 
 	_, url, _ = newFront(t, instance(events(": ping\n")))
 	_, _, body = post(t, url, question)
-	require.Equal(t, "id: t1.1\ndata: one\n\n: ping\n"+string(api.ErrorEvent(errBroken))+api.Done, body, "without progress it is given up")
+	require.Equal(t, "id: t1.1\ndata: {\"n\":1}\n\n: ping\n"+string(api.ErrorEvent(errBroken))+api.Done, body, "without progress it is given up")
 }
 
 // A hop that stands still breaks like any other, and to take its stream up again costs the credential, not the body.
@@ -183,15 +183,15 @@ func TestFront_TakesAStreamUpAgainWhenTheHopIsSilent(t *testing.T) {
 	f, url, r := newFront(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(api.HeaderTurn, "t1")
 		if r.URL.Path == api.PathMessages {
-			hanging("id: t1.1\ndata: one\n\n")(w, r)
+			hanging("id: t1.1\ndata: {\"n\":1}\n\n")(w, r)
 			return
 		}
 		again, _ = io.ReadAll(r.Body)
-		events("id: t1.2\ndata: two\n\n", api.Done)(w, r)
+		events("id: t1.2\ndata: {\"n\":2}\n\n", api.Done)(w, r)
 	})
 	f.hopSilence = time.Second
 	_, _, body := post(t, url, replaced)
-	require.Equal(t, "id: t1.1\ndata: one\n\nid: t1.2\ndata: two\n\n"+api.Done, body)
+	require.Equal(t, "id: t1.1\ndata: {\"n\":1}\n\nid: t1.2\ndata: {\"n\":2}\n\n"+api.Done, body)
 	sent, err := api.Decode([]byte(replaced))
 	require.NoError(t, err)
 	req, err := api.DecodeCredential(again)

@@ -38,7 +38,8 @@ func framed(lines ...string) (events []string) {
 	return events
 }
 
-const served = ": receipt {\"process\":\"reused\",\"usage\":{\"input_tokens\":30,\"output_tokens\":20}}\n"
+const served = `: receipt {"process":"reused","pid":7,"instance":"i1","queue_ms":0,"ready_ms":1,"first_event_ms":2,` +
+	`"total_ms":3,"context":"kept","usage":{"input_tokens":30,"output_tokens":20},"cost_usd":0.1,"api_calls":1}` + "\n"
 
 // say posts to the Messages API's path.
 func say(t *testing.T, url, more string, header ...string) (*http.Response, string) {

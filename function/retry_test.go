@@ -12,13 +12,13 @@ import (
 )
 
 func TestFront_EveryErrorHasTheIDWhereSDKsLookForIt(t *testing.T) {
-	f, url, _ := newFront(t, refuse(http.StatusPaymentRequired, false))
+	f, url, _ := newFront(t, refuse(http.StatusNotFound, false))
 	for _, c := range []struct {
 		method, path, body string
 		status             int
 	}{
 		{http.MethodGet, "/nowhere", "", 404}, {http.MethodGet, api.PathMessages, "", 405},
-		{http.MethodPost, api.PathMessages, "{", 400}, {http.MethodPost, api.PathMessages, question, 402},
+		{http.MethodPost, api.PathMessages, "{", 400}, {http.MethodPost, api.PathMessages, question, 404},
 		{http.MethodPost, api.PathResume, question, 400},
 	} {
 		response, body := do(t, c.method, url+c.path, c.body, api.HeaderRequestID, "mine-1")

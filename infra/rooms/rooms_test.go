@@ -21,9 +21,10 @@ var services = []string{"infra/settings", "infra/logging", "infra/hop", "infra/s
 
 // rooms are the packages of the service, and what of the module each may import. What isn't named here wires or tests.
 var rooms = map[string][]string{
-	"function":          with(services, "router", "pool/api", "function/messages", "function/chat"),
+	"function":          with(services, "router", "pool/api", "function/messages", "function/chat", "function/openapi"),
 	"function/messages": {"pool/api"},
 	"function/chat":     {"pool/api", "function/messages"},
+	"function/openapi":  nil,
 	"router":            nil,
 
 	"pool": with(services, "pool/api", "pool/broker", "pool/claude", "pool/cli", "pool/confine", "pool/seal",

@@ -64,8 +64,8 @@ func serves(ctx context.Context, addr string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	r.Close = true // no connection is left idle
-	answer, err := http.DefaultClient.Do(r)
+	r.Close = true                        // no connection is left idle
+	answer, err := new(http.Client).Do(r) // the default one may be for fronts only
 	if err != nil {
 		return false, err
 	}

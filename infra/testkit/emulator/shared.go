@@ -30,14 +30,16 @@ var (
 )
 
 // tests are a package's, after which the emulator ends.
-type tests struct{ *testing.M }
+type tests struct{ goleak.TestingM }
 
 // TestMain runs a package's tests, ends the emulator if one was started, and checks that no goroutine is left behind.
-func TestMain(m *testing.M, options ...goleak.Option) { goleak.VerifyTestMain(tests{m}, options...) }
+func TestMain(m goleak.TestingM, options ...goleak.Option) {
+	goleak.VerifyTestMain(tests{m}, options...)
+}
 
 func (m tests) Run() (code int) {
 	defer stop()
-	return m.M.Run()
+	return m.TestingM.Run()
 }
 
 // Addr returns the address of a running emulator. Where there is none the test is skipped, and fails under CI.
