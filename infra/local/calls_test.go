@@ -34,7 +34,7 @@ func (d *deployment) call(front int, method, target, body string, headers ...str
 	for i := 0; i < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
 	}
-	response, err := http.DefaultClient.Do(r)
+	response, err := d.http.Do(r)
 	if err != nil {
 		return 0, nil, err.Error()
 	}

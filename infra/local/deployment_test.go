@@ -47,6 +47,7 @@ type deployment struct {
 	redis     *redis.Client
 	redisAddr string
 	env       []string
+	http      *http.Client // that fronts are asked with
 	fronts    []string
 	instances map[string]*testkit.Process // by id
 	processes []*testkit.Process          // all, also those that have ended
@@ -113,6 +114,7 @@ func prepare(t *testing.T, cli string) *deployment {
 	t.Helper()
 	need.Program(t, "redis-server")
 	d := &deployment{t: t, folder: testkit.Folder(t), redisAddr: freeAddr(t), instances: make(map[string]*testkit.Process),
+		http:     http.DefaultClient,
 		database: emulator.Addr(t), project: "test-" + strings.ToLower(rand.Text())}
 	var err error
 	d.api, err = pooltest.NewAPI(nil)
@@ -176,7 +178,7 @@ func (d *deployment) front() {
 
 // client is one of a front.
 func (d *deployment) client(front int) *client.Client {
-	return &client.Client{URL: d.fronts[front], HTTP: http.DefaultClient}
+	return &client.Client{URL: d.fronts[front], HTTP: d.http}
 }
 
 // instance starts a pool instance and returns its id.

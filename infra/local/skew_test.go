@@ -61,7 +61,7 @@ func TestSkew_ReleasesServeSideBySide(t *testing.T) {
 // testUnknownCalls: calls that only this release passes through fail cleanly while there are no instances but of the one
 // before.
 func testUnknownCalls(t *testing.T, cli, before, this string) {
-	d := prepare(t, cli)
+	d := prepareSkew(t, cli)
 	d.bin = before
 	d.instance()
 	d.bin = this
@@ -85,11 +85,18 @@ func testUnknownCalls(t *testing.T, cli, before, this string) {
 	}
 }
 
+// prepareSkew is prepare with answers that aren't held against this release's description: another one has its own.
+func prepareSkew(t *testing.T, cli string) *deployment {
+	d := prepare(t, cli)
+	d.http = &http.Client{Transport: http.DefaultTransport}
+	return d
+}
+
 // testTogether runs a front and an instance of each of two releases, then takes the old instance away as an update does. So
 // many requests may fail by meeting the closing of a connection: the release before doesn't say at its end that it has
 // answered all that it had accepted.
 func testTogether(t *testing.T, cli, older, newer string, mayFail int) {
-	d := prepare(t, cli)
+	d := prepareSkew(t, cli)
 	d.bin = older
 	d.front()
 	oldOne := d.instance()
