@@ -21,21 +21,9 @@ import (
 const asChatRequest = `{"model":"haiku","messages":[{"role":"user","content":"hi"}]%s}`
 
 // complete posts to the path of chat completions.
-func complete(t *testing.T, url, body string, header ...string) (*http.Response, string) {
+func complete(t *testing.T, url, body string, headers ...string) (*http.Response, string) {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+api.PathChat, strings.NewReader(body))
-	require.NoError(t, err)
-	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set("Authorization", "Bearer sk-ant-api03-secret")
-	for i := 0; i < len(header); i += 2 {
-		r.Header.Set(header[i], header[i+1])
-	}
-	response, err := http.DefaultClient.Do(r)
-	require.NoError(t, err)
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	require.NoError(t, err)
-	return response, string(text)
+	return do(t, http.MethodPost, url+api.PathChat, body, append([]string{"Authorization", "Bearer sk-ant-api03-secret"}, headers...)...)
 }
 
 // chunks are the data of a stream, without its comments.

@@ -42,21 +42,10 @@ const served = `: receipt {"process":"reused","pid":7,"instance":"i1","queue_ms"
 	`"total_ms":3,"context":"kept","usage":{"input_tokens":30,"output_tokens":20},"cost_usd":0.1,"api_calls":1}` + "\n"
 
 // say posts to the Messages API's path.
-func say(t *testing.T, url, more string, header ...string) (*http.Response, string) {
+func say(t *testing.T, url, more string, headers ...string) (*http.Response, string) {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/v1/messages?beta=true", strings.NewReader(fmt.Sprintf(asMessages, more)))
-	require.NoError(t, err)
-	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set("X-Api-Key", "sk-ant-api03-secret")
-	for i := 0; i < len(header); i += 2 {
-		r.Header.Set(header[i], header[i+1])
-	}
-	response, err := http.DefaultClient.Do(r)
-	require.NoError(t, err)
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	require.NoError(t, err)
-	return response, string(text)
+	return do(t, http.MethodPost, url+"/v1/messages?beta=true", fmt.Sprintf(asMessages, more),
+		append([]string{"X-Api-Key", "sk-ant-api03-secret"}, headers...)...)
 }
 
 func TestMessages_AStreamIsOfNamedEvents(t *testing.T) {
