@@ -30,8 +30,10 @@ demo: setup ## Watch three users talk to two instances, offline
 build: ## Build front and pool into .tools/bin
 	go build -o .tools/bin/ ./function/cmd/front ./pool/cmd/poold
 
-check: ## gofmt, vet, staticcheck
+check: ## gofmt, lines of at most 120 columns, vet, staticcheck
 	@unformatted=$$(gofmt -l $$(go list -f '{{.Dir}}' ./...) infra/sdktest/go); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
+	@find . -path ./.tools -prune -o -name '*.go' -print | xargs awk \
+	  'length($$0) > 120 { print FILENAME ":" FNR ": over 120 columns"; bad = 1 } END { exit bad }'
 	go vet ./...
 	go run $(STATICCHECK) ./...
 

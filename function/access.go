@@ -33,9 +33,9 @@ func ParseAPIKeys(list string) (APIKeys, error) {
 	return keys, nil
 }
 
-// know reports whether the request carries one of the keys. Every key is compared, also after one has fitted: how long
+// match reports whether the request carries one of the keys. Every key is compared, also after one has fitted: how long
 // it takes tells nothing about which.
-func (k APIKeys) know(r *http.Request) bool {
+func (k APIKeys) match(r *http.Request) bool {
 	key := r.Header.Get(headerKey)
 	if key == "" && !isOfUsers(r.URL.Path) {
 		if key = r.Header.Get("X-Api-Key"); key == "" {
@@ -58,14 +58,15 @@ func isOfUsers(path string) bool {
 		strings.HasPrefix(path+"/", api.PathModels+"/")
 }
 
-// admit decides what can be decided before the body has been read.
-func (f *Front) admit(w http.ResponseWriter, r *http.Request) error {
-	if len(f.opts.APIKeys) > 0 && !f.opts.APIKeys.know(r) {
+// precheck decides what can be decided before the body has been read.
+func (f *Front) precheck(w http.ResponseWriter, r *http.Request) error {
+	if len(f.opts.APIKeys) > 0 && !f.opts.APIKeys.match(r) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		if isOfUsers(r.URL.Path) {
 			return api.Authentication("a valid API key of this service is needed, as x-claudepool-key")
 		}
-		return api.Authentication("a valid API key of this service is needed, as x-claudepool-key, x-api-key or a bearer token")
+		return api.Authentication("a valid API key of this service is needed, as x-claudepool-key, x-api-key or a bearer " +
+			"token")
 	}
 	addr, site := clientAddr(r, f.opts.TrustedProxies)
 	return f.opts.Limits.address(r.Context(), w.Header(), addr, site)
@@ -74,14 +75,14 @@ func (f *Front) admit(w http.ResponseWriter, r *http.Request) error {
 // authorized reports whether the request may see the stats.
 func (f *Front) authorized(r *http.Request) bool {
 	if f.opts.StatsToken == "" {
-		return len(f.opts.APIKeys) == 0 || f.opts.APIKeys.know(r)
+		return len(f.opts.APIKeys) == 0 || f.opts.APIKeys.match(r)
 	}
 	return subtle.ConstantTimeCompare([]byte(api.Bearer(r.Header)), []byte(f.opts.StatsToken)) == 1
 }
 
 // clientAddr is the address the request came from, as the outermost of so many proxies of our own has seen it: each
-// appends who asked it. What stands before that in the header the client wrote itself. Of an IPv6 address it is the /64,
-// which one client can have all of; site is then the /48, which one can have too.
+// appends the address that asked it. What stands before that in the header the client wrote itself. Of an IPv6 address
+// it is the /64, which one client can have all of; site is then the /48, which one can have too.
 func clientAddr(r *http.Request, proxies int) (address, site string) {
 	text, _, _ := net.SplitHostPort(r.RemoteAddr)
 	if proxies > 0 {

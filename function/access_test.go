@@ -120,7 +120,8 @@ func TestClientAddr_IsWhatTheOutermostProxyOfOursSaw(t *testing.T) {
 
 func TestFront_LetsNoOtherSitesPagesIn(t *testing.T) {
 	f, url, _ := newFront(t, events(api.Done))
-	origin := []string{"Origin", "https://evil.example", "Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "x-api-key"}
+	origin := []string{"Origin", "https://evil.example", "Access-Control-Request-Method", "POST",
+		"Access-Control-Request-Headers", "x-api-key"}
 	for range 2 {
 		for _, path := range []string{"/", "/health", "/v1/pool/stats", "/v1/messages/pooled", "/nowhere"} {
 			for _, method := range []string{http.MethodOptions, http.MethodGet, http.MethodPost} {
@@ -143,7 +144,8 @@ func slowly(t *testing.T, addr string) (answer string) {
 	conn, err := net.Dial("tcp", addr)
 	require.NoError(t, err)
 	defer conn.Close()
-	_, err = io.WriteString(conn, "POST /v1/messages/pooled HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n")
+	_, err = io.WriteString(conn, "POST /v1/messages/pooled HTTP/1.1\r\nHost: x\r\nContent-Type: "+
+		"application/json\r\nContent-Length: 1000000\r\n\r\n")
 	require.NoError(t, err)
 	stop := make(chan struct{})
 	defer close(stop)
@@ -178,7 +180,8 @@ func TestFront_DrainAnswersWhoseBodyIsStillToComeThatItEnds(t *testing.T) {
 // The channel is closed when the front is done with the request.
 func unread(t *testing.T, f *Front) <-chan struct{} {
 	t.Helper()
-	store, large := snapshot.NewMemory(), snapshot.Instance{ID: strings.Repeat("i", 64<<10), ExpiresAt: time.Now().Add(time.Hour)}
+	store, large := snapshot.NewMemory(), snapshot.Instance{ID: strings.Repeat("i", 64<<10),
+		ExpiresAt: time.Now().Add(time.Hour)}
 	for i := range 160 {
 		large.Users = append(large.Users, snapshot.User{ID: fmt.Sprintf("%016x", i)})
 	}

@@ -12,8 +12,9 @@ import (
 )
 
 // read takes the whole body and checks that it is a request.
-func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request, decode decoder) (*api.Body, *api.Request, error) {
-	body, err := f.take(ctx, w, r, f.intake)
+func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request, decode decoder) (*api.Body,
+	*api.Request, error) {
+	body, err := f.readBody(ctx, w, r, f.intake)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -21,8 +22,9 @@ func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request
 	return body, req, err
 }
 
-// take takes the whole body, which has to be JSON by its header.
-func (f *Front) take(ctx context.Context, w http.ResponseWriter, r *http.Request, intake *api.Intake) (*api.Body, error) {
+// readBody takes the whole body, which has to be JSON by its header.
+func (f *Front) readBody(ctx context.Context, w http.ResponseWriter, r *http.Request, intake *api.Intake) (*api.Body,
+	error) {
 	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
 		return nil, api.Invalid("Content-Type must be application/json")
 	}
@@ -50,12 +52,12 @@ func (f *Front) take(ctx context.Context, w http.ResponseWriter, r *http.Request
 // restTime is how long a client whose request is refused may take to send the rest of it.
 const restTime = 5 * time.Second
 
-// refuse answers with an error, and then takes a bounded rest of the body, if not too many do so: there are clients that read
-// nothing before they have written all, and see but a broken connection otherwise.
+// refuse answers with an error, and then takes a bounded rest of the body, if not too many do so: there are clients
+// that read nothing before they have written all, and see but a broken connection otherwise.
 func (f *Front) refuse(w http.ResponseWriter, r *http.Request, id string, err error) {
 	var refused *api.Error
 	if !errors.As(err, &refused) || refused.Status == http.StatusTooManyRequests || !f.rests.TryAcquire(1) {
-		api.WriteError(w, id, err) // who asks again soon may learn it then
+		api.WriteError(w, id, err) // a client that asks again soon may learn it then
 		return
 	}
 	defer f.rests.Release(1)

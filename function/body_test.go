@@ -27,7 +27,8 @@ func TestFront_ABodyThatIsTooLargeIsRefusedToWhoWritesBeforeReading(t *testing.T
 		require.NoError(t, err)
 		defer conn.Close()
 		require.NoError(t, conn.SetDeadline(time.Now().Add(time.Minute)))
-		_, err = io.WriteString(conn, "POST "+api.PathMessages+" HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"+head)
+		_, err = io.WriteString(conn, "POST "+api.PathMessages+" HTTP/1.1\r\nHost: h\r\nContent-Type: "+
+			"application/json\r\n"+head)
 		require.NoError(t, err)
 		part := bytes.Repeat([]byte("x"), 1<<20)
 		for range size / len(part) {

@@ -41,8 +41,8 @@ type places struct {
 	taken map[string]int // by address
 }
 
-// take takes a place, which has to be left, unless all are taken or too many of them from the address.
-func (p *places) take(addr string) bool {
+// acquire takes a place, which has to be left, unless all are taken or too many of them from the address.
+func (p *places) acquire(addr string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.all >= callsAtOnce || p.taken[addr] >= callsOfAddress {
@@ -53,7 +53,7 @@ func (p *places) take(addr string) bool {
 	return true
 }
 
-func (p *places) leave(addr string) {
+func (p *places) release(addr string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.all--
@@ -67,8 +67,8 @@ func (f *Front) passThrough(w http.ResponseWriter, r *http.Request) {
 	id := logging.RequestID(r.Header)
 	ctx, cut := context.WithCancelCause(logging.WithRequest(r.Context(), id, r.Header))
 	defer cut(nil)
-	defer f.stopper(ctx, cut)()
-	if err := f.admit(w, r); err != nil {
+	defer f.cutBeforeDeadline(ctx, cut)()
+	if err := f.precheck(w, r); err != nil {
 		api.WriteError(w, id, err)
 		return
 	}
@@ -78,7 +78,7 @@ func (f *Front) passThrough(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if call.Method == http.MethodPost {
-		body, err := f.take(ctx, w, r, f.calls.intake)
+		body, err := f.readBody(ctx, w, r, f.calls.intake)
 		if err != nil {
 			f.refuse(w, r, id, orCause(ctx, err))
 			return
@@ -92,21 +92,21 @@ func (f *Front) passThrough(w http.ResponseWriter, r *http.Request) {
 // ask answers with what an instance has from the API.
 func (f *Front) ask(ctx context.Context, w http.ResponseWriter, r *http.Request, id string, to api.Call) {
 	addr, _ := clientAddr(r, f.opts.TrustedProxies)
-	if !f.calls.places.take(addr) {
+	if !f.calls.places.acquire(addr) {
 		api.WriteError(w, id, api.RateLimited(callRetry, "too many calls of this kind are under way, try again"))
 		return
 	}
-	defer f.calls.places.leave(addr)
+	defer f.calls.places.release(addr)
 	ctx, cancel := context.WithTimeoutCause(ctx, callTime, errTooLong)
 	defer cancel()
 	c := call{path: to.Path, id: id, user: to.Credential.UserID(), body: newBody(to.Body), trace: r.Header}
-	answer, err := f.askSome(ctx, c, to)
+	answer, err := f.passToAny(ctx, c, to)
 	if err != nil {
 		api.WriteError(w, id, orCause(ctx, err))
 		return
 	}
 	defer func() { _ = answer.Body.Close() }()
-	f.bound(http.NewResponseController(w))
+	f.limitWrite(http.NewResponseController(w))
 	if answer.StatusCode != http.StatusOK {
 		f.passError(ctx, w, c, answer)
 		return
@@ -116,11 +116,11 @@ func (f *Front) ask(ctx context.Context, w http.ResponseWriter, r *http.Request,
 
 var errNobody = api.Unavailable(callRetry, "no instance can ask the API now, try again")
 
-// askSome asks one instance after the other until one has an answer. To ask twice does no harm. Instances of the
+// passToAny asks one instance after the other until one has an answer. To ask twice does no harm. Instances of the
 // release before don't know such calls.
-func (f *Front) askSome(ctx context.Context, c call, to api.Call) (*http.Response, error) {
+func (f *Front) passToAny(ctx context.Context, c call, to api.Call) (*http.Response, error) {
 	for _, instance := range f.opts.Router.Sample(callTries) {
-		answer, err := f.askOne(ctx, c, to, instance)
+		answer, err := f.passTo(ctx, c, to, instance)
 		switch {
 		case ctx.Err() != nil:
 			return nil, errNobody
@@ -135,7 +135,7 @@ func (f *Front) askSome(ctx context.Context, c call, to api.Call) (*http.Respons
 	return nil, errNobody
 }
 
-func (f *Front) askOne(ctx context.Context, c call, to api.Call, instance router.Owner) (*http.Response, error) {
+func (f *Front) passTo(ctx context.Context, c call, to api.Call, instance router.Owner) (*http.Response, error) {
 	r, err := newHop(ctx, instance, to.Method, to.Path, c.body)
 	if err != nil {
 		return nil, err

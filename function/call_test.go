@@ -212,12 +212,12 @@ func TestFront_OnlySomeCallsAreUnderWayAndFewOfOneAddress(t *testing.T) {
 func TestFront_OneAddressHasItsOwnBoundOfCallsAndItsRate(t *testing.T) {
 	p := &places{taken: make(map[string]int)}
 	for range callsOfAddress {
-		require.True(t, p.take("a"))
+		require.True(t, p.acquire("a"))
 	}
-	require.False(t, p.take("a"))
-	require.True(t, p.take("b"), "others have places")
-	p.leave("a")
-	require.True(t, p.take("a"))
+	require.False(t, p.acquire("a"))
+	require.True(t, p.acquire("b"), "others have places")
+	p.release("a")
+	require.True(t, p.acquire("a"))
 
 	server := miniredis.RunT(t)
 	f, url, _ := newFront(t, passes(200, `{}`))

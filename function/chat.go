@@ -24,7 +24,7 @@ func asChat(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) { next(&chatAnswers{ResponseWriter: w}, r) }
 }
 
-// asModels has models be listed as OpenAI does for who names no version of the Messages API.
+// asModels has models be listed as OpenAI does for clients that name no version of the Messages API.
 func asModels(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Anthropic-Version") == "" {

@@ -23,7 +23,8 @@ const asChatRequest = `{"model":"haiku","messages":[{"role":"user","content":"hi
 // complete posts to the path of chat completions.
 func complete(t *testing.T, url, body string, headers ...string) (*http.Response, string) {
 	t.Helper()
-	return do(t, http.MethodPost, url+api.PathChat, body, append([]string{"Authorization", "Bearer sk-ant-api03-secret"}, headers...)...)
+	return do(t, http.MethodPost, url+api.PathChat, body, append([]string{"Authorization", "Bearer sk-ant-api03-secret"},
+		headers...)...)
 }
 
 // chunks are the data of a stream, without its comments.
@@ -189,7 +190,7 @@ func (c *conversations) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for _, l := range turn {
 		line, err := claude.ParseLine([]byte(l))
 		if err == nil {
-			answer.Take(&line)
+			answer.Add(&line)
 		}
 	}
 	c.known[at] = c.known[at].Extend(reading.Asked, api.Reply{All: answer.All(), Message: answer.Message(),

@@ -32,7 +32,8 @@ func crossOrigin(origins []string) func(http.Handler) http.Handler {
 	if len(origins) == 0 {
 		return func(next http.Handler) http.Handler { return next }
 	}
-	rules := cors.New(cors.Options{AllowedOrigins: origins, AllowedMethods: []string{http.MethodGet, http.MethodHead, http.MethodPost},
+	rules := cors.New(cors.Options{AllowedOrigins: origins, AllowedMethods: []string{http.MethodGet, http.MethodHead,
+		http.MethodPost},
 		AllowedHeaders: []string{"*"}, ExposedHeaders: shownHeaders, MaxAge: preflightAge})
 	return func(next http.Handler) http.Handler {
 		next = rules.Handler(next)

@@ -26,7 +26,7 @@ func newOpenFront(t *testing.T, origins ...string) string {
 	return server.URL
 }
 
-var ofUsers = []string{api.PathMessages, api.PathResume, api.PathForget, api.PathCountTokens, api.PathModels,
+var ofUsers = []string{api.PathMessages, api.PathResume, api.PathDelete, api.PathCountTokens, api.PathModels,
 	"/v1/models/m"}
 
 func preflight(t *testing.T, url, origin, asks string) http.Header {

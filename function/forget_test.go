@@ -12,13 +12,15 @@ import (
 	"claudepool/pool/api"
 )
 
-const replaced = `{"oauth_credentials":{"access_token":"sk-ant-oat01-new","previous_access_token":"sk-ant-oat01-old"},"messages":[{"role":"user","content":"hi"}]}`
+const replaced = `{"oauth_credentials":{"access_token":"sk-ant-oat01-new",` +
+	`"previous_access_token":"sk-ant-oat01-old"},"messages":[{"role":"user","content":"hi"}]}`
 
 func TestFront_WhoHasAPreviousTokenIsRoutedTogetherWithIt(t *testing.T) {
 	_, url, r := newFront(t, refuse(http.StatusMisdirectedRequest, false), events(api.Done))
 	status, _, body := post(t, url, replaced)
 	require.Equal(t, 200, status, body)
-	now := api.Request{OAuth: &api.OAuthCredentials{AccessToken: "sk-ant-oat01-new", PreviousAccessToken: "sk-ant-oat01-old"}}
+	now := api.Request{OAuth: &api.OAuthCredentials{AccessToken: "sk-ant-oat01-new",
+		PreviousAccessToken: "sk-ant-oat01-old"}}
 	both := now.UserID() + " " + now.Former().UserID()
 	require.Equal(t, []string{both, both}, r.together)
 	require.Equal(t, 2, r.misdirected, "of each of the two it is forgotten where it was")
@@ -36,7 +38,7 @@ func TestFront_PassesOnWhatWasForgotten(t *testing.T) {
 		`{"oauth_credentials":{"access_token":"sk-ant-oat01-secret"},"session_id":"../../x"}`: 400,
 		`{"session_id":"6f1b3a55-1a5c-4a43-9d8f-94ab34b4c3a1"}`:                               401,
 	} {
-		response, err := http.Post(url+api.PathForget, "application/json", strings.NewReader(body))
+		response, err := http.Post(url+api.PathDelete, "application/json", strings.NewReader(body))
 		require.NoError(t, err)
 		text, err := io.ReadAll(response.Body)
 		require.NoError(t, err)
@@ -46,5 +48,5 @@ func TestFront_PassesOnWhatWasForgotten(t *testing.T) {
 			require.Equal(t, "{\"deleted\":2}\n", string(text))
 		}
 	}
-	require.Equal(t, api.PathForget, path)
+	require.Equal(t, api.PathDelete, path)
 }

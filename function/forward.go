@@ -138,7 +138,8 @@ func (f *Front) exchange(ctx context.Context, c call, owner router.Owner) (*http
 
 // sign says in the hop's header what it is for.
 func (f *Front) sign(r *http.Request, c call, owner router.Owner) {
-	claims := hop.Claims{Instance: owner.Instance, User: c.user, RequestID: c.once, Path: c.path, Outage: owner.Outage, Version: hop.Common(owner.Wire)}
+	claims := hop.Claims{Instance: owner.Instance, User: c.user, RequestID: c.once, Path: c.path, Outage: owner.Outage,
+		Version: hop.Common(owner.Wire)}
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set(api.HeaderRequestID, c.id)
 	r.Header.Set(api.HeaderHop, f.opts.Keys.Sign(claims, time.Now()))
@@ -152,14 +153,14 @@ func (f *Front) sign(r *http.Request, c call, owner router.Owner) {
 // public is what the client gets to know of a request that was not served.
 func public(ctx context.Context, err error) error {
 	if errors.As(err, new(begun)) {
-		known := *api.Known(told(ctx, err))
+		known := *api.Known(mapError(ctx, err))
 		known.Begun = true
 		return &known
 	}
-	return told(ctx, err)
+	return mapError(ctx, err)
 }
 
-func told(ctx context.Context, err error) error {
+func mapError(ctx context.Context, err error) error {
 	err = orCause(ctx, err)
 	switch {
 	case errors.As(err, new(*api.Error)):

@@ -1,5 +1,5 @@
-// Package function is the front: it validates requests, finds the instance that owns the user, and passes the stream on.
-// It keeps no state that another front would miss.
+// Package function is the front: it validates requests, finds the instance that owns the user, and passes the stream
+// on. It keeps no state that another front would miss.
 package function
 
 import (
@@ -78,8 +78,9 @@ type Front struct {
 // New returns a Front.
 func New(opts Options) *Front {
 	f := &Front{opts: opts, intake: api.NewIntake(opts.MaxBodyBytes, opts.Memory), mux: http.NewServeMux(),
-		clientTimeout: clientTimeout, hopSilence: hopSilence, rests: semaphore.NewWeighted(restsAtOnce), calls: newCalls(opts),
-		kept: newKept(opts.Memory)}
+		clientTimeout: clientTimeout, hopSilence: hopSilence, rests: semaphore.NewWeighted(restsAtOnce),
+		calls: newCalls(opts),
+		kept:  newKept(opts.Memory)}
 	f.idle = sync.NewCond(&f.mu)
 	f.ending, f.end = context.WithCancel(context.Background()) // #nosec G118 -- Drain calls it
 	f.mux.HandleFunc("/", f.notFound)
@@ -97,7 +98,7 @@ func (f *Front) endpoints() map[string]http.Handler {
 		api.PathMessagesAPI: pages(f.only(f.messagesAPI, http.MethodPost)),
 		api.PathChat:        pages(asChat(f.only(f.chat, http.MethodPost))),
 		api.PathResume:      pages(f.only(f.resume, http.MethodPost)),
-		api.PathForget:      pages(f.only(f.forget, http.MethodPost)),
+		api.PathDelete:      pages(f.only(f.delete, http.MethodPost)),
 		api.PathCountTokens: pages(f.only(f.passThrough, http.MethodPost)),
 		api.PathModels:      pages(asModels(f.only(f.passThrough, http.MethodGet))),
 		api.PathModel:       pages(f.only(f.passThrough, http.MethodGet)),
@@ -126,16 +127,16 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mux.ServeHTTP(w, r)
 }
 
-// bound bounds how long the client may take to read some of what is written next.
-func (f *Front) bound(control *http.ResponseController) {
+// limitWrite bounds how long the client may take to read some of what is written next.
+func (f *Front) limitWrite(control *http.ResponseController) {
 	_ = control.SetWriteDeadline(time.Now().Add(f.clientTimeout))
 	if f.ending.Err() != nil { // asked afterwards, so that the longer time never replaces that of the front's end
 		_ = control.SetWriteDeadline(time.Now().Add(lastWrite))
 	}
 }
 
-// unbound lets whatever is written next wait: the turn comes first.
-func (f *Front) unbound(control *http.ResponseController) {
+// unlimitWrite lets whatever is written next wait: the turn comes first.
+func (f *Front) unlimitWrite(control *http.ResponseController) {
 	_ = control.SetWriteDeadline(time.Time{})
 	if f.ending.Err() != nil {
 		_ = control.SetWriteDeadline(time.Now().Add(lastWrite))
@@ -188,7 +189,10 @@ func (f *Front) only(next http.HandlerFunc, methods ...string) http.HandlerFunc 
 
 // messages begins a turn.
 func (f *Front) messages(w http.ResponseWriter, r *http.Request) {
-	f.serve(w, r, kind{decode: api.Decode, begin: func(*api.Body) (call, error) { return call{path: api.PathMessages}, nil }})
+	f.serve(w, r, kind{decode: api.Decode, begin: func(*api.Body) (call,
+		error) {
+		return call{path: api.PathMessages}, nil
+	}})
 }
 
 // resume goes on with the stream of a turn that was begun before.
@@ -200,9 +204,12 @@ func (f *Front) resume(w http.ResponseWriter, r *http.Request) {
 	}})
 }
 
-// forget deletes conversations of the user.
-func (f *Front) forget(w http.ResponseWriter, r *http.Request) {
-	f.serve(w, r, kind{decode: api.DecodeDeletion, begin: func(*api.Body) (call, error) { return call{path: api.PathForget}, nil }})
+// delete deletes conversations of the user.
+func (f *Front) delete(w http.ResponseWriter, r *http.Request) {
+	f.serve(w, r, kind{decode: api.DecodeDeletion, begin: func(*api.Body) (call,
+		error) {
+		return call{path: api.PathDelete}, nil
+	}})
 }
 
 type decoder func(body []byte) (*api.Request, error)
@@ -211,7 +218,7 @@ type decoder func(body []byte) (*api.Request, error)
 type kind struct {
 	decode decoder
 	begin  func(sent *api.Body) (call, error) // for a request that is valid
-	sink   func() sink                        // who gets the stream; nil: the client, as it is
+	sink   func() sink                        // what gets the stream; nil: the client, as it is
 }
 
 // serve has the owner of the request's user answer it.
@@ -219,8 +226,8 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, k kind) {
 	id := logging.RequestID(r.Header)
 	ctx, cut := context.WithCancelCause(logging.WithRequest(r.Context(), id, r.Header))
 	defer cut(nil)
-	defer f.stopper(ctx, cut)()
-	if err := f.admit(w, r); err != nil {
+	defer f.cutBeforeDeadline(ctx, cut)()
+	if err := f.precheck(w, r); err != nil {
 		api.WriteError(w, id, err)
 		return
 	}
@@ -241,7 +248,8 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, k kind) {
 		api.WriteError(w, id, err)
 		return
 	}
-	c.id, c.once, c.user, c.body, c.trace = id, logging.RequestID(nil), req.UserID(), newBody(sent.Bytes), r.Header
+	c.id, c.once, c.trace = id, logging.RequestID(nil), r.Header
+	c.user, c.body = req.UserID(), newBody(sent.Bytes)
 	if former := req.Former(); former != nil && c.path == api.PathMessages {
 		c.former = former.UserID()
 	}
@@ -254,12 +262,12 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, k kind) {
 		return
 	}
 	defer func() { _ = answer.Body.Close() }()
-	f.bound(http.NewResponseController(w))
+	f.limitWrite(http.NewResponseController(w))
 	switch {
 	case answer.StatusCode != http.StatusOK:
 		f.passError(ctx, w, c, answer)
 		return
-	case c.path == api.PathForget:
+	case c.path == api.PathDelete:
 		passAnswer(w, id, answer)
 		return
 	}

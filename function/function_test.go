@@ -77,8 +77,8 @@ func TestFront_AConnectionThatBrokeIsTriedOnceMoreUnderTheSameID(t *testing.T) {
 	require.Equal(t, ids[0], ids[1])
 }
 
-// The instance may have accepted the request before it went: another one must not get it, unless the instance has said that
-// all it had accepted was answered.
+// The instance may have accepted the request before it went: another one must not get it, unless the instance has said
+// that all it had accepted was answered.
 func TestFront_ATurnIsNotRunElsewhereWhenItsInstanceBreaksAndIsGone(t *testing.T) {
 	for _, answered := range []bool{false, true} {
 		elsewhere := 0
@@ -116,7 +116,10 @@ func TestFront_AHopThatIsRefusedIsNotTheClientsFault(t *testing.T) {
 }
 
 func TestFront_ACredentialThatTheAPIRefusedIsTheClients(t *testing.T) {
-	_, url, _ := newFront(t, func(w http.ResponseWriter, _ *http.Request) { api.WriteError(w, "", api.CredentialRefused()) })
+	_, url, _ := newFront(t, func(w http.ResponseWriter,
+		_ *http.Request) {
+		api.WriteError(w, "", api.CredentialRefused())
+	})
 	status, _, body := post(t, url, question)
 	require.Equal(t, 401, status)
 	require.Contains(t, body, `"type":"authentication_error"`)
@@ -170,11 +173,13 @@ func TestFront_TakesAStreamUpAgainWhenTheHopBreaks(t *testing.T) {
 	status, header, body := post(t, url, question)
 	require.Equal(t, http.StatusOK, status)
 	require.Equal(t, "t1", header.Get(api.HeaderTurn))
-	require.Equal(t, "id: t1.1\ndata: {\"n\":1}\n\nid: t1.2\ndata: {\"n\":2}\n\n"+api.Done, body, "no event twice, none in halves")
+	require.Equal(t, "id: t1.1\ndata: {\"n\":1}\n\nid: t1.2\ndata: {\"n\":2}\n\n"+api.Done, body,
+		"no event twice, none in halves")
 
 	_, url, _ = newFront(t, instance(events(": ping\n")))
 	_, _, body = post(t, url, question)
-	require.Equal(t, "id: t1.1\ndata: {\"n\":1}\n\n: ping\n"+string(api.ErrorEvent(errBroken))+api.Done, body, "without progress it is given up")
+	require.Equal(t, "id: t1.1\ndata: {\"n\":1}\n\n: ping\n"+string(api.ErrorEvent(errBroken))+api.Done, body,
+		"without progress it is given up")
 }
 
 // A hop that stands still breaks like any other, and to take its stream up again costs the credential, not the body.
@@ -222,7 +227,8 @@ func TestFront_TheBodyIsNotKeptForAsLongAsTheStreamLasts(t *testing.T) {
 	}
 	before := heap()
 	begin, end, _ := strings.Cut(question, "hi")
-	text := io.MultiReader(strings.NewReader(begin), io.LimitReader(letters{}, large), strings.NewReader(end)) // which keeps nothing either
+	// which keeps nothing either
+	text := io.MultiReader(strings.NewReader(begin), io.LimitReader(letters{}, large), strings.NewReader(end))
 	response, err := http.Post(url+"/v1/messages/pooled", "application/json", text)
 	require.NoError(t, err)
 	defer response.Body.Close()
@@ -294,7 +300,8 @@ func TestFront_DrainLetsStreamsEndAndTakesNoMore(t *testing.T) {
 	eventuallyRunning(t, f, 1)
 	drained := make(chan struct{})
 	go func() { f.Drain(time.Minute); close(drained) }()
-	require.Eventually(t, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.draining }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.draining }, 30*time.Second,
+		time.Millisecond)
 	status, _, _ := post(t, url, question)
 	require.Equal(t, 503, status)
 	close(finish)
@@ -308,8 +315,10 @@ func TestFront_AnswersOddRequestsInTheEnvelope(t *testing.T) {
 		method, path, kind string
 		status             int
 	}{
-		{http.MethodGet, "/nowhere", "", 404}, {http.MethodGet, "/v1/messages/pooled", "", 405}, {http.MethodDelete, "/health", "", 405},
-		{http.MethodPost, "/v1/messages/pooled", "text/plain", 400}, {http.MethodPost, "/v1/messages/pooled", "application/json", 400},
+		{http.MethodGet, "/nowhere", "", 404}, {http.MethodGet, "/v1/messages/pooled", "", 405}, {http.MethodDelete,
+			"/health", "", 405},
+		{http.MethodPost, "/v1/messages/pooled", "text/plain", 400}, {http.MethodPost, "/v1/messages/pooled",
+			"application/json", 400},
 		{http.MethodGet, "/health", "", 200}, {http.MethodGet, "/", "", 200}, {http.MethodGet, "/v1/pool/stats", "", 200},
 	} {
 		r, err := http.NewRequest(c.method, url+c.path, nil)
@@ -346,14 +355,16 @@ func TestFront_BadInputIsToldAndGoesNowhere(t *testing.T) {
 		{400, "invalid_request_error", "", strings.NewReader(question[:40])},
 		{400, "invalid_request_error", "", strings.NewReader(question + question)},
 		{400, "invalid_request_error", "", strings.NewReader(strings.Repeat(`{"a":`, 100_000))},
-		{400, "invalid_request_error", "credential", strings.NewReader(strings.Replace(question, "sk-ant-oat01-secret", `sk-ant-oat01-secret\nX-Evil: 1`, 1))},
+		{400, "invalid_request_error", "credential", strings.NewReader(strings.Replace(question, "sk-ant-oat01-secret",
+			`sk-ant-oat01-secret\nX-Evil: 1`, 1))},
 		{401, "authentication_error", "", strings.NewReader(`{"messages":[{"role":"user","content":"hi"}]}`)},
 		{400, "invalid_request_error", "messages", strings.NewReader(strings.Replace(question, `"user"`, `"system"`, 1))},
 		{400, "invalid_request_error", "messages", strings.NewReader(strings.Replace(question, `"hi"`, `null`, 1))},
 		{400, "invalid_request_error", "model", strings.NewReader(with(`"model":"--dangerously-skip-permissions"`))},
 		{400, "invalid_request_error", "session_id", strings.NewReader(with(`"session_id":"../../etc/passwd"`))},
 		{400, "invalid_request_error", "permission_mode", strings.NewReader(with(`"permission_mode":"yolo"`))},
-		{400, "invalid_request_error", "mcp_servers", strings.NewReader(with(`"mcp_servers":{"x":{"type":"http","url":"file:///etc/passwd"}}`))},
+		{400, "invalid_request_error", "mcp_servers",
+			strings.NewReader(with(`"mcp_servers":{"x":{"type":"http","url":"file:///etc/passwd"}}`))},
 	} {
 		response, err := http.Post(url+api.PathMessages, "application/json", c.body)
 		require.NoError(t, err)

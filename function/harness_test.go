@@ -78,7 +78,8 @@ func (r *route) Sample(n int) []router.Owner {
 
 func (r *route) Answered(context.Context, router.Owner) bool { return r.answered }
 
-const question = `{"oauth_credentials":{"access_token":"sk-ant-oat01-secret"},"messages":[{"role":"user","content":"hi"}]}`
+const question = `{"oauth_credentials":{"access_token":"sk-ant-oat01-secret"},"messages":[{"role":"user",` +
+	`"content":"hi"}]}`
 
 // newInstance serves the handler as an instance does.
 func newInstance(t *testing.T, h http.Handler) router.Owner {
@@ -108,7 +109,8 @@ func newFront(t *testing.T, instances ...http.HandlerFunc) (*Front, string, *rou
 	keys, err := hop.ParseKeys("0123456789abcdef0123456789abcdef")
 	require.NoError(t, err)
 	log := slog.New(slog.DiscardHandler)
-	f := New(Options{Logger: log, Router: r, Client: NewClient(), View: snapshot.NewView(snapshot.NewMemory(), log), Keys: keys, MaxBodyBytes: 32 << 20})
+	f := New(Options{Logger: log, Router: r, Client: NewClient(), View: snapshot.NewView(snapshot.NewMemory(), log),
+		Keys: keys, MaxBodyBytes: 32 << 20})
 	t.Cleanup(func() { f.Drain(0) })
 	server := httptest.NewServer(f)
 	t.Cleanup(server.Close)
@@ -117,7 +119,8 @@ func newFront(t *testing.T, instances ...http.HandlerFunc) (*Front, string, *rou
 
 func eventuallyRunning(t *testing.T, f *Front, n int) {
 	t.Helper()
-	require.Eventually(t, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.running == n }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.running == n }, 30*time.Second,
+		time.Millisecond)
 }
 
 func post(t *testing.T, url, body string) (int, http.Header, string) {

@@ -76,8 +76,8 @@ func newHop(ctx context.Context, owner router.Owner, method, path string, body *
 	return r, nil
 }
 
-// newRequest returns a request to an instance. Its URL names the instance by its fingerprint instead of its address, because
-// connections are kept and used again by the URL's host: an address may be another instance's by then.
+// newRequest returns a request to an instance. Its URL names the instance by its fingerprint instead of its address,
+// because connections are kept and used again by the URL's host: an address may be another instance's by then.
 func newRequest(ctx context.Context, owner router.Owner, method, path string) (*http.Request, error) {
 	ctx = context.WithValue(ctx, ownerKey{}, owner)
 	r, err := http.NewRequestWithContext(ctx, method, "https://instance-"+owner.Fingerprint+path, nil)
@@ -113,6 +113,7 @@ func NewClient() *Client {
 			owner := ctx.Value(ownerKey{}).(router.Owner)
 			return hop.Dial(ctx, owner.Addr, owner.Fingerprint)
 		},
-		DisableCompression: true, ResponseHeaderTimeout: hopSilence, MaxIdleConnsPerHost: 256, IdleConnTimeout: 5 * time.Minute,
+		DisableCompression: true, ResponseHeaderTimeout: hopSilence, MaxIdleConnsPerHost: 256,
+		IdleConnTimeout: 5 * time.Minute,
 	}}
 }

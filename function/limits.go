@@ -37,7 +37,8 @@ type Limits struct {
 
 // NewLimits returns limits whose rates may be zero: that one is off then, and costs nothing.
 func NewLimits(redis router.Redis, users, addrs settings.Rate) *Limits {
-	return &Limits{limiter: redis_rate.NewLimiter(redis), users: limitOf(users), addrs: limitOf(addrs), timeout: limitTimeout}
+	return &Limits{limiter: redis_rate.NewLimiter(redis), users: limitOf(users), addrs: limitOf(addrs),
+		timeout: limitTimeout}
 }
 
 func limitOf(r settings.Rate) redis_rate.Limit {

@@ -55,7 +55,8 @@ func newRedisClient(t *testing.T, addr string) (*redis.Client, *commands) {
 // Redis takes its time.
 func patientLimits(t *testing.T, addr string, users, addrs settings.Rate) *Limits {
 	t.Helper()
-	client := redis.NewClient(&redis.Options{Addr: addr, ReadTimeout: time.Minute, WriteTimeout: time.Minute, PoolTimeout: time.Minute, MaxRetries: -1})
+	client := redis.NewClient(&redis.Options{Addr: addr, ReadTimeout: time.Minute, WriteTimeout: time.Minute,
+		PoolTimeout: time.Minute, MaxRetries: -1})
 	t.Cleanup(func() { _ = client.Close() })
 	limits := NewLimits(client, users, addrs)
 	limits.timeout = time.Minute
@@ -115,7 +116,8 @@ func TestLimits_OfAnAddressCountBeforeTheBodyIsRead(t *testing.T) {
 	}
 	require.Equal(t, 400, ask("no JSON", "203.0.113.9"))
 	require.Equal(t, 200, ask(questionOf("ada"), "1.2.3.4, 203.0.113.9"))
-	require.Equal(t, 429, ask(questionOf("bob"), "5.6.7.8, 203.0.113.9"), "another user and another story about the way here")
+	require.Equal(t, 429, ask(questionOf("bob"), "5.6.7.8, 203.0.113.9"),
+		"another user and another story about the way here")
 	require.Equal(t, 200, ask(questionOf("bob"), "203.0.113.10"))
 	f.opts.APIKeys = apiKeysOf(t, "key")
 	require.Equal(t, 401, ask(question, "203.0.113.11"))
@@ -129,7 +131,8 @@ func TestLimits_ASiteThatHasManyAddressesDoesntPassThem(t *testing.T) {
 	f.opts.TrustedProxies = 1
 	served := 0
 	for i := range 60 {
-		response, _ := do(t, http.MethodPost, url+"/v1/messages/pooled", question, "X-Forwarded-For", fmt.Sprintf("2001:db8:1:%x::1", i))
+		response, _ := do(t, http.MethodPost, url+"/v1/messages/pooled", question, "X-Forwarded-For",
+			fmt.Sprintf("2001:db8:1:%x::1", i))
 		if response.StatusCode == http.StatusOK {
 			served++
 		}
@@ -179,16 +182,18 @@ func TestFront_AKnownUsersRequestAsksRedisNothingWithoutLimits(t *testing.T) {
 	server := miniredis.RunT(t)
 	f, url, instances := newFront(t, events(api.Done))
 	client, counted := newRedisClient(t, server.Addr())
-	require.NoError(t, router.Settle(t.Context(), client))
+	require.NoError(t, router.EndSettling(t.Context(), client))
 	owner := instances.owners[0]
 	ctx, cancel := context.WithCancel(t.Context())
-	lease := router.NewLease(client, router.LeaseOptions{Logger: f.opts.Logger, Addr: owner.Addr, Fingerprint: owner.Fingerprint,
-		Capacity: 8, Load: func() (int, int) { return 0, 0 }, Evict: func(string) {}})
+	lease := router.NewLease(client, router.LeaseOptions{Logger: f.opts.Logger, Addr: owner.Addr,
+		Fingerprint: owner.Fingerprint,
+		Capacity:    8, Load: func() (int, int) { return 0, 0 }, Evict: func(string) {}})
 	ended := make(chan struct{})
 	go func() { lease.Run(ctx); close(ended) }()
 	f.opts.Router = router.New(client, router.Options{Logger: f.opts.Logger, Reach: f.opts.Client.Reach})
 	f.opts.Limits = NewLimits(client, settings.Rate{}, settings.Rate{})
-	require.Eventually(t, func() bool { status, _, _ := post(t, url, question); return status == 200 }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { status, _, _ := post(t, url, question); return status == 200 }, 30*time.Second,
+		10*time.Millisecond)
 	cancel()
 	<-ended
 	before := counted.n.Load()

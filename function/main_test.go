@@ -10,5 +10,6 @@ import (
 
 // The framework's server can't be stopped.
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(contract.Checked(m), goleak.IgnoreAnyFunction("github.com/GoogleCloudPlatform/functions-framework-go/funcframework.StartHostPort"))
+	goleak.VerifyTestMain(contract.Checked(m),
+		goleak.IgnoreAnyFunction("github.com/GoogleCloudPlatform/functions-framework-go/funcframework.StartHostPort"))
 }

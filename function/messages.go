@@ -37,7 +37,8 @@ func (f *Front) messagesAPI(w http.ResponseWriter, r *http.Request) {
 
 // newKept is the room for answers that are not streamed. One of the largest always finds it where there is no other.
 func newKept(memory uint64) *semaphore.Weighted {
-	return semaphore.NewWeighted(max(int64(memory/messagesShare), maxMessage)) // #nosec G115 -- a part of a machine's memory
+	// #nosec G115 -- a part of a machine's memory
+	return semaphore.NewWeighted(max(int64(memory/messagesShare), maxMessage))
 }
 
 // answering is how a request is answered.
@@ -115,7 +116,7 @@ func (f *Front) reply(w http.ResponseWriter, id string, as answering) *reply {
 func (r *reply) open(from http.Header) {
 	r.from = from
 	if r.collected != nil {
-		r.front.unbound(r.control)
+		r.front.unlimitWrite(r.control)
 	}
 }
 
@@ -135,7 +136,7 @@ func (r *reply) write(events []byte) bool {
 	case r.over:
 		return true
 	case r.collected != nil:
-		if err := r.hold(); err != nil {
+		if err := r.charge(); err != nil {
 			r.fail(err)
 			return false
 		}
@@ -146,8 +147,8 @@ func (r *reply) write(events []byte) bool {
 	return r.flush()
 }
 
-// hold charges what has been collected to what all answers may take. Its error says that it is too much.
-func (r *reply) hold() error {
+// charge charges what has been collected to what all answers may take. Its error says that it is too much.
+func (r *reply) charge() error {
 	if r.collected.Full() {
 		return api.BadGateway("the answer is larger than %d bytes: it has to be streamed", maxMessage)
 	}
@@ -225,11 +226,11 @@ func (r *reply) end() {
 
 // whole answers with the message that has been collected.
 func (r *reply) whole() {
-	if err := r.hold(); err != nil { // the turn may have come to its end with the event that is too much
+	if err := r.charge(); err != nil { // the turn may have come to its end with the event that is too much
 		r.fail(err)
 		return
 	}
-	r.front.bound(r.control)
+	r.front.limitWrite(r.control)
 	if r.served.Process != "" { // the instance's headers may have gone before there was one
 		r.w.Header().Set(api.HeaderPID, strconv.Itoa(r.served.PID))
 		r.w.Header().Set(api.HeaderProcess, r.served.Process)
@@ -254,7 +255,7 @@ func (r *reply) flush() bool {
 	if len(r.pending) == 0 {
 		return true
 	}
-	r.front.bound(r.control)
+	r.front.limitWrite(r.control)
 	return r.send()
 }
 

@@ -20,12 +20,14 @@ const asMessages = `{"model":"haiku","max_tokens":10,"messages":[{"role":"user",
 // answered are the events of a turn that says "Hello" in two parts.
 var answered = []string{
 	`{"type":"system","subtype":"init"}`,
-	`{"type":"stream_event","event":{"type":"message_start","message":{"id":"msg_1","model":"claude-haiku-5-5","usage":{"input_tokens":3}}}}`,
+	`{"type":"stream_event","event":{"type":"message_start","message":{"id":"msg_1","model":"claude-haiku-5-5",` +
+		`"usage":{"input_tokens":3}}}}`,
 	`{"type":"stream_event","event":{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}}`,
 	`{"type":"stream_event","event":{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hel"}}}`,
 	`{"type":"stream_event","event":{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"lo"}}}`,
 	`{"type":"stream_event","event":{"type":"content_block_stop","index":0}}`,
-	`{"type":"stream_event","event":{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":2}}}`,
+	`{"type":"stream_event","event":{"type":"message_delta","delta":{"stop_reason":"end_turn"},` +
+		`"usage":{"output_tokens":2}}}`,
 	`{"type":"stream_event","event":{"type":"message_stop"}}`,
 	`{"type":"result","subtype":"success","is_error":false,"result":"Hello"}`,
 }
@@ -65,7 +67,8 @@ func TestMessages_AStreamIsOfNamedEvents(t *testing.T) {
 		require.True(t, json.Valid([]byte(data)), frame)
 		names = append(names, name)
 	}
-	require.Equal(t, []string{"message_start", "content_block_start", "content_block_delta", "content_block_delta", "content_block_stop", "ping",
+	require.Equal(t, []string{"message_start", "content_block_start", "content_block_delta", "content_block_delta",
+		"content_block_stop", "ping",
 		"message_delta", "message_stop"}, names)
 	require.Contains(t, body, served)
 	require.Contains(t, body, `"input_tokens":30`)
@@ -77,7 +80,8 @@ func TestMessages_WithoutStreamItIsOneMessage(t *testing.T) {
 	response, body := say(t, url, "")
 	require.Equal(t, 200, response.StatusCode, body)
 	require.Equal(t, "application/json", response.Header.Get("Content-Type"))
-	require.JSONEq(t, `{"id":"msg_1","type":"message","role":"assistant","model":"claude-haiku-5-5","content":[{"type":"text","text":"Hello"}],
+	require.JSONEq(t, `{"id":"msg_1","type":"message","role":"assistant","model":"claude-haiku-5-5",
+		"content":[{"type":"text","text":"Hello"}],
 		"stop_reason":"end_turn","stop_sequence":null,"stop_details":null,"usage":{"input_tokens":30,"output_tokens":20,
 		"cache_creation_input_tokens":0,"cache_read_input_tokens":0}}`, body)
 }
@@ -110,9 +114,10 @@ func TestMessages_FailuresSayWhetherTheRequestMayBeSentAgain(t *testing.T) {
 		status       int
 		again, after string
 	}{
-		"a failed turn":  {events(append(framed(answered[0], failed), served, api.Done)...), 529, "false", ""},
-		"a broken hop":   {events(framed(answered[0])...), 502, "false", ""},
-		"an error event": {events("data: " + `{"type":"error","error":{"type":"api_error","message":"no"}}` + "\n\n" + api.Done), 500, "false", ""},
+		"a failed turn": {events(append(framed(answered[0], failed), served, api.Done)...), 529, "false", ""},
+		"a broken hop":  {events(framed(answered[0])...), 502, "false", ""},
+		"an error event": {events("data: " + `{"type":"error","error":{"type":"api_error","message":"no"}}` + "\n\n" +
+			api.Done), 500, "false", ""},
 		"no room": {func(w http.ResponseWriter, _ *http.Request) {
 			api.WriteError(w, "", api.Overloaded(2*time.Second, "no"))
 		}, 529, "true", "2"},
@@ -144,7 +149,8 @@ func TestMessages_AnErrorInTheStreamEndsItWithoutMessageStop(t *testing.T) {
 	require.Equal(t, 200, response.StatusCode)
 	require.Contains(t, body, "Hel")
 	require.NotContains(t, body, "message_stop")
-	end := fmt.Sprintf("event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":%q},\"request_id\":%q}\n\n",
+	end := fmt.Sprintf("event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":%q},"+
+		"\"request_id\":%q}\n\n",
 		errBroken.Message, response.Header.Get("Request-Id"))
 	require.True(t, strings.HasSuffix(body, end), body)
 }
@@ -183,7 +189,8 @@ func TestMessages_OnlyThePooledRequestIsForwarded(t *testing.T) {
 	response, text := say(t, url, "", headerKey, "key-of-one")
 	require.Equal(t, 200, response.StatusCode, text)
 	require.Equal(t, api.PathMessages, got.URL.Path)
-	require.JSONEq(t, `{"api_key":"sk-ant-api03-secret","model":"haiku","messages":[{"role":"user","content":"hi"}],"stateless":true}`, string(body))
+	require.JSONEq(t, `{"api_key":"sk-ant-api03-secret","model":"haiku","messages":[{"role":"user","content":"hi"}],`+
+		`"stateless":true}`, string(body))
 	for _, name := range []string{headerKey, "X-Api-Key", "Authorization"} {
 		require.Empty(t, got.Header.Get(name), name)
 	}
@@ -205,11 +212,13 @@ func TestMessages_AClientThatHangsUpEndsTheHop(t *testing.T) {
 	for _, stream := range []string{"", `,"stream":true`} {
 		begun, gone := make(chan struct{}), make(chan struct{})
 		_, url, _ := newFront(t, func(w http.ResponseWriter, r *http.Request) {
-			hanging(strings.Join(framed(answered[0]), ""))(w, r.WithContext(func() context.Context { close(begun); return r.Context() }()))
+			hanging(strings.Join(framed(answered[0]), ""))(w,
+				r.WithContext(func() context.Context { close(begun); return r.Context() }()))
 			close(gone)
 		})
 		ctx, hangUp := context.WithCancel(t.Context())
-		r, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/v1/messages", strings.NewReader(fmt.Sprintf(asMessages, stream)))
+		r, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/v1/messages",
+			strings.NewReader(fmt.Sprintf(asMessages, stream)))
 		require.NoError(t, err)
 		r.Header.Set("Content-Type", "application/json")
 		r.Header.Set("X-Api-Key", "sk-ant-api03-secret")
@@ -225,7 +234,8 @@ func TestMessages_AClientThatHangsUpEndsTheHop(t *testing.T) {
 }
 
 func TestMessages_AnAnswerOfAnySizeIsStreamedButNotKept(t *testing.T) {
-	word := `{"type":"stream_event","event":{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"` + strings.Repeat("x", 1<<20) + `"}}}`
+	word := `{"type":"stream_event","event":{"type":"content_block_delta","index":0,"delta":{"type":"text_delta",` +
+		`"text":"` + strings.Repeat("x", 1<<20) + `"}}}`
 	lines := append([]string{}, answered[:3]...)
 	for range 40 {
 		lines = append(lines, word)

@@ -41,7 +41,7 @@ func passHeaders(to, from http.Header, more ...string) {
 func (p *passing) wantsWhole() bool { return false }
 
 func (p *passing) write(b []byte) bool {
-	p.front.bound(p.control)
+	p.front.limitWrite(p.control)
 	if _, err := p.w.Write(b); err != nil {
 		return false
 	}

@@ -18,7 +18,7 @@ func (f *Front) stats(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	list, asOf, stale := f.opts.View.List()
-	f.bound(http.NewResponseController(w))
+	f.limitWrite(http.NewResponseController(w))
 	writeJSON(w, aggregate(list, asOf, stale, time.Now()))
 }
 
@@ -36,11 +36,14 @@ func aggregate(list []snapshot.Instance, asOf time.Time, stale bool, now time.Ti
 		stats.MaxIdleTime, stats.CleanupInterval = i.MaxIdle.Seconds(), i.CleanupInterval.Seconds()
 		stats.Cleanup.TotalCleaned += i.Cleanup.Total
 		lifetime += i.Cleanup.AvgLifetime.Seconds() * float64(i.Cleanup.Total)
-		if last := i.Cleanup.Last; !last.IsZero() && (stats.Cleanup.LastCleanup == nil || last.After(*stats.Cleanup.LastCleanup)) {
+		if last := i.Cleanup.Last; !last.IsZero() && (stats.Cleanup.LastCleanup == nil ||
+			last.After(*stats.Cleanup.LastCleanup)) {
 			stats.Cleanup.LastCleanup = &last
 		}
-		stats.Instances = append(stats.Instances, api.Instance{ID: i.ID, Age: max(0, now.Sub(i.At).Seconds()), Processes: i.Processes,
-			Standby: i.Standby, StandbyMisses: i.Misses, Queued: i.Queued, Capacity: i.Capacity, Draining: i.Draining, Protections: i.Protections})
+		stats.Instances = append(stats.Instances, api.Instance{ID: i.ID, Age: max(0, now.Sub(i.At).Seconds()),
+			Processes: i.Processes,
+			Standby:   i.Standby, StandbyMisses: i.Misses, Queued: i.Queued, Capacity: i.Capacity, Draining: i.Draining,
+			Protections: i.Protections})
 		for _, u := range i.Users {
 			if known, ok := users[u.ID]; !ok || u.LastUsed.After(known.user.LastUsed) {
 				users[u.ID] = place{u, i.ID}
@@ -64,6 +67,8 @@ func activeUser(id string, u snapshot.User, instance string, now time.Time) api.
 	if u.Busy {
 		idle = 0
 	}
-	return api.ActiveUser{UserID: api.ShortUser(id) + "...", IdleTime: max(0, idle), Uptime: max(0, now.Sub(u.CreatedAt).Seconds()),
-		CreatedAt: u.CreatedAt.UTC(), LastUsed: u.LastUsed.UTC(), PID: u.PID, Alive: u.Alive, Processes: u.Processes, Instance: instance}
+	return api.ActiveUser{UserID: api.ShortUser(id) + "...", IdleTime: max(0, idle),
+		Uptime:    max(0, now.Sub(u.CreatedAt).Seconds()),
+		CreatedAt: u.CreatedAt.UTC(), LastUsed: u.LastUsed.UTC(), PID: u.PID, Alive: u.Alive, Processes: u.Processes,
+		Instance: instance}
 }

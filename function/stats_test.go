@@ -14,11 +14,13 @@ import (
 func TestAggregate_ListsEveryUserOnceAndCountsIdleTimeToNow(t *testing.T) {
 	now := time.Now()
 	user := func(ago time.Duration) snapshot.User {
-		return snapshot.User{ID: "0123456789abcdef", Processes: 1, PID: int(ago.Seconds()), CreatedAt: now.Add(-time.Minute), LastUsed: now.Add(-ago)}
+		return snapshot.User{ID: "0123456789abcdef", Processes: 1, PID: int(ago.Seconds()), CreatedAt: now.Add(-time.Minute),
+			LastUsed: now.Add(-ago)}
 	}
 	stats := aggregate([]snapshot.Instance{
 		{ID: "b", At: now, Processes: 1, Users: []snapshot.User{user(30 * time.Second)}, Queued: 2, Misses: 3,
-			Protections: map[string]bool{"uid": true}, Cleanup: snapshot.Cleanup{Last: now, Total: 1, AvgLifetime: 10 * time.Second}},
+			Protections: map[string]bool{"uid": true}, Cleanup: snapshot.Cleanup{Last: now, Total: 1,
+				AvgLifetime: 10 * time.Second}},
 		{ID: "a", At: now.Add(-time.Second), Processes: 1, Users: []snapshot.User{user(10 * time.Second)},
 			Cleanup: snapshot.Cleanup{Last: now.Add(-time.Second), Total: 3, AvgLifetime: 2 * time.Second}},
 	}, now, false, now)
@@ -28,7 +30,8 @@ func TestAggregate_ListsEveryUserOnceAndCountsIdleTimeToNow(t *testing.T) {
 	require.InDelta(t, 10, stats.ActiveUsers[0].IdleTime, 0.001)
 	require.Equal(t, 2, stats.PoolSize)
 	require.Equal(t, "a", stats.Instances[0].ID)
-	require.Equal(t, api.Instance{ID: "b", Processes: 1, Queued: 2, StandbyMisses: 3, Protections: map[string]bool{"uid": true}}, stats.Instances[1])
+	require.Equal(t, api.Instance{ID: "b", Processes: 1, Queued: 2, StandbyMisses: 3,
+		Protections: map[string]bool{"uid": true}}, stats.Instances[1])
 	require.Equal(t, api.CleanupStats{LastCleanup: &now, TotalCleaned: 4, AvgLifetime: 4}, stats.Cleanup)
 }
 

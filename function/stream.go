@@ -29,8 +29,8 @@ var (
 	errTooLong = api.Unavailable(time.Second, "the request took longer than the service allows")
 )
 
-// stream copies the instance's events to the client as they come, and sees to it that the stream ends explicitly. If the
-// hop breaks and the turn goes on without it, the front takes the stream up again.
+// stream copies the instance's events to the client as they come, and sees to it that the stream ends explicitly. If
+// the hop breaks and the turn goes on without it, the front takes the stream up again.
 //
 // It is written here because httputil.ReverseProxy panics when the instance dies in the middle of a stream, and
 // functions-framework-go turns that panic into a clean end with the panic's text in the body.
@@ -166,8 +166,8 @@ func orCause(ctx context.Context, err error) error {
 	return err
 }
 
-// stopper cuts the request shortly before the client's own deadline, and when the front ends.
-func (f *Front) stopper(ctx context.Context, cut context.CancelCauseFunc) (stop func()) {
+// cutBeforeDeadline cuts the request shortly before the client's own deadline, and when the front ends.
+func (f *Front) cutBeforeDeadline(ctx context.Context, cut context.CancelCauseFunc) (stop func()) {
 	stopEnding := context.AfterFunc(f.ending, func() { cut(errEnding) })
 	deadline, ok := ctx.Deadline()
 	if !ok {

@@ -91,7 +91,7 @@ func (u *user) admit(ctx context.Context, req *api.Request) (*trial, error) {
 		case verdict == broker.Proven:
 			u.prove()
 			return nil, nil
-		case verdict == broker.Refuted:
+		case verdict == broker.Rejected:
 			a.refuse()
 			return nil, errRefused
 		case connects:
@@ -113,7 +113,7 @@ func (a *admission) ask(ctx context.Context, user string, c broker.Credential) (
 	asked := a.asks.DoChan(user, func() (any, error) { return a.prove(context.WithoutCancel(ctx), c) })
 	select {
 	case answer := <-asked:
-		if errors.Is(answer.Err, broker.ErrCrowded) {
+		if errors.Is(answer.Err, broker.ErrTooManyProofs) {
 			return broker.Open, errCrowded
 		}
 		return answer.Val.(broker.Verdict), nil
@@ -179,7 +179,7 @@ func (a *admission) answered(c broker.Credential, verdict broker.Verdict) {
 	switch {
 	case verdict == broker.Proven:
 		t.user.prove()
-	case verdict == broker.Refuted && !t.user.standing.proven.Load() && !t.user.standing.refused.Swap(true):
+	case verdict == broker.Rejected && !t.user.standing.proven.Load() && !t.user.standing.refused.Swap(true):
 		a.refuseLocked()
 	}
 }

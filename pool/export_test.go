@@ -139,5 +139,5 @@ func (p *Pool) EvictLargest() bool {
 
 // CheckMemory looks at the memory of all processes now, as if they might have limit bytes each.
 func (p *Pool) CheckMemory(limit int64) {
-	newWatcher(p).look(time.Now(), confine.TakePulse(), limit, false)
+	newWatcher(p).look(time.Now(), confine.ReadMachineLoad(), limit, false)
 }

@@ -35,13 +35,13 @@ func (w *watcher) hold(hordes map[string]confine.Family) {
 		}
 		many := horde.Sessions() > w.pool.tuning.horde
 		if many && (was && calm < underLooks || !was && crowded(int64(horde.Running()))) {
-			horde.Stand(true)
+			horde.SetStopped(true)
 			held[user] = heldHorde{stopped: horde, calm: calm}
 		}
 	}
 	for user, before := range w.held {
 		if _, still := held[user]; !still { // also where another user has its processes by now
-			before.stopped.Stand(false)
+			before.stopped.SetStopped(false)
 		}
 	}
 	w.tellHeld(held)
@@ -57,7 +57,7 @@ func (w *watcher) tryHeld(hordes map[string]confine.Family) (wanting map[string]
 	few := make(map[string]confine.Family)
 	for user := range w.held {
 		few[user] = hordes[user].Part(w.turn, hordeFew)
-		few[user].Stand(false)
+		few[user].SetStopped(false)
 	}
 	time.Sleep(hordeMoment)
 	wanting = make(map[string]bool)

@@ -26,7 +26,7 @@ func (l look) growth() int64 { return l.usage.Memory - int64(max(l.size, usualSi
 // setYield has the kernel end the process before others, or no longer.
 func (l look) setYield(yield bool) {
 	if yield || l.yields {
-		l.process.SetYield(l.usage.Family, yield)
+		l.process.SetOOMVictim(l.usage.Family, yield)
 	}
 	l.yields = yield
 }

@@ -88,7 +88,7 @@ func texts(events []gjson.Result) (all []string) {
 	return all
 }
 
-func TestReplay_WithoutTheWishAHangUpInterrupts(t *testing.T) {
+func TestReplay_WithoutOnDisconnectAHangUpInterrupts(t *testing.T) {
 	s := newScriptedService(t, nil)
 	response, err := s.start(t.Context(), "ada", "one", fields{"on_disconnect": "interrupt"})
 	require.NoError(t, err)

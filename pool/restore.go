@@ -58,7 +58,7 @@ func (s *slot) startWithLess(ctx context.Context, opts claude.Options, req *api.
 	}
 	if !s.stuck {
 		s.goodTurn, s.dirty = goodTurn, true
-		err = errors.Join(err, s.dir.WithTranscript(s.id, claude.Transcript.Back))
+		err = errors.Join(err, s.dir.WithTranscript(s.id, claude.Transcript.PutBack))
 	}
 	return nil, err
 }
@@ -202,7 +202,7 @@ func textsOf(t claude.Transcript, limit int64) []api.Message {
 
 // seedFrom puts what was said in the transcript's place. It reports whether that is anything.
 func (s *slot) seedFrom(t claude.Transcript, said []api.Message) (exists bool, err error) {
-	away := t.Aside
+	away := t.SetAside
 	if s.origin == api.ContextSeeded {
 		away = t.Remove
 	}

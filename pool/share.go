@@ -34,7 +34,7 @@ func crowded(runnable int64) bool { return runnable > int64(crowd*runtime.GOMAXP
 // share slows users who use more than their share of the processors while there is a crowd, until they use clearly
 // less. What a slowed user has running goes on with what nobody else wants of the processors, so that it is in nobody's
 // way. The service counts as a user, too.
-func (w *watcher) share(looks []look, pulse confine.Pulse, passed time.Duration) {
+func (w *watcher) share(looks []look, pulse confine.MachineLoad, passed time.Duration) {
 	used, running := make(map[string]float64), make(map[*cli.Process]int)
 	waiting := pulse.Runnable
 	for _, l := range looks {
@@ -94,9 +94,9 @@ func (w *watcher) setSlow(l look, slow bool) {
 	}
 	life := w.pool.life
 	w.pool.work.Go(func() {
-		l.process.Stand(l.usage.Family, true)
+		l.process.SetStopped(l.usage.Family, true)
 		sleep(life, standStill)
-		l.process.Stand(l.usage.Family, false)
+		l.process.SetStopped(l.usage.Family, false)
 	})
 }
 

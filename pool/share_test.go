@@ -25,22 +25,22 @@ func looked(known map[string]*record, used map[string]float64) (looks []look) {
 func TestWatcher_OnlyWhoUsesMoreThanItsShareInACrowdIsSlowed(t *testing.T) {
 	w := newWatcher(&Pool{opts: Options{Logger: slog.New(slog.DiscardHandler)}})
 	cores := float64(runtime.GOMAXPROCS(0))
-	crowd := confine.Pulse{Runnable: int64(100 * cores)}
+	crowd := confine.MachineLoad{Runnable: int64(100 * cores)}
 	known := make(map[string]*record)
-	see := func(pulse confine.Pulse, used map[string]float64) map[string]bool {
+	see := func(pulse confine.MachineLoad, used map[string]float64) map[string]bool {
 		w.share(looked(known, used), pulse, time.Second)
 		return w.slow
 	}
 	busy := map[string]float64{"ada": 0.2 * cores / 3, "bob": 0.9 * cores}
-	require.Empty(t, see(confine.Pulse{}, busy), "nobody waits")
-	require.Empty(t, see(confine.Pulse{}, busy))
+	require.Empty(t, see(confine.MachineLoad{}, busy), "nobody waits")
+	require.Empty(t, see(confine.MachineLoad{}, busy))
 	known = make(map[string]*record)
 	for range overLooks - 1 {
 		require.Empty(t, see(crowd, busy), "it may only have started")
 		require.True(t, w.suspects)
 	}
 	require.Equal(t, map[string]bool{"bob": true}, see(crowd, busy))
-	require.Equal(t, map[string]bool{"bob": true}, see(confine.Pulse{}, busy), "as long as it takes that much")
+	require.Equal(t, map[string]bool{"bob": true}, see(confine.MachineLoad{}, busy), "as long as it takes that much")
 	calm := map[string]float64{"ada": 0.1, "bob": 0}
 	see(crowd, calm)
 	require.Equal(t, map[string]bool{"bob": true}, see(crowd, calm), "it may only have paused")

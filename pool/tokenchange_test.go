@@ -236,7 +236,7 @@ func (s *service) forget(user, session string) string {
 	s.t.Helper()
 	raw, err := json.Marshal(fields{"oauth_credentials": fields{"access_token": token(user)}, "session_id": session})
 	require.NoError(s.t, err)
-	response, err := s.send(s.t.Context(), http.DefaultClient, api.PathForget, raw)
+	response, err := s.send(s.t.Context(), http.DefaultClient, api.PathDelete, raw)
 	require.NoError(s.t, err)
 	return strings.TrimSpace(read(response).body)
 }

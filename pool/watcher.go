@@ -21,8 +21,8 @@ const (
 // goroutine.
 type watcher struct {
 	pool  *Pool
-	last  time.Time     // when all were looked at
-	pulse confine.Pulse // what it was then
+	last  time.Time           // when all were looked at
+	pulse confine.MachineLoad // what it was then
 	known map[*cli.Process]*record
 	slow  map[string]bool      // users whose processes do only what nobody else wants to use the processors for
 	held  map[string]heldHorde // by users
@@ -73,7 +73,7 @@ func (w *watcher) run() {
 
 // beat looks at all processes if that is due.
 func (w *watcher) beat(now time.Time) {
-	pulse, short := confine.TakePulse(), w.pool.opts.MemoryShort()
+	pulse, short := confine.ReadMachineLoad(), w.pool.opts.MemoryShort()
 	wait := lookInterval
 	if w.suspects {
 		wait = suspectInterval
@@ -90,7 +90,7 @@ func (w *watcher) beat(now time.Time) {
 }
 
 // look looks at all processes and acts on what they take.
-func (w *watcher) look(now time.Time, pulse confine.Pulse, limit int64, short bool) {
+func (w *watcher) look(now time.Time, pulse confine.MachineLoad, limit int64, short bool) {
 	passed := now.Sub(w.last)
 	looks, err := w.see(passed)
 	w.last, w.pulse = now, pulse

@@ -73,7 +73,7 @@ func TestWatcher_WhatStandsStillGoesOnWhenItsUserIsAnotherOne(t *testing.T) {
 	t.Parallel()
 	family, pids := newFamily(t, 3)
 	w := newTestWatcher()
-	family.Stand(true)
+	family.SetStopped(true)
 	w.held["ada"] = heldHorde{stopped: family}
 	w.hold(map[string]confine.Family{"ada": family})
 	require.Contains(t, w.held, "ada")
@@ -100,16 +100,16 @@ func TestWatcher_WhoIsSlowedIsSetBackWhenItsUserIsAnotherOne(t *testing.T) {
 	}
 	l := look{seen: seen{user: "ada"}, usage: confine.Usage{Family: family}, record: &record{over: overLooks}}
 	l.spent = time.Hour
-	w.share([]look{l}, confine.Pulse{Runnable: 1 << 20}, time.Second)
+	w.share([]look{l}, confine.MachineLoad{Runnable: 1 << 20}, time.Second)
 	require.Equal(t, map[string]bool{"ada": true}, w.slow)
 	require.Equal(t, len(pids), idle())
 	l.user, l.spent = "eve", 0
-	w.share([]look{l}, confine.Pulse{}, time.Second)
+	w.share([]look{l}, confine.MachineLoad{}, time.Second)
 	require.Empty(t, w.slow)
 	require.Zero(t, idle())
 	require.True(t, w.waking, "what was begun in the midst of it may have been missed")
 	for range wakeLooks {
-		w.share([]look{l}, confine.Pulse{}, time.Second)
+		w.share([]look{l}, confine.MachineLoad{}, time.Second)
 	}
 	require.False(t, w.waking)
 }

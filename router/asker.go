@@ -8,12 +8,12 @@ import (
 )
 
 const (
-	parallel  = 1  // questions under way at a time
-	mostAsked = 64 // users of one question: Redis does nothing else meanwhile
+	parallel = 1  // questions under way at a time
+	maxAsked = 64 // users of one question: Redis does nothing else meanwhile
 )
 
-// asker asks Redis about users, one script for all who wait: a question that is alone goes at once, and those that come
-// while others are under way go together next. So the more wait, the less each costs Redis.
+// asker asks Redis about users, one script for all that wait: a question that is alone goes at once, and those that
+// come while others are under way go together next. So the more wait, the less each costs Redis.
 type asker[A any] struct {
 	parallel int
 	// script answers for each user, in their order.
@@ -24,9 +24,9 @@ type asker[A any] struct {
 	waiting []*question[A]
 }
 
-// question is one that waits for a lane. Who waits for its answers reads them when done is closed.
+// question is one that waits until another has been answered. Its answers may be read when done is closed.
 type question[A any] struct {
-	ctx     context.Context // of who asked first, but nobody's to cancel
+	ctx     context.Context // of the first user's request, but nobody's to cancel
 	users   []string
 	done    chan struct{}
 	answers []A
@@ -58,7 +58,7 @@ func (k *asker[A]) ask(ctx context.Context, user string) (answer A, err error) {
 }
 
 func (k *asker[A]) joinLocked(ctx context.Context, user string) (q *question[A], i int) {
-	if n := len(k.waiting); n > 0 && len(k.waiting[n-1].users) < mostAsked {
+	if n := len(k.waiting); n > 0 && len(k.waiting[n-1].users) < maxAsked {
 		q = k.waiting[n-1]
 	} else {
 		q = &question[A]{ctx: context.WithoutCancel(ctx), done: make(chan struct{})}
@@ -68,7 +68,7 @@ func (k *asker[A]) joinLocked(ctx context.Context, user string) (q *question[A],
 	return q, len(q.users) - 1
 }
 
-// send uses a lane and leaves it to who waits next.
+// send runs the script, and then has the next question that waits answered.
 func (k *asker[A]) send(ctx context.Context, users []string) ([]A, error) {
 	answers, err := k.script(ctx, users)
 	if err == nil && len(answers) != len(users) {
@@ -89,7 +89,7 @@ func (k *asker[A]) send(ctx context.Context, users []string) ([]A, error) {
 	return answers, err
 }
 
-// failLocked tells all who wait that Redis is away: one after the other would find it out much later.
+// failLocked tells all questions that wait that Redis is away: one after the other would find it out much later.
 func (k *asker[A]) failLocked(err error) {
 	for _, q := range k.waiting {
 		q.err = err

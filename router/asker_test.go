@@ -27,11 +27,11 @@ func (s *slowly) ask(ctx context.Context, users []string) ([]string, error) {
 	return users, ctx.Err()
 }
 
-func TestAsker_WhoComesWhileAQuestionIsUnderWayIsAskedForWithAllOthers(t *testing.T) {
+func TestAsker_QuestionsThatComeMeanwhileGoTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &slowly{}
 		k := asker[string]{parallel: 1, script: s.ask}
-		for i := range 1 + mostAsked + 10 {
+		for i := range 1 + maxAsked + 10 {
 			user := fmt.Sprint("user", i)
 			go func() {
 				answer, err := k.ask(t.Context(), user)
@@ -42,12 +42,12 @@ func TestAsker_WhoComesWhileAQuestionIsUnderWayIsAskedForWithAllOthers(t *testin
 		}
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
-		require.Equal(t, []int{1, mostAsked, 10}, s.sizes)
+		require.Equal(t, []int{1, maxAsked, 10}, s.sizes)
 		require.Zero(t, k.asking)
 	})
 }
 
-func TestAsker_WhoHangsUpCancelsNobodyElse(t *testing.T) {
+func TestAsker_AHangUpCancelsNoOtherQuestion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := asker[string]{parallel: 1, script: new(slowly).ask}
 		gone, hangUp := context.WithCancel(t.Context())
@@ -70,7 +70,7 @@ func TestAsker_WhoHangsUpCancelsNobodyElse(t *testing.T) {
 	})
 }
 
-func TestAsker_WhoWaitsWhenRedisIsAwayIsToldAtOnce(t *testing.T) {
+func TestAsker_AllThatWaitFailAtOnceWhenRedisIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := asker[string]{parallel: 1, script: func(ctx context.Context, _ []string) ([]string, error) {
 			<-ctx.Done()
@@ -80,7 +80,7 @@ func TestAsker_WhoWaitsWhenRedisIsAwayIsToldAtOnce(t *testing.T) {
 		first, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		var all sync.WaitGroup
-		for i := range 3 * mostAsked {
+		for i := range 3 * maxAsked {
 			ctx := t.Context()
 			if i == 0 {
 				ctx = first

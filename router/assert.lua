@@ -1,5 +1,5 @@
--- An instance says again whom it holds. An entry that is missing or of an earlier epoch becomes its own; its own lives on;
--- another's stays.
+-- An instance says again whom it holds. An entry that is missing or of an earlier epoch becomes its own; its own lives
+-- on; another's stays.
 -- KEYS[2..] owner entries; ARGV[2] instance, ARGV[3] owner TTL in ms, ARGV[4..] claim numbers, one for each entry
 -- Returns the indexes (from 1) of the entries that are another's.
 local moved = {}

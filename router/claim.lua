@@ -1,9 +1,10 @@
 -- Who owns some users: of each the present owner, or a new one that this script chooses and records.
--- KEYS[2] candidates (zset, score load), KEYS[3] evictable (zset, score idle processes), then for each user KEYS[i] owner
--- entry "<instance> <claim> <epoch>", KEYS[i+1] the user's home, the instance that has its files
--- ARGV[2] prefix of instance hashes, ARGV[3] owner TTL in ms, ARGV[4] how many users, then a claim number to use for each,
--- then instances to avoid
--- Returns for each {state, instance, address, fingerprint, version of the wire}: owner | draining | settling | full | none
+-- KEYS[2] candidates (zset, score load), KEYS[3] evictable (zset, score idle processes), then for each user KEYS[i]
+-- owner entry "<instance> <claim> <epoch>", KEYS[i+1] the user's home, the instance that has its files
+-- ARGV[2] prefix of instance hashes, ARGV[3] owner TTL in ms, ARGV[4] how many users, then a claim number to use for
+-- each, then instances to avoid
+-- Returns for each {state, instance, address, fingerprint, version of the wire}: owner | draining | settling | full |
+-- none
 local users = tonumber(ARGV[4])
 local avoid = {}
 for i = 5 + users, #ARGV do avoid[ARGV[i]] = true end
@@ -29,7 +30,7 @@ local function alive(id)
   return it
 end
 local function room(it) return it and it.reserved < it.capacity end
--- Who has files at home can go on there; all others need an instance where a conversation can begin.
+-- A user with files at home can go on there; all others need an instance where a conversation can begin.
 local function roomForNew(it) return room(it) and not it.full end
 local function first(ids, fits)
   for _, id in ipairs(ids) do

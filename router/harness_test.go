@@ -30,8 +30,9 @@ func newRedis(t *testing.T, embedded bool) *redis.Client {
 	client, err := NewClient("redis://"+addr, "")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = client.Close() })
-	require.Eventually(t, func() bool { return client.Ping(t.Context()).Err() == nil }, 30*time.Second, 10*time.Millisecond)
-	require.NoError(t, Settle(t.Context(), client))
+	require.Eventually(t, func() bool { return client.Ping(t.Context()).Err() == nil }, 30*time.Second,
+		10*time.Millisecond)
+	require.NoError(t, EndSettling(t.Context(), client))
 	return client
 }
 
@@ -74,7 +75,8 @@ func newNode(t *testing.T, client Redis, capacity int) *node {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = listener.Close() })
 	n := &node{now: time.Hour}
-	n.Lease = NewLease(client, LeaseOptions{Logger: quiet, Addr: listener.Addr().String(), Fingerprint: n.fingerprint(), Capacity: capacity, HomeTTL: time.Hour,
+	n.Lease = NewLease(client, LeaseOptions{Logger: quiet, Addr: listener.Addr().String(), Fingerprint: n.fingerprint(),
+		Capacity: capacity, HomeTTL: time.Hour,
 		Load: func() (int, int) { n.mu.Lock(); defer n.mu.Unlock(); return n.load[0], n.load[1] },
 		Full: func() bool { n.mu.Lock(); defer n.mu.Unlock(); return n.full },
 		Evict: func(user string) {

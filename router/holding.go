@@ -18,7 +18,7 @@ const (
 type holding struct {
 	claim  string        // its number
 	proven bool          // the API has accepted the user's credential
-	told   time.Duration // when Redis was last told so, by the lease's clock
+	toldAt time.Duration // when Redis was last told so, by the lease's clock
 }
 
 // adoption is what Redis says of a user who isn't held here.
@@ -38,7 +38,7 @@ func (l *Lease) adopt(ctx context.Context, user string) error {
 		if err != nil {
 			return ErrNotNow
 		}
-		if changed, err := l.adopted(user, a, before); !changed {
+		if changed, err := l.adoptAnswer(user, a, before); !changed {
 			return err
 		}
 	}
@@ -73,7 +73,7 @@ func (l *Lease) ownAll(ctx context.Context, users []string) ([]adoption, error) 
 	return all, nil
 }
 
-func (l *Lease) adopted(user string, a adoption, before int) (changed bool, err error) {
+func (l *Lease) adoptAnswer(user string, a adoption, before int) (changed bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.changes != before {
@@ -83,7 +83,8 @@ func (l *Lease) adopted(user string, a adoption, before int) (changed bool, err 
 		return false, ErrNotOwner
 	}
 	if l.claims[user].claim != a.claim { // else it has been adopted meanwhile, and perhaps proven
-		l.claims[user] = holding{claim: a.claim, proven: a.provenFor > 0, told: l.opts.Clock() - (provenTTL - max(0, a.provenFor))}
+		l.claims[user] = holding{claim: a.claim, proven: a.provenFor > 0,
+			toldAt: l.opts.Clock() - (provenTTL - max(0, a.provenFor))}
 	}
 	return false, nil
 }
@@ -99,7 +100,7 @@ func (l *Lease) Proven(user string) bool {
 // Prove says that the API has just accepted the user's credential. It may be said of every answer: Redis is told of the
 // first, and then once a day. On an error the user is proven here all the same, and Redis is told the next time.
 func (l *Lease) Prove(ctx context.Context, user string) error {
-	if !l.proves(user) {
+	if !l.markProven(user) {
 		return nil
 	}
 	now := l.opts.Clock()
@@ -109,21 +110,21 @@ func (l *Lease) Prove(ctx context.Context, user string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if h, held := l.claims[user]; held {
-		h.told = now
+		h.toldAt = now
 		l.claims[user] = h
 	}
 	return nil
 }
 
-// proves notes that the user is proven, and reports whether Redis is to be told.
-func (l *Lease) proves(user string) bool {
+// markProven notes that the user is proven, and reports whether Redis is to be told.
+func (l *Lease) markProven(user string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h, held := l.claims[user]
 	if !held {
 		return true // given up meanwhile, or another's by now: it is true all the same
 	}
-	tell := !h.proven || l.opts.Clock()-h.told > provenAgain
+	tell := !h.proven || l.opts.Clock()-h.toldAt > provenAgain
 	h.proven = true
 	l.claims[user] = h
 	return tell

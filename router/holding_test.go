@@ -83,7 +83,7 @@ func TestLease_ARedisThatWasLostLeavesAllUnproven(t *testing.T) {
 		require.NoError(t, a.Admit(t.Context(), "ada", false))
 		require.True(t, a.Proven("ada"), "who is held is known")
 		require.NoError(t, a.Release(t.Context(), "ada", false))
-		require.NoError(t, Settle(t.Context(), client))
+		require.NoError(t, EndSettling(t.Context(), client))
 		newRouter(client).discover(t.Context())
 		placed(t, client, "ada", a)
 		require.False(t, a.Proven("ada"))
@@ -135,7 +135,7 @@ func TestLease_WhoIsProvenWhileRedisIsAwayIsToldLater(t *testing.T) {
 }
 
 // A day of refused tokens would fill Redis otherwise.
-func TestLease_WhoIsGivenUpForGoodLeavesNoKey(t *testing.T) {
+func TestLease_AUserGivenUpForGoodLeavesNoKey(t *testing.T) {
 	both(t, func(t *testing.T, client *redis.Client) {
 		a := newNode(t, client, 8)
 		before := client.Keys(t.Context(), "*").Val()

@@ -51,7 +51,7 @@ func Instances(ctx context.Context, client Redis) ([]Instance, error) {
 	return list, nil
 }
 
-// readInstance is false for one whose hash has expired, who drains, or whose numbers make no sense.
+// readInstance is false for one whose hash has expired, which drains, or whose numbers make no sense.
 func readInstance(id string, fields []any) (Instance, bool) {
 	if len(fields) != 4 || fields[2] != "0" {
 		return Instance{}, false

@@ -7,12 +7,12 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 )
 
-// mostKnown is how many users a front knows the owners of. A user more costs some 130 bytes, and one who was forgotten a
+// maxKnown is how many users a front knows the owners of. A user more costs some 130 bytes, and one who was forgotten a
 // round trip.
-const mostKnown = 1 << 18
+const maxKnown = 1 << 18
 
-// known is what a front remembers of who is whose, those for longest whom it was asked for last. Its methods may be called
-// concurrently.
+// known is a front's cache of users' owners; the users it was asked for last stay longest. Its methods may be
+// called concurrently.
 type known struct {
 	users *lru.Cache[userKey, unique.Handle[lastOwner]]
 }
@@ -20,7 +20,7 @@ type known struct {
 // userKey stands for a user without a pointer to a string. An id has 16 characters; what is longer is hashed.
 type userKey [16]byte
 
-// lastOwner is a user's owner, or who was it when somebody was asked last. All users of an instance share one.
+// lastOwner is a user's owner, or the one of before. All users of an instance share one.
 type lastOwner struct {
 	Owner
 	former bool // it isn't any more, but still is the best guess while Redis can't say
@@ -49,7 +49,7 @@ func (k known) owner(user string) (Owner, bool) {
 	return last.Value().Owner, true
 }
 
-// guess is the user's owner, or who was it.
+// guess is the user's owner, or the one of before.
 func (k known) guess(user string) (Owner, bool) {
 	last, ok := k.users.Get(keyOf(user))
 	if !ok {
@@ -64,8 +64,8 @@ func (k known) keep(user string, owner Owner) {
 	k.users.Add(keyOf(user), unique.Make(lastOwner{Owner: owner}))
 }
 
-// doubt remembers that the instance isn't the user's owner any more.
-func (k known) doubt(user, instance string) {
+// markFormer remembers that the instance isn't the user's owner any more.
+func (k known) markFormer(user, instance string) {
 	if owner, ok := k.owner(user); ok && owner.Instance == instance {
 		k.users.Add(keyOf(user), unique.Make(lastOwner{Owner: owner, former: true}))
 	}

@@ -19,7 +19,8 @@ func (placing) EvalSha(ctx context.Context, _ string, keys []string, _ ...any) *
 	for _, key := range keys[3:] {
 		if strings.Contains(key, "owner:") {
 			n := int(key[len(key)-1]) % 20
-			answers = append(answers, []any{"owner", fmt.Sprintf("%016x", n), fmt.Sprintf("10.128.0.%d:8080", n), fmt.Sprintf("%064x", n), "1"})
+			answers = append(answers, []any{"owner", fmt.Sprintf("%016x", n), fmt.Sprintf("10.128.0.%d:8080", n),
+				fmt.Sprintf("%064x", n), "1"})
 		}
 	}
 	cmd := redis.NewCmd(ctx)
@@ -60,7 +61,7 @@ func TestRouter_AHundredThousandKnownUsersTakeLittleMemory(t *testing.T) {
 	require.Equal(t, fmt.Sprintf("10.128.0.%d:8080", int(anID(1)[15])%20), owner.Addr)
 	t.Logf("%d bytes a user", took/users)
 	require.Less(t, took, int64(users*160))
-	require.Less(t, mostKnown*took/users, int64(48<<20), "as many as are remembered")
+	require.Less(t, maxKnown*took/users, int64(48<<20), "as many as are remembered")
 }
 
 func TestKnown_TheLongestUnusedIsForgotten(t *testing.T) {
@@ -76,13 +77,13 @@ func TestKnown_TheLongestUnusedIsForgotten(t *testing.T) {
 	}
 }
 
-func TestKnown_WhoWasTheOwnerStillIsTheBestGuess(t *testing.T) {
+func TestKnown_TheFormerOwnerIsTheBestGuess(t *testing.T) {
 	k, here := newKnown(8), Owner{Instance: "i", Addr: "a:1"}
 	k.keep("ada", here)
-	k.doubt("ada", "another")
+	k.markFormer("ada", "another")
 	owner, known := k.owner("ada")
 	require.True(t, known && owner == here, "that another isn't the owner is no news")
-	k.doubt("ada", "i")
+	k.markFormer("ada", "i")
 	_, known = k.owner("ada")
 	require.False(t, known)
 	owner, known = k.guess("ada")

@@ -25,7 +25,8 @@ const (
 	refreshEvery = ownerTTL / 3
 )
 
-// fence is for how long after a renewal turns are admitted. It is a variable for the test that shows what Margin is for.
+// fence is for how long after a renewal turns are admitted. It is a variable for the test that shows what Margin is
+// for.
 var fence = LeaseTime - Margin
 
 // LeaseOptions are an instance's settings.
@@ -50,17 +51,18 @@ type Lease struct {
 	id    string
 	asker asker[adoption]
 
-	mu       sync.Mutex    // guards everything below
-	renewed  time.Duration // when the last good renewal was sent
-	alive    bool          // there was one
-	epoch    string        // in which it was reconciled; empty before
-	number   string        // of the last registration
-	draining bool
-	claims   map[string]holding // users held
-	released map[string]string  // users given up, while Redis couldn't be told, with their claim number
-	lost     bool               // the last beat failed: Redis is away; logged once
-	keepHome map[string]bool    // of released
-	changes  int                // releases told and reconciliations begun: what Redis answered before one doesn't hold after it
+	mu           sync.Mutex    // guards everything below
+	renewed      time.Duration // when the last good renewal was sent
+	alive        bool          // there was one
+	epoch        string        // in which it was reconciled; empty before
+	registration string        // of the last registration
+	draining     bool
+	claims       map[string]holding // users held
+	released     map[string]string  // users given up, while Redis couldn't be told, with their claim number
+	redisAway    bool               // the last beat failed: Redis is away; logged once
+	keepHome     map[string]bool    // of released
+	// releases told and reconciliations begun: what Redis answered before one doesn't hold after it
+	changes int
 }
 
 // NewLease returns a lease under a random id, so that an address used again by another instance can't be mistaken for
@@ -108,13 +110,13 @@ func (l *Lease) Run(ctx context.Context) {
 }
 
 // Admit says whether a turn of the user may begin here now: nil, ErrNotOwner or ErrNotNow. outage is the front's word
-// that it knows this instance as the owner and can't reach Redis either: then nobody can place anybody, and who is held
-// here may stay. An instance whose own last beat was answered knows better. The clock is looked at each time, so that a
-// machine that slept doesn't go on where it was.
+// that it knows this instance as the owner and can't reach Redis either: then nobody can place anybody, and a user that
+// is held here may stay. An instance whose own last beat was answered knows better. The clock is looked at each time,
+// so that a machine that slept doesn't go on where it was.
 func (l *Lease) Admit(ctx context.Context, user string, outage bool) error {
 	l.mu.Lock()
 	_, held := l.claims[user]
-	fresh, lost := l.freshLocked(), l.lost
+	fresh, lost := l.freshLocked(), l.redisAway
 	l.mu.Unlock()
 	switch {
 	case held && (fresh || outage && lost):
@@ -142,16 +144,17 @@ func (l *Lease) Release(ctx context.Context, user string, keepHome bool) error {
 	if !held {
 		return nil
 	}
-	return l.tell(ctx, user, h.claim, keepHome)
+	return l.sendRelease(ctx, user, h.claim, keepHome)
 }
 
-// tell carries one release out.
-func (l *Lease) tell(ctx context.Context, user, claim string, keepHome bool) error {
+// sendRelease carries one release out.
+func (l *Lease) sendRelease(ctx context.Context, user, claim string, keepHome bool) error {
 	home := int64(0)
 	if keepHome {
 		home = l.opts.HomeTTL.Milliseconds()
 	}
-	err := releaseScript.Run(ctx, l.redis, []string{ownerKey(user), homeKey(user), instanceKey(l.id)}, l.id, claim, home).Err()
+	err := releaseScript.Run(ctx, l.redis, []string{ownerKey(user), homeKey(user), instanceKey(l.id)}, l.id, claim,
+		home).Err()
 	if err != nil {
 		return err
 	}
@@ -173,13 +176,14 @@ func (l *Lease) Drain(ctx context.Context) error {
 	return l.beat(ctx)
 }
 
-// endedTTL is how long it stays known of an instance that it has ended as it should: longer than a front waits to hear it.
+// endedTTL is how long it stays known of an instance that it has ended as it should: longer than a front waits to hear
+// it.
 const endedTTL = 10 * time.Second
 
-// Close ends the lease. Run must have ended, and every user must have been released. That all requests were answered which
-// the instance had accepted is for fronts to rely on, see Router.Answered.
+// Close ends the lease. Run must have ended, and every user must have been released. That all requests were answered
+// which the instance had accepted is for fronts to rely on, see Router.Answered.
 func (l *Lease) Close(ctx context.Context, answered bool) error {
-	l.tellAll(ctx)
+	l.sendReleases(ctx)
 	pipe := l.redis.TxPipeline()
 	if answered {
 		pipe.Set(ctx, endedKey(l.id), 1, endedTTL)
@@ -196,7 +200,7 @@ func (l *Lease) Close(ctx context.Context, answered bool) error {
 func (l *Lease) beat(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
 	defer cancel()
-	l.tellAll(ctx)
+	l.sendReleases(ctx)
 	sent := l.opts.Clock()
 	l.mu.Lock()
 	epoch := l.epoch
@@ -205,7 +209,7 @@ func (l *Lease) beat(ctx context.Context) error {
 	if err == nil && (state == "reconcile" || epoch == "") {
 		err = l.reconcile(ctx, now)
 	}
-	l.note(err, sent, now)
+	l.noteBeat(err, sent, now)
 	for _, user := range users {
 		go l.opts.Evict(user)
 	}
@@ -223,7 +227,7 @@ func (l *Lease) send(ctx context.Context, epoch string) (state, now string, user
 	if l.draining {
 		draining = 1
 	}
-	number := l.number
+	number := l.registration
 	l.mu.Unlock()
 	keys := []string{epochKey, instanceKey(l.id), candidatesKey, evictableKey, pendingKey, evictKey(l.id)}
 	answer, err := beatScript.Run(ctx, l.redis, keys, LeaseTime.Milliseconds(), l.id, l.opts.Addr, l.opts.Capacity,
@@ -245,15 +249,15 @@ func (l *Lease) send(ctx context.Context, epoch string) (state, now string, user
 	return state, now, users, nil
 }
 
-// reconcile finds out, after Redis lost this instance, who is still its own. The hash is made first: an entry whose
-// instance has none counts as dead and could be taken by a claim.
+// reconcile finds out, after Redis lost this instance, which users are still its own. The hash is made first: an entry
+// whose instance has none counts as dead and could be taken by a claim.
 func (l *Lease) reconcile(ctx context.Context, epoch string) error {
 	l.mu.Lock()
 	l.epoch = "" // nobody new is admitted meanwhile
-	l.number = random(8)
+	l.registration = random(8)
 	l.changes++
 	for user, h := range l.claims { // Redis may know nothing of them any more
-		h.told = l.opts.Clock() - provenTTL
+		h.toldAt = l.opts.Clock() - provenTTL
 		l.claims[user] = h
 	}
 	l.mu.Unlock()
@@ -279,7 +283,7 @@ func (l *Lease) refresh(ctx context.Context) bool {
 	return err == nil
 }
 
-// assert says again whom this instance holds, and gives up who is another's by now.
+// assert says again which users this instance holds, and gives up those that are another's by now.
 func (l *Lease) assert(ctx context.Context) (kept, moved int, err error) {
 	l.mu.Lock()
 	users := make([]string, 0, len(l.claims))
@@ -325,7 +329,7 @@ func (l *Lease) assertSome(ctx context.Context, users []string) (gone []string, 
 	for _, i := range moved {
 		gone = append(gone, asked[i-1])
 	}
-	// Who was given up while the script ran may have been made ours again by it.
+	// A user that was given up while the script ran may have been made ours again by it.
 	for i, user := range asked {
 		claim := args[3+i].(string)
 		l.mu.Lock()
@@ -335,14 +339,14 @@ func (l *Lease) assertSome(ctx context.Context, users []string) (gone []string, 
 		}
 		l.mu.Unlock()
 		if !held {
-			_ = l.tell(ctx, user, claim, false)
+			_ = l.sendRelease(ctx, user, claim, false)
 		}
 	}
 	return gone, nil
 }
 
-// tellAll carries out the releases that Redis could not be told of.
-func (l *Lease) tellAll(ctx context.Context) {
+// sendReleases carries out the releases that Redis could not be told of.
+func (l *Lease) sendReleases(ctx context.Context) {
 	l.mu.Lock()
 	open := maps.Clone(l.released)
 	l.mu.Unlock()
@@ -350,25 +354,25 @@ func (l *Lease) tellAll(ctx context.Context) {
 		l.mu.Lock()
 		keep := l.keepHome[user]
 		l.mu.Unlock()
-		if l.tell(ctx, user, open[user], keep) != nil {
+		if l.sendRelease(ctx, user, open[user], keep) != nil {
 			return
 		}
 	}
 }
 
-// note keeps the result of a beat, and tells the log when Redis goes and comes.
-func (l *Lease) note(err error, sent time.Duration, epoch string) {
+// noteBeat keeps the result of a beat, and tells the log when Redis goes and comes.
+func (l *Lease) noteBeat(err error, sent time.Duration, epoch string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
-		if !l.lost {
+		if !l.redisAway {
 			l.opts.Logger.Error("the lease can't be renewed: Redis is away", "instance", l.id, "error", err)
 		}
-		l.lost = true
+		l.redisAway = true
 		return
 	}
-	if l.lost {
+	if l.redisAway {
 		l.opts.Logger.Info("the lease is renewed again", "instance", l.id, "epoch", epoch)
 	}
-	l.lost, l.renewed, l.alive = false, sent, true
+	l.redisAway, l.renewed, l.alive = false, sent, true
 }

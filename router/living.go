@@ -19,7 +19,7 @@ func (r *Router) Sample(n int) []Owner {
 	return some[:min(n, len(some))]
 }
 
-// findLiving asks Redis for the instances that users will be placed on next, and clears away who is dead.
+// findLiving asks Redis for the instances that users will be placed on next, and removes those that are dead.
 func (r *Router) findLiving(ctx context.Context) ([]Owner, error) {
 	keys := []string{candidatesKey, evictableKey}
 	answer, err := livingScript.Run(ctx, r.redis, keys, instanceKeys, warmInstances).Slice()

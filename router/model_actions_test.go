@@ -80,7 +80,8 @@ func (m *model) fault(action string) {
 
 // faults are all that can go wrong.
 var faults = []string{"lose a command", "lose an answer", "execute a command twice", "give a command up", "assert",
-	"unreachable", "full", "cut or heal an instance", "cut or heal a front", "empty Redis", "fail over", "drain", "kill", "outage", silence}
+	"unreachable", "full", "cut or heal an instance", "cut or heal a front", "empty Redis", "fail over", "drain", "kill",
+	"outage", silence}
 
 // silence is a fault of a whole run: where only the instances beat that the model moves, often none does for long.
 const silence = "silence"
@@ -100,7 +101,8 @@ func weighted(faults []string) (actions []string) {
 	for _, a := range []struct {
 		weight int
 		name   string
-	}{{10, "run a command"}, {2, "execute a command"}, {7, "request"}, {5, "beat"}, {2, "release"}, {1, "dial"}, {4, "time passes"}} {
+	}{{10, "run a command"}, {2, "execute a command"}, {7, "request"}, {5, "beat"}, {2, "release"}, {1, "dial"}, {4,
+		"time passes"}} {
 		actions = append(actions, slices.Repeat([]string{a.name}, a.weight)...)
 	}
 	for _, name := range faults {
@@ -112,7 +114,7 @@ func weighted(faults []string) (actions []string) {
 		case "give a command up":
 			actions = append(actions, "execute a late command")
 		case "unreachable":
-			actions = append(actions, slices.Repeat([]string{"dial again"}, mostFailed)...)
+			actions = append(actions, slices.Repeat([]string{"dial again"}, maxFailed)...)
 		case "fail over":
 			actions = append(actions, "replicate", "replicate")
 		}
@@ -282,7 +284,7 @@ func (m *model) release(n *instanceModel, user string, keepHome bool) {
 
 func (m *model) dials() {
 	f, n := m.front(), m.alive()
-	m.start(func(ctx context.Context) { f.place(ctx, n.id) })
+	m.start(func(ctx context.Context) { f.makePlaceable(ctx, n.id) })
 }
 
 func (m *model) unreachable() {
@@ -301,8 +303,8 @@ func (m *model) dialsAgain() {
 	}
 }
 
-// mostInstances bounds how many a run has in all.
-const mostInstances = 5
+// maxInstances bounds how many a run has in all.
+const maxInstances = 5
 
 func (m *model) empties() { m.must(m.servers[m.at].FlushAll(context.Background()).Err()) }
 
@@ -320,7 +322,7 @@ func (m *model) failsOver() {
 
 func (m *model) drains() {
 	n := m.alive()
-	if n.leaving || len(m.instances) >= mostInstances {
+	if n.leaving || len(m.instances) >= maxInstances {
 		return
 	}
 	n.leaving = true
@@ -330,7 +332,7 @@ func (m *model) drains() {
 
 func (m *model) killed() {
 	n := m.alive()
-	if len(m.instances) >= mostInstances {
+	if len(m.instances) >= maxInstances {
 		return
 	}
 	n.dead = true

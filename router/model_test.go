@@ -21,16 +21,16 @@ import (
 // may go on, so all interleavings can occur. Time is simulated on both sides of the wire. Of the scripts one word is
 // changed: of the candidates the first two are compared and not two random ones, so that a seed reproduces a run.
 //
-// Faults: an instance says that nothing can begin there; a front reaches an instance no more, and asks it to give users up;
-// a command or its answer is lost, a command is executed twice, or long after its sender gave up; any process
+// Faults: an instance says that nothing can begin there; a front reaches an instance no more, and asks it to give users
+// up; a command or its answer is lost, a command is executed twice, or long after its sender gave up; any process
 // stands still at any of its commands while time passes; an instance or a front is cut off from Redis; an instance is
-// killed; Redis is emptied, or fails over to a replica that may lag behind; an instance's clock is slow by a tenth; there
-// are no other instances whose beats come all the time.
+// killed; Redis is emptied, or fails over to a replica that may lag behind; an instance's clock is slow by a tenth;
+// there are no other instances whose beats come all the time.
 //
-// Safety, after every step, for every user: at most one instance would admit a turn on its own word, also if a front says
-// that Redis is away where the instance knows better. Cut-off processes are no exception: the fence has fallen before
-// anybody else is placed. An instance that has told Redis that it drains is given nobody. While nobody reaches Redis, and
-// all did until then, at most one instance admits by a front's word.
+// Safety, after every step, for every user: at most one instance would admit a turn on its own word, also if a front
+// says that Redis is away where the instance knows better. Cut-off processes are no exception: the fence has fallen
+// before anybody else is placed. An instance that has told Redis that it drains is given nobody. While nobody reaches
+// Redis, and all did until then, at most one instance admits by a front's word.
 //
 // Liveness: after the last fault, within horizon, every front finds the same instance for every user, and that one
 // admits; a process whose user has moved has been told to stop; and once all is released, no owner entry is left.
@@ -51,8 +51,8 @@ func longRuns(t *testing.T) {
 	setFlag(t, "rapid.steps", "100")
 }
 
-// alone has each question asked at once: an op that waits for another's command would not be seen to wait. Those that are
-// asked together are answered as if each had been asked alone, one after the other.
+// alone has each question asked at once: an op that waits for another's command would not be seen to wait. Those that
+// are asked together are answered as if each had been asked alone, one after the other.
 const alone = 100
 
 // setFlag sets a flag that still has its default, for the time of the test.
@@ -102,13 +102,14 @@ type instanceModel struct {
 }
 
 func newModel(t *rapid.T, c *cluster, faults []string) *model {
-	m := &model{t: t, users: []string{"ada", "bob"}, draining: make(map[string]bool), full: make(map[string]bool), claims: make(map[string]struct{})}
+	m := &model{t: t, users: []string{"ada", "bob"}, draining: make(map[string]bool), full: make(map[string]bool),
+		claims: make(map[string]struct{})}
 	m.network = &network{cluster: c, now: time.Hour, passed: time.Now(), sent: m.watch,
 		others: !slices.Contains(faults, silence)}
 	for _, server := range c.servers {
 		m.must(server.FlushAll(context.Background()).Err())
 	}
-	m.must(Settle(context.Background(), c.servers[0]))
+	m.must(EndSettling(context.Background(), c.servers[0]))
 	for range 2 {
 		m.addFront()
 		m.addInstance()
@@ -263,11 +264,11 @@ func (n *instanceModel) admits(user string, mayAsk bool) bool {
 	}
 	l := NewLease(n.redis, n.opts)
 	l.id, l.renewed, l.alive, l.epoch = n.id, n.renewed, n.alive, n.epoch
-	l.claims, l.released, l.lost = maps.Clone(n.Lease.claims), maps.Clone(n.released), n.lost
+	l.claims, l.released, l.redisAway = maps.Clone(n.Lease.claims), maps.Clone(n.released), n.redisAway
 	if _, held := l.claims[user]; !held && !mayAsk {
 		return false
 	}
-	return l.Admit(context.Background(), user, !l.lost) == nil
+	return l.Admit(context.Background(), user, !l.redisAway) == nil
 }
 
 // recovers is the liveness property.
@@ -313,9 +314,9 @@ func (m *model) round() bool {
 	}
 	served := true
 	for _, f := range m.fronts {
-		f.note(nil)
+		f.noteRedis(nil)
 		for _, id := range m.servers[m.at].SMembers(ctx, pendingKey).Val() {
-			f.place(ctx, id)
+			f.makePlaceable(ctx, id)
 		}
 		for _, id := range f.avoided() {
 			f.dialAgain(ctx, id)

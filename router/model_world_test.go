@@ -15,8 +15,8 @@ import (
 
 var errLost = errors.New("lost on the way")
 
-// cluster is what all runs of the model share: real servers, of which one is the Redis of the moment, and an address that
-// can be dialled.
+// cluster is what all runs of the model share: real servers, of which one is the Redis of the moment, and an address
+// that can be dialled.
 type cluster struct {
 	servers []*redis.Client
 	runs    []string
@@ -238,7 +238,8 @@ return 1`)
 
 func (n *network) pass(d time.Duration) error {
 	for _, server := range n.servers {
-		err := passScript.Run(context.Background(), server, []string{epochKey}, d.Milliseconds(), quantum.Milliseconds(), n.others).Err()
+		err := passScript.Run(context.Background(), server, []string{epochKey}, d.Milliseconds(), quantum.Milliseconds(),
+			n.others).Err()
 		if err != nil {
 			return err
 		}

@@ -23,8 +23,8 @@ var (
 )
 
 const (
-	// mostClaims is how many users may be waited for at a time: a claim goes on when the client has gone.
-	mostClaims   = 4096
+	// maxClaims is how many users may be waited for at a time: a claim goes on when the client has gone.
+	maxClaims    = 4096
 	claimTimeout = 2 * time.Second
 	// firstInstance is how long a claim waits for an instance that is there but not yet dialled.
 	firstInstance = 3 * time.Second
@@ -42,7 +42,8 @@ type Owner struct {
 // Options are a front's settings.
 type Options struct {
 	Logger *slog.Logger
-	// Reach makes a connection to an instance as requests will, and best leaves it for them. It may be called concurrently.
+	// Reach makes a connection to an instance as requests will, and best leaves it for them. It may be called
+	// concurrently.
 	Reach func(ctx context.Context, owner Owner) error
 }
 
@@ -51,11 +52,11 @@ type Router struct {
 	redis Redis
 	opts  Options
 
-	known  known // in steady state a request costs no round trip
-	claims singleflight.Group
-	open   atomic.Int64 // claims under way
-	asker  asker[claimed]
-	away   atomic.Bool // Redis can't be reached
+	known      known // in steady state a request costs no round trip
+	claims     singleflight.Group
+	openClaims atomic.Int64 // claims under way
+	asker      asker[claimed]
+	away       atomic.Bool // Redis can't be reached
 
 	firstWait time.Duration // how long a claim waits for an instance that is there but not yet dialled
 
@@ -68,7 +69,7 @@ type Router struct {
 
 // New returns a front's Router. Run keeps it informed.
 func New(redis Redis, opts Options) *Router {
-	r := &Router{redis: redis, opts: opts, known: newKnown(mostKnown),
+	r := &Router{redis: redis, opts: opts, known: newKnown(maxKnown),
 		firstWait: firstInstance, reached: make(map[string]time.Time), avoid: make(map[string]avoidance)}
 	r.asker = asker[claimed]{parallel: parallel, script: r.claimAll}
 	return r
@@ -81,13 +82,13 @@ func (r *Router) Route(ctx context.Context, user string) (Owner, error) {
 		owner.Outage = r.away.Load()
 		return owner, nil
 	}
-	if r.open.Load() >= mostClaims {
+	if r.openClaims.Load() >= maxClaims {
 		return Owner{}, ErrUnavailable
 	}
-	// A claim is shared by all who wait for it, so none of them may cancel it.
+	// A claim is shared by all requests that wait for it, so none of them may cancel it.
 	flight := r.claims.DoChan(user, func() (any, error) {
-		r.open.Add(1)
-		defer r.open.Add(-1)
+		r.openClaims.Add(1)
+		defer r.openClaims.Add(-1)
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout+firstInstance)
 		defer cancel()
 		return r.claim(ctx, user)
@@ -105,14 +106,14 @@ func (r *Router) Route(ctx context.Context, user string) (Owner, error) {
 
 // Misdirected says that the instance answered that it isn't the user's owner: the next Route asks Redis.
 func (r *Router) Misdirected(user string, owner Owner) {
-	r.known.doubt(user, owner.Instance)
+	r.known.markFormer(user, owner.Instance)
 }
 
 // answeredWait is how long an instance may take from closing its connections to saying that it has ended.
 const answeredWait = 3 * time.Second
 
-// Answered reports whether an owner that is gone has answered all requests that it had accepted, so that one which got no
-// answer may be sent to another. An instance says so at its end; Answered waits for that, at most for 3 s.
+// Answered reports whether an owner that is gone has answered all requests that it had accepted, so that one which got
+// no answer may be sent to another. An instance says so at its end; Answered waits for that, at most for 3 s.
 func (r *Router) Answered(ctx context.Context, owner Owner) bool {
 	ctx, cancel := context.WithTimeout(ctx, answeredWait)
 	defer cancel()
@@ -137,12 +138,12 @@ func (r *Router) claim(ctx context.Context, user string) (Owner, error) {
 		answer, err := r.asker.ask(ctx, user)
 		state, owner := answer.state, answer.owner
 		if err != nil && ctx.Err() == nil {
-			r.note(err)
+			r.noteRedis(err)
 		}
 		switch {
 		case err == nil && state == "owner":
 			if r.avoids(owner.Instance) {
-				r.giveUpOn(ctx, owner.Instance, user)
+				r.evictIfUnreachable(ctx, owner.Instance, user)
 				return Owner{}, ErrUnavailable
 			}
 			r.known.keep(user, owner)
@@ -156,7 +157,7 @@ func (r *Router) claim(ctx context.Context, user string) (Owner, error) {
 			pause(ctx, 100*time.Millisecond)
 			continue
 		}
-		// Redis is away or settling. Who is known here from before is best served where he was: his instance, if it
+		// Redis is away or settling. A known user is best served by the last owner: that instance, if it
 		// lives, says so again as soon as it can.
 		if owner, ok := r.known.guess(user); ok {
 			owner.Outage = err != nil && r.away.Load()

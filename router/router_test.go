@@ -131,7 +131,7 @@ func TestRouter_ADrainingOwnerKeepsItsUserUntilItIsReleased(t *testing.T) {
 	})
 }
 
-func TestRouter_WhoHasEndedAsItShouldHasAnsweredAll(t *testing.T) {
+func TestRouter_AnInstanceThatEndedInOrderHasAnsweredAll(t *testing.T) {
 	both(t, func(t *testing.T, client *redis.Client) {
 		a, b := newNode(t, client, 8), newNode(t, client, 8)
 		front, owner := newRouter(client), Owner{Instance: a.ID()}
@@ -240,7 +240,7 @@ func TestRouter_ARedisThatComesBackEmptySettlesAndKnownUsersStay(t *testing.T) {
 	require.Equal(t, was.Instance, found.Instance)
 }
 
-func TestLease_WhoWasTakenMeanwhileIsEvicted(t *testing.T) {
+func TestLease_AUserThatMovedMeanwhileIsEvicted(t *testing.T) {
 	both(t, func(t *testing.T, client *redis.Client) {
 		a := newNode(t, client, 8)
 		_, err := newRouter(client).Route(t.Context(), "ada")
@@ -330,14 +330,14 @@ func TestRouter_SaysWhichWireTheOwnerSpeaks(t *testing.T) {
 	})
 }
 
-func TestRouter_WhoHangsUpDoesntMakeRedisAway(t *testing.T) {
+func TestRouter_AHangUpDoesntMakeRedisAway(t *testing.T) {
 	client := newRedis(t, false)
 	newNode(t, client, 8)
 	front := newRouter(client)
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	front.known.keep("cleo", Owner{Instance: "i"})
-	front.known.doubt("cleo", "i")
+	front.known.markFormer("cleo", "i")
 	owner, err := front.claim(gone, "cleo")
 	require.NoError(t, err)
 	require.False(t, owner.Outage)

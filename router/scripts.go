@@ -30,8 +30,8 @@ const (
 	retryTime = 500 * time.Millisecond
 )
 
-// ownerTTL is how long an owner entry lives that nobody refreshes: it only sweeps what a crash leaves. Instances refresh
-// the entries of the users they hold every refreshEvery.
+// ownerTTL is how long an owner entry lives that nobody refreshes: it only sweeps what a crash leaves. Instances
+// refresh the entries of the users they hold every refreshEvery.
 const ownerTTL = 15 * time.Minute
 
 //go:embed epoch.lua
@@ -83,8 +83,8 @@ type Redis interface {
 func init() { logging.Disable() }
 
 // NewClient connects to a redis:// or rediss:// URL with time-outs that suit a request's way: nobody waits long for a
-// Redis that is away. ca holds in PEM form who may have signed the server's certificate; empty is whoever the system
-// trusts. The error does not hold the URL, which may hold a password.
+// Redis that is away. ca holds the certificates, in PEM form, that may have signed the server's; empty is those the
+// system trusts. The error does not hold the URL, which may hold a password.
 func NewClient(url, ca string) (*redis.Client, error) {
 	opts, err := redis.ParseURL(url)
 	if err != nil {
@@ -142,9 +142,9 @@ func text(answer []any, i int) (string, error) {
 	return "", fmt.Errorf("router: unexpected answer of a script: %v", answer)
 }
 
-// Settle ends the waiting time of a Redis that has just come up. It is only for one in which nobody can hold anything
-// from before, as one that was born with this process.
-func Settle(ctx context.Context, client Redis) error {
+// EndSettling ends the waiting time of a Redis that has just come up. It is only for one in which nobody can hold
+// anything from before, as one that was born with this process.
+func EndSettling(ctx context.Context, client Redis) error {
 	if err := ownScript.Run(ctx, client, []string{epochKey}, 0, "").Err(); err != nil {
 		return fmt.Errorf("router: settle: %w", err)
 	}

@@ -32,7 +32,8 @@ func selfSigned(t *testing.T) (certificate, key []byte) {
 	require.NoError(t, err)
 	raw, err := x509.MarshalECPrivateKey(private)
 	require.NoError(t, err)
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: raw})
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: raw})
 }
 
 func TestNewClient_SpeaksTLSWithWhomItTrustsOnly(t *testing.T) {
@@ -54,7 +55,8 @@ func TestNewClient_SpeaksTLSWithWhomItTrustsOnly(t *testing.T) {
 	trusting, err := NewClient(url, string(certificate))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = trusting.Close() })
-	require.Eventually(t, func() bool { return trusting.Ping(t.Context()).Err() == nil }, 30*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return trusting.Ping(t.Context()).Err() == nil }, 30*time.Second,
+		20*time.Millisecond)
 
 	strange, _ := selfSigned(t)
 	for _, ca := range []string{"", string(strange)} {

@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// formerTTL is how long who was placed only to be given up may take. It is enough to move conversations.
+// formerTTL is how long a user stays placed that was placed only to be given up. It is enough to move conversations.
 const formerTTL = 5 * time.Minute
 
 // RouteTogether is Route for a user who was another one before: both get the same owner, which can make one of them.
-// Who has no owner gets that of the other, whether it has room or not. If each has one, the former user is given up by
-// its own as soon as its turns have ended; until then the error is ErrDraining.
+// A user without an owner gets that of the other, whether it has room or not. If each has one, the former user is given
+// up by its own as soon as its turns have ended; until then the error is ErrDraining.
 func (r *Router) RouteTogether(ctx context.Context, user, former string) (Owner, error) {
 	present, known := r.known.owner(user)
 	past, knownToo := r.known.owner(former)
@@ -36,7 +36,7 @@ func (r *Router) bringTogether(ctx context.Context, user, former string) (instan
 		state, instance, err := r.askTogether(ctx, user, former)
 		if err != nil {
 			if ctx.Err() == nil {
-				r.note(err)
+				r.noteRedis(err)
 			}
 			return "", ErrUnavailable
 		}
@@ -62,7 +62,8 @@ func (r *Router) bringTogether(ctx context.Context, user, former string) (instan
 func (r *Router) askTogether(ctx context.Context, user, former string) (state, instance string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
-	answer, err := togetherScript.Run(ctx, r.redis, []string{epochKey, ownerKey(user), ownerKey(former)}, LeaseTime.Milliseconds(),
+	answer, err := togetherScript.Run(ctx, r.redis, []string{epochKey, ownerKey(user), ownerKey(former)},
+		LeaseTime.Milliseconds(),
 		instanceKeys, random(8), ownerTTL.Milliseconds(), formerTTL.Milliseconds()).Slice()
 	if err != nil {
 		return "", "", err
@@ -74,7 +75,7 @@ func (r *Router) askTogether(ctx context.Context, user, former string) (state, i
 	return state, instance, err
 }
 
-// requestEviction asks an instance to give a user up. It is a wish: the lease decides.
+// requestEviction asks an instance to give a user up. It is a request: the lease decides.
 func (r *Router) requestEviction(ctx context.Context, instance, user string) {
 	pipe := r.redis.Pipeline()
 	pipe.SAdd(ctx, evictKey(instance), user)

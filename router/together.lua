@@ -1,9 +1,9 @@
--- Has a user and who it was under another name at one instance: who has no owner gets that of the other.
+-- Has a user and the former user it was before at one instance: one without an owner gets that of the other.
 -- KEYS[2] the user's owner entry, KEYS[3] the former user's
 -- ARGV[2] prefix of instance hashes, ARGV[3] claim number to use, ARGV[4] owner TTL of the user in ms, ARGV[5] of the
 -- former user, who is to be given up soon
--- Returns {state, instance}: together | neither: has an owner | apart: and the former user's is the instance | draining |
--- settling
+-- Returns {state, instance}: together | neither: has an owner | apart: and the former user's is the instance | draining
+-- | settling
 local function owner(key)
   local entry = redis.call('GET', key)
   local id, _, epoch = string.match(entry or '', '^(%S+) (%S+) (%S+)$')

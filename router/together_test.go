@@ -14,7 +14,8 @@ func TestRouteTogether_WhoHasNoOwnerGetsThatOfTheOther(t *testing.T) {
 			newNode(t, client, 100)
 		}
 		front, another := newRouter(client), newRouter(client)
-		for _, c := range []struct{ has, user, former string }{{"ada", "new", "ada"}, {"bob", "bob", "old"}, {"", "cleo", "before"}} {
+		for _, c := range []struct{ has, user, former string }{{"ada", "new", "ada"}, {"bob", "bob", "old"},
+			{"", "cleo", "before"}} {
 			if c.has != "" {
 				_, err := front.Route(t.Context(), c.has)
 				require.NoError(t, err)

@@ -9,24 +9,24 @@ import (
 
 const (
 	avoidFor = 10 * time.Second
-	// mostFailed is how many dials in a row, one a second, have to fail before an instance whose lease lives is asked to
+	// maxFailed is how many dials in a row, one a second, have to fail before an instance whose lease lives is asked to
 	// give users up: one alone means that it was busy for a second.
-	mostFailed = 5
+	maxFailed = 5
 )
 
-// avoidance is for how long an instance that could not be dialled isn't to be placed on, and taken for gone: all its users
-// find it unreachable at the same time.
+// avoidance is for how long an instance that could not be dialled isn't to be placed on, and taken for gone: all its
+// users find it unreachable at the same time.
 type avoidance struct {
 	until, gone time.Time
 	failed      int // times it was dialled again, in vain
 }
 
-// Unreachable says that the owner could not be dialled. While its lease lives the user stays with it, and the front dials
-// it again every second: it is served there as before as soon as that succeeds. If it goes on to fail, the owner itself is
-// asked to give up whoever of its users comes here.
+// Unreachable says that the owner could not be dialled. While its lease lives the user stays with it, and the front
+// dials it again every second: it is served there as before as soon as that succeeds. If it goes on to fail, the owner
+// itself is asked to give up whoever of its users comes here.
 func (r *Router) Unreachable(ctx context.Context, user string, owner Owner) {
 	r.known.forget(user)
-	if r.avoidAlso(owner.Instance) || r.away.Load() {
+	if r.markAvoided(owner.Instance) || r.away.Load() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
@@ -35,24 +35,24 @@ func (r *Router) Unreachable(ctx context.Context, user string, owner Owner) {
 	switch {
 	case err != nil:
 	case n == 0:
-		r.isGone(owner.Instance) // nobody would read the wish
+		r.markGone(owner.Instance) // nobody would read the request
 	default:
-		r.giveUpOn(ctx, owner.Instance, user)
+		r.evictIfUnreachable(ctx, owner.Instance, user)
 	}
 }
 
-// giveUpOn has the user placed elsewhere, if the instance has been unreachable for long.
-func (r *Router) giveUpOn(ctx context.Context, instance, user string) {
+// evictIfUnreachable has the user placed elsewhere, if the instance has been unreachable for long.
+func (r *Router) evictIfUnreachable(ctx context.Context, instance, user string) {
 	r.mu.Lock()
 	failed := r.avoid[instance].failed
 	r.mu.Unlock()
-	if failed >= mostFailed {
+	if failed >= maxFailed {
 		r.requestEviction(ctx, instance, user)
 	}
 }
 
-// retry dials the instances that could not be dialled.
-func (r *Router) retry(ctx context.Context) {
+// dialAvoided dials the instances that could not be dialled.
+func (r *Router) dialAvoided(ctx context.Context) {
 	var all sync.WaitGroup
 	for _, id := range r.avoided() {
 		all.Go(func() { r.dialAgain(ctx, id) })
@@ -64,7 +64,7 @@ func (r *Router) dialAgain(ctx context.Context, instance string) {
 	err := r.reach(ctx, instance)
 	switch {
 	case errors.Is(err, errNoLease):
-		r.isGone(instance)
+		r.markGone(instance)
 	case errors.Is(err, errUnreached):
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -77,8 +77,8 @@ func (r *Router) dialAgain(ctx context.Context, instance string) {
 	}
 }
 
-// avoidAlso avoids an instance from now on, and reports whether it is known to be gone.
-func (r *Router) avoidAlso(instance string) (gone bool) {
+// markAvoided avoids an instance from now on, and reports whether it is known to be gone.
+func (r *Router) markAvoided(instance string) (gone bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	a := r.avoid[instance]
@@ -86,14 +86,14 @@ func (r *Router) avoidAlso(instance string) (gone bool) {
 	return time.Now().Before(a.gone)
 }
 
-func (r *Router) isGone(instance string) {
+func (r *Router) markGone(instance string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	until := time.Now().Add(avoidFor)
 	r.avoid[instance] = avoidance{until: until, gone: until}
 }
 
-// avoided lists what is to be avoided. Who is gone needn't be named.
+// avoided lists what is to be avoided. Instances that are gone needn't be named.
 func (r *Router) avoided() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -38,21 +38,21 @@ func TestRouter_OneFailedDialMovesNobody(t *testing.T) {
 		newNode(t, client, 8)
 
 		cut.Store(true)
-		for range mostFailed - 1 {
+		for range maxFailed - 1 {
 			front.Unreachable(t.Context(), "ada", o)
-			front.retry(t.Context())
+			front.dialAvoided(t.Context())
 			_, err = front.Route(t.Context(), "ada")
 			require.ErrorIs(t, err, ErrUnavailable, "its lease lives")
 		}
 		require.Zero(t, client.Exists(t.Context(), evictKey(a.ID())).Val())
 		cut.Store(false)
-		front.retry(t.Context())
+		front.dialAvoided(t.Context())
 		again, err := front.Route(t.Context(), "ada")
 		require.NoError(t, err, "at once, now that it is reached")
 		require.Equal(t, o, again)
 		cut.Store(true)
 		front.Unreachable(t.Context(), "ada", o)
-		front.retry(t.Context())
+		front.dialAvoided(t.Context())
 		_, err = front.Route(t.Context(), "ada")
 		require.ErrorIs(t, err, ErrUnavailable)
 		require.Zero(t, client.Exists(t.Context(), evictKey(a.ID())).Val(), "what was before it was reached doesn't count")
@@ -71,8 +71,8 @@ func TestRouter_AnOwnerThatCantBeDialledForLongIsAskedToGiveTheUserUp(t *testing
 
 		cut.Store(true)
 		front.Unreachable(t.Context(), "ada", o)
-		for range mostFailed {
-			front.retry(t.Context())
+		for range maxFailed {
+			front.dialAvoided(t.Context())
 		}
 		_, err = front.Route(t.Context(), "ada")
 		require.ErrorIs(t, err, ErrUnavailable)
@@ -87,21 +87,21 @@ func TestRouter_AnOwnerThatCantBeDialledForLongIsAskedToGiveTheUserUp(t *testing
 	})
 }
 
-func TestRouter_WhoIsGoneIsNotDialledForEver(t *testing.T) {
+func TestRouter_AnInstanceThatIsGoneIsNotDialledForEver(t *testing.T) {
 	client := newRedis(t, false)
 	a := newNode(t, client, 8)
 	front := newRouter(client)
 	cutOff(front).Store(true)
 	front.Unreachable(t.Context(), "ada", Owner{Instance: a.ID()})
 	require.NoError(t, client.Del(t.Context(), instanceKey(a.ID())).Err()) // its lease ran out
-	front.retry(t.Context())
+	front.dialAvoided(t.Context())
 	require.Empty(t, front.avoided(), "it is gone: nobody can be placed there anyway")
 	asked := &counting{}
 	client.AddHook(asked)
-	front.retry(t.Context())
+	front.dialAvoided(t.Context())
 	require.Zero(t, asked.n)
 	front.avoid[a.ID()] = avoidance{until: time.Now().Add(-time.Second)} // as time passes
-	front.retry(t.Context())
+	front.dialAvoided(t.Context())
 	require.Empty(t, front.avoid)
 }
 
@@ -119,7 +119,7 @@ func (s stuck) EvalSha(ctx context.Context, _ string, _ []string, _ ...any) *red
 }
 
 // Whoever asks and hangs up leaves a claim behind, so their number is bounded, and others are told at once.
-func TestRouter_ThoseWhoAskAndGoDontPileUp(t *testing.T) {
+func TestRouter_RequestsThatHungUpDontPileUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		redis := stuck{goOn: make(chan struct{})}
 		goOn := sync.OnceFunc(func() { close(redis.goOn) })
@@ -127,16 +127,16 @@ func TestRouter_ThoseWhoAskAndGoDontPileUp(t *testing.T) {
 		front := newRouter(redis)
 		gone, hangUp := context.WithCancel(t.Context())
 		hangUp()
-		for i := range mostClaims + 1000 {
+		for i := range maxClaims + 1000 {
 			_, err := front.Route(gone, fmt.Sprint("stranger", i))
 			require.Error(t, err)
 			synctest.Wait()
 		}
-		require.EqualValues(t, mostClaims, front.open.Load())
+		require.EqualValues(t, maxClaims, front.openClaims.Load())
 		_, err := front.Route(t.Context(), "ada")
 		require.ErrorIs(t, err, ErrUnavailable)
 		goOn()
 		synctest.Wait()
-		require.Zero(t, front.open.Load())
+		require.Zero(t, front.openClaims.Load())
 	})
 }

@@ -12,10 +12,11 @@ import (
 
 const (
 	pingInterval = time.Second
-	// reachTimeout bounds an attempt to reach an instance; one that is silent mustn't keep a front from looking after others.
+	// reachTimeout bounds an attempt to reach an instance; one that is silent mustn't keep a front from looking after
+	// others.
 	reachTimeout = 2 * time.Second
-	// warmInstances is how many instances a front keeps a connection to that nobody has used yet, and rewarmAfter how long one
-	// may be idle; see also IdleConnTimeout in package function.
+	// warmInstances is how many instances a front keeps a connection to that nobody has used yet, and rewarmAfter how long
+	// one may be idle; see also IdleConnTimeout in package function.
 	warmInstances = 64
 	rewarmAfter   = 4 * time.Minute
 )
@@ -23,7 +24,8 @@ const (
 // Run watches Redis, makes new instances placeable and keeps connections to instances until ctx is done.
 func (r *Router) Run(ctx context.Context) {
 	var all sync.WaitGroup
-	for _, do := range []func(context.Context){r.look, r.keepWarm, r.retry} { // an instance that is silent mustn't hide what Redis does
+	// an instance that is silent mustn't hide what Redis does
+	for _, do := range []func(context.Context){r.pingRedis, r.keepWarm, r.dialAvoided} {
 		all.Go(func() { repeat(ctx, do) })
 	}
 	all.Wait()
@@ -42,22 +44,22 @@ func repeat(ctx context.Context, do func(context.Context)) {
 	}
 }
 
-// look finds out whether Redis can be reached.
-func (r *Router) look(ctx context.Context) {
+// pingRedis finds out whether Redis can be reached.
+func (r *Router) pingRedis(ctx context.Context) {
 	pingCtx, cancel := context.WithTimeout(ctx, pingInterval/2)
 	defer cancel()
 	err := r.redis.Ping(pingCtx).Err()
 	if ctx.Err() != nil {
 		return
 	}
-	r.note(err)
+	r.noteRedis(err)
 	if err == nil {
 		r.discover(ctx)
 	}
 }
 
-// note keeps whether Redis could be reached, and tells the log when that changes.
-func (r *Router) note(err error) {
+// noteRedis keeps whether Redis could be reached, and tells the log when that changes.
+func (r *Router) noteRedis(err error) {
 	if was := r.away.Swap(err != nil); was == (err != nil) {
 		return
 	}
@@ -68,8 +70,8 @@ func (r *Router) note(err error) {
 	}
 }
 
-// discover reaches instances that no front has reached yet: the first connection on a VPC can take a minute, and no user
-// shall wait for it.
+// discover reaches instances that no front has reached yet: the first connection on a VPC can take a minute, and no
+// user shall wait for it.
 func (r *Router) discover(ctx context.Context) {
 	ids, err := r.redis.SMembers(ctx, pendingKey).Result()
 	if err != nil {
@@ -77,13 +79,13 @@ func (r *Router) discover(ctx context.Context) {
 	}
 	var all sync.WaitGroup
 	for _, id := range ids {
-		all.Go(func() { r.place(ctx, id) })
+		all.Go(func() { r.makePlaceable(ctx, id) })
 	}
 	all.Wait()
 }
 
-// place makes an instance one that users are placed on, once it has been reached.
-func (r *Router) place(ctx context.Context, id string) {
+// makePlaceable makes an instance one that users are placed on, once it has been reached.
+func (r *Router) makePlaceable(ctx context.Context, id string) {
 	err := r.reach(ctx, id)
 	if errors.Is(err, errNoLease) {
 		r.redis.SRem(ctx, pendingKey, id) // it registers again if it isn't gone
@@ -98,7 +100,7 @@ func (r *Router) place(ctx context.Context, id string) {
 }
 
 // keepWarm reaches the instances that users will be placed on next, each time before a connection would be closed for
-// having been idle, and clears away who is dead.
+// having been idle, and removes those that are dead.
 func (r *Router) keepWarm(ctx context.Context) {
 	living, err := r.findLiving(ctx)
 	if err != nil {

@@ -29,7 +29,8 @@ func TestRouter_AnInstanceThatIsNotReachedAsRequestsWillBeIsNotPlaceable(t *test
 			require.NoError(t, err)
 			require.Equal(t, current.ID(), o.Instance)
 		}
-		require.NoError(t, client.Set(t.Context(), ownerKey("ada"), old.ID()+" claim "+client.HGet(t.Context(), epochKey, "run").Val(), 0).Err())
+		require.NoError(t, client.Set(t.Context(), ownerKey("ada"), old.ID()+" claim "+client.HGet(t.Context(), epochKey,
+			"run").Val(), 0).Err())
 		o, err := front.Route(t.Context(), "ada")
 		require.NoError(t, err)
 		require.Equal(t, Owner{Instance: old.ID(), Addr: old.opts.Addr}, o)
@@ -105,7 +106,7 @@ func TestRouter_SamplesWhoLivesAndClaimsNothing(t *testing.T) {
 		require.Contains(t, front.Sample(9), Owner{Instance: a.ID(), Addr: a.opts.Addr, Fingerprint: a.fingerprint()})
 		require.Empty(t, client.Keys(t.Context(), ownerKey("*")).Val())
 
-		front.avoidAlso(a.ID())
+		front.markAvoided(a.ID())
 		require.Len(t, front.Sample(9), 1, "one can't be dialled")
 		require.NoError(t, client.Del(t.Context(), instanceKey(a.ID())).Err()) // as it expires after a SIGKILL
 		front.keepWarm(t.Context())

@@ -1,4 +1,4 @@
-# Who owns which user. Losing it costs new users some seconds and known ones nothing, so it keeps nothing on disk.
+# Which instance owns which user. Losing it costs new users some seconds and known ones nothing, so it keeps nothing on disk.
 resource "google_redis_instance" "this" {
   name                    = var.name
   region                  = var.region

@@ -13,14 +13,14 @@ func (f *Fold) beginBlock(source int, block gjson.Result) {
 	kind := block.Get("type").Str
 	f.skipping = kind == "tool_use" || f.hideTools && !isSaid(kind)
 	if f.skipping {
-		f.settle()
+		f.endRepeat()
 		f.close()
 		return
 	}
 	if f.repeat != nil && kind == "text" && source == 0 {
 		return // its text tells whether it is another block
 	}
-	f.settle()
+	f.endRepeat()
 	f.openBlock(block.Raw)
 	f.isText = kind == "text"
 	f.streamed = append(f.streamed, place{source, f.next - 1})
@@ -118,9 +118,9 @@ func (f *Fold) assistant(message gjson.Result) {
 			f.call(block)
 		case streamed:
 		case isSaid(kind) || !f.hideTools:
-			f.say(kind, block)
+			f.emitWhole(kind, block)
 		default:
-			f.settle()
+			f.endRepeat()
 		}
 		return true
 	})
@@ -140,22 +140,22 @@ func (f *Fold) beginUnasked(message gjson.Result, id string) {
 	f.used.output += message.Get("usage.output_tokens").Int()
 }
 
-// say emits a block that was not streamed.
-func (f *Fold) say(kind string, block gjson.Result) {
+// emitWhole emits a block that was not streamed.
+func (f *Fold) emitWhole(kind string, block gjson.Result) {
 	switch {
 	case kind == "text" && f.repeat != nil:
 		f.repeated(block.Get("text").Str)
-		f.settle()
+		f.endRepeat()
 	case kind == "text":
 		f.openBlock(emptyText(block))
 		f.passText(block.Get("text").Str)
 	case kind == "thinking":
-		f.settle()
+		f.endRepeat()
 		f.openBlock(`{"type":"thinking","thinking":"","signature":""}`)
 		f.passDelta(`{"type":"thinking_delta","thinking":` + rawOr(block.Get("thinking"), `""`) + `}`)
 		f.passDelta(`{"type":"signature_delta","signature":` + rawOr(block.Get("signature"), `""`) + `}`)
 	default:
-		f.settle()
+		f.endRepeat()
 		f.openBlock(block.Raw)
 	}
 	f.close()
@@ -178,7 +178,7 @@ func rawOr(value gjson.Result, other string) string {
 
 // call emits the call of a tool.
 func (f *Fold) call(block gjson.Result) {
-	f.settle() // also where it is hidden: what an answer says behind a call repeats nothing
+	f.endRepeat() // also where it is hidden: what an answer says behind a call repeats nothing
 	id := block.Get("id").Str
 	if f.hideTools || id == "" || f.find(id) >= 0 {
 		return
@@ -215,7 +215,7 @@ func (f *Fold) results(message gjson.Result) {
 			return true
 		}
 		id, isError, content := block.Get("tool_use_id").Str, block.Get("is_error").Bool(), texts(block.Get("content"))
-		f.settle()
+		f.endRepeat()
 		f.whenClosed(func() { f.result(id, isError, content) })
 		return true
 	})

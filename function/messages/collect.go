@@ -17,8 +17,8 @@ type Collector struct {
 	end    []byte
 }
 
-// block is one of the message, as it began, and what came to it. Its texts are kept as JSON has them between the quotes:
-// parts that follow each other are one.
+// block is one of the message, as it began, and what came to it. Its texts are kept as JSON has them between the
+// quotes: parts that follow each other are one.
 type block struct {
 	start                     []byte
 	text, thinking, signature []byte

@@ -139,7 +139,7 @@ func (f *Fold) End() *api.Error {
 	case f.outcome != nil:
 		return f.outcome
 	}
-	f.settle()
+	f.endRepeat()
 	f.start(gjson.Result{})
 	f.close()
 	for _, c := range f.calls {
@@ -166,7 +166,7 @@ func (f *Fold) event(event gjson.Result, abandoned int) {
 		f.flush()
 	case "message_delta":
 		f.whole = true
-		f.settle()
+		f.endRepeat()
 		f.close()
 		f.note(event.Get("delta"), event.Get("usage"))
 	case "message_stop":

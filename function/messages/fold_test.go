@@ -93,7 +93,8 @@ func TestFold_WhatStandsInTheMessageItself(t *testing.T) {
 }
 
 func TestFold_ATurnWithoutAWordIsAMessageAllTheSame(t *testing.T) {
-	stream, whole, failure := folded(&Asked{Model: "haiku"}, []string{`{"type":"result","subtype":"success","is_error":false,"result":""}`})
+	stream, whole, failure := folded(&Asked{Model: "haiku"},
+		[]string{`{"type":"result","subtype":"success","is_error":false,"result":""}`})
 	require.Nil(t, failure)
 	_, err := checkGrammar(stream)
 	require.NoError(t, err)
@@ -105,7 +106,8 @@ func TestFold_ATurnWithoutAWordIsAMessageAllTheSame(t *testing.T) {
 // A whole answer is void, and so is what its tool says later.
 func TestFold_AnErrorThatIsNullIsNone(t *testing.T) {
 	_, message, _ := folded(&Asked{Model: "haiku"}, []string{
-		`{"type":"assistant","error":null,"message":{"id":"m","content":[{"type":"text","text":"a"}]},"parent_tool_use_id":null}`,
+		`{"type":"assistant","error":null,"message":{"id":"m","content":[{"type":"text","text":"a"}]},` +
+			`"parent_tool_use_id":null}`,
 		`{"type":"result","subtype":"success","is_error":false}`})
 	require.Equal(t, "a", gjson.GetBytes(message, "content.0.text").Str)
 }
@@ -117,7 +119,8 @@ func TestFold_AVoidCallGetsNoResult(t *testing.T) {
 	turn.repeat("msg_1", spoken{"tool_use", "toolu_1"})
 	turn.event(`{"type":"content_block_stop","index":0}`)
 	turn.event(`{"type":"message_stop"}`)
-	turn.lines = append(turn.lines, `{"type":"user","message":{"content":[{"type":"tool_result","tool_use_id":"toolu_1","content":"x"}]}}`,
+	turn.lines = append(turn.lines, `{"type":"user","message":{"content":[{"type":"tool_result",`+
+		`"tool_use_id":"toolu_1","content":"x"}]}}`,
 		`{"type":"result","subtype":"success","is_error":false}`)
 	stream, whole, _ := folded(&Asked{Model: "haiku"}, turn.lines)
 	g, err := checkGrammar(stream)
@@ -158,7 +161,7 @@ func TestFold_HiddenToolsChangeNothingOfWhatIsSaid(t *testing.T) {
 		for _, l := range turn.lines {
 			line, err := claude.ParseLine([]byte(l))
 			require.NoError(t, err)
-			answer.Take(&line)
+			answer.Add(&line)
 		}
 		require.Equal(t, texts(true), answer.Shown(), "seed %d:\n%s", seed, strings.Join(turn.lines, "\n"))
 	}
@@ -174,7 +177,8 @@ func TestFold_TheReceiptHasTheUsage(t *testing.T) {
 	}
 	f.Total(&api.Usage{InputTokens: 1, OutputTokens: 2, CacheReadTokens: 3, CacheCreationTokens: 4})
 	require.Nil(t, f.End())
-	require.Contains(t, last, `"usage":{"input_tokens":1,"cache_creation_input_tokens":4,"cache_read_input_tokens":3,"output_tokens":2}`)
+	require.Contains(t, last, `"usage":{"input_tokens":1,"cache_creation_input_tokens":4,"cache_read_input_tokens":3,`+
+		`"output_tokens":2}`)
 }
 
 func TestFold_FailuresHaveTheMessagesAPIsStatusAndType(t *testing.T) {
@@ -184,14 +188,22 @@ func TestFold_FailuresHaveTheMessagesAPIsStatusAndType(t *testing.T) {
 		kind   string
 		says   string
 	}{
-		"rate limit":    {`{"type":"result","subtype":"success","is_error":true,"api_error_status":429,"result":"limit"}`, 429, "rate_limit_error", "limit"},
-		"overloaded":    {`{"type":"result","subtype":"success","is_error":true,"api_error_status":529,"result":"o"}`, 529, "overloaded_error", "o"},
-		"credential":    {`{"type":"result","subtype":"success","is_error":true,"api_error_status":401,"result":"c"}`, 401, "authentication_error", "c"},
-		"too long":      {`{"type":"result","subtype":"success","is_error":true,"terminal_reason":"prompt_too_long","result":"p"}`, 400, "invalid_request_error", "p"},
-		"unknown 4xx":   {`{"type":"result","subtype":"success","is_error":true,"api_error_status":418,"result":"t"}`, 418, "invalid_request_error", "t"},
-		"odd status":    {`{"type":"result","subtype":"success","is_error":true,"api_error_status":200,"result":"t"}`, 500, "api_error", "t"},
-		"execution":     {`{"type":"result","subtype":"error_during_execution","is_error":true,"errors":["e"]}`, 500, "api_error", "e"},
-		"aborted":       {`{"type":"result","subtype":"success","is_error":false,"terminal_reason":"aborted_streaming","result":"half"}`, 500, "api_error", "half"},
+		"rate limit": {`{"type":"result","subtype":"success","is_error":true,"api_error_status":429,"result":"limit"}`,
+			429, "rate_limit_error", "limit"},
+		"overloaded": {`{"type":"result","subtype":"success","is_error":true,"api_error_status":529,"result":"o"}`, 529,
+			"overloaded_error", "o"},
+		"credential": {`{"type":"result","subtype":"success","is_error":true,"api_error_status":401,"result":"c"}`, 401,
+			"authentication_error", "c"},
+		"too long": {`{"type":"result","subtype":"success","is_error":true,"terminal_reason":"prompt_too_long","result":"p"}`,
+			400, "invalid_request_error", "p"},
+		"unknown 4xx": {`{"type":"result","subtype":"success","is_error":true,"api_error_status":418,"result":"t"}`, 418,
+			"invalid_request_error", "t"},
+		"odd status": {`{"type":"result","subtype":"success","is_error":true,"api_error_status":200,"result":"t"}`, 500,
+			"api_error", "t"},
+		"execution": {`{"type":"result","subtype":"error_during_execution","is_error":true,"errors":["e"]}`, 500,
+			"api_error", "e"},
+		"aborted": {`{"type":"result","subtype":"success","is_error":false,"terminal_reason":"aborted_streaming",` +
+			`"result":"half"}`, 500, "api_error", "half"},
 		"of the pool":   {`{"type":"error","error":{"type":"overloaded_error","message":"m"}}`, 529, "overloaded_error", "m"},
 		"unknown error": {`{"type":"error","error":{"type":"odd","message":"m"}}`, 500, "api_error", "m"},
 		"no result":     {`{"type":"system","subtype":"init"}`, 502, "api_error", "the turn ended without a result"},
@@ -248,14 +260,15 @@ func TestGrammar_RefusesStreamsThatAClientCannotRead(t *testing.T) {
 		require.Error(t, err, "twice %s", frame)
 	}
 	for name, mutant := range map[string]string{
-		"no event line":        strings.Replace(good, "event: message_stop\n", "", 1),
-		"another event":        strings.Replace(good, "event: message_stop\n", "event: done\n", 1),
-		"a hole":               strings.ReplaceAll(good, `"index":1`, `"index":2`),
-		"one end more":         good + frames[len(frames)-1],
-		"an error behind":      string(Frames{}.Event([]byte(good), "error", api.Envelope("", api.Invalid("x")))),
-		"tool_use":             strings.ReplaceAll(good, `"stop_reason":"end_turn"`, `"stop_reason":"tool_use"`),
-		"no JSON":              strings.Replace(good, `{"type":"message_stop"}`, `{"type":"message_stop"`, 1),
-		"an unknown void":      strings.Replace(good, `"usage":{"input_tokens"`, `"claudepool_void":[99],"usage":{"input_tokens"`, 2),
+		"no event line":   strings.Replace(good, "event: message_stop\n", "", 1),
+		"another event":   strings.Replace(good, "event: message_stop\n", "event: done\n", 1),
+		"a hole":          strings.ReplaceAll(good, `"index":1`, `"index":2`),
+		"one end more":    good + frames[len(frames)-1],
+		"an error behind": string(Frames{}.Event([]byte(good), "error", api.Envelope("", api.Invalid("x")))),
+		"tool_use":        strings.ReplaceAll(good, `"stop_reason":"end_turn"`, `"stop_reason":"tool_use"`),
+		"no JSON":         strings.Replace(good, `{"type":"message_stop"}`, `{"type":"message_stop"`, 1),
+		"an unknown void": strings.Replace(good, `"usage":{"input_tokens"`,
+			`"claudepool_void":[99],"usage":{"input_tokens"`, 2),
 		"a call without input": strings.Replace(good, `"input":{`, `"other":{`, 1),
 		"cut":                  good[:len(good)-1],
 	} {

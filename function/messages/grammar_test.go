@@ -8,8 +8,8 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// grammar checks a stream of the Messages API as the official clients read it, and accumulates the message as they do. It
-// shares nothing with what it checks.
+// grammar checks a stream of the Messages API as the official clients read it, and accumulates the message as they do.
+// It shares nothing with what it checks.
 type grammar struct {
 	state  string // "", begun, ended, over
 	open   int    // index of the open block, or -1
@@ -22,7 +22,8 @@ type grammar struct {
 
 var stopReasons = []string{"end_turn", "max_tokens", "stop_sequence", "refusal"}
 
-var deltasOf = map[string][]string{"text": {"text_delta", "citations_delta"}, "thinking": {"thinking_delta", "signature_delta"},
+var deltasOf = map[string][]string{"text": {"text_delta", "citations_delta"},
+	"thinking":        {"thinking_delta", "signature_delta"},
 	"server_tool_use": {"input_json_delta"}}
 
 // checkGrammar reads a whole stream.
@@ -86,7 +87,8 @@ func (g *grammar) start(name string, m gjson.Result) error {
 	switch {
 	case name != "message_start":
 		return fmt.Errorf("before message_start")
-	case m.Get("type").Str != "message" || m.Get("role").Str != "assistant" || m.Get("id").Str == "" || m.Get("model").Str == "":
+	case m.Get("type").Str != "message" || m.Get("role").Str != "assistant" || m.Get("id").Str == "" ||
+		m.Get("model").Str == "":
 		return fmt.Errorf("no message")
 	case m.Get("content").Raw != "[]" || m.Get("stop_reason").Type != gjson.Null:
 		return fmt.Errorf("a message that isn't at its beginning")
@@ -147,12 +149,14 @@ func (g *grammar) begin(block gjson.Result) error {
 	switch b["type"] {
 	case "text", "thinking", "redacted_thinking", "server_tool_use":
 	case "mcp_tool_use":
-		if _, twice := g.calls[b["id"]]; twice || b["id"] == "" || b["name"] == "" || b["server_name"] == "" || !block.Get("input").IsObject() {
+		if _, twice := g.calls[b["id"]]; twice || b["id"] == "" || b["name"] == "" || b["server_name"] == "" ||
+			!block.Get("input").IsObject() {
 			return fmt.Errorf("no call of a tool")
 		}
 		g.calls[b["id"]] = g.open
 	case "mcp_tool_result":
-		if at, called := g.calls[b["tool_use_id"]]; !called || at < 0 || !block.Get("is_error").IsBool() || !block.Get("content").IsArray() {
+		if at, called := g.calls[b["tool_use_id"]]; !called || at < 0 || !block.Get("is_error").IsBool() ||
+			!block.Get("content").IsArray() {
 			return fmt.Errorf("no result of a call")
 		}
 		g.calls[b["tool_use_id"]] = -1

@@ -9,7 +9,7 @@ import (
 // Ignored are the names of parameters without effect, in order.
 type Ignored []string
 
-const mostIgnored = 32
+const maxIgnored = 32
 
 var parameterForm = regexp.MustCompile(`^[A-Za-z0-9_.]{1,64}$`)
 
@@ -19,7 +19,7 @@ func (i *Ignored) Add(name string) {
 		name = "*"
 	}
 	at, known := slices.BinarySearch(*i, name)
-	if !known && len(*i) >= mostIgnored {
+	if !known && len(*i) >= maxIgnored {
 		name = "*"
 		at, known = slices.BinarySearch(*i, name)
 	}

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// cli writes the lines that the CLI writes in a turn, as it was seen to, at random. What of them counts is noted beside.
+// cli writes the lines that the CLI writes in a turn, as it was seen to, at random. What of them counts is noted
+// beside.
 type cli struct {
 	r     *rand.Rand
 	lines []string
@@ -21,14 +22,16 @@ type cli struct {
 
 func (c *cli) line(format string, args ...any) {
 	if c.r.IntN(12) == 0 {
-		c.lines = append(c.lines, fmt.Sprintf(`{"type":"assistant","message":{"id":"msg_sub","role":"assistant","content":[{"type":"text",`+
+		c.lines = append(c.lines, fmt.Sprintf(`{"type":"assistant","message":{"id":"msg_sub","role":"assistant",`+
+			`"content":[{"type":"text",`+
 			`"text":"of a subagent %d"}]},"parent_tool_use_id":"toolu_0","uuid":"u"}`, c.n))
 	}
 	c.lines = append(c.lines, fmt.Sprintf(format, args...))
 }
 
 func (c *cli) event(format string, args ...any) {
-	c.line(`{"type":"stream_event","event":%s,"session_id":"s","parent_tool_use_id":null,"uuid":"u"}`, fmt.Sprintf(format, args...))
+	c.line(`{"type":"stream_event","event":%s,"session_id":"s","parent_tool_use_id":null,"uuid":"u"}`,
+		fmt.Sprintf(format, args...))
 }
 
 func (c *cli) id(kind string) string {
@@ -100,7 +103,8 @@ func (c *cli) answer(stop string) {
 }
 
 func (c *cli) start(id string) {
-	c.event(`{"type":"message_start","message":{"id":%q,"type":"message","role":"assistant","model":"claude-haiku-5-5","content":[],`+
+	c.event(`{"type":"message_start","message":{"id":%q,"type":"message","role":"assistant","model":"claude-haiku-5-5",`+
+		`"content":[],`+
 		`"stop_reason":null,"usage":{"input_tokens":11,"output_tokens":1}}}`, id)
 	c.input += 11
 }
@@ -141,7 +145,8 @@ func (c *cli) deltas(i int, b spoken, size int) {
 		for n < len(text) && text[n]&0xc0 == 0x80 { // not within a character
 			n++
 		}
-		c.event(`{"type":"content_block_delta","index":%d,"delta":{"type":"%s_delta",%q:%s}}`, i, b.kind, b.kind, quote(text[:n]))
+		c.event(`{"type":"content_block_delta","index":%d,"delta":{"type":"%s_delta",%q:%s}}`, i, b.kind, b.kind,
+			quote(text[:n]))
 		text = text[n:]
 	}
 	if b.kind == "thinking" && size == len(b.text) {
@@ -149,8 +154,8 @@ func (c *cli) deltas(i int, b spoken, size int) {
 	}
 }
 
-// cut begins an answer that is cut within a block: the one that will be given, or another one, of which the blocks before
-// that one are kept.
+// cut begins an answer that is cut within a block: the one that will be given, or another one, of which the blocks
+// before that one are kept.
 func (c *cli) cut(blocks []spoken) {
 	if blocks = blocks[:1]; c.r.IntN(2) == 0 {
 		blocks = c.blocks()
@@ -183,7 +188,8 @@ func (c *cli) cut(blocks []spoken) {
 
 // repeat writes the line in which the CLI has a block that ends.
 func (c *cli) repeat(id string, b spoken) {
-	c.line(`{"type":"assistant","message":{"id":%q,"role":"assistant","model":"claude-haiku-5-5","content":[%s],"stop_reason":null,`+
+	c.line(`{"type":"assistant","message":{"id":%q,"role":"assistant","model":"claude-haiku-5-5","content":[%s],`+
+		`"stop_reason":null,`+
 		`"usage":{"input_tokens":11,"output_tokens":1}},"parent_tool_use_id":null,"uuid":"u"}`, id, b.json())
 }
 
@@ -226,7 +232,8 @@ func (c *cli) result(tool string) {
 	if c.r.IntN(20) == 0 {
 		return // which is made up for
 	}
-	c.line(`{"type":"user","message":{"role":"user","content":[{"type":"tool_result","tool_use_id":%q,"is_error":%t,"content":%s}]},`+
+	c.line(`{"type":"user","message":{"role":"user","content":[{"type":"tool_result","tool_use_id":%q,"is_error":%t,`+
+		`"content":%s}]},`+
 		`"parent_tool_use_id":null,"uuid":"u"}`, tool, c.r.IntN(2) == 0,
 		[]string{`"said"`, `[{"type":"text","text":"said"},{"type":"image","source":{}}]`}[c.r.IntN(2)])
 }
@@ -238,7 +245,8 @@ func randomTurn(seed uint64) *cli {
 	stops := []string{"tool_use", "max_tokens", "refusal", "end_turn"}
 	for range c.r.IntN(4) {
 		c.answer(stops[c.r.IntN(3)])
-		c.line(`{"type":"user","isSynthetic":true,"message":{"role":"user","content":"Resume directly"},"parent_tool_use_id":null}`)
+		c.line(`{"type":"user","isSynthetic":true,"message":{"role":"user","content":"Resume directly"},` +
+			`"parent_tool_use_id":null}`)
 	}
 	if c.r.IntN(6) > 0 {
 		c.answer("end_turn")
@@ -251,7 +259,8 @@ func randomTurn(seed uint64) *cli {
 		c.lines = append(c.lines, `{"type":"error","error":{"type":"overloaded_error","message":"no"}}`)
 		return c
 	}
-	c.line(`{"type":"assistant","error":"server_error","message":{"id":"e","content":[{"type":"text","text":"API Error"}]}}`)
+	c.line(`{"type":"assistant","error":"server_error","message":{"id":"e","content":[{"type":"text","text":"API ` +
+		`Error"}]}}`)
 	c.line(`{"type":"result","subtype":"success","is_error":true,"api_error_status":529,"result":"overloaded"}`)
 	return c
 }

@@ -43,12 +43,12 @@ func (f *Fold) endAnswer(abandoned int) {
 		f.repeat = &repeat{text: string(f.text)}
 	default:
 		f.close()
-		f.annul(abandoned)
+		f.voidFrom(abandoned)
 	}
 }
 
-// annul makes the answer's blocks void from the abandoned one on.
-func (f *Fold) annul(abandoned int) {
+// voidFrom makes the answer's blocks void from the abandoned one on.
+func (f *Fold) voidFrom(abandoned int) {
 	for _, block := range f.streamed {
 		if block.source >= abandoned && abandoned > 0 {
 			f.void = append(f.void, block.index)
@@ -72,7 +72,7 @@ func (f *Fold) repeated(text string) {
 	case strings.HasPrefix(rest, text):
 		f.repeat.matched += len(text)
 	case strings.HasPrefix(text, rest):
-		f.goOn()
+		f.continueBlock()
 		f.passText(text[len(rest):])
 		f.text = append(f.text, text[len(rest):]...)
 	default:
@@ -80,18 +80,18 @@ func (f *Fold) repeated(text string) {
 	}
 }
 
-// goOn has the open block be the first of the next answer.
-func (f *Fold) goOn() {
+// continueBlock has the open block be the first of the next answer.
+func (f *Fold) continueBlock() {
 	f.repeat, f.stopped, f.first = nil, false, f.next-1
 	f.streamed = append(f.streamed[:0], place{0, f.first})
 }
 
-// settle decides that no more of the text is repeated than has been.
-func (f *Fold) settle() {
+// endRepeat decides that no more of the text is repeated than has been.
+func (f *Fold) endRepeat() {
 	switch {
 	case f.repeat == nil:
 	case f.repeat.matched == len(f.repeat.text) && f.repeat.matched > 0:
-		f.goOn()
+		f.continueBlock()
 		f.stopped = true
 	default:
 		f.diverge("")

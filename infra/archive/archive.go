@@ -17,7 +17,7 @@ type Record struct {
 	Name    string // unique for its owner; lower-case hex, as owners are
 	Version int64  // 1 for the first
 	Head    []byte // small, what is needed to find the right conversation; at most MaxHead
-	Deleted bool   // all that is left of it: who still has a copy is to forget it
+	Deleted bool   // all that is left of it: whichever instance still has a copy is to delete it
 }
 
 // Store keeps the records of owners. All methods may be called concurrently, and by many processes; none takes longer
@@ -28,8 +28,8 @@ type Store interface {
 	// Load returns the body of a record, ErrConflict if that version isn't the present one.
 	Load(ctx context.Context, owner, name string, version int64) ([]byte, error)
 	// Save stores the version that follows the present one, the first one where a record was deleted, or any where there
-	// is none, as when the archive was lost. ErrConflict says that somebody else was faster. It begins the record's life anew.
-	// What has failed leaves nothing, and is not stored any more once Delete has been called.
+	// is none, as when the archive was lost. ErrConflict says that somebody else was faster. It begins the record's life
+	// anew. What has failed leaves nothing, and is not stored any more once Delete has been called.
 	Save(ctx context.Context, owner string, r Record, body []byte) error
 	// Delete forgets a record, if there is one, but for its name and that it was deleted.
 	Delete(ctx context.Context, owner, name string) error
@@ -43,8 +43,8 @@ func follows(r Record, present int64, deleted bool) bool {
 	return present == 0 || present == r.Version-1
 }
 
-// Open returns the Store for a folder if one is named, else for a Firestore project, else nil: then conversations end with
-// their instance. The second result closes it. Records live for ttl after they were saved.
+// Open returns the Store for a folder if one is named, else for a Firestore project, else nil: then conversations end
+// with their instance. The second result closes it. Records live for ttl after they were saved.
 func Open(ctx context.Context, folder, project, databaseID string, ttl time.Duration) (Store, func() error, error) {
 	nothing := func() error { return nil }
 	project = database.Project(project)

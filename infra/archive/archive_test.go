@@ -130,7 +130,8 @@ func TestStore_DeleteLeavesAMarkAndMayBeRepeated(t *testing.T) {
 		require.Empty(t, list[0].Head)
 		_, err = store.Load(t.Context(), "ada", "c1", 2)
 		require.ErrorIs(t, err, ErrConflict)
-		require.ErrorIs(t, store.Save(t.Context(), "ada", record(3), nil), ErrConflict, "who doesn't know of it can't bring it back")
+		require.ErrorIs(t, store.Save(t.Context(), "ada", record(3), nil), ErrConflict,
+			"who doesn't know of it can't bring it back")
 		require.NoError(t, store.Save(t.Context(), "ada", record(1), nil), "one that begins anew may have its name")
 		list, err = store.List(t.Context(), "ada")
 		require.NoError(t, err)
@@ -182,7 +183,8 @@ func TestOpen_NeedsAPlaceAndATimeToLive(t *testing.T) {
 	require.NoError(t, closeStore())
 }
 
-// A lock that another process keeps is waited for as long as the caller has, and whoever only asks leaves nothing behind.
+// A lock that another process keeps is waited for as long as the caller has, and whoever only asks leaves nothing
+// behind.
 func TestFolder_WaitsForALockNoLongerThanItsContext(t *testing.T) {
 	dir := t.TempDir()
 	store := NewFolder(dir, time.Hour)

@@ -19,8 +19,9 @@ var (
 	ErrPermanent = errors.New("archive: no use in trying again")
 )
 
-// permanentCodes are Firestore's answers to what it will never do with this record. Others are those of an outage, of a quota,
-// which fills again, and of what an operator can mend, as a role that is missing: nobody's conversations end by that.
+// permanentCodes are Firestore's answers to what it will never do with this record. Others are those of an outage, of a
+// quota, which fills again, and of what an operator can mend, as a role that is missing: nobody's conversations end by
+// that.
 var permanentCodes = []codes.Code{codes.InvalidArgument, codes.OutOfRange}
 
 // permanentErrors are the same for a file system. A full one may be made room in.

@@ -28,16 +28,19 @@ import (
 
 func TestErrors_WhatIsRefusedForGoodIsTold(t *testing.T) {
 	for _, err := range []error{
-		status.Error(codes.InvalidArgument, "too large"), status.Error(codes.ResourceExhausted, "trying to send message larger than max (2 vs. 1)"),
+		status.Error(codes.InvalidArgument, "too large"), status.Error(codes.ResourceExhausted,
+			"trying to send message larger than max (2 vs. 1)"),
 		fmt.Errorf("wrapped: %w", status.Error(codes.InvalidArgument, "")), &fs.PathError{Err: unix.EFBIG},
 	} {
 		require.ErrorIs(t, failed(err), ErrPermanent, "%v", err)
 		require.ErrorIs(t, failed(err), err, "the cause is there for the log")
 	}
 	for _, err := range []error{
-		status.Error(codes.Unavailable, ""), status.Error(codes.DeadlineExceeded, ""), status.Error(codes.Aborted, ""), status.Error(codes.Internal, ""),
+		status.Error(codes.Unavailable, ""), status.Error(codes.DeadlineExceeded, ""), status.Error(codes.Aborted,
+			""), status.Error(codes.Internal, ""),
 		status.Error(codes.ResourceExhausted, "quota exceeded"), status.Error(codes.Unauthenticated, ""),
-		status.Error(codes.PermissionDenied, "an operator can mend it"), status.Error(codes.NotFound, "no database"), status.Error(codes.FailedPrecondition, ""),
+		status.Error(codes.PermissionDenied, "an operator can mend it"), status.Error(codes.NotFound,
+			"no database"), status.Error(codes.FailedPrecondition, ""),
 		&fs.PathError{Err: unix.EACCES}, &fs.PathError{Err: unix.EROFS},
 		context.DeadlineExceeded, &fs.PathError{Err: unix.ENOSPC}, &fs.PathError{Err: unix.EIO},
 	} {
@@ -65,13 +68,15 @@ func TestStore_AHeadThatIsTooLargeIsRefusedForGoodAndDeletionGoesOn(t *testing.T
 // faulty is a Firestore whose commits of transactions go through commit, which may do without pass.
 func faulty(t *testing.T, commit func(ctx context.Context, pass func(context.Context) error) error) *Firestore {
 	t.Helper()
-	intercept := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	intercept := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker,
+		opts ...grpc.CallOption) error {
 		if r, ok := req.(*firestorepb.CommitRequest); ok && len(r.Transaction) > 0 {
 			return commit(ctx, func(ctx context.Context) error { return invoke(ctx, method, req, reply, cc, opts...) })
 		}
 		return invoke(ctx, method, req, reply, cc, opts...)
 	}
-	client, err := firestore.NewClient(t.Context(), fmt.Sprintf("test-%d", time.Now().UnixNano()), option.WithEndpoint(emulator.Addr(t)),
+	client, err := firestore.NewClient(t.Context(), fmt.Sprintf("test-%d", time.Now().UnixNano()),
+		option.WithEndpoint(emulator.Addr(t)),
 		option.WithoutAuthentication(), option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())),
 		option.WithGRPCDialOption(grpc.WithUnaryInterceptor(intercept)))
 	require.NoError(t, err)
@@ -232,7 +237,8 @@ func TestFolder_WhatHasExpiredGoesThoughNobodyAsks(t *testing.T) {
 	require.NoError(t, NewFolder(dir, -time.Second).Save(t.Context(), "gone", record(1), []byte("body")))
 	store := NewFolder(dir, time.Hour)
 	require.NoError(t, store.Save(t.Context(), "here", record(1), []byte("body")))
-	require.NoError(t, os.WriteFile(recordPath(filepath.Join(dir, "here"), "c2")+".next", nil, 0o600), "of an instance that was killed")
+	require.NoError(t, os.WriteFile(recordPath(filepath.Join(dir, "here"), "c2")+".next", nil, 0o600),
+		"of an instance that was killed")
 	require.NoError(t, store.keepTidy(t.Context())())
 	store.tidy(t.Context())
 	require.Equal(t, []string{"here", "here/c1.record"}, below(t, dir))

@@ -143,7 +143,8 @@ func (f *Firestore) Save(ctx context.Context, owner string, r Record, body []byt
 		return err
 	}
 	pieces := slices.Collect(slices.Chunk(body, partBytes))
-	doc, next := f.doc(owner, r.Name), document{Owner: owner, Name: r.Name, Version: r.Version, Head: r.Head, Body: rand.Text(),
+	doc, next := f.doc(owner, r.Name), document{Owner: owner, Name: r.Name, Version: r.Version, Head: r.Head,
+		Body:  rand.Text(),
 		Parts: len(pieces), Expires: time.Now().Add(f.ttl)}
 	calling, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -162,7 +163,8 @@ func (f *Firestore) Save(ctx context.Context, owner string, r Record, body []byt
 }
 
 // replace has the document name the next body. What is of no use then is the one before, or after an error the next.
-func (f *Firestore) replace(ctx context.Context, doc *firestore.DocumentRef, r Record, next document) (useless document, err error) {
+func (f *Firestore) replace(ctx context.Context, doc *firestore.DocumentRef, r Record, next document) (useless document,
+	err error) {
 	var before document
 	err = f.client.RunTransaction(ctx, func(_ context.Context, t *firestore.Transaction) error {
 		present, err := read(t.Get(doc))
@@ -181,7 +183,8 @@ func (f *Firestore) replace(ctx context.Context, doc *firestore.DocumentRef, r R
 	case errors.Is(err, ErrConflict):
 		return next, err
 	}
-	// Of any other error it isn't known: the client library asks again, and what is refused then may have got through before.
+	// Of any other error it isn't known: the client library asks again, and what is refused then may have got through
+	// before.
 	switch stored, unknown := f.settle(ctx, doc, next); {
 	case unknown != nil: // the TTL policy removes what is useless
 		return document{}, err
@@ -230,7 +233,8 @@ func (f *Firestore) Delete(ctx context.Context, owner, name string) error {
 		if present.Version == 0 {
 			return t.Set(doc, none(owner, name)) // no save survives that that is still under way
 		}
-		return t.Set(doc, document{Owner: owner, Name: name, Version: present.Version, Expires: time.Now().Add(f.ttl), Deleted: true})
+		return t.Set(doc, document{Owner: owner, Name: name, Version: present.Version, Expires: time.Now().Add(f.ttl),
+			Deleted: true})
 	})
 	if err != nil {
 		return failed(err)
@@ -250,7 +254,8 @@ func (f *Firestore) discard(ctx context.Context, doc *firestore.DocumentRef, d d
 	})
 }
 
-// discardStrays removes what calls have left that could not tidy up after themselves, of a document that names no parts.
+// discardStrays removes what calls have left that could not tidy up after themselves, of a document that names no
+// parts.
 func (f *Firestore) discardStrays(ctx context.Context, doc *firestore.DocumentRef) {
 	left, err := doc.Collection(parts).Select().Documents(ctx).GetAll()
 	if err != nil {

@@ -98,7 +98,7 @@ func (f *Folder) List(ctx context.Context, owner string) ([]Record, error) {
 		return nil
 	})
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // nobody who only asks leaves a folder behind
+		return nil, nil // a look leaves no folder behind
 	}
 	return records, failed(err)
 }
@@ -174,7 +174,7 @@ const lockRetry = 10 * time.Millisecond
 var errRemoved = fmt.Errorf("archive: removed: %w", fs.ErrNotExist)
 
 // locked runs do while no other process does the same for the owner. Its error is errRemoved where nothing is saved.
-// An empty folder goes with who had it last.
+// An empty folder goes with its last record.
 func (f *Folder) locked(ctx context.Context, owner string, do func(dir string) error) (err error) {
 	dir := f.dir(owner)
 	held, err := os.Open(dir) // #nosec G304 -- made of hashes

@@ -61,7 +61,8 @@ func newHome(root string) (home, error) {
 // API in the broker's place.
 func (l *lab) startCLI(bin string, h home, opts claude.Options, v variant) (*cli, error) {
 	cmd := exec.Command(bin, append(claude.Args(opts), v.args...)...)
-	cmd.Env = append(claude.Environment{Home: h.home, Temp: h.temp, BaseURL: l.api.URL(), Secret: "bench"}.Vars(), v.env...)
+	cmd.Env = append(claude.Environment{Home: h.home, Temp: h.temp, BaseURL: l.api.URL(), Secret: "bench"}.Vars(),
+		v.env...)
 	cmd.Dir, cmd.Stderr = h.cwd, os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -159,7 +160,8 @@ func (l *lab) newSpawning() (*spawning, error) {
 
 func (s *spawning) ask(ctx context.Context, text string) (sample, error) {
 	began := time.Now()
-	c, err := s.lab.startCLI(s.lab.bin, s.home, claude.Options{SessionID: s.session, Resume: s.resume, Model: "haiku"}, variant{})
+	c, err := s.lab.startCLI(s.lab.bin, s.home, claude.Options{SessionID: s.session, Resume: s.resume, Model: "haiku"},
+		variant{})
 	if err != nil {
 		return sample{}, err
 	}
@@ -183,7 +185,8 @@ func (d *direct) ask(ctx context.Context, text string) (sample, error) {
 		if err != nil {
 			return sample{}, err
 		}
-		if d.cli, err = d.lab.startCLI(d.lab.bin, h, claude.Options{SessionID: uuid.NewString(), Model: "haiku"}, variant{}); err != nil {
+		if d.cli, err = d.lab.startCLI(d.lab.bin, h, claude.Options{SessionID: uuid.NewString(), Model: "haiku"},
+			variant{}); err != nil {
 			return sample{}, err
 		}
 	}

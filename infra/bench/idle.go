@@ -12,9 +12,10 @@ import (
 type idleCost struct {
 	Processes             int
 	Over                  time.Duration
-	FrozenCPU, RunningCPU float64   // seconds of a core, all processes together
-	PSS                   []int64   // bytes, of one process each
-	Stopped, Awake, Next  latencies // after a rest, a request to a process that was stopped, to one that was not, and the next ones
+	FrozenCPU, RunningCPU float64 // seconds of a core, all processes together
+	PSS                   []int64 // bytes, of one process each
+	// after a rest, a request to a process that was stopped, to one that was not, and the next ones
+	Stopped, Awake, Next latencies
 }
 
 // idle measures processes at rest: stopped as the pool leaves them, and running as they would be without that.
@@ -68,8 +69,8 @@ func signalAll(pids []int, sig syscall.Signal) error {
 	return nil
 }
 
-// thaws measures what the first request after a rest costs, of the users whose processes were stopped (the first half) and
-// of the others, taking turns, and what the one that follows it costs.
+// thaws measures what the first request after a rest costs, of the users whose processes were stopped (the first half)
+// and of the others, taking turns, and what the one that follows it costs.
 func thaws(ctx context.Context, cost *idleCost, users []*user) error {
 	half := len(users) / 2
 	for i := range half {

@@ -65,7 +65,7 @@ func (s services) stop() {
 	}
 }
 
-// settled is how long a standby has waited for its user at least, as usually it has.
+// settled is how long a standby has waited for its user at least, as most have.
 const settled = 500 * time.Millisecond
 
 // begin makes a new user's conversation by the given way, when no standby is being started that would disturb it.
@@ -84,7 +84,8 @@ func (l *lab) begin(ctx context.Context, s services, way int) (conversation, err
 }
 
 // newUsers measures rounds new users of each way, taking turns, each with n requests.
-func (l *lab) newUsers(ctx context.Context, s services, model time.Duration, rounds, n int, only ...int) (requests, error) {
+func (l *lab) newUsers(ctx context.Context, s services, model time.Duration, rounds, n int, only ...int) (requests,
+	error) {
 	all := requests{model: model}
 	for round := range rounds {
 		for i := range only {

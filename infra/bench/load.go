@@ -35,7 +35,8 @@ type loadPlan struct {
 }
 
 var (
-	fullLoad  = loadPlan{Held: 500, Streams: 200, Events: 2000, Turns: 100_000, Users: 16, Each: 100, Idle: 2 * time.Second}
+	fullLoad = loadPlan{Held: 500, Streams: 200, Events: 2000, Turns: 100_000, Users: 16, Each: 100,
+		Idle: 2 * time.Second}
 	quickLoad = loadPlan{Held: 4, Streams: 3, Events: 100, Turns: 60, Users: 4, Each: 5, Idle: 200 * time.Millisecond}
 )
 
@@ -155,7 +156,8 @@ func crowdOf(ctx context.Context, atOnce int, users []*user, do func(context.Con
 
 // churn has users come and go for whom processes are started, used, reaped and resumed.
 func (l *lab) churn(ctx context.Context, r *loadReport) error {
-	s, err := l.startService(ctx, l.scripted, 2, "IDLE_TIMEOUT="+r.Plan.Idle.String(), "CLEANUP_INTERVAL=1s", fmt.Sprint("MAX_PROCESSES=", 2*r.Plan.Users+8))
+	s, err := l.startService(ctx, l.scripted, 2, "IDLE_TIMEOUT="+r.Plan.Idle.String(), "CLEANUP_INTERVAL=1s",
+		fmt.Sprint("MAX_PROCESSES=", 2*r.Plan.Users+8))
 	if err != nil {
 		return err
 	}

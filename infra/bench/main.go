@@ -1,6 +1,6 @@
 // Command bench measures what the pool is for, on the machine it runs on, and writes BENCH.md: the time to the first
-// token and to the end, with the real CLI on a stand-in for the Messages API, of a CLI per request, of the pool without and
-// with standbys, and of a CLI over its own pipes; what idle processes cost; and what the service itself adds, with
+// token and to the end, with the real CLI on a stand-in for the Messages API, of a CLI per request, of the pool without
+// and with standbys, and of a CLI over its own pipes; what idle processes cost; and what the service itself adds, with
 // the scripted CLI. All that is compared takes turns within one run, so that what else the machine does hits all alike.
 //
 // With -base it compares the working tree with another commit instead, see comparison.

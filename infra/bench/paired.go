@@ -86,8 +86,9 @@ func (c *comparison) round(ctx context.Context, n int, cli func(side) string, st
 	return measure(ctx, n, both)
 }
 
-// abba has two sides take n turns each, in the order A B B A, so that what drifts meanwhile hits both alike. Who is first in
-// one round has to be second in the next: a turn after one of the other side's is not the same as a turn before it.
+// abba has two sides take n turns each, in the order A B B A, so that what drifts meanwhile hits both alike. Who is
+// first in one round has to be second in the next: a turn after one of the other side's is not the same as a turn
+// before it.
 func abba[T any](first, n int, turn func(i, side int) (T, error), each func([2]T)) error {
 	for i := range n {
 		var got [2]T

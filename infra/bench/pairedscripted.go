@@ -7,7 +7,8 @@ import (
 
 // warmUp has what a new service does once done: its connections, and the growth of its heap.
 func (c *comparison) warmUp(ctx context.Context, both opponents) error {
-	return takeTurns(ctx, 0, c.sizes.requests, events(1), both[base].newUser(), both[now].newUser(), func(sample, sample) {})
+	return takeTurns(ctx, 0, c.sizes.requests, events(1), both[base].newUser(), both[now].newUser(),
+		func(sample, sample) {})
 }
 
 // talk is one of short requests on each side. It is short as well, since a CLI sends all of it to the API each time.

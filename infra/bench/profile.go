@@ -41,7 +41,8 @@ func (l *lab) profiled(ctx context.Context, c *crowd) ([]share, error) {
 	if err := os.WriteFile(path, got.profile, 0o600); err != nil {
 		return nil, err
 	}
-	out, err := exec.CommandContext(ctx, "go", "tool", "pprof", "-top", "-nodecount=100000", "-nodefraction=0", l.local, path).Output()
+	out, err := exec.CommandContext(ctx, "go", "tool", "pprof", "-top", "-nodecount=100000", "-nodefraction=0", l.local,
+		path).Output()
 	return shares(out), err
 }
 

@@ -52,8 +52,9 @@ func compare(rounds [][]pair, resamples int) interval {
 	return interval{ratio: math.Exp(middle), low: edge(0.025), high: edge(0.975)}
 }
 
-// widening is how much wider than a bootstrap's the interval of n rounds, two or more, has to be: by √(n/(n-1)), since
-// deviations are from the rounds' own middle, and by Student's quantile over the normal one, by its expansion in 1/(n-1).
+// widening is how much wider than a bootstrap's the interval of n rounds, two or more, has to be: by √(n/(n-1)), as
+// deviations are from the rounds' own middle, and by Student's quantile over the normal one, by its expansion in
+// 1/(n-1).
 func widening(n int) float64 {
 	const z = 1.959964
 	f := float64(n - 1)

@@ -125,7 +125,8 @@ func (r requests) Ten() []Way {
 			}
 			rests, totals = append(rests, rest), append(totals, first+rest)
 		}
-		row := Way{Name: name, First: median(r.first[way].Total), Later: median(r.later[way].Total), Rest: median(rests), Total: median(totals)}
+		row := Way{Name: name, First: median(r.first[way].Total), Later: median(r.later[way].Total), Rest: median(rests),
+			Total: median(totals)}
 		row.Speedup = 1
 		if way > 0 {
 			row.Speedup = ratio(rows[0].Total, row.Total)

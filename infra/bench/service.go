@@ -47,7 +47,8 @@ func (l *lab) serve(ctx context.Context, local, bin string, standby int, setting
 		return nil, err
 	}
 	cmd := exec.Command(local, "-addr", "127.0.0.1:0", "-instances", "1", "-pprof")
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir, "CLAUDE_BIN=" + bin, "ANTHROPIC_BASE_URL=" + l.api.URL(),
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir, "CLAUDE_BIN=" + bin,
+		"ANTHROPIC_BASE_URL=" + l.api.URL(),
 		"STANDBY=" + strconv.Itoa(standby), "MAX_PROCESSES=400", "LOG_LEVEL=warn"}
 	if redisURL != "" {
 		cmd.Env = append(cmd.Env, "REDIS_URL="+redisURL)
@@ -139,7 +140,7 @@ func (l *lab) freshDatabase(ctx context.Context) (string, error) {
 		if err := redis.FlushDB(ctx).Err(); err != nil {
 			return false, err
 		}
-		return true, router.Settle(ctx, redis)
+		return true, router.EndSettling(ctx, redis)
 	})
 }
 

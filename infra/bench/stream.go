@@ -47,11 +47,13 @@ func (l *lab) added(ctx context.Context) (added, error) {
 			return a, err
 		}
 	}
-	l.say("scripted CLI: first token after %s over its pipes, after %s through the service", median(a.Piped.First), median(a.Through.First))
+	l.say("scripted CLI: first token after %s over its pipes, after %s through the service", median(a.Piped.First),
+		median(a.Through.First))
 	return a, l.long(ctx, s, &a)
 }
 
-// short has a talk of short requests by both ways. It is short as well, since a CLI sends all of it to the API each time.
+// short has a talk of short requests by both ways. It is short as well, since a CLI sends all of it to the API each
+// time.
 func (l *lab) short(ctx context.Context, s *service, a *added) error {
 	c, u, err := l.pair(ctx, s)
 	if err != nil {
@@ -110,7 +112,7 @@ func (l *lab) long(ctx context.Context, s *service, a *added) error {
 	})
 }
 
-// pair is a CLI and a user, who have both had a turn.
+// pair is a CLI and a user, both of which have had a turn.
 func (l *lab) pair(ctx context.Context, s *service) (*cli, *user, error) {
 	u := s.newUser()
 	if _, err := u.ask(ctx, events(1)); err != nil {
@@ -121,7 +123,8 @@ func (l *lab) pair(ctx context.Context, s *service) (*cli, *user, error) {
 }
 
 // takeTurns asks both n times, each time the other one first.
-func takeTurns(ctx context.Context, first, n int, text string, one, other conversation, each func(one, other sample)) error {
+func takeTurns(ctx context.Context, first, n int, text string, one, other conversation,
+	each func(one, other sample)) error {
 	both := [2]conversation{one, other}
 	return abba(first, n, func(_, side int) (sample, error) { return both[side].ask(ctx, text) },
 		func(got [2]sample) { each(got[0], got[1]) })
@@ -216,7 +219,8 @@ func (l *lab) throughput(ctx context.Context) (throughput, error) {
 		}
 		t.Piped = append(t.Piped, float64(t.Events)/piped.Seconds())
 		t.Through = append(t.Through, float64(t.Events)/through.Seconds())
-		l.say("%d streams: %.0f events/s over pipes, %.0f through the service", t.Streams, t.Piped[len(t.Piped)-1], t.Through[len(t.Through)-1])
+		l.say("%d streams: %.0f events/s over pipes, %.0f through the service", t.Streams, t.Piped[len(t.Piped)-1],
+			t.Through[len(t.Through)-1])
 	}
 	t.Profile, err = l.profiled(ctx, c)
 	return t, err

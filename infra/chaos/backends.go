@@ -43,7 +43,7 @@ func startRedis(ctx context.Context, folder string) (*redisPair, error) {
 		return nil, err
 	}
 	return p, p.primary.Await(ctx, "redis-server", startTime, func() (bool, error) {
-		return true, router.Settle(ctx, p.client)
+		return true, router.EndSettling(ctx, p.client)
 	})
 }
 

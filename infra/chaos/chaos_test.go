@@ -23,7 +23,7 @@ var (
 
 // patient are options for a machine that has other things to do as well.
 func patient() options {
-	return options{seed: *seed, talkers: 1, within: mostRecovery, turnTime: time.Minute}
+	return options{seed: *seed, talkers: 1, within: maxRecovery, turnTime: time.Minute}
 }
 
 // What takes longer than continuous integration has time for is the command's.
@@ -121,7 +121,8 @@ func TestTurn_EndsInOneWayOnly(t *testing.T) {
 		stream string
 		want   outcome
 	}{
-		"answered":        {said + `data: {"type":"result","result":"reply to: u01-0-000001 says"}` + "\n\ndata: [DONE]\n\n", answered},
+		"answered": {said + `data: {"type":"result","result":"reply to: u01-0-000001 says"}` + "\n\ndata: [DONE]\n\n",
+			answered},
 		"a word missing":  {`data: {"type":"result","result":"reply to: u01-0-000001 says"}` + "\n\ndata: [DONE]\n\n", wrong},
 		"twice the same":  {"id: t.1\n" + said + "id: t.1\n" + said, wrong},
 		"other words":     {`data: {"type":"result","result":"reply to: what"}` + "\n\ndata: [DONE]\n\n", wrong},

@@ -149,8 +149,8 @@ func termInstance(b *blow) (func() error, error) {
 	return func() error { return errors.Join(b.replace(slot), i.Terminate(endTime)) }, nil
 }
 
-// rollInstances does what an update does: for each a new one first, then the old one's end. It begins to be over when the
-// last one is asked to end.
+// rollInstances does what an update does: for each a new one first, then the old one's end. It begins to be over when
+// the last one is asked to end.
 func rollInstances(b *blow) (func() error, error) {
 	end := func() error { return nil }
 	for slot, i := range b.stage.living() {
@@ -266,7 +266,7 @@ func partFronts(how func(*testkit.Relay)) func(b *blow) (func() error, error) {
 	}
 }
 
-// partFront takes a front's Redis away. That is no harm: who was served by it before is served on.
+// partFront takes a front's Redis away. That is no harm: users it served before are served on.
 func partFront(how func(*testkit.Relay)) func(b *blow) (func() error, error) {
 	return func(b *blow) (func() error, error) {
 		_, f := b.front()

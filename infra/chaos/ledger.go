@@ -23,7 +23,7 @@ type row struct {
 	name      string
 	answered  int // turns that ran and were answered rightly
 	refused   int // an explicit error, nothing was run
-	resumed   int // of those answered, whose connection broke and who were taken up again
+	resumed   int // of those answered, whose connection broke and which were taken up again
 	failed    int // an explicit error in the stream
 	cut       int // the connection broke because its front was killed
 	wrong     int // an answer with other words than those asked for
@@ -74,8 +74,10 @@ func newLedger() (*ledger, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &ledger{api: api, runs: make(map[string]int), open: make(map[string]map[int]int), instances: make(map[int]*instance),
-		latest: make(map[string]beginning), memories: make(map[string]*memory), row: &row{name: "the beginning"}, seen: make(map[string]bool)}, nil
+	return &ledger{api: api, runs: make(map[string]int), open: make(map[string]map[int]int),
+		instances: make(map[int]*instance),
+		latest:    make(map[string]beginning), memories: make(map[string]*memory), row: &row{name: "the beginning"},
+		seen: make(map[string]bool)}, nil
 }
 
 // know makes the instance one whose calls can be told.
@@ -174,8 +176,8 @@ func (l *ledger) run(text, user string, n int) {
 	}
 }
 
-// staleLocked reports whether the instance begins a turn that it may not begin: it has been out of touch for longer than
-// a lease, or has only just come back and somebody else has served the user meanwhile.
+// staleLocked reports whether the instance begins a turn that it may not begin: it has been out of touch for longer
+// than a lease, or has only just come back and somebody else has served the user meanwhile.
 func (l *ledger) staleLocked(user string, n int) bool {
 	i, now := l.instances[n], time.Now()
 	if i == nil || l.outage.during(now.Add(-2*recovery), now) {
@@ -185,7 +187,8 @@ func (l *ledger) staleLocked(user string, n int) bool {
 		return true
 	}
 	last := l.latest[user]
-	return last.by != nil && last.by != i && i.apart.during(last.at, last.at.Add(1)) && i.apart.during(now.Add(-reunion), now) &&
+	return last.by != nil && last.by != i && i.apart.during(last.at, last.at.Add(1)) &&
+		i.apart.during(now.Add(-reunion), now) &&
 		!last.by.harm.during(now.Add(-2*recovery), now)
 }
 

@@ -33,7 +33,7 @@ type load struct {
 	wg      sync.WaitGroup
 }
 
-// talker is a client who asks again as soon as there is an answer. All but served is its own goroutine's.
+// talker is a client that asks again as soon as there is an answer. All but served is its own goroutine's.
 type talker struct {
 	load    *load
 	random  *rand.Rand
@@ -54,7 +54,8 @@ type talker struct {
 }
 
 func newLoad(s *stage, o options) *load {
-	l := &load{stage: s, users: make(map[string]string), client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
+	l := &load{stage: s, users: make(map[string]string),
+		client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
 	l.speak("")
 	for n := range o.users {
 		user := fmt.Sprintf("%02d", n)
@@ -66,7 +67,8 @@ func newLoad(s *stage, o options) *load {
 			talkers = 2
 		}
 		for number := range talkers {
-			l.talkers = append(l.talkers, &talker{load: l, token: token, user: user, number: number, slot: (n + number) % fronts, finish: n%3 == 1,
+			l.talkers = append(l.talkers, &talker{load: l, token: token, user: user, number: number, slot: (n + number) % fronts,
+				finish: n%3 == 1,
 				random: rand.New(rand.NewPCG(uint64(o.seed), uint64(len(l.talkers))))})
 		}
 	}
@@ -188,7 +190,8 @@ func (t *talker) judge(turn *turn) {
 	}
 	l.reason(turn.why())
 	if t.disturbed(turn) {
-		l.violation(func(r *row) { r.disturbed++ }, "%s, of %s by %s, was disturbed after %.1f s: %s", turn.ticket, t.home, t.front,
+		l.violation(func(r *row) { r.disturbed++ }, "%s, of %s by %s, was disturbed after %.1f s: %s", turn.ticket, t.home,
+			t.front,
 			turn.ended.Sub(turn.sent).Seconds(), turn.detail)
 	}
 }
@@ -226,7 +229,7 @@ func (l *load) recovered(ctx context.Context, since time.Time) (took time.Durati
 			}
 			took = max(took, at.Sub(since))
 		}
-		if len(missing) == 0 || time.Since(since) > mostRecovery || ctx.Err() != nil {
+		if len(missing) == 0 || time.Since(since) > maxRecovery || ctx.Err() != nil {
 			return took, missing
 		}
 		time.Sleep(50 * time.Millisecond)

@@ -1,5 +1,6 @@
 // Command chaos runs the service as processes, lets users talk to it, and makes things go wrong: processes are killed
-// and frozen, lines cut, Redis is emptied and failed over, CLIs misbehave. Meanwhile it checks what the service promises.
+// and frozen, lines cut, Redis is emptied and failed over, CLIs misbehave. Meanwhile it checks what the service
+// promises.
 package main
 
 import (
@@ -45,14 +46,17 @@ func main() {
 func realMain(ctx context.Context, args []string) error {
 	o := options{talkers: 1, within: recovery, turnTime: 10 * time.Second}
 	set := flag.NewFlagSet("chaos", flag.ContinueOnError)
-	set.DurationVar(&o.duration, "duration", 20*time.Minute, "how long to begin new faults; each that there is comes once, then pairs")
+	set.DurationVar(&o.duration, "duration", 20*time.Minute,
+		"how long to begin new faults; each that there is comes once, then pairs")
 	set.Int64Var(&o.seed, "seed", 1, "decides the order of faults, what they hit and what users say")
 	set.IntVar(&o.users, "users", 18, "users, every fifth with two conversations at a time")
 	set.BoolVar(&o.real, "real", true, "run the real CLI on one of the instances")
 	set.BoolVar(&o.firestore, "firestore", true, "run the Firestore emulator")
-	set.BoolVar(&o.disk, "disk", os.Geteuid() == 0, "give one instance a small disk to fill, which takes the right to mount")
+	set.BoolVar(&o.disk, "disk", os.Geteuid() == 0,
+		"give one instance a small disk to fill, which takes the right to mount")
 	set.StringVar(&o.only, "only", "", "only faults and pairs whose name contains this")
-	set.StringVar(&o.overlay, "overlay", "", "JSON file of sources to build the service from in place of its own; see go help build")
+	set.StringVar(&o.overlay, "overlay", "",
+		"JSON file of sources to build the service from in place of its own; see go help build")
 	report := set.String("report", "", "Markdown file in which results replace what is after `"+testkit.ReportMark+"`")
 	if err := set.Parse(args); err != nil {
 		return err

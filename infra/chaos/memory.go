@@ -58,7 +58,8 @@ func (l *ledger) recall(ticket string, n int, messages string) {
 		}
 		if a.at.Before(kept) {
 			l.row.forgotten++
-			l.noteLocked("%s was run by a CLI of %s that does not know %s, answered %.1f s before by %s", ticket, by, a.ticket, now.Sub(a.at).Seconds(), m.by)
+			l.noteLocked("%s was run by a CLI of %s that does not know %s, answered %.1f s before by %s", ticket, by, a.ticket,
+				now.Sub(a.at).Seconds(), m.by)
 			return
 		}
 	}

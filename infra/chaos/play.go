@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// mostRecovery is how long it is waited for everybody to be served again; what is beyond recovery is a violation.
-	mostRecovery = 45 * time.Second
+	// maxRecovery is how long it is waited for everybody to be served again; what is beyond recovery is a violation.
+	maxRecovery = 45 * time.Second
 	// apartMost is how long after the first fault of a pair the second one comes, at most.
 	apartMost = 4 * time.Second
 )
@@ -35,7 +35,7 @@ func play(ctx context.Context, dir string, o options, acts [][]fault) (*results,
 	l.start(ctx)
 	defer l.end()
 
-	l.settle(ctx, time.Now(), mostRecovery)
+	l.settle(ctx, time.Now(), maxRecovery)
 	r.began = time.Now()
 	healed := r.began.Add(-router.LeaseTime)
 	for n, act := range acts {
@@ -142,7 +142,7 @@ func (f fault) happen(b *blow) (healed time.Time, err error) {
 	return healed, heal()
 }
 
-// settle waits until everybody is served again, and counts who isn't in time.
+// settle waits until everybody is served again, and counts the users that aren't in time.
 func (l *load) settle(ctx context.Context, since time.Time, within time.Duration) {
 	took, missing := l.recovered(ctx, since)
 	if ctx.Err() != nil {
@@ -151,7 +151,7 @@ func (l *load) settle(ctx context.Context, since time.Time, within time.Duration
 	ledger := l.stage.ledger
 	ledger.count(func(r *row) { r.recovered = took })
 	for _, t := range missing {
-		ledger.violation(func(r *row) { r.late++ }, "user %s was not served within %s", t.user, mostRecovery)
+		ledger.violation(func(r *row) { r.late++ }, "user %s was not served within %s", t.user, maxRecovery)
 	}
 	if len(missing) == 0 && took > within {
 		ledger.violation(func(r *row) { r.late++ }, "everybody was served again only after %s", took)

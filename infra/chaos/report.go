@@ -21,7 +21,8 @@ func newResults(o options) *results { return &results{options: o, began: time.No
 
 func (r *results) add(one *row) {
 	r.rows = append(r.rows, one)
-	fmt.Printf("%s  %-60s answered %4d refused %3d failed %3d cut %3d split %d bad %d recovered %.1f s\n", time.Now().UTC().Format(time.TimeOnly),
+	fmt.Printf("%s  %-60s answered %4d refused %3d failed %3d cut %3d split %d bad %d recovered %.1f s\n",
+		time.Now().UTC().Format(time.TimeOnly),
 		one.name, one.answered, one.refused, one.failed, one.cut, one.split, one.bad(), one.recovered.Seconds())
 	for why, n := range one.reasons {
 		fmt.Printf("          %4d × %s\n", n, why)
@@ -37,10 +38,14 @@ func (r *results) bad() (n int) {
 
 func (r *results) markdown(command string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "`%s`\n\n%s, %s from the first fault to the end, %d CPUs shared by the harness, the service and whatever else ran; commit %s.\n\n",
-		strings.TrimSpace(command), r.began.UTC().Format(time.DateOnly), time.Since(r.began).Round(time.Second), runtime.NumCPU(),
+	fmt.Fprintf(&b, "`%s`\n\n%s, %s from the first fault to the end, %d CPUs shared by the harness, the service and "+
+		"whatever else ran; commit %s.\n\n",
+		strings.TrimSpace(command), r.began.UTC().Format(time.DateOnly), time.Since(r.began).Round(time.Second),
+		runtime.NumCPU(),
 		testkit.Output("git", "rev-parse", "--short", "HEAD"))
-	b.WriteString("| fault | turns answered | taken up again | refused | failed | cut off with the front | wrong answers | lost turns | forgotten | run twice | disturbed | double processes | without a lease | split | left over | late | served again after, s |\n")
+	b.WriteString("| fault | turns answered | taken up again | refused | failed | cut off with the front | wrong " +
+		"answers | lost turns | forgotten | run twice | disturbed | double processes | without a lease | split | left " +
+		"over | late | served again after, s |\n")
 	b.WriteString("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	sum := &row{name: "**all**"}
 	for _, one := range r.rows {
@@ -55,7 +60,8 @@ func (r *results) markdown(command string) string {
 }
 
 func (r *row) write(b *strings.Builder) {
-	fmt.Fprintf(b, "| %s | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %.1f |\n", r.name, r.answered, r.resumed, r.refused, r.failed, r.cut,
+	fmt.Fprintf(b, "| %s | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %.1f |\n", r.name,
+		r.answered, r.resumed, r.refused, r.failed, r.cut,
 		r.wrong, r.lost, r.forgotten, r.twice, r.disturbed, r.double, r.stale, r.split, r.left, r.late, r.recovered.Seconds())
 }
 

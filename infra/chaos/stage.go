@@ -90,7 +90,8 @@ func newStage(ctx context.Context, dir string, o options) (*stage, error) {
 	s := &stage{dir: dir, bin: filepath.Join(dir, "bin"), root: filepath.Join(dir, "workspaces"),
 		logs: filepath.Join(dir, "logs"), taken: make(map[any]bool), disk: o.disk}
 	for _, folder := range []string{dir, s.bin, s.logs, s.small()} {
-		if err := errors.Join(os.MkdirAll(folder, 0o711), os.Chmod(folder, 0o711)); err != nil { // CLIs have uids of their own
+		// CLIs have uids of their own
+		if err := errors.Join(os.MkdirAll(folder, 0o711), os.Chmod(folder, 0o711)); err != nil {
 			return nil, err
 		}
 	}
@@ -141,7 +142,8 @@ func (s *stage) start(ctx context.Context, o options) error {
 	if os.Geteuid() == 0 {
 		isolation = "require"
 	}
-	s.env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "HOP_KEYS=" + strings.Repeat("k", 32), "LOG_FORMAT=text",
+	s.env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "HOP_KEYS=" + strings.Repeat("k", 32),
+		"LOG_FORMAT=text",
 		"WORKSPACES_ROOT=" + s.root, "WORKSPACE_TTL=1m", "ISOLATION=" + isolation, "UID_BASE=2060000000", "UID_COUNT=2000",
 		"IDLE_TIMEOUT=15s", "CLEANUP_INTERVAL=5s", "QUEUE_LIMIT=50", "DRAIN_TIMEOUT=8s",
 		"TURN_TIMEOUT=" + o.turnTime.String(), "SILENCE_TIMEOUT=" + max(o.turnTime, 45*time.Second).String()}
@@ -183,7 +185,7 @@ func (s *stage) newFront(ctx context.Context) (*front, error) {
 	return f, f.Await(ctx, "front", startTime, func() (bool, error) { return c.Healthy(ctx), nil })
 }
 
-var servesLine = regexp.MustCompile(`pool instance serves.* instance=(\w+)`)
+var servesLine = regexp.MustCompile(`pool instance is serving.* instance=(\w+)`)
 
 // newInstance starts an instance in the slot.
 func (s *stage) newInstance(ctx context.Context, slot int) (*instance, error) {
@@ -212,7 +214,8 @@ func (s *stage) newInstance(ctx context.Context, slot int) (*instance, error) {
 	command := []string{filepath.Join(s.bin, "poold")}
 	if slot == 0 && s.disk {
 		env = append(env, "WORKSPACES_ROOT="+s.small())
-		command = append([]string{"unshare", "--mount", "sh", "-c", `mount -t tmpfs -o size=32m,mode=0711 disk "$1" && exec "$2"`, "sh", s.small()}, command...)
+		command = append([]string{"unshare", "--mount", "sh", "-c",
+			`mount -t tmpfs -o size=32m,mode=0711 disk "$1" && exec "$2"`, "sh", s.small()}, command...)
 	}
 	if i.Process, err = testkit.Start(s.logs, env, command[0], command[1:]...); err != nil {
 		return nil, err

@@ -63,7 +63,8 @@ func (t *talker) ask(ctx context.Context, f *front, a *turn) {
 	t.follow(ctx, f, a, func(ctx context.Context, c *client.Client) (*client.Stream, error) {
 		return c.Begin(ctx, request)
 	})
-	for deadline := time.Now().Add(recovery); a.canGoOn() && time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(recovery); a.canGoOn() &&
+		time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		if f := t.choose(); f != nil {
 			a.resumed, a.hangUp = true, 0
 			last := string(api.AppendEventID(nil, a.id, a.events))
@@ -77,7 +78,8 @@ func (t *talker) ask(ctx context.Context, f *front, a *turn) {
 
 // canGoOn reports whether the stream has come to no end and may be taken up again.
 func (a *turn) canGoOn() bool {
-	return a.id != "" && (a.outcome == cut || a.outcome == hungUp || a.resumed && (a.outcome == refused || a.outcome == unreached))
+	return a.id != "" && (a.outcome == cut || a.outcome == hungUp || a.resumed &&
+		(a.outcome == refused || a.outcome == unreached))
 }
 
 // opening asks a front for a turn's stream, or for the rest of it.

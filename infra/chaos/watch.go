@@ -114,7 +114,8 @@ func (w *watcher) owner(c cli) string {
 		return user
 	}
 	folder := filepath.Dir(c.workspace)
-	inside := fmt.Sprintf("/proc/%d/root", c.parent)                   // an instance with a disk of its own is the only one to see it
+	// an instance with a disk of its own is the only one to see it
+	inside := fmt.Sprintf("/proc/%d/root", c.parent)
 	links, _ := filepath.Glob(filepath.Join(inside, folder, "*", "*")) // the pattern is sound
 	for _, link := range links {
 		target, err := os.Readlink(link)

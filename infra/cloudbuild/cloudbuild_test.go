@@ -1,5 +1,5 @@
-// Package cloudbuild has the builds that test and that make images, and checks them and the deploying one, the repository's
-// cloudbuild.yaml, as far as that can be done without the cloud.
+// Package cloudbuild has the builds that test and that make images, and checks them and the deploying one, the
+// repository's cloudbuild.yaml, as far as that can be done without the cloud.
 package cloudbuild
 
 import (
@@ -82,7 +82,8 @@ func TestBuild_StepsWaitForStepsThatExistAndEnd(t *testing.T) {
 		for i, step := range build.Steps {
 			require.NotEmpty(t, step.Id)
 			require.NotEmpty(t, step.WaitFor, "%s: said, not implied", step.Id)
-			require.True(t, i == 0 && step.Id == "pins" || after(build, step.Id, "pins"), "%s: %s runs before its image is looked at", file, step.Id)
+			require.True(t, i == 0 && step.Id == "pins" || after(build, step.Id, "pins"),
+				"%s: %s runs before its image is looked at", file, step.Id)
 			for _, other := range step.WaitFor {
 				require.True(t, seen[other], "%s waits for %s, which is not before it", step.Id, other)
 			}
@@ -112,7 +113,8 @@ func TestBuild_DeploysWhatHasPassedAndWasPlanned(t *testing.T) {
 		require.Contains(t, script(images, "build-"+image), "--file=infra/docker/"+image+".Dockerfile")
 	}
 	build, _ := read(t, deploying)
-	for _, order := range [][2]string{{"plan", "passed"}, {"tls", "plan"}, {"deploy", "tls"}, {"deploy", "plan"}, {"smoke", "deploy"}} {
+	for _, order := range [][2]string{{"plan", "passed"}, {"tls", "plan"}, {"deploy", "tls"}, {"deploy", "plan"},
+		{"smoke", "deploy"}} {
 		require.True(t, after(build, order[0], order[1]), order)
 	}
 	require.Contains(t, script(build, "plan"), "-out=/workspace/plan")
@@ -125,10 +127,13 @@ func TestBuild_DeploysWhatHasPassedAndWasPlanned(t *testing.T) {
 func TestBuild_EachRunsAsAnAccountOfItsOwn(t *testing.T) {
 	terraform, err := os.ReadFile("../../terraform/build.tf")
 	require.NoError(t, err)
-	for file, account := range map[string]string{deploying: "${_ACCOUNT}", tests: "${_NAME}-test", imaging: "${_NAME}-images"} {
+	for file, account := range map[string]string{deploying: "${_ACCOUNT}", tests: "${_NAME}-test",
+		imaging: "${_NAME}-images"} {
 		build, _ := read(t, file)
-		require.Equal(t, "projects/$PROJECT_ID/serviceAccounts/"+account+"@$PROJECT_ID.iam.gserviceaccount.com", build.ServiceAccount)
-		require.Equal(t, cloudbuildpb.BuildOptions_CLOUD_LOGGING_ONLY, build.Options.Logging, "an account of one's own needs it")
+		require.Equal(t, "projects/$PROJECT_ID/serviceAccounts/"+account+"@$PROJECT_ID.iam.gserviceaccount.com",
+			build.ServiceAccount)
+		require.Equal(t, cloudbuildpb.BuildOptions_CLOUD_LOGGING_ONLY, build.Options.Logging,
+			"an account of one's own needs it")
 		for name := range build.Substitutions {
 			require.Contains(t, string(terraform), name, "the triggers say it")
 		}
@@ -144,12 +149,14 @@ func TestBuild_EachRunsAsAnAccountOfItsOwn(t *testing.T) {
 func TestBuild_WhoDeploysRunsNothingOfOthers(t *testing.T) {
 	build, _ := read(t, deploying)
 	for _, step := range build.Steps {
-		require.NotRegexp(t, `(?m)(^|[;&|(]|then|do) *(apt|apt-get|npm|npx|pip|docker|make|go)\b|\.ci/|\.sh\b`, strings.Join(step.Args, "\n"), step.Id)
+		require.NotRegexp(t, `(?m)(^|[;&|(]|then|do) *(apt|apt-get|npm|npx|pip|docker|make|go)\b|\.ci/|\.sh\b`,
+			strings.Join(step.Args, "\n"), step.Id)
 	}
 	for _, file := range files {
 		build, _ := read(t, file)
 		for _, step := range build.Steps {
-			require.NotRegexp(t, `(curl|wget)[^\n]*\|`, strings.Join(step.Args, "\n"), "%s: nothing is run that only its address vouches for", step.Id)
+			require.NotRegexp(t, `(curl|wget)[^\n]*\|`, strings.Join(step.Args, "\n"),
+				"%s: nothing is run that only its address vouches for", step.Id)
 		}
 	}
 }

@@ -30,7 +30,8 @@ func TestDocuments_CommandsExistAsTheyAreWritten(t *testing.T) {
 			}
 		}
 		for _, span := range inline.FindAllStringSubmatch(fenced.ReplaceAllString(string(text), ""), -1) {
-			require.True(t, strings.HasPrefix(span[2], " ☁") || strings.HasPrefix(span[2], "\n☁") || !strings.Contains(span[1], " -"),
+			isMarked := strings.HasPrefix(span[2], " ☁") || strings.HasPrefix(span[2], "\n☁")
+			require.True(t, isMarked || !strings.Contains(span[1], " -"),
 				"%s: %s needs the cloud and doesn't say so", document, span[1])
 			all = append(all, span[1])
 		}
@@ -47,7 +48,8 @@ func TestDocuments_CommandsExistAsTheyAreWritten(t *testing.T) {
 func TestFlags_AreComparedAsAWhole(t *testing.T) {
 	const help = "    --[no-]enable-auth\n    --async\n    --region=REGION\n  -backend-config=path  x\n  -lock-timeout=0s"
 	for flag, there := range map[string]bool{
-		"--region": true, "--reg": false, "--enable-auth": true, "--no-enable-auth": true, "--no-region": false, "--no-async": true, "--auth": false,
+		"--region": true, "--reg": false, "--enable-auth": true, "--no-enable-auth": true,
+		"--no-region": false, "--no-async": true, "--auth": false,
 		"-backend-config": true, "-backend": false, "-lock": false, "-lock-timeout": true,
 	} {
 		require.Equal(t, there, offers(help, flag), flag)

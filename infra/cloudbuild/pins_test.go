@@ -110,7 +110,8 @@ func folder(t *testing.T, digests string) (dir string, run func(args ...string) 
 }
 
 func TestPins_AreWrittenAsTerraformAndSubmitTakeThem(t *testing.T) {
-	dir, run := folder(t, `cat; case "$*" in "run github.com/google/go-containerregistry/cmd/crane@v"*" digest "*:*) echo `+digest+`;; *) exit 1;; esac`)
+	dir, run := folder(t, `cat; case "$*" in "run github.com/google/go-containerregistry/cmd/crane@v"*" digest "*:*) `+
+		`echo `+digest+`;; *) exit 1;; esac`)
 	out, err := run()
 	require.NoError(t, err, out)
 	text, err := os.ReadFile(filepath.Join(dir, "terraform/pins.auto.tfvars.json"))

@@ -113,7 +113,8 @@ func (m *machine) run(file, id string, given ...string) (output string, err erro
 func TestSteps_ABuildLeavesTheDigestOfWhatItPushed(t *testing.T) {
 	for _, image := range []string{"front", "pool"} {
 		m := newMachine(t)
-		m.stand("docker", `case "$*" in "image inspect"*) for r in elsewhere/`+image+`@sha256:0 us-central1-docker.pkg.dev/p/claudepool/`+image+`@`+digest+`; do echo $r; done;; esac`)
+		m.stand("docker", `case "$*" in "image inspect"*) for r in elsewhere/`+image+`@sha256:0 `+
+			`us-central1-docker.pkg.dev/p/claudepool/`+image+`@`+digest+`; do echo $r; done;; esac`)
 		out, err := m.run(imaging, "build-"+image)
 		require.NoError(t, err, out)
 		calls := m.calls()
@@ -122,7 +123,8 @@ func TestSteps_ABuildLeavesTheDigestOfWhatItPushed(t *testing.T) {
 		require.Contains(t, calls[1], "--file=infra/docker/"+image+".Dockerfile --build-arg=REVISION=c --tag="+tag)
 		require.Contains(t, calls[0], " --driver-opt=image=example.com/_buildkit@"+digest)
 		require.Contains(t, calls[1], " --build-arg=GOLANG=example.com/_golang@"+digest+" ")
-		require.Contains(t, calls[1], " --build-arg=BASE=example.com/"+map[string]string{"front": "_static", "pool": "_debian"}[image]+"@"+digest+" ")
+		require.Contains(t, calls[1], " --build-arg=BASE=example.com/"+map[string]string{"front": "_static",
+			"pool": "_debian"}[image]+"@"+digest+" ")
 		require.Contains(t, calls[1], "--build-arg=SOURCE_DATE_EPOCH=0 --output=type=docker,rewrite-timestamp=true")
 		require.Equal(t, "docker push "+tag, calls[2], "as Cloud Build does, which writes provenance for what it gets")
 		require.Regexp(t, "^docker image inspect .* "+tag+"$", calls[3])
@@ -192,10 +194,12 @@ func passing(m *machine, tests, images []string) {
 		for i, builds := range tries {
 			m.write(fmt.Sprintf("%s.%d", account, i), builds)
 		}
-		return fmt.Sprintf(`*claudepool-%s@*) n=$(cat %[2]s 2>/dev/null || echo 0); cat %[2]s.$n; [ $n = %[3]d ] || echo $((n+1)) >%[2]s;;`, account, path, len(tries)-1)
+		return fmt.Sprintf(`*claudepool-%s@*) n=$(cat %[2]s 2>/dev/null || echo 0); cat %[2]s.$n; [ $n = %[3]d ] || echo `+
+			`$((n+1)) >%[2]s;;`, account, path, len(tries)-1)
 	}
 	m.stand("gcloud", `case "$*" in `+said("test", tests)+" "+said("images", images)+`
-"builds describe i "*) printf 'us-central1-docker.pkg.dev/p/claudepool/front:b1\t`+digest+`\nus-central1-docker.pkg.dev/p/claudepool/pool:b1\t`+digest+`\n';; esac`)
+"builds describe i "*) printf 'us-central1-docker.pkg.dev/p/claudepool/front:b1\t`+digest+
+		`\nus-central1-docker.pkg.dev/p/claudepool/pool:b1\t`+digest+`\n';; esac`)
 }
 
 const running, failed, succeeded = "WORKING\ti\n", "FAILURE\ti\n", "SUCCESS\ti\n"
@@ -216,14 +220,16 @@ func TestSteps_TheImagesThatPassedAreDeployedAndNoOthers(t *testing.T) {
 		passing(m, c.tests, c.images)
 		out, err := m.run(deploying, "passed")
 		require.Equal(t, c.passes, err == nil, "%s: %s", name, out)
-		require.Contains(t, m.calls()[0], " --filter=substitutions.COMMIT_SHA=c AND serviceAccount=projects/p/serviceAccounts/claudepool-test@p.iam.gserviceaccount.com ")
+		require.Contains(t, m.calls()[0], " --filter=substitutions.COMMIT_SHA=c AND "+
+			"serviceAccount=projects/p/serviceAccounts/claudepool-test@p.iam.gserviceaccount.com ")
 		images := filepath.Join(m.workspace, "terraform/images.auto.tfvars.json")
 		if !c.passes {
 			require.NoFileExists(t, images, name)
 			continue
 		}
 		const repository = "us-central1-docker.pkg.dev/p/claudepool"
-		require.JSONEq(t, `{"front_image": "`+repository+`/front@`+digest+`", "pool_image": "`+repository+`/pool@`+digest+`"}`, m.read("terraform/images.auto.tfvars.json"))
+		require.JSONEq(t, `{"front_image": "`+repository+`/front@`+digest+`", "pool_image": `+
+			`"`+repository+`/pool@`+digest+`"}`, m.read("terraform/images.auto.tfvars.json"))
 	}
 }
 
@@ -272,14 +278,16 @@ func TestSteps_NothingBelowTLS12ComesIn(t *testing.T) {
 		m.stand("gcloud", `case "$*" in *describe*) `+there+`;; esac`)
 		out, err := m.run(deploying, "tls")
 		require.NoError(t, err, out)
-		require.Equal(t, "gcloud compute ssl-policies "+does+" claudepool --global --project=p --profile=MODERN --min-tls-version=1.2", m.calls()[1])
+		require.Equal(t, "gcloud compute ssl-policies "+does+" claudepool --global --project=p --profile=MODERN "+
+			"--min-tls-version=1.2", m.calls()[1])
 	}
 	balancer, err := os.ReadFile("../../terraform/domain.tf")
 	require.NoError(t, err)
 	require.Contains(t, string(balancer), `"projects/${var.project}/global/sslPolicies/${var.name}"`)
 }
 
-// The Go of the step's image, whichever it is, fetches the one of go.mod, and takes what the checksum database knows only.
+// The Go of the step's image, whichever it is, fetches the one of go.mod, and takes what the checksum database knows
+// only.
 func TestSteps_GoComesThroughTheModuleProxy(t *testing.T) {
 	m := newMachine(t)
 	m.stand("apt-get", "")
@@ -304,7 +312,8 @@ func TestSteps_GoComesThroughTheModuleProxy(t *testing.T) {
 // TestSteps_SmokeAsksTheFront has the front itself behind what lets in only those with an identity, as Cloud Run does.
 func TestSteps_SmokeAsksTheFront(t *testing.T) {
 	quiet := slog.New(slog.DiscardHandler)
-	front := function.New(function.Options{Logger: quiet, Client: function.NewClient(), View: snapshot.NewView(snapshot.NewMemory(), quiet)})
+	front := function.New(function.Options{Logger: quiet, Client: function.NewClient(),
+		View: snapshot.NewView(snapshot.NewMemory(), quiet)})
 	var asked []string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer identity" {

@@ -21,7 +21,8 @@ const (
 	reconnectAtMost = 5 * time.Second
 )
 
-// Project returns the project to connect to: the one that is set, or one of the emulator's if there is an emulator, or none.
+// Project returns the project to connect to: the one that is set, or one of the emulator's if there is an emulator, or
+// none.
 func Project(set string) string {
 	if set == "" && os.Getenv(EmulatorHost) != "" {
 		return emulatorProject
@@ -29,8 +30,8 @@ func Project(set string) string {
 	return set
 }
 
-// Connect returns a client, which has to be closed. It doesn't wait for a connection. The end of ctx doesn't end what was
-// begun with it.
+// Connect returns a client, which has to be closed. It doesn't wait for a connection. The end of ctx doesn't end what
+// was begun with it.
 func Connect(ctx context.Context, project, database string) (*firestore.Client, error) {
 	var opts []option.ClientOption
 	if os.Getenv(EmulatorHost) == "" { // the library dials an emulator itself and takes no dial options then

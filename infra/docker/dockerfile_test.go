@@ -243,7 +243,8 @@ func (i *image) bootstrap(suite string, commands []string, kept string) {
 	defer os.RemoveAll(part)
 	require.NoError(i.t, os.Chmod(part, 0o755))
 	// As in the base image, dpkg does not wait for the disk.
-	i.run("/", environment(), "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--dpkgopt=force-unsafe-io", suite, part)
+	i.run("/", environment(), "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--dpkgopt=force-unsafe-io",
+		suite, part)
 	for _, command := range commands {
 		run := enter(part, "sh", "-c", command)
 		run.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -258,7 +259,8 @@ func (i *image) bootstrap(suite string, commands []string, kept string) {
 // environment is what commands outside the roots get of this process' own.
 func environment() []string {
 	var env []string
-	for _, name := range []string{"PATH", "HOME", "GOPROXY", "GOFLAGS", "GOCACHE", "GOMODCACHE", "http_proxy", "https_proxy", "no_proxy"} {
+	for _, name := range []string{"PATH", "HOME", "GOPROXY", "GOFLAGS", "GOCACHE", "GOMODCACHE", "http_proxy",
+		"https_proxy", "no_proxy"} {
 		if value, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+value)
 		}

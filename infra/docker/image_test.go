@@ -105,7 +105,7 @@ func deploy(t *testing.T) *deployment {
 	redis, err := router.NewClient(redisURL, "")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = redis.Close() })
-	settled := func() bool { return router.Settle(t.Context(), redis) == nil }
+	settled := func() bool { return router.EndSettling(t.Context(), redis) == nil }
 	require.Eventually(t, settled, 10*time.Second, 20*time.Millisecond)
 
 	settings := []string{"REDIS_URL=" + redisURL, "HOP_KEYS=" + strings.Repeat("k", 32), "LOG_FORMAT=text"}
@@ -127,7 +127,8 @@ func deploy(t *testing.T) *deployment {
 	d.front.Dir = "/"
 	d.front.Env = append(append(front.env, settings...), "PORT="+frontPort)
 	uid, gid, _ := strings.Cut(front.user, ":")
-	d.front.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Credential: &syscall.Credential{Uid: number(t, uid), Gid: number(t, gid)}}
+	d.front.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Credential: &syscall.Credential{Uid: number(t, uid),
+		Gid: number(t, gid)}}
 	start(t, d.front, "front")
 	require.Eventually(t, func() bool { return d.client.Healthy(t.Context()) }, 30*time.Second, 20*time.Millisecond)
 	require.Eventually(t, func() bool {
@@ -151,8 +152,8 @@ func requireClean(t *testing.T, root string) {
 	require.Contains(t, string(certificates), "BEGIN CERTIFICATE")
 }
 
-// requireNoOtherRights looks for programs that whoever runs them gets more rights by: those of their owner, of their group,
-// or capabilities of the file.
+// requireNoOtherRights looks for programs that whoever runs them gets more rights by: those of their owner, of their
+// group, or capabilities of the file.
 func requireNoOtherRights(t *testing.T, root string) {
 	t.Helper()
 	files := 0
@@ -215,16 +216,19 @@ func (d *deployment) ask(text string) string {
 
 // testTools runs what an image without its packages would lack, and lets the CLI's own shell run.
 func testTools(t *testing.T, d *deployment) {
-	for command, says := range map[string]string{"git --version": "git version", "rg --version": "ripgrep", "ps -o comm= -p 1": "poold"} {
+	for command, says := range map[string]string{"git --version": "git version", "rg --version": "ripgrep",
+		"ps -o comm= -p 1": "poold"} {
 		require.Contains(t, d.inside(command), says)
 	}
-	require.Contains(t, d.ask(`[[tool=Bash {"command":"echo from the shell","description":"greet"}]]`), "tool said: from the shell")
+	require.Contains(t, d.ask(`[[tool=Bash {"command":"echo from the shell","description":"greet"}]]`),
+		"tool said: from the shell")
 }
 
 // inside runs a command beside poold, as somebody who looks into a container does.
 func (d *deployment) inside(command string) string {
 	d.t.Helper()
-	cmd := exec.Command("nsenter", "--target", strconv.Itoa(d.pool.Process.Pid), "--pid", "--mount", "--root", "--", "sh", "-c", command)
+	cmd := exec.Command("nsenter", "--target", strconv.Itoa(d.pool.Process.Pid), "--pid", "--mount", "--root", "--", "sh",
+		"-c", command)
 	out, err := cmd.CombinedOutput()
 	require.NoError(d.t, err, string(out))
 	return string(out)
@@ -232,7 +236,8 @@ func (d *deployment) inside(command string) string {
 
 // testRights: a container's root has capabilities that poold doesn't use, and what it starts has none at all.
 func testRights(t *testing.T, d *deployment) {
-	const used = 0x100018801eb // chown, dac_override, fowner, kill, setgid, setuid, setpcap, sys_ptrace, sys_nice, sys_resource, checkpoint_restore
+	// chown, dac_override, fowner, kill, setgid, setuid, setpcap, sys_ptrace, sys_nice, sys_resource, checkpoint_restore
+	const used = 0x100018801eb
 	statuses, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(d.pool.Process.Pid), "root/proc/[0-9]*/status"))
 	require.NoError(t, err)
 	seen := map[string]int{}

@@ -59,12 +59,13 @@ func Fingerprint(certificate tls.Certificate) string {
 // ServerTLS is the configuration of an instance's server. It speaks HTTP/1.1, so that every stream has a connection of
 // its own: one that breaks or stands still holds up no other.
 func ServerTLS(certificate tls.Certificate) *tls.Config {
-	return &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}}
+	return &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS13,
+		NextProtos: []string{"http/1.1"}}
 }
 
 // Dial connects to the instance at addr that has published the fingerprint, and to no other. Its errors are
-// ErrUnreached, and where it was somebody else who answered ErrCertificate too. An instance without a fingerprint, which
-// is of a version that did not encrypt, is not reached.
+// ErrUnreached, and where something else answered ErrCertificate too. An instance without a fingerprint,
+// which is of a version that did not encrypt, is not reached.
 func Dial(ctx context.Context, addr, fingerprint string) (net.Conn, error) {
 	dialer := net.Dialer{Timeout: dialTimeout}
 	plain, err := dialer.DialContext(ctx, "tcp", addr)
@@ -85,7 +86,8 @@ func Dial(ctx context.Context, addr, fingerprint string) (net.Conn, error) {
 // for; that the other side holds the certificate's key is part of every handshake.
 func clientTLS(fingerprint string) *tls.Config {
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}, InsecureSkipVerify: true, // #nosec G402 -- VerifyConnection pins the fingerprint instead
+		// #nosec G402 -- VerifyConnection pins the fingerprint instead
+		MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}, InsecureSkipVerify: true,
 		VerifyConnection: func(state tls.ConnectionState) error {
 			shown := Fingerprint(tls.Certificate{Certificate: [][]byte{state.PeerCertificates[0].Raw}})
 			if subtle.ConstantTimeCompare([]byte(shown), []byte(fingerprint)) != 1 {

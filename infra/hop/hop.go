@@ -162,7 +162,8 @@ func (k Keys) Verify(token string, now time.Time) (Claims, error) {
 	if age := now.Sub(time.UnixMilli(p.At)); age > Window || age < -Window {
 		return Claims{}, ErrExpired
 	}
-	return Claims{Instance: p.Instance, User: p.User, RequestID: p.RequestID, Path: p.Path, Outage: p.Outage, Version: version}, nil
+	return Claims{Instance: p.Instance, User: p.User, RequestID: p.RequestID, Path: p.Path, Outage: p.Outage,
+		Version: version}, nil
 }
 
 // String says nothing about the keys.

@@ -104,8 +104,10 @@ func TestKeys_OddTokensAreMalformed(t *testing.T) {
 	keys := keysOf(t, newKey)
 	good := keys.Sign(claims, noon)
 	for _, token := range []string{
-		"", ".", "..", "v1", "v1.", "v1..", "v1.x", "v" + good[2:], "v0" + good[2:], "v01" + good[2:], "v+1" + good[2:], "w1" + good[2:], " " + good, good + " ", good + "=", good + ".", good + "\n",
-		strings.Replace(good, ".", ".\n", 1), strings.Repeat("v1.", maxToken), "v1." + good[strings.LastIndexByte(good, '.')+1:],
+		"", ".", "..", "v1", "v1.", "v1..", "v1.x", "v" + good[2:], "v0" + good[2:], "v01" + good[2:], "v+1" +
+			good[2:], "w1" + good[2:], " " + good, good + " ", good + "=", good + ".", good + "\n",
+		strings.Replace(good, ".", ".\n", 1), strings.Repeat("v1.", maxToken), "v1." +
+			good[strings.LastIndexByte(good, '.')+1:],
 	} {
 		_, err := keys.Verify(token, noon)
 		require.ErrorIs(t, err, ErrMalformed, "%q", token)

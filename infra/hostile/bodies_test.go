@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A stranger's bodies are as large as may be and of every shape that becomes large when it is read. A front with 512 MiB and
-// instances with 1 GiB outlive that, and users who are known go on.
+// A stranger's bodies are as large as may be and of every shape that becomes large when it is read. A front with 512
+// MiB and instances with 1 GiB outlive that, and users who are known go on.
 func TestHostile_LargeBodiesOfEveryShapeTakeNobodyDown(t *testing.T) {
 	s := newStage(t, limits{front: 512 << 20, instance: 1 << 30})
 	known := s.newUsers()
@@ -42,7 +42,8 @@ func TestHostile_LargeBodiesOfEveryShapeTakeNobodyDown(t *testing.T) {
 	for _, p := range append(s.instances[:], s.front) {
 		require.True(t, p.Runs(), p)
 	}
-	t.Logf("%d bodies of 32 MiB, of which %d were valid and taken; the front has %d MiB now, the instances %d and %d", sent.Load(),
+	t.Logf("%d bodies of 32 MiB, of which %d were valid and taken; the front has %d MiB now, the instances %d and %d",
+		sent.Load(),
 		accepted.Load(), resident(s.front)>>20, resident(s.instances[0])>>20, resident(s.instances[1])>>20)
 }
 
@@ -55,7 +56,8 @@ func shapes() (all [][]byte) {
 		{`"messages":[`, `{},`, `{"role":"user","content":"x"}]}`},
 		{`"messages":[{"role":"user","content":[`, `{},`, `{"type":"text","text":"x"}]}]}`},
 		{`"messages":[{"role":"user","content":[`, `{"type":"text","text":"x"},`, `{"type":"text","text":"x"}]}]}`},
-		{`"messages":[`, `{"role":"user","content":"a"},{"role":"assistant","content":"b"},`, `{"role":"user","content":"x"}]}`},
+		{`"messages":[`, `{"role":"user","content":"a"},{"role":"assistant","content":"b"},`,
+			`{"role":"user","content":"x"}]}`},
 		{`"messages":[{"role":"user","content":"`, `x`, `"}]}`},
 		{`"messages":[{"role":"user","content":"x"}],"system":"`, `x`, `"}`},
 		{`"messages":[{"role":"user","content":"x"}],"mcp_servers":{"a":{"url":"http://127.0.0.1:1"}`, `,"a":{}`, `}}`},

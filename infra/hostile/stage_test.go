@@ -57,13 +57,17 @@ func newStage(t *testing.T, limits limits, env ...string) *stage {
 	dir := testkit.Folder(t)
 	s := &stage{T: t, api: newAPI(t), root: filepath.Join(dir, "workspaces"), logs: dir}
 	redisAddr := s.startRedis()
-	env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "HOP_KEYS=" + strings.Repeat("k", 32), "LOG_FORMAT=text",
-		"REDIS_URL=redis://" + redisAddr, "WORKSPACES_ROOT=" + s.root, "ISOLATION=require", "UID_BASE=2070000000", "UID_COUNT=1000",
-		"CLAUDE_BIN=" + scripted, "ANTHROPIC_BASE_URL=" + s.api.url, "MAX_PROCESSES=60", "ARCHIVE_DIR=" + filepath.Join(dir, "archive")}, env...)
+	env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "HOP_KEYS=" + strings.Repeat("k", 32),
+		"LOG_FORMAT=text",
+		"REDIS_URL=redis://" + redisAddr, "WORKSPACES_ROOT=" +
+			s.root, "ISOLATION=require", "UID_BASE=2070000000", "UID_COUNT=1000",
+		"CLAUDE_BIN=" + scripted, "ANTHROPIC_BASE_URL=" + s.api.url, "MAX_PROCESSES=60", "ARCHIVE_DIR=" +
+			filepath.Join(dir, "archive")}, env...)
 	for n := range s.instances {
 		port, err := freeport.Port()
 		require.NoError(t, err)
-		s.instances[n] = s.start(limits.instance, append(env[:len(env):len(env)], "PORT="+port, "ADVERTISE_ADDR=127.0.0.1:"+port),
+		s.instances[n] = s.start(limits.instance, append(env[:len(env):len(env)], "PORT="+port,
+			"ADVERTISE_ADDR=127.0.0.1:"+port),
 			filepath.Join(bin, "poold"))
 	}
 	port, err := freeport.Port()
@@ -87,7 +91,8 @@ func (s *stage) startRedis() (addr string) {
 	s.redis, err = router.NewClient("redis://"+addr, "")
 	require.NoError(s, err)
 	s.Cleanup(func() { _ = s.redis.Close() })
-	require.Eventually(s, func() bool { return router.Settle(s.Context(), s.redis) == nil }, startTime, 20*time.Millisecond)
+	require.Eventually(s, func() bool { return router.EndSettling(s.Context(), s.redis) == nil }, startTime,
+		20*time.Millisecond)
 	return addr
 }
 

@@ -18,8 +18,8 @@ import (
 	"claudepool/infra/testkit/client"
 )
 
-// Whoever makes tokens up by the thousand takes no place, no standby and no file from people the API accepts, and nothing is
-// left of it.
+// Whoever makes tokens up by the thousand takes no place, no standby and no file from people the API accepts, and
+// nothing is left of it.
 func TestHostile_ThousandsOfMadeUpTokensLeaveNothingAndTakeNothing(t *testing.T) {
 	s := newStage(t, limits{})
 	known := s.newUsers()

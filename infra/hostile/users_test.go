@@ -98,15 +98,18 @@ func (u *users) judge() {
 	s := u.stage
 	require.Empty(s, u.lost, "lost turns; %s", s.front)
 	quiet, during := p95(u.quiet), p95(u.during)
-	s.Logf("first token, p95 of %d turns while quiet %.1f ms, of %d attacked %.1f ms (%.2f times), at most %.1f and %.1f ms",
-		len(u.quiet), ms(quiet), len(u.during), ms(during), float64(during)/float64(quiet), ms(slices.Max(u.quiet)), ms(slices.Max(u.during)))
+	s.Logf("first token, p95 of %d turns while quiet %.1f ms, of %d attacked %.1f ms (%.2f times), at most %.1f and "+
+		"%.1f ms",
+		len(u.quiet), ms(quiet), len(u.during), ms(during), float64(during)/float64(quiet), ms(slices.Max(u.quiet)),
+		ms(slices.Max(u.during)))
 	if long() {
 		require.GreaterOrEqual(s, min(len(u.quiet), len(u.during)), 200)
 		require.Less(s, float64(during)/float64(quiet), 3.0)
 	}
 }
 
-// sparing has an attacker wait until this process, in which all of them are, has taken no more than half of a processor.
+// sparing has an attacker wait until this process, in which all of them are, has taken no more than half of a
+// processor.
 func sparing(began time.Time, before time.Duration) {
 	for processorTime()-before > time.Since(began)/2 {
 		time.Sleep(10 * time.Millisecond)

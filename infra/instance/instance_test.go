@@ -40,7 +40,8 @@ func TestAddr_ConfiguredOneAsksNobody(t *testing.T) {
 }
 
 func TestAddr_IsThePlatformsWithOurPort(t *testing.T) {
-	for body, want := range map[string]string{"10.1.2.3": "10.1.2.3:8080", "10.1.2.3\n": "10.1.2.3:8080", "fd00::1": "[fd00::1]:8080"} {
+	for body, want := range map[string]string{"10.1.2.3": "10.1.2.3:8080", "10.1.2.3\n": "10.1.2.3:8080",
+		"fd00::1": "[fd00::1]:8080"} {
 		metadataServer(t, answer(body))
 		addr, err := Addr(t.Context(), "", 8080)
 		require.NoError(t, err)

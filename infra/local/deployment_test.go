@@ -124,7 +124,8 @@ func prepare(t *testing.T, cli string) *deployment {
 	d.redis, err = router.NewClient("redis://"+d.redisAddr, "")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = d.redis.Close() })
-	require.Eventually(t, func() bool { return router.Settle(t.Context(), d.redis) == nil }, patience, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return router.EndSettling(t.Context(), d.redis) == nil }, patience,
+		20*time.Millisecond)
 
 	isolation := "best-effort"
 	if os.Geteuid() == 0 {

@@ -62,10 +62,10 @@ func testReplacedToken(t *testing.T, d *deployment) {
 		require.Equal(t, before.pid, g.pid)
 	}
 	require.Equal(t, "user: mine", d.context("again")[0])
-	require.Equal(t, "{\"deleted\":1}\n", d.post(0, api.PathForget, credentials("ivy-new"), "").body)
+	require.Equal(t, "{\"deleted\":1}\n", d.post(0, api.PathDelete, credentials("ivy-new"), "").body)
 	requireAnswer(t, d.ask(1, "ivy-new", "hello"), "hello")
 	require.Equal(t, []string{"user: hello"}, d.context("hello"))
-	require.Equal(t, "{\"deleted\":1}\n", d.post(1, api.PathForget, credentials("ivy-new"), "").body)
+	require.Equal(t, "{\"deleted\":1}\n", d.post(1, api.PathDelete, credentials("ivy-new"), "").body)
 }
 
 // testTerm ends the instance that owns ada in the middle of a turn.
@@ -73,7 +73,8 @@ func testTerm(t *testing.T, d *deployment) {
 	owner := d.ask(0, "ada", "who").instance
 	long := make(chan got)
 	go func() { long <- d.ask(0, "ada", "long [[words=40]][[delay=50ms]]") }()
-	require.Eventually(t, func() bool { return d.asked("long [[words=40]][[delay=50ms]]") != nil }, patience, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return d.asked("long [[words=40]][[delay=50ms]]") != nil }, patience,
+		20*time.Millisecond)
 	d.instances[owner].Signal(syscall.SIGTERM)
 	require.Eventually(t, func() bool {
 		return d.redis.HGet(context.Background(), "{claudepool}:instance:"+owner, "draining").Val() != "0"
@@ -140,7 +141,8 @@ func eventuallyStats(t *testing.T, front *client.Client, want func(api.Stats) bo
 	require.Eventually(t, func() bool {
 		stats, err := front.Stats(t.Context())
 		return err == nil && want(stats)
-	}, 3*patience, 200*time.Millisecond) // the client library waits ever longer before it looks for a database that was away
+		// the client library waits ever longer before it looks for a database that was away
+	}, 3*patience, 200*time.Millisecond)
 }
 
 // testFirestoreAway: requests are not affected, and the stats stay as they were but say that they are stale.
@@ -172,13 +174,15 @@ func testRedisAway(t *testing.T, d *deployment) {
 		everybody("away")
 		require.Equal(t, http.StatusServiceUnavailable, d.ask(0, "newcomer", "hello").status)
 	}
-	require.Eventually(t, func() bool { return d.tellers("Redis is away") == len(d.fronts)+len(d.instances) }, patience, time.Second,
+	require.Eventually(t, func() bool { return d.tellers("Redis is away") == len(d.fronts)+len(d.instances) }, patience,
+		time.Second,
 		"each process tells it")
 	d.startRedis()
 	for start := time.Now(); time.Since(start) < 12*time.Second; time.Sleep(500 * time.Millisecond) {
 		everybody("back")
 	}
-	require.Eventually(t, func() bool { return d.ask(0, "newcomer", "hello").status == http.StatusOK }, patience, 250*time.Millisecond)
+	require.Eventually(t, func() bool { return d.ask(0, "newcomer", "hello").status == http.StatusOK }, patience,
+		250*time.Millisecond)
 	for _, user := range users {
 		require.Equal(t, pids[user], d.ask(1, user, "after").pid, "the other front finds the same process")
 	}

@@ -50,6 +50,7 @@ func testLimits(t *testing.T, d *deployment) {
 	}
 	t.Logf("of those were answered: %v", served)
 	require.GreaterOrEqual(t, served[http.StatusOK], limit)
-	require.Less(t, served[http.StatusOK], 2*limit, "each front by itself would let as many through; one that Redis can't count within a second is")
+	require.Less(t, served[http.StatusOK], 2*limit,
+		"each front by itself would let as many through; one that Redis can't count within a second is")
 	require.Equal(t, greed, served[http.StatusOK]+served[http.StatusTooManyRequests])
 }

@@ -51,7 +51,8 @@ func realMain(ctx context.Context, f flags) error {
 		return err
 	}
 	defer os.RemoveAll(scratch)
-	if err := os.Chmod(scratch, 0o711); err != nil { // #nosec G302 -- processes with uids of their own have to get to their workspaces
+	// #nosec G302 -- processes with uids of their own have to get to their workspaces
+	if err := os.Chmod(scratch, 0o711); err != nil {
 		return err
 	}
 	environ := withDefaults(os.Environ(), scratch, f)
@@ -73,7 +74,8 @@ func realMain(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: handler(service.front, f), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
+	server := &http.Server{Handler: handler(service.front, f), ReadHeaderTimeout: 10 * time.Second,
+		MaxHeaderBytes: 64 << 10}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 	defer server.Close()

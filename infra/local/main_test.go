@@ -10,6 +10,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	idle := []goleak.Option{goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop")}
+	idle := []goleak.Option{goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"),
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop")}
 	emulator.TestMain(contract.Checked(m), idle...)
 }

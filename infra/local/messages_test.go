@@ -43,8 +43,10 @@ func newChats(t *testing.T, cli string) (*pooltest.API, func(t *testing.T, key s
 	require.NoError(t, err)
 	t.Cleanup(standIn.Close)
 	dir := testkit.Folder(t)
-	environ := []string{"PATH=" + os.Getenv("PATH"), "HOP_KEYS=" + hop.NewKey(), "WORKSPACES_ROOT=" + filepath.Join(dir, "workspaces"),
-		"ARCHIVE_DIR=" + filepath.Join(dir, "archive"), "CLAUDE_BIN=" + cli, "ANTHROPIC_BASE_URL=" + standIn.URL(), "STANDBY=1"}
+	environ := []string{"PATH=" + os.Getenv("PATH"), "HOP_KEYS=" + hop.NewKey(), "WORKSPACES_ROOT=" +
+		filepath.Join(dir, "workspaces"),
+		"ARCHIVE_DIR=" + filepath.Join(dir, "archive"), "CLAUDE_BIN=" + cli, "ANTHROPIC_BASE_URL=" +
+			standIn.URL(), "STANDBY=1"}
 	pool, err := settings.LoadPool(environ)
 	require.NoError(t, err)
 	front, err := settings.LoadFront(environ)
@@ -168,7 +170,8 @@ func TestMessages_AClientOfTheMessagesAPITalksToTheRealCLI(t *testing.T) {
 		c.messages = []any{object{"role": "user", "content": "do it"}, object{"role": "assistant", "content": []object{
 			{"type": "thinking", "thinking": "cut", "signature": ""},
 			{"type": "mcp_tool_use", "id": "toolu_1", "name": "Bash", "server_name": "claude-code", "input": object{}},
-			{"type": "mcp_tool_result", "tool_use_id": "toolu_1", "is_error": false, "content": []object{}}, {"type": "text", "text": "done"}}}}
+			{"type": "mcp_tool_result", "tool_use_id": "toolu_1", "is_error": false, "content": []object{}}, {"type": "text",
+				"text": "done"}}}}
 		_, blocks := c.askStream("and now")
 		require.Equal(t, "reply to: and now", textOf(blocks))
 		calls := standIn.Calls()
@@ -176,7 +179,8 @@ func TestMessages_AClientOfTheMessagesAPITalksToTheRealCLI(t *testing.T) {
 		require.Contains(t, string(calls[len(calls)-1].Body), "done")
 	})
 	t.Run("failures", func(t *testing.T) {
-		for status, kind := range map[string]string{"400": "invalid_request_error", "403": "permission_error", "529": "overloaded_error"} {
+		for status, kind := range map[string]string{"400": "invalid_request_error", "403": "permission_error",
+			"529": "overloaded_error"} {
 			for _, stream := range []bool{false, true} {
 				response, body := newChat(t, "fails"+status).post("fail [[status="+status+"]]", stream)
 				require.Equal(t, status, response.Status[:3], string(body))

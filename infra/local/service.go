@@ -84,7 +84,8 @@ func (all *service) start(ctx context.Context, log *slog.Logger, s settings.Pool
 		if err != nil {
 			return err
 		}
-		i, err := poold.Start(s, poold.Parts{Logger: log, Redis: client, Store: store, Archive: kept, Listener: listener, Addr: listener.Addr().String()})
+		i, err := poold.Start(s, poold.Parts{Logger: log, Redis: client, Store: store, Archive: kept, Listener: listener,
+			Addr: listener.Addr().String()})
 		if err != nil {
 			return err
 		}
@@ -117,7 +118,7 @@ func (all *service) redis(ctx context.Context, s settings.Pool) (*redis.Client, 
 	all.later(func() { _ = client.Close() })
 	if embedded {
 		// Nobody can hold anything in a Redis that was born with this process.
-		return client, router.Settle(ctx, client)
+		return client, router.EndSettling(ctx, client)
 	}
 	return client, nil
 }

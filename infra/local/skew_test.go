@@ -22,10 +22,11 @@ import (
 const previous = "42d1f29dc31fa83cb7754c28989fdf0c0ae3d248"
 
 // A deployment is replaced process by process, so for a while two releases share one Redis and talk to each other. What
-// runs here are both releases' own binaries. There are two ways to get another release's, each for what the other can't:
+// runs here are both releases' own binaries. There are two ways to get another release's, each for what the other
+// can't:
 //
-//   - The one before is built from its commit: it holds whatever really was different, as the scripts it sends to Redis.
-//     Clones without history and archives don't have that commit. There this release stands in for it.
+//   - The one before is built from its commit: it holds whatever really was different, as the scripts it sends to
+//     Redis. Clones without history and archives don't have that commit. There this release stands in for it.
 //   - Those to come don't exist. They are built from these sources with a later version of the wire linked in, and so
 //     show that this release's fronts and instances cope with one. That needs no history.
 
@@ -58,8 +59,8 @@ func TestSkew_ReleasesServeSideBySide(t *testing.T) {
 	t.Run("too far apart", func(t *testing.T) { testTooFar(t, cli, this, third) })
 }
 
-// testUnknownCalls: calls that only this release passes through fail cleanly while there are no instances but of the one
-// before.
+// testUnknownCalls: calls that only this release passes through fail cleanly while there are no instances but of the
+// one before.
 func testUnknownCalls(t *testing.T, cli, before, this string) {
 	d := prepareSkew(t, cli)
 	d.bin = before
@@ -92,9 +93,9 @@ func prepareSkew(t *testing.T, cli string) *deployment {
 	return d
 }
 
-// testTogether runs a front and an instance of each of two releases, then takes the old instance away as an update does. So
-// many requests may fail by meeting the closing of a connection: the release before doesn't say at its end that it has
-// answered all that it had accepted.
+// testTogether runs a front and an instance of each of two releases, then takes the old instance away as an update
+// does. So many requests may fail by meeting the closing of a connection: the release before doesn't say at its end
+// that it has answered all that it had accepted.
 func testTogether(t *testing.T, cli, older, newer string, mayFail int) {
 	d := prepareSkew(t, cli)
 	d.bin = older

@@ -21,7 +21,8 @@ const (
 
 // New returns a logger that writes lines of at least the level to w. The format "text" is for people: slog's own, with
 // the request id; any other is JSON in Cloud Logging's form. projectID is the one traces are looked up in; without it
-// a trace stands there by its bare id. Tokens, keys and passwords are taken out of every line. The logger may be used concurrently.
+// a trace stands there by its bare id. Tokens, keys and passwords are taken out of every line. The logger may be used
+// concurrently.
 func New(w io.Writer, level slog.Leveler, format, projectID string) *slog.Logger {
 	if format == "text" {
 		text := slog.NewTextHandler(redacting{w}, &slog.HandlerOptions{Level: level, ReplaceAttr: plainValues})
@@ -32,7 +33,8 @@ func New(w io.Writer, level slog.Leveler, format, projectID string) *slog.Logger
 		prefix = "projects/" + projectID + "/traces/"
 	}
 	json := slog.NewJSONHandler(redacting{w}, &slog.HandlerOptions{Level: level, ReplaceAttr: cloudNames})
-	return slog.New(&handler{plain: json, inner: json, attrs: func(r request) []slog.Attr { return cloudAttrs(r, prefix) }})
+	return slog.New(&handler{plain: json, inner: json,
+		attrs: func(r request) []slog.Attr { return cloudAttrs(r, prefix) }})
 }
 
 // handler adds the request of a line's context to it. The platform reads these attributes at the top of a line only,

@@ -120,7 +120,8 @@ func TestHandler_KeepsSlogsOwnRules(t *testing.T) {
 	handler := New(&out, slog.LevelDebug, "json", "p").Handler()
 	err := slogtest.TestHandler(handler, func() []map[string]any {
 		var all []map[string]any
-		for text := range strings.Lines(strings.NewReplacer(`"message":`, `"msg":`, `"severity":`, `"level":`).Replace(out.String())) {
+		for text := range strings.Lines(strings.NewReplacer(`"message":`, `"msg":`, `"severity":`,
+			`"level":`).Replace(out.String())) {
 			var fields map[string]any
 			require.NoError(t, json.Unmarshal([]byte(text), &fields))
 			all = append(all, fields)
@@ -161,26 +162,30 @@ func TestTraceOf_ReadsBothHeaders(t *testing.T) {
 		header http.Header
 		want   Trace
 	}{
-		"none":               {headers(), Trace{}},
-		"sampled":            {headers("traceparent", parent), Trace{traceID, span, true}},
-		"not sampled":        {headers("traceparent", "00-"+traceID+"-"+span+"-00"), Trace{traceID, span, false}},
-		"other flags":        {headers("traceparent", "00-"+traceID+"-"+span+"-fe"), Trace{traceID, span, false}},
-		"later version":      {headers("traceparent", "01-"+traceID+"-"+span+"-01-more"), Trace{traceID, span, true}},
-		"version 00 longer":  {headers("traceparent", parent+"-more"), Trace{}},
-		"version ff":         {headers("traceparent", "ff"+parent[2:]), Trace{}},
-		"upper case":         {headers("traceparent", strings.ToUpper(parent)), Trace{}},
-		"zero trace":         {headers("traceparent", "00-"+strings.Repeat("0", 32)+"-"+span+"-01"), Trace{}},
-		"zero span":          {headers("traceparent", "00-"+traceID+"-0000000000000000-01"), Trace{}},
-		"line break":         {http.Header{"Traceparent": {parent + "\n"}}, Trace{}},
-		"cloud":              {headers(headerCloudTrace, traceID+"/74;o=1"), Trace{traceID, "000000000000004a", true}},
-		"cloud, upper case":  {headers(headerCloudTrace, strings.ToUpper(traceID)+"/74"), Trace{traceID, "000000000000004a", false}},
-		"cloud, largest":     {headers(headerCloudTrace, traceID+"/18446744073709551615;o=0"), Trace{traceID, "ffffffffffffffff", false}},
-		"cloud, too large":   {headers(headerCloudTrace, traceID+"/18446744073709551616;o=1"), Trace{traceID, "", true}},
-		"cloud, trace only":  {headers(headerCloudTrace, traceID), Trace{traceID, "", false}},
-		"cloud, garbage":     {headers(headerCloudTrace, "../../x;o=1"), Trace{}},
-		"cloud, zero":        {headers(headerCloudTrace, strings.Repeat("0", 32)+"/1;o=1"), Trace{}},
-		"both: standard one": {headers("traceparent", parent, headerCloudTrace, strings.Repeat("b", 32)+"/1;o=0"), Trace{traceID, span, true}},
-		"standard one odd":   {headers("traceparent", "x", headerCloudTrace, traceID+"/74;o=1"), Trace{traceID, "000000000000004a", true}},
+		"none":              {headers(), Trace{}},
+		"sampled":           {headers("traceparent", parent), Trace{traceID, span, true}},
+		"not sampled":       {headers("traceparent", "00-"+traceID+"-"+span+"-00"), Trace{traceID, span, false}},
+		"other flags":       {headers("traceparent", "00-"+traceID+"-"+span+"-fe"), Trace{traceID, span, false}},
+		"later version":     {headers("traceparent", "01-"+traceID+"-"+span+"-01-more"), Trace{traceID, span, true}},
+		"version 00 longer": {headers("traceparent", parent+"-more"), Trace{}},
+		"version ff":        {headers("traceparent", "ff"+parent[2:]), Trace{}},
+		"upper case":        {headers("traceparent", strings.ToUpper(parent)), Trace{}},
+		"zero trace":        {headers("traceparent", "00-"+strings.Repeat("0", 32)+"-"+span+"-01"), Trace{}},
+		"zero span":         {headers("traceparent", "00-"+traceID+"-0000000000000000-01"), Trace{}},
+		"line break":        {http.Header{"Traceparent": {parent + "\n"}}, Trace{}},
+		"cloud":             {headers(headerCloudTrace, traceID+"/74;o=1"), Trace{traceID, "000000000000004a", true}},
+		"cloud, upper case": {headers(headerCloudTrace, strings.ToUpper(traceID)+"/74"),
+			Trace{traceID, "000000000000004a", false}},
+		"cloud, largest": {headers(headerCloudTrace, traceID+"/18446744073709551615;o=0"),
+			Trace{traceID, "ffffffffffffffff", false}},
+		"cloud, too large":  {headers(headerCloudTrace, traceID+"/18446744073709551616;o=1"), Trace{traceID, "", true}},
+		"cloud, trace only": {headers(headerCloudTrace, traceID), Trace{traceID, "", false}},
+		"cloud, garbage":    {headers(headerCloudTrace, "../../x;o=1"), Trace{}},
+		"cloud, zero":       {headers(headerCloudTrace, strings.Repeat("0", 32)+"/1;o=1"), Trace{}},
+		"both: standard one": {headers("traceparent", parent, headerCloudTrace, strings.Repeat("b", 32)+"/1;o=0"),
+			Trace{traceID, span, true}},
+		"standard one odd": {headers("traceparent", "x", headerCloudTrace, traceID+"/74;o=1"),
+			Trace{traceID, "000000000000004a", true}},
 	} {
 		require.Equal(t, test.want, TraceOf(test.header), name)
 	}

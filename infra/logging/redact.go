@@ -28,13 +28,15 @@ var secret = regexp.MustCompile(strings.Join([]string{
 	// User and password of a URL.
 	`(://)[^\s/@"\\]+@`,
 	// Headers, alone or in a printed map, and fields of a printed body.
-	`(?i)((?:x-api-key|authorization|cookie|x-claudepool-hop|x-claudepool-key)\\*"?` + space + `*[:=]` + space + `*\[?\\*"?)(?:(?:bearer|basic)` + space + `+)?[^\s"\\\],}]+`,
+	`(?i)((?:x-api-key|authorization|cookie|x-claudepool-hop|x-claudepool-key)\\*"?` + space + `*[:=]` + space +
+		`*\[?\\*"?)(?:(?:bearer|basic)` + space + `+)?[^\s"\\\],}]+`,
 	`(?i)(\\*"(?:access_token|refresh_token|api_key)\\*"` + space + `*:` + space + `*\\*")[^"\\]+`,
 	`(?i)(bearer` + space + `+)[^\s"\\,\]}]+`,
 }, "|"))
 
 // marks has one of each alternative of secret, in small letters. Looking for them is far quicker than the expression.
-var marks = [][]byte{[]byte("sk-ant-"), []byte("cp-"), []byte("v1."), []byte("ya29."), []byte("eyj"), []byte("@"), []byte("x-api-key"),
+var marks = [][]byte{[]byte("sk-ant-"), []byte("cp-"), []byte("v1."), []byte("ya29."), []byte("eyj"), []byte("@"),
+	[]byte("x-api-key"),
 	[]byte("authorization"), []byte("cookie"), []byte("x-claudepool-hop"),
 	[]byte("x-claudepool-key"), []byte("_token"), []byte("api_key"), []byte("bearer")}
 
@@ -42,7 +44,8 @@ var marks = [][]byte{[]byte("sk-ant-"), []byte("cp-"), []byte("v1."), []byte("ya
 var encoded = regexp.MustCompile(`[A-Za-z0-9+/]{12,}={0,2}`)
 
 // secretKeys are attributes that are not written whatever they hold.
-var secretKeys = map[string]bool{"authorization": true, "x-api-key": true, "x-claudepool-key": true, "cookie": true, "token": true, "secret": true,
+var secretKeys = map[string]bool{"authorization": true, "x-api-key": true, "x-claudepool-key": true, "cookie": true,
+	"token": true, "secret": true,
 	"password": true, "credential": true, "api_key": true, "access_token": true, "refresh_token": true, "hop": true}
 
 // Redact returns the text without what looks like a secret: tokens, keys, bearer values, passwords in URLs.

@@ -39,11 +39,15 @@ func secrets(r *rand.Rand) map[string][2]string {
 	opaque, password := made(r, letters+"._~+/-", 30)+"==", made(r, letters+"%-_.", 20)
 	jwt := "eyJ" + made(r, letters+"-_", 30) + "." + made(r, letters+"-_", 60) + "." + made(r, letters+"-_", 40)
 	return map[string][2]string{
-		"oauth token": {oauth, oauth[15:]}, "api key": {key, key[13:]}, "cut short": {oauth[:24], oauth[13:24]}, "broker's": {cp, cp[3:]},
-		"hop token": {"v1." + payload + "." + mac, mac}, "bearer": {"Bearer " + opaque, opaque}, "authorization": {"authorization: bearer " + opaque, opaque},
-		"header": {"X-Api-Key: " + opaque, opaque}, "basic": {"Authorization: Basic " + opaque, opaque}, "url": {"redis://user:" + password + "@h:1/0", password},
+		"oauth token": {oauth, oauth[15:]}, "api key": {key, key[13:]}, "cut short": {oauth[:24],
+			oauth[13:24]}, "broker's": {cp, cp[3:]},
+		"hop token": {"v1." + payload + "." + mac, mac}, "bearer": {"Bearer " + opaque,
+			opaque}, "authorization": {"authorization: bearer " + opaque, opaque},
+		"header": {"X-Api-Key: " + opaque, opaque}, "basic": {"Authorization: Basic " + opaque,
+			opaque}, "url": {"redis://user:" + password + "@h:1/0", password},
 		"key of the service": {"X-Claudepool-Key: " + opaque, opaque},
-		"body":               {`{"oauth_credentials":{"access_token":"` + opaque + `"}}`, opaque}, "jwt": {jwt, jwt[40:]}, "google": {"ya29." + payload, payload},
+		"body":               {`{"oauth_credentials":{"access_token":"` + opaque + `"}}`, opaque}, "jwt": {jwt,
+			jwt[40:]}, "google": {"ya29." + payload, payload},
 	}
 }
 
@@ -127,7 +131,8 @@ func TestNew_NoSecretPassesWhateverTheWay(t *testing.T) {
 func TestNew_HidesWhatItsKeySaysIsSecret(t *testing.T) {
 	for _, format := range []string{"json", "text"} {
 		var out bytes.Buffer
-		New(&out, slog.LevelInfo, format, "").WithGroup("g").Info("x", "token", "hunter2", "API_Key", errors.New("hunter2"), "hop", 5,
+		New(&out, slog.LevelInfo, format, "").WithGroup("g").Info("x", "token", "hunter2", "API_Key", errors.New("hunter2"),
+			"hop", 5,
 			slog.Group("h", "password", []string{"hunter2"}))
 		require.NotContains(t, out.String(), "hunter2")
 		require.Equal(t, 4, strings.Count(out.String(), redacted), out.String())
@@ -187,6 +192,7 @@ func FuzzNew_NoTokenPasses(f *testing.F) {
 func BenchmarkNew_Line(b *testing.B) {
 	logger := New(io.Discard, slog.LevelInfo, "json", "p")
 	for b.Loop() {
-		logger.Info("turn ended", "user", "abc12345", "pid", 1234, "instance", "0af7651916cd43dd", "duration", time.Second, "process", "reused")
+		logger.Info("turn ended", "user", "abc12345", "pid", 1234, "instance", "0af7651916cd43dd", "duration", time.Second,
+			"process", "reused")
 	}
 }

@@ -16,7 +16,8 @@ import (
 const module = "claudepool/"
 
 // services are the parts of infra/ that others may be built on.
-var services = []string{"infra/settings", "infra/logging", "infra/hop", "infra/snapshot", "infra/archive", "infra/database",
+var services = []string{"infra/settings", "infra/logging", "infra/hop", "infra/snapshot", "infra/archive",
+	"infra/database",
 	"infra/freeport", "infra/instance", "infra/memory"}
 
 // rooms are the packages of the service, and what of the module each may import. What isn't named here wires or tests.

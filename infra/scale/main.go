@@ -1,6 +1,6 @@
-// Scale simulates many users, instances and fronts against a real redis-server, with the real Router, Lease and scripts:
-// what a request costs Redis, how users spread, and how fast those of lost instances are placed again. No process is
-// started for a user and no HTTP is spoken; the figures are of the ownership alone.
+// Scale simulates many users, instances and fronts against a real redis-server, with the real Router, Lease and
+// scripts: what a request costs Redis, how users spread, and how fast those of lost instances are placed again. No
+// process is started for a user and no HTTP is spoken; the figures are of the ownership alone.
 package main
 
 import (
@@ -99,7 +99,7 @@ func startRedis(ctx context.Context, folder string) (url string, stop func(), er
 	}
 	defer func() { _ = client.Close() }()
 	err = server.Await(ctx, "redis-server", redisAnswersIn, func() (bool, error) {
-		return true, router.Settle(ctx, client)
+		return true, router.EndSettling(ctx, client)
 	})
 	if err != nil {
 		server.Kill()

@@ -51,7 +51,8 @@ func newSimulation(ctx context.Context, url string, n sizes) (*simulation, error
 }
 
 // measure runs one phase.
-func (s *simulation) measure(ctx context.Context, r *results, name string, users int, phase func() (repeated int64, err error)) error {
+func (s *simulation) measure(ctx context.Context, r *results, name string, users int,
+	phase func() (repeated int64, err error)) error {
 	before, requested, background := s.info(ctx), s.requested.Load(), s.background.Load()
 	began := time.Now()
 	repeated, err := phase()
@@ -114,30 +115,38 @@ func (f figures) commandsSince(before figures, users int) []string {
 	slices.SortFunc(all, func(a, b spent) int { return int(b.usec - a.usec) })
 	var lines []string
 	for _, a := range all[:min(len(all), 7)] {
-		lines = append(lines, fmt.Sprintf("| %s | %.2f | %.2f |", strings.ToUpper(a.name), a.calls/float64(users), a.usec/float64(users)))
+		lines = append(lines, fmt.Sprintf("| %s | %.2f | %.2f |", strings.ToUpper(a.name), a.calls/float64(users),
+			a.usec/float64(users)))
 	}
 	return lines
 }
 
 func (r *results) markdown(command string, n sizes) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "`%s`\n\n%s, %d CPUs shared by the simulation, redis-server and whatever else ran; %s; commit %s; load average before `%s`, after `%s`.\n\n",
+	fmt.Fprintf(&b, "`%s`\n\n%s, %d CPUs shared by the simulation, redis-server and whatever else ran; %s; commit %s; "+
+		"load average before `%s`, after `%s`.\n\n",
 		strings.TrimSpace(command), r.began.UTC().Format(time.DateOnly), runtime.NumCPU(),
 		testkit.Output("redis-server", "--version"), testkit.Output("git", "rev-parse", "--short", "HEAD"),
 		r.load, r.loadAfter)
-	fmt.Fprintf(&b, "%d users, %d instances of %d processes, %d fronts, %d requests at a time.\n\n", n.users, n.instances, n.capacity, n.fronts, n.workers)
-	b.WriteString("| phase | users | seconds | users/s | commands per user | requests repeated | Redis CPU, µs per user | Redis CPU, % | other commands/s |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n")
+	fmt.Fprintf(&b, "%d users, %d instances of %d processes, %d fronts, %d requests at a time.\n\n", n.users, n.instances,
+		n.capacity, n.fronts, n.workers)
+	b.WriteString("| phase | users | seconds | users/s | commands per user | requests repeated | Redis CPU, µs per " +
+		"user | Redis CPU, % | other commands/s |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	for _, row := range r.rows {
 		seconds := row.took.Seconds()
 		fmt.Fprintf(&b, "| %s | %d | %.1f | %s | %s | %d | %s | %.0f | %.0f |\n", row.name, row.users, seconds,
 			per(float64(row.users), seconds, "%.0f"), per(float64(row.requested), float64(row.users), "%.2f"), row.repeated,
-			per(float64(row.cpu.Microseconds()), float64(row.users), "%.1f"), 100*row.cpu.Seconds()/seconds, float64(row.background)/seconds)
+			per(float64(row.cpu.Microseconds()), float64(row.users),
+				"%.1f"), 100*row.cpu.Seconds()/seconds, float64(row.background)/seconds)
 	}
-	fmt.Fprintf(&b, "\nWarm requests by the same front sent %d commands in all. Redis memory: %.0f bytes per user.\n\nBalance, the most users of one instance by the mean:", r.warm, r.bytesPerUser)
+	fmt.Fprintf(&b, "\nWarm requests by the same front sent %d commands in all. Redis memory: %.0f bytes per "+
+		"user.\n\nBalance, the most users of one instance by the mean:", r.warm, r.bytesPerUser)
 	for i, at := range r.balance {
 		fmt.Fprintf(&b, "%s %.2f %s", []string{"", ","}[min(i, 1)], at.value, at.name)
 	}
-	fmt.Fprintf(&b, ".\n\nWhat Redis spent its time on while new users came, inside of scripts too (EVALSHA's time holds the others'):\n\n| command | calls per user | µs per user |\n|---|--:|--:|\n%s\n", strings.Join(r.inScripts, "\n"))
+	fmt.Fprintf(&b, ".\n\nWhat Redis spent its time on while new users came, inside of scripts too (EVALSHA's time "+
+		"holds the others'):\n\n| command | calls per user | µs per user |\n|---|--:|--:|\n%s\n",
+		strings.Join(r.inScripts, "\n"))
 	return b.String()
 }
 

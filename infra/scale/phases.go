@@ -99,13 +99,17 @@ func (s *simulation) place(ctx context.Context, r *results, instances []*instanc
 // repeat has everybody come again, by the same front, then some by another one.
 func (s *simulation) repeat(ctx context.Context, r *results, instances []*instance) ([]*instance, error) {
 	before := s.requested.Load()
-	err := s.measure(ctx, r, "warm requests, the same front", s.users, func() (int64, error) { return s.all(ctx, s.everybody(), s.frontOf) })
+	err := s.measure(ctx, r, "warm requests, the same front", s.users, func() (int64,
+		error) {
+		return s.all(ctx, s.everybody(), s.frontOf)
+	})
 	r.warm = s.requested.Load() - before
 	if err != nil {
 		return nil, err
 	}
 	some := s.everybody()[:s.users/10]
-	return instances, s.measure(ctx, r, "warm requests, another front", len(some), func() (int64, error) { return s.all(ctx, some, s.anotherFor) })
+	return instances, s.measure(ctx, r, "warm requests, another front", len(some),
+		func() (int64, error) { return s.all(ctx, some, s.anotherFor) })
 }
 
 // stand watches what it costs that nothing happens.
@@ -135,22 +139,24 @@ func (s *simulation) lose(ctx context.Context, r *results, instances []*instance
 			users = append(users, u)
 		}
 	}
-	// Who asks before the lease is over is refused. Each once, as slowly as clients that were told to wait do.
+	// A request before the lease is over is refused. Each once, as slowly as clients that were told to wait do.
 	asked := context.WithValue(ctx, requestKey{}, true)
-	err := s.measure(ctx, r, "users of lost instances ask while the lease lives", min(len(users), 1000), func() (int64, error) {
-		var refused int64
-		for _, u := range users[:min(len(users), 1000)] {
-			if s.request(asked, s.frontOf(u), u) != nil {
-				refused++
+	err := s.measure(ctx, r, "users of lost instances ask while the lease lives", min(len(users), 1000),
+		func() (int64, error) {
+			var refused int64
+			for _, u := range users[:min(len(users), 1000)] {
+				if s.request(asked, s.frontOf(u), u) != nil {
+					refused++
+				}
 			}
-		}
-		return refused, nil
-	})
+			return refused, nil
+		})
 	if err != nil {
 		return nil, err
 	}
 	time.Sleep(time.Until(vanished.Add(leaseOver)))
-	err = s.measure(ctx, r, "users of lost instances are placed again", len(users), func() (int64, error) { return s.all(ctx, users, s.frontOf) })
+	err = s.measure(ctx, r, "users of lost instances are placed again", len(users),
+		func() (int64, error) { return s.all(ctx, users, s.frontOf) })
 	r.balance = append(r.balance, named{"after the loss", balance(instances[n:])})
 	return instances[n:], err
 }
@@ -251,7 +257,8 @@ func (s *simulation) everybody() []int {
 	return users
 }
 
-// reach dials the address that all instances share. There is no certificate to be looked at, and nothing to keep a connection for.
+// reach dials the address that all instances share. There is no certificate to be looked at, and nothing to keep a
+// connection for.
 func reach(ctx context.Context, owner router.Owner) error {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", owner.Addr)
 	if err != nil {

@@ -14,7 +14,8 @@ func TestScale_ServesEverybodyThroughALossAndADeploy(t *testing.T) {
 	url, stop, err := startRedis(t.Context(), t.TempDir())
 	require.NoError(t, err)
 	defer stop()
-	n := sizes{users: 600, instances: 10, fronts: 3, capacity: 90, workers: 8, lost: 0.2, deployed: 1, batch: 4, steady: time.Millisecond}
+	n := sizes{users: 600, instances: 10, fronts: 3, capacity: 90, workers: 8, lost: 0.2, deployed: 1, batch: 4,
+		steady: time.Millisecond}
 	r, err := simulate(t.Context(), url, n)
 	require.NoError(t, err, "nobody is lost")
 

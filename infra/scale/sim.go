@@ -111,9 +111,10 @@ func (s *simulation) startInstance(ctx context.Context) (*instance, error) {
 		return nil, err
 	}
 	i := &instance{client: client, stopped: make(chan struct{})}
-	i.Lease = router.NewLease(client, router.LeaseOptions{Logger: slog.New(slog.DiscardHandler), Addr: s.addr, Capacity: s.capacity,
-		HomeTTL: time.Hour,
-		Load:    func() (int, int) { n := int(i.users.Load()); return n, n },
+	i.Lease = router.NewLease(client, router.LeaseOptions{Logger: slog.New(slog.DiscardHandler), Addr: s.addr,
+		Capacity: s.capacity,
+		HomeTTL:  time.Hour,
+		Load:     func() (int, int) { n := int(i.users.Load()); return n, n },
 		Evict: func(user string) {
 			s.moved.Add(1)
 			_ = i.Release(context.Background(), user, false)
@@ -184,7 +185,8 @@ func (s *simulation) admitted(i *instance, u int) {
 
 // all sends one request for each user, several at a time, and again for those who weren't served. It returns how many
 // had to be repeated.
-func (s *simulation) all(ctx context.Context, users []int, front func(u int) *router.Router) (repeated int64, err error) {
+func (s *simulation) all(ctx context.Context, users []int, front func(u int) *router.Router) (repeated int64,
+	err error) {
 	queue := make(chan int, len(users))
 	for _, u := range users {
 		queue <- u

@@ -38,7 +38,8 @@ func TestDecide(t *testing.T) {
 
 func drawLimits(t *rapid.T) limits {
 	least := rapid.IntRange(1, 20).Draw(t, "min")
-	return limits{min: least, max: rapid.IntRange(least, 100).Draw(t, "max"), target: rapid.IntRange(10, 100).Draw(t, "target"), calm: time.Minute}
+	return limits{min: least, max: rapid.IntRange(least, 100).Draw(t, "max"), target: rapid.IntRange(10, 100).Draw(t,
+		"target"), calm: time.Minute}
 }
 
 func TestDecide_KeepsItsBoundsAndWhatIsReserved(t *testing.T) {

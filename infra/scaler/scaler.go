@@ -32,7 +32,7 @@ type scaler struct {
 }
 
 // pass looks once and sets the count where it has to change. Passes may overlap: a count is absolute, and only one of
-// them takes the calm that a smaller one needs. The count is asked for before the calm, so that who sees another's
+// them takes the calm that a smaller one needs. The count is asked for before the calm, so that one that sees another's
 // smaller count finds that calm taken.
 func (s *scaler) pass(ctx context.Context) error {
 	f, err := s.look(ctx)
@@ -104,7 +104,8 @@ func (s *scaler) calmFor(ctx context.Context, spare bool) (time.Duration, error)
 
 // set asks the platform for a count. It doesn't wait until the instances are there; the next pass sees them.
 func (s *scaler) set(ctx context.Context, count int) error {
-	change := &run.GoogleCloudRunV2WorkerPool{Scaling: &run.GoogleCloudRunV2WorkerPoolScaling{ManualInstanceCount: int64(count)}}
+	scaling := run.GoogleCloudRunV2WorkerPoolScaling{ManualInstanceCount: int64(count)}
+	change := &run.GoogleCloudRunV2WorkerPool{Scaling: &scaling}
 	operation, err := s.api.Projects.Locations.WorkerPools.Patch(s.pool, change).
 		UpdateMask("scaling.manualInstanceCount").Context(ctx).Do()
 	if err != nil {

@@ -67,7 +67,8 @@ func newRedis(t *testing.T) *redis.Client {
 	client, err := router.NewClient("redis://"+testkit.Redis(t), "")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = client.Close() })
-	require.Eventually(t, func() bool { return client.Ping(t.Context()).Err() == nil }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return client.Ping(t.Context()).Err() == nil }, 10*time.Second,
+		10*time.Millisecond)
 	return client
 }
 
@@ -85,8 +86,9 @@ func newScaler(t *testing.T, count int) (*scaler, *platform) {
 // lease has an instance of 100 places live until the test ends.
 func lease(t *testing.T, client *redis.Client, reserved int) *router.Lease {
 	t.Helper()
-	l := router.NewLease(client, router.LeaseOptions{Logger: slog.New(slog.DiscardHandler), Addr: "127.0.0.1:1", Capacity: 100,
-		Load: func() (int, int) { return reserved, 0 }, Evict: func(string) {}})
+	l := router.NewLease(client, router.LeaseOptions{Logger: slog.New(slog.DiscardHandler), Addr: "127.0.0.1:1",
+		Capacity: 100,
+		Load:     func() (int, int) { return reserved, 0 }, Evict: func(string) {}})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {

@@ -1,5 +1,5 @@
-// Package sdktest has no code of its own: its test runs official SDKs, as they are published, against the service with the
-// real CLI. Those of Go are in a module of their own, so that the service's module doesn't need them.
+// Package sdktest has no code of its own: its test runs official SDKs, as they are published, against the service with
+// the real CLI. Those of Go are in a module of their own, so that the service's module doesn't need them.
 package sdktest_test
 
 import (

@@ -46,7 +46,8 @@ func newStage(t *testing.T) *stage {
 	s.seen = seen.URL
 
 	local := exec.Command(filepath.Join(bin, "local"), "-addr", "127.0.0.1:0")
-	local.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "CLAUDE_BIN=" + cli, "ANTHROPIC_BASE_URL=" + s.api.URL(),
+	local.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "CLAUDE_BIN=" + cli, "ANTHROPIC_BASE_URL=" +
+		s.api.URL(),
 		"LOG_LEVEL=warn", "STANDBY=1", "MAX_PROCESSES=6", "QUEUE_LIMIT=1", "MAX_BODY_BYTES=1048576"}
 	local.Stderr = s
 	stdout, err := local.StdoutPipe()

@@ -40,7 +40,7 @@ var (
 
 // load fills the struct from the environment. Its error says what each wrong setting must be and never what it is:
 // whatever a variable was set to by mistake may be a secret.
-func load(into any, sound func() map[string]bool, environ []string) error {
+func load(into any, validate func() map[string]bool, environ []string) error {
 	environment := env.ToMap(environ)
 	for name, value := range environment {
 		if strings.TrimSpace(value) == "" {
@@ -52,11 +52,11 @@ func load(into any, sound func() map[string]bool, environ []string) error {
 		return err
 	}
 	var wrong []error
-	ok := sound()
+	ok := validate()
 	for _, field := range fieldsOf(reflect.TypeOf(into).Elem()) {
 		name := field.Tag.Get("env")
 		if unread[field.Name] || !ok[name] {
-			wrong = append(wrong, fmt.Errorf("%s must %s", name, field.Tag.Get("must")))
+			wrong = append(wrong, fmt.Errorf("%s must %s", name, texts[name].must))
 		}
 	}
 	return errors.Join(wrong...)
@@ -80,8 +80,8 @@ func unreadable(err error) (map[string]bool, error) {
 	return fields, nil
 }
 
-// sound tells of each setting whether its value is one it may have.
-func (c *Common) sound() map[string]bool {
+// validate tells of each setting whether its value is one it may have.
+func (c *Common) validate() map[string]bool {
 	_, redisErr := redis.ParseURL(c.RedisURL.Reveal())
 	return map[string]bool{
 		"PORT":               c.Port >= 1 && c.Port <= 65535,
@@ -89,15 +89,15 @@ func (c *Common) sound() map[string]bool {
 		"REDIS_URL":          redisErr == nil && !strings.HasPrefix(c.RedisURL.Reveal(), "unix:"),
 		"FIRESTORE_PROJECT":  c.FirestoreProject == "" || projectID.MatchString(c.FirestoreProject),
 		"FIRESTORE_DATABASE": databaseID.MatchString(c.FirestoreDatabase),
-		"HOP_KEYS":           soundHopKeys(c.HopKeys.Reveal()),
+		"HOP_KEYS":           validHopKeys(c.HopKeys.Reveal()),
 		"LOG_LEVEL":          slices.Contains(levels, c.LogLevel),
 		"LOG_FORMAT":         c.LogFormat == "json" || c.LogFormat == "text",
 		"MAX_BODY_BYTES":     c.MaxBodyBytes >= 1<<10 && c.MaxBodyBytes <= 1<<30,
 	}
 }
 
-func (f *Front) sound() map[string]bool {
-	ok := f.Common.sound()
+func (f *Front) validate() map[string]bool {
+	ok := f.Common.validate()
 	ok["STATS_TOKEN"] = visible(f.StatsToken.Reveal())
 	ok["API_KEYS"] = apiKeys.MatchString(f.APIKeys.Reveal())
 	ok["RATE_LIMIT_USER"], ok["RATE_LIMIT_ADDR"], ok["ALLOWED_ORIGINS"] = true, true, true // all that can be read
@@ -105,11 +105,11 @@ func (f *Front) sound() map[string]bool {
 	return ok
 }
 
-func (p *Pool) sound() map[string]bool {
-	ok := p.Common.sound()
-	ok["ADVERTISE_ADDR"] = p.AdvertiseAddr == "" || soundAddr(p.AdvertiseAddr)
+func (p *Pool) validate() map[string]bool {
+	ok := p.Common.validate()
+	ok["ADVERTISE_ADDR"] = p.AdvertiseAddr == "" || validAddr(p.AdvertiseAddr)
 	ok["CLAUDE_BIN"] = !strings.ContainsRune(p.ClaudeBin, 0)
-	ok["ANTHROPIC_BASE_URL"] = soundBaseURL(&p.AnthropicBaseURL)
+	ok["ANTHROPIC_BASE_URL"] = validBaseURL(&p.AnthropicBaseURL)
 	ok["WORKSPACES_ROOT"] = filepath.IsAbs(p.WorkspacesRoot) && !strings.ContainsRune(p.WorkspacesRoot, 0)
 	ok["STANDBY"] = p.Standby >= 0 && p.Standby <= 1000
 	ok["MAX_PROCESSES"] = p.MaxProcesses >= 0 && p.MaxProcesses <= 10_000
@@ -139,7 +139,7 @@ func (p *Pool) sound() map[string]bool {
 	return ok
 }
 
-func soundHopKeys(list string) bool {
+func validHopKeys(list string) bool {
 	for key := range strings.SplitSeq(list, ",") {
 		if len(strings.TrimSpace(key)) < minHopKey {
 			return false
@@ -148,7 +148,7 @@ func soundHopKeys(list string) bool {
 	return true
 }
 
-func soundAddr(addr string) bool {
+func validAddr(addr string) bool {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil || host == "" || !visible(addr) {
 		return false
@@ -157,7 +157,7 @@ func soundAddr(addr string) bool {
 	return err == nil && number > 0
 }
 
-func soundBaseURL(u *url.URL) bool {
+func validBaseURL(u *url.URL) bool {
 	if u.Scheme != "http" && u.Scheme != "https" {
 		return false
 	}

@@ -15,8 +15,8 @@ type Setting struct {
 	Default string // as it would be written there; "" where there is none
 	Unset   string // in words, what holds where there is no default
 	Of      string // OfBoth, OfFront or OfPool
-	Must    string // what a value must be
-	About   string
+	Must    string // what a value must be, to follow "must"
+	About   string // what it is for
 	Secret  bool
 }
 
@@ -34,9 +34,10 @@ func appendOf(list []Setting, of string, t reflect.Type, ownOnly bool) []Setting
 		if ownOnly && len(field.Index) > 1 {
 			continue
 		}
+		name := field.Tag.Get("env")
 		list = append(list, Setting{
-			Name: field.Tag.Get("env"), Default: field.Tag.Get("envDefault"), Unset: field.Tag.Get("unset"), Of: of,
-			Must: field.Tag.Get("must"), About: field.Tag.Get("about"), Secret: field.Type == reflect.TypeFor[Secret](),
+			Name: name, Default: field.Tag.Get("envDefault"), Unset: field.Tag.Get("unset"), Of: of,
+			Must: texts[name].must, About: texts[name].about, Secret: field.Type == reflect.TypeFor[Secret](),
 		})
 	}
 	return list

@@ -16,26 +16,26 @@ var workerPool = regexp.MustCompile(`^projects/[^/ ]+/locations/[^/ ]+/workerPoo
 // Scaler are the settings of the scaler. It serves nothing and signs nothing, so it has none of the others but those by
 // which it finds Redis and writes its log. List is without them.
 type Scaler struct {
-	RedisURL   Secret        `env:"REDIS_URL" envDefault:"redis://127.0.0.1:6379/0" must:"be redis://host:port/database, or rediss:// for TLS"`
-	RedisCA    string        `env:"REDIS_CA" must:"be certificates in PEM form"`
-	LogLevel   slog.Level    `env:"LOG_LEVEL" envDefault:"info" must:"be debug, info, warn or error"`
-	LogFormat  string        `env:"LOG_FORMAT" envDefault:"json" must:"be json or text"`
-	WorkerPool string        `env:"WORKER_POOL" must:"be projects/PROJECT/locations/REGION/workerPools/NAME"`
-	Min        int           `env:"MIN_INSTANCES" envDefault:"1" must:"be a whole number from 1 to MAX_INSTANCES"`
-	Max        int           `env:"MAX_INSTANCES" envDefault:"10" must:"be a whole number from 1 to 1000"`
-	Target     int           `env:"TARGET_PERCENT" envDefault:"70" must:"be a whole number from 10 to 100"`
-	Calm       time.Duration `env:"SHRINK_AFTER" envDefault:"10m" must:"be a duration of at least 1m, such as 10m"`
-	DryRun     bool          `env:"DRY_RUN" envDefault:"false" must:"be true or false"`
+	RedisURL   Secret        `env:"REDIS_URL" envDefault:"redis://127.0.0.1:6379/0"`
+	RedisCA    string        `env:"REDIS_CA"`
+	LogLevel   slog.Level    `env:"LOG_LEVEL" envDefault:"info"`
+	LogFormat  string        `env:"LOG_FORMAT" envDefault:"json"`
+	WorkerPool string        `env:"WORKER_POOL"`
+	Min        int           `env:"MIN_INSTANCES" envDefault:"1"`
+	Max        int           `env:"MAX_INSTANCES" envDefault:"10"`
+	Target     int           `env:"TARGET_PERCENT" envDefault:"70"`
+	Calm       time.Duration `env:"SHRINK_AFTER" envDefault:"10m"`
+	DryRun     bool          `env:"DRY_RUN" envDefault:"false"`
 }
 
 // LoadScaler reads the scaler's settings as LoadFront does a front's.
 func LoadScaler(environ []string) (Scaler, error) {
 	var scaler Scaler
-	err := load(&scaler, scaler.sound, environ)
+	err := load(&scaler, scaler.validate, environ)
 	return scaler, err
 }
 
-func (s *Scaler) sound() map[string]bool {
+func (s *Scaler) validate() map[string]bool {
 	_, redisErr := redis.ParseURL(s.RedisURL.Reveal())
 	return map[string]bool{
 		"REDIS_URL":      redisErr == nil && !strings.HasPrefix(s.RedisURL.Reveal(), "unix:"),

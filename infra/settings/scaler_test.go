@@ -19,7 +19,8 @@ func TestLoadScaler_HasDefaultsForAllButTheWorkerPool(t *testing.T) {
 }
 
 func TestLoadScaler_TellsOfEverythingThatIsWrongWithoutShowingIt(t *testing.T) {
-	wrong := map[string]string{"REDIS_URL": "http://:hunter2@host", "REDIS_CA": "hunter2", "LOG_LEVEL": "loud", "LOG_FORMAT": "xml",
+	wrong := map[string]string{"REDIS_URL": "http://:hunter2@host", "REDIS_CA": "hunter2", "LOG_LEVEL": "loud",
+		"LOG_FORMAT":  "xml",
 		"WORKER_POOL": "claudepool-pool", "MIN_INSTANCES": "0", "MAX_INSTANCES": "1001", "TARGET_PERCENT": "101",
 		"SHRINK_AFTER": "1s", "DRY_RUN": "hunter2"}
 	var environ []string

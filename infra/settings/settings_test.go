@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -75,6 +76,20 @@ func TestList_IsTheTableOfTheDesign(t *testing.T) {
 	}
 }
 
+func TestTexts_AreThoseOfTheSettings(t *testing.T) {
+	named := make(map[string]bool)
+	for _, of := range []any{Front{}, Pool{}, Scaler{}} {
+		for _, field := range fieldsOf(reflect.TypeOf(of)) {
+			name := field.Tag.Get("env")
+			named[name] = true
+			require.NotEmpty(t, texts[name].must, name)
+		}
+	}
+	for name := range texts {
+		require.True(t, named[name], "%s is no setting", name)
+	}
+}
+
 func TestList_MarksWhatIsSecret(t *testing.T) {
 	var secret []string
 	for _, s := range List() {
@@ -122,7 +137,8 @@ func TestLoad_TakesWhatTheRulesAllow(t *testing.T) {
 	for _, setting := range []string{
 		"PORT=1", "PORT=65535", "REDIS_URL=rediss://user:p%40ss@redis.internal:6380/3", "REDIS_URL=redis://[::1]:6379",
 		"FIRESTORE_PROJECT=my-project-1", "FIRESTORE_PROJECT=example.com:my-project", "FIRESTORE_DATABASE=stats",
-		"HOP_KEYS=" + strings.Repeat("a", 32) + " , " + strings.Repeat("b", 40), "LOG_LEVEL=debug", "LOG_LEVEL=ERROR", "LOG_FORMAT=text",
+		"HOP_KEYS=" + strings.Repeat("a", 32) + " , " + strings.Repeat("b",
+			40), "LOG_LEVEL=debug", "LOG_LEVEL=ERROR", "LOG_FORMAT=text",
 		"MAX_BODY_BYTES=1KiB", "MAX_BODY_BYTES=64 MiB", "ADVERTISE_ADDR=10.0.0.1:8080", "ADVERTISE_ADDR=[fd00::1]:80",
 		"ADVERTISE_ADDR=pool-1:9000", "CLAUDE_BIN=/opt/claude", "ANTHROPIC_BASE_URL=http://127.0.0.1:9999/base",
 		"WORKSPACES_ROOT=/tmp/w", "IDLE_TIMEOUT=3s", "IDLE_TIMEOUT=1h30m", "MAX_PROCESSES=0", "MAX_PROCESSES=200",
@@ -133,7 +149,8 @@ func TestLoad_TakesWhatTheRulesAllow(t *testing.T) {
 		require.NoError(t, err, setting)
 	}
 	for _, setting := range []string{"STATS_TOKEN=s3cret-token", "API_KEYS=" + strings.Repeat("0aF9", 16),
-		"API_KEYS= " + strings.Repeat("a", 64) + " , " + strings.Repeat("b", 64), "RATE_LIMIT_ADDR=1/h", "TRUSTED_PROXIES=2"} {
+		"API_KEYS= " + strings.Repeat("a", 64) + " , " + strings.Repeat("b",
+			64), "RATE_LIMIT_ADDR=1/h", "TRUSTED_PROXIES=2"} {
 		_, err := LoadFront([]string{hopKey, setting})
 		require.NoError(t, err, setting)
 	}
@@ -158,25 +175,31 @@ func TestLoad_NamesTheSettingThatIsWrongAndKeepsItsValueToItself(t *testing.T) {
 		ofFront[s.Name] = s.Of == OfFront
 	}
 	for name, values := range map[string][]string{
-		"PORT":               {"0", "-1", "65536", "hunter2", "80.5", "99999999999999999999"},
-		"REDIS_CA":           {"hunter2", "-----BEGIN CERTIFICATE-----"},
-		"REDIS_URL":          {"hunter2", "http://:hunter2@h:1", "redis://:hunter2@h:1/x", "redis://:hunter2@h:99999999/\x7f", "redis://%zzhunter2", "unix://hunter2"},
+		"PORT":     {"0", "-1", "65536", "hunter2", "80.5", "99999999999999999999"},
+		"REDIS_CA": {"hunter2", "-----BEGIN CERTIFICATE-----"},
+		"REDIS_URL": {"hunter2", "http://:hunter2@h:1", "redis://:hunter2@h:1/x", "redis://:hunter2@h:99999999/\x7f",
+			"redis://%zzhunter2", "unix://hunter2"},
 		"FIRESTORE_PROJECT":  {"Hunter2", "a/hunter2", "hunter2\n", "x"},
 		"FIRESTORE_DATABASE": {"default)", "Hunter2", "db", "hunter2/"},
-		"HOP_KEYS":           {"hunter2", strings.Repeat("h", 31), strings.Repeat("h", 32) + ",", strings.Repeat("h", 32) + ",hunter2"},
-		"LOG_LEVEL":          {"hunter2", "INFO+1", "trace"},
-		"LOG_FORMAT":         {"hunter2", "JSON"},
-		"MAX_BODY_BYTES":     {"0", "-5", "hunter2", "1023", "2GiB", "1.5MiB", "9999999999TiB", "MiB"},
-		"STATS_TOKEN":        {"hunter2 hunter2", "hunter2\x01", "hünter2"},
-		"API_KEYS":           {"hunter2", strings.Repeat("a", 63), strings.Repeat("g", 64), strings.Repeat("a", 64) + ",", strings.Repeat("a", 64) + ",hunter2"},
-		"RATE_LIMIT_USER":    {"hunter2", "60", "0/m", "-1/m", "60/d", "60/", "/m", "1000001/s", "1.5/s", "60/m/m"},
-		"RATE_LIMIT_ADDR":    {"hunter2", "60/hunter2"},
-		"ALLOWED_ORIGINS": {"hunter2", "null", "*,https://hunter2", "https://a,*", "*.hunter2", "https://*.hunter2", "https://hunter2/", "https://u@hunter2",
-			"https://Hunter2", "https://hunter2:443", "http://hunter2:80", "https://hunter2?x", "https://a,", "https://a https://hunter2", "//hunter2"},
-		"TRUSTED_PROXIES":            {"-1", "11", "hunter2"},
-		"ADVERTISE_ADDR":             {"hunter2", ":8080", "h:0", "h:65536", "h:http", "hun ter2:80", "::1:80:"},
-		"CLAUDE_BIN":                 {"hunter2\x00"},
-		"ANTHROPIC_BASE_URL":         {"hunter2", "ftp://hunter2", "https://", "https://:443", "https://u:hunter2@h", "https://h?hunter2", "https://h?", "https://h#hunter2", "/v1", "http://%zzhunter2"},
+		"HOP_KEYS": {"hunter2", strings.Repeat("h", 31), strings.Repeat("h", 32) + ",", strings.Repeat("h", 32) +
+			",hunter2"},
+		"LOG_LEVEL":      {"hunter2", "INFO+1", "trace"},
+		"LOG_FORMAT":     {"hunter2", "JSON"},
+		"MAX_BODY_BYTES": {"0", "-5", "hunter2", "1023", "2GiB", "1.5MiB", "9999999999TiB", "MiB"},
+		"STATS_TOKEN":    {"hunter2 hunter2", "hunter2\x01", "hünter2"},
+		"API_KEYS": {"hunter2", strings.Repeat("a", 63), strings.Repeat("g", 64), strings.Repeat("a", 64) + ",",
+			strings.Repeat("a", 64) + ",hunter2"},
+		"RATE_LIMIT_USER": {"hunter2", "60", "0/m", "-1/m", "60/d", "60/", "/m", "1000001/s", "1.5/s", "60/m/m"},
+		"RATE_LIMIT_ADDR": {"hunter2", "60/hunter2"},
+		"ALLOWED_ORIGINS": {"hunter2", "null", "*,https://hunter2", "https://a,*", "*.hunter2", "https://*.hunter2",
+			"https://hunter2/", "https://u@hunter2",
+			"https://Hunter2", "https://hunter2:443", "http://hunter2:80", "https://hunter2?x", "https://a,",
+			"https://a https://hunter2", "//hunter2"},
+		"TRUSTED_PROXIES": {"-1", "11", "hunter2"},
+		"ADVERTISE_ADDR":  {"hunter2", ":8080", "h:0", "h:65536", "h:http", "hun ter2:80", "::1:80:"},
+		"CLAUDE_BIN":      {"hunter2\x00"},
+		"ANTHROPIC_BASE_URL": {"hunter2", "ftp://hunter2", "https://", "https://:443", "https://u:hunter2@h",
+			"https://h?hunter2", "https://h?", "https://h#hunter2", "/v1", "http://%zzhunter2"},
 		"WORKSPACES_ROOT":            {"hunter2", "./hunter2", "/hunter2\x00"},
 		"IDLE_TIMEOUT":               {"0", "0s", "-1s", "hunter2", "5", "1us"},
 		"CLEANUP_INTERVAL":           {"0s", "hunter2"},
@@ -220,7 +243,7 @@ func TestLoad_NamesTheSettingThatIsWrongAndKeepsItsValueToItself(t *testing.T) {
 func TestSound_JudgesEverySettingOfItsSide(t *testing.T) {
 	var front Front
 	var pool Pool
-	ofFront, ofPool := front.sound(), pool.sound()
+	ofFront, ofPool := front.validate(), pool.validate()
 	for _, s := range List() {
 		_, inFront := ofFront[s.Name]
 		_, inPool := ofPool[s.Name]
@@ -245,7 +268,8 @@ func TestSecret_ShowsItselfToNobody(t *testing.T) {
 	secret := pool.RedisURL
 	var out strings.Builder
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d"} {
-		for _, value := range []any{secret, &secret, pool, &pool, []Secret{secret}, map[string]Secret{"k": secret}, struct{ hidden Secret }{secret}} {
+		for _, value := range []any{secret, &secret, pool, &pool, []Secret{secret}, map[string]Secret{"k": secret},
+			struct{ hidden Secret }{secret}} {
 			fmt.Fprintf(&out, verb+"\n", value)
 		}
 	}
@@ -263,7 +287,8 @@ func TestSecret_ShowsItselfToNobody(t *testing.T) {
 }
 
 func TestSize_WritesWhatItReads(t *testing.T) {
-	for text, want := range map[string]Size{"0": 0, "1023": 1023, "1KiB": 1024, "2GiB": 2 << 30, "1536MiB": 1536 << 20, "3TiB": 3 << 40} {
+	for text, want := range map[string]Size{"0": 0, "1023": 1023, "1KiB": 1024, "2GiB": 2 << 30, "1536MiB": 1536 << 20,
+		"3TiB": 3 << 40} {
 		var size Size
 		require.NoError(t, size.UnmarshalText([]byte(text)))
 		require.Equal(t, want, size)

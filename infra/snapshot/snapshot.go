@@ -25,13 +25,14 @@ const (
 
 // Instance is what one pool instance holds.
 type Instance struct {
-	ID              string          `firestore:"id"`
-	At              time.Time       `firestore:"at"`
-	ExpiresAt       time.Time       `firestore:"expires_at"`
-	Capacity        int             `firestore:"capacity"`
-	Processes       int             `firestore:"processes"`
-	Standby         int             `firestore:"standby"`
-	Misses          int64           `firestore:"misses"` // requests since the start that a standby would have fitted, but none was ready
+	ID        string    `firestore:"id"`
+	At        time.Time `firestore:"at"`
+	ExpiresAt time.Time `firestore:"expires_at"`
+	Capacity  int       `firestore:"capacity"`
+	Processes int       `firestore:"processes"`
+	Standby   int       `firestore:"standby"`
+	// requests since the start that a standby would have fitted, but none was ready
+	Misses          int64           `firestore:"misses"`
 	Queued          int             `firestore:"queued"` // requests that wait for their conversation
 	Draining        bool            `firestore:"draining"`
 	MaxIdle         time.Duration   `firestore:"max_idle"`
@@ -110,8 +111,8 @@ func (m *Memory) List(context.Context) ([]Instance, error) {
 	return all, nil
 }
 
-// Publish writes an instance's snapshots until ctx is done, then deletes them: when something changed, in the store's pace,
-// and at least every 15 s. A store that fails is tried again every 2 s, and logged once until it heals.
+// Publish writes an instance's snapshots until ctx is done, then deletes them: when something changed, in the store's
+// pace, and at least every 15 s. A store that fails is tried again every 2 s, and logged once until it heals.
 func Publish(ctx context.Context, store Store, changed <-chan struct{}, take func() Instance, log *slog.Logger) {
 	failing := false
 	var id string
@@ -183,9 +184,9 @@ type View struct {
 // NewView returns a View of the store.
 func NewView(store Store, log *slog.Logger) *View { return &View{store: store, log: log} }
 
-// List returns the live instances by id, as of a moment at most the store's pace before the call or the read it waited for.
-// Where the store can't be read within 2 s, it is the last list that could be, and stale; asOf is zero if none ever
-// could. What the instances point to is shared: callers must not change it.
+// List returns the live instances by id, as of a moment at most the store's pace before the call or the read it waited
+// for. Where the store can't be read within 2 s, it is the last list that could be, and stale; asOf is zero if none
+// ever could. What the instances point to is shared: callers must not change it.
 func (v *View) List() (list []Instance, asOf time.Time, stale bool) {
 	v.mu.Lock()
 	old := time.Since(v.tried) >= v.store.Pace().Read

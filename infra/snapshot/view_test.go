@@ -121,7 +121,8 @@ func TestView_WithoutAnyGoodReadIsEmptyAndStale(t *testing.T) {
 func TestView_DropsExpiredInstances(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		view, store := viewOf(t, &logs{}, "live")
-		require.NoError(t, store.Memory.Put(t.Context(), Instance{ID: "soon", ExpiresAt: time.Now().Add(500 * time.Millisecond)}))
+		require.NoError(t, store.Memory.Put(t.Context(), Instance{ID: "soon",
+			ExpiresAt: time.Now().Add(500 * time.Millisecond)}))
 		list, _, _ := view.List()
 		require.Equal(t, []string{"live", "soon"}, ids(list))
 		time.Sleep(500 * time.Millisecond)

@@ -34,33 +34,35 @@ func body(field, value string) string {
 func TestDecode_RefusesBadInputWithA4xxThatKeepsTheToken(t *testing.T) {
 	bad := map[string]string{
 		"empty": "", "blank": " \n", "half": `{"messages":[`, "array": "[]", "null": "null", "number": "1", "string": `"x"`,
-		"trailing": body("", "") + "{}", "not UTF-8": body("model", "\"\xff\""), "NUL in system": body("system", `"a\u0000b"`),
-		"deep":             body("x", strings.Repeat("[", 100)+strings.Repeat("]", 100)),
-		"deeper":           strings.Repeat(`{"a":`, 100_000),
-		"no messages":      body("messages", "-"),
-		"null messages":    body("messages", "null"),
-		"empty messages":   body("messages", "[]"),
-		"messages object":  body("messages", "{}"),
-		"message null":     body("messages", "[null]"),
-		"message string":   body("messages", `["hi"]`),
-		"no role":          body("messages", `[{"content":"hi"}]`),
-		"system role":      body("messages", `[{"role":"system","content":"hi"}]`),
-		"role number":      body("messages", `[{"role":1,"content":"hi"}]`),
-		"assistant last":   body("messages", `[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]`),
-		"assistant first":  body("messages", `[{"role":"assistant","content":"b"},{"role":"user","content":"a"}]`),
-		"no content":       body("messages", `[{"role":"user"}]`),
-		"content null":     body("messages", `[{"role":"user","content":null}]`),
-		"content number":   body("messages", `[{"role":"user","content":1}]`),
-		"content object":   body("messages", `[{"role":"user","content":{}}]`),
-		"content empty":    body("messages", `[{"role":"user","content":""}]`),
-		"content blank":    body("messages", `[{"role":"user","content":" \n"}]`),
-		"no blocks":        body("messages", `[{"role":"user","content":[]}]`),
-		"block string":     body("messages", `[{"role":"user","content":["hi"]}]`),
-		"block no type":    body("messages", `[{"role":"user","content":[{"text":"hi"}]}]`),
-		"block odd type":   body("messages", `[{"role":"user","content":[{"type":"exec"}]}]`),
-		"user tool_use":    body("messages", `[{"role":"user","content":[{"type":"tool_use"}]}]`),
-		"text number":      body("messages", `[{"role":"user","content":[{"type":"text","text":1}]}]`),
-		"text blank":       body("messages", `[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":" \t"}]}]`),
+		"trailing": body("", "") + "{}", "not UTF-8": body("model", "\"\xff\""), "NUL in system": body("system",
+			`"a\u0000b"`),
+		"deep":            body("x", strings.Repeat("[", 100)+strings.Repeat("]", 100)),
+		"deeper":          strings.Repeat(`{"a":`, 100_000),
+		"no messages":     body("messages", "-"),
+		"null messages":   body("messages", "null"),
+		"empty messages":  body("messages", "[]"),
+		"messages object": body("messages", "{}"),
+		"message null":    body("messages", "[null]"),
+		"message string":  body("messages", `["hi"]`),
+		"no role":         body("messages", `[{"content":"hi"}]`),
+		"system role":     body("messages", `[{"role":"system","content":"hi"}]`),
+		"role number":     body("messages", `[{"role":1,"content":"hi"}]`),
+		"assistant last":  body("messages", `[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]`),
+		"assistant first": body("messages", `[{"role":"assistant","content":"b"},{"role":"user","content":"a"}]`),
+		"no content":      body("messages", `[{"role":"user"}]`),
+		"content null":    body("messages", `[{"role":"user","content":null}]`),
+		"content number":  body("messages", `[{"role":"user","content":1}]`),
+		"content object":  body("messages", `[{"role":"user","content":{}}]`),
+		"content empty":   body("messages", `[{"role":"user","content":""}]`),
+		"content blank":   body("messages", `[{"role":"user","content":" \n"}]`),
+		"no blocks":       body("messages", `[{"role":"user","content":[]}]`),
+		"block string":    body("messages", `[{"role":"user","content":["hi"]}]`),
+		"block no type":   body("messages", `[{"role":"user","content":[{"text":"hi"}]}]`),
+		"block odd type":  body("messages", `[{"role":"user","content":[{"type":"exec"}]}]`),
+		"user tool_use":   body("messages", `[{"role":"user","content":[{"type":"tool_use"}]}]`),
+		"text number":     body("messages", `[{"role":"user","content":[{"type":"text","text":1}]}]`),
+		"text blank": body("messages", `[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text",`+
+			`"text":" \t"}]}]`),
 		"text empty":       body("messages", `[{"role":"user","content":[{"type":"text","text":""}]}]`),
 		"no credential":    body("oauth_credentials", "-"),
 		"null credential":  body("oauth_credentials", "null"),
@@ -128,13 +130,15 @@ func TestWriteError_GivesNothingAwayThatIsNoError(t *testing.T) {
 	WriteError(w, "req_1", RateLimited(1500*time.Millisecond, "slow down"))
 	require.Equal(t, 429, w.Code)
 	require.Equal(t, "2", w.Header().Get("Retry-After"))
-	require.JSONEq(t, `{"type":"error","error":{"type":"rate_limit_error","message":"slow down"},"request_id":"req_1"}`, w.Body.String())
+	require.JSONEq(t, `{"type":"error","error":{"type":"rate_limit_error","message":"slow down"},"request_id":"req_1"}`,
+		w.Body.String())
 
 	w = httptest.NewRecorder()
 	WriteError(w, "", errors.New("dial tcp 10.0.0.7: refused"))
 	require.Equal(t, 500, w.Code)
 	require.NotContains(t, w.Body.String(), "10.0.0.7")
-	require.Equal(t, `data: {"type":"error","error":{"type":"api_error","message":"internal error"}}`+"\n\n", string(ErrorEvent(errors.New("secret"))))
+	require.Equal(t, `data: {"type":"error","error":{"type":"api_error","message":"internal error"}}`+"\n\n",
+		string(ErrorEvent(errors.New("secret"))))
 }
 
 func FuzzDecode(f *testing.F) {

@@ -25,7 +25,7 @@ type Call struct {
 const (
 	headerVersion = "Anthropic-Version"
 	headerBeta    = "Anthropic-Beta"
-	// usualVersion is that of the API for who names none.
+	// usualVersion is that of the API for a client that names none.
 	usualVersion = "2023-06-01"
 	// maxCallText is how long a query may be, and each header that is passed through, in bytes.
 	maxCallText = 4 << 10

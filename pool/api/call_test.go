@@ -37,13 +37,14 @@ func TestNewCall_TakesTheCredentialFromWhereSDKsPutIt(t *testing.T) {
 		"a key":               {[]string{"x-api-key", "sk-ant-api03-ada"}, "sk-ant-api03-ada", false, 0},
 		"a key as a bearer":   {[]string{"Authorization", "bearer sk-ant-api03-ada"}, "sk-ant-api03-ada", false, 0},
 		"of another kind":     {[]string{"Authorization", "Bearer anything-else"}, "anything-else", false, 0},
-		"the same in both":    {[]string{"Authorization", "Bearer any-thing", "x-api-key", "any-thing"}, "any-thing", false, 0},
-		"different ones":      {[]string{"Authorization", "Bearer sk-ant-oat01-ada", "x-api-key", "another"}, "", false, 400},
-		"none":                {nil, "", false, 401},
-		"another scheme":      {[]string{"Authorization", "Basic sk-ant-oat01-ada"}, "", false, 401},
-		"too short":           {[]string{"x-api-key", "short"}, "", false, 400},
-		"too long":            {[]string{"x-api-key", strings.Repeat("x", 4097)}, "", false, 400},
-		"with a space":        {[]string{"Authorization", "Bearer sk-ant oat01-ada"}, "", false, 400},
+		"the same in both": {[]string{"Authorization", "Bearer any-thing", "x-api-key", "any-thing"}, "any-thing", false,
+			0},
+		"different ones": {[]string{"Authorization", "Bearer sk-ant-oat01-ada", "x-api-key", "another"}, "", false, 400},
+		"none":           {nil, "", false, 401},
+		"another scheme": {[]string{"Authorization", "Basic sk-ant-oat01-ada"}, "", false, 401},
+		"too short":      {[]string{"x-api-key", "short"}, "", false, 400},
+		"too long":       {[]string{"x-api-key", strings.Repeat("x", 4097)}, "", false, 400},
+		"with a space":   {[]string{"Authorization", "Bearer sk-ant oat01-ada"}, "", false, 400},
 	} {
 		call, err := callWith("/v1/models", c.headers...)
 		if c.status != 0 {
@@ -78,9 +79,10 @@ func TestNewCall_PassesOnWhatTheAPIIsToKnowAndNothingElse(t *testing.T) {
 	}{
 		"a path in the id": {"/v1/models/..%2fmessages", nil}, "dots": {"/v1/models/%2e%2e%2e", nil},
 		"a long id": {"/v1/models/" + strings.Repeat("m", 129), nil}, "a space": {"/v1/models/a%20b", nil},
-		"a long query":    {"/v1/models?a=" + strings.Repeat("x", maxCallText), nil},
-		"a long version":  {"/v1/models", []string{"anthropic-version", strings.Repeat("1", maxCallText+1)}},
-		"many beta flags": {"/v1/models", []string{"anthropic-beta", strings.Repeat("x", maxCallText), "anthropic-beta", "y"}},
+		"a long query":   {"/v1/models?a=" + strings.Repeat("x", maxCallText), nil},
+		"a long version": {"/v1/models", []string{"anthropic-version", strings.Repeat("1", maxCallText+1)}},
+		"many beta flags": {"/v1/models", []string{"anthropic-beta", strings.Repeat("x", maxCallText), "anthropic-beta",
+			"y"}},
 	} {
 		_, err := callWith(c.target, append(c.headers, key...)...)
 		var refused *Error

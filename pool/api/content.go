@@ -30,7 +30,7 @@ func (r *Request) validateMessages() error {
 	return validateTools(r.Messages)
 }
 
-// blockTypes are the kinds of content a message may hold, by who wrote it.
+// blockTypes are the kinds of content a message may hold, by the role that wrote it.
 var blockTypes = map[string]map[string]bool{
 	"user": {"text": true, "image": true, "document": true, "tool_result": true, "search_result": true},
 	"assistant": {"text": true, "tool_use": true, "thinking": true, "redacted_thinking": true,
@@ -55,7 +55,8 @@ func validateContent(i int, m Message) error {
 		kind := block.Get("type")
 		if !block.IsObject() || kind.Type != gjson.String || !blockTypes[m.Role][kind.Str] {
 			err = Invalid("messages.%d.content.%d.type: not a content block this role may hold", i, j)
-		} else if text := block.Get("text"); kind.Str == "text" && (text.Type != gjson.String || isBlank(text.Str) && m.Role == "user") {
+		} else if text := block.Get("text"); kind.Str == "text" && (text.Type != gjson.String || isBlank(text.Str) &&
+			m.Role == "user") {
 			err = Invalid("messages.%d.content.%d.text: must be a string that is not empty", i, j)
 		}
 		return err == nil
@@ -66,11 +67,12 @@ func validateContent(i int, m Message) error {
 	return err
 }
 
-// isBlank reports whether a text has nothing but white space. The API refuses such a text; an assistant's may have been kept
-// all the same, and counts as left out.
+// isBlank reports whether a text has nothing but white space. The API refuses such a text; an assistant's may have been
+// kept all the same, and counts as left out.
 func isBlank(text string) bool { return strings.TrimSpace(text) == "" }
 
-// validateTools requires that each tool call has its result in the user's next message, and each result its call before.
+// validateTools requires that each tool call has its result in the user's next message, and each result its call
+// before.
 func validateTools(messages []Message) error {
 	calls := make(map[string]int) // by id: the message that has the call, as long as there is no result
 	before := ""

@@ -25,8 +25,8 @@ const (
 	maxServersSize = 64 << 10
 )
 
-// Decode decodes and validates a request. Its error is always an *Error of the 4xx kind. Fields that this service doesn't
-// know are ignored, as Messages API clients send some. The request keeps nothing of the body.
+// Decode decodes and validates a request. Its error is always an *Error of the 4xx kind. Fields that this service
+// doesn't know are ignored, as Messages API clients send some. The request keeps nothing of the body.
 func Decode(body []byte) (*Request, error) {
 	return decode(body, (*Request).validate)
 }
@@ -71,8 +71,8 @@ func parse(body []byte) (*Request, error) {
 	return build(fields, body, messages)
 }
 
-// Object is the body, which it shares, if that is a JSON object of a shape that may be looked into. Its error is an *Error
-// of the 4xx kind.
+// Object is the body, which it shares, if that is a JSON object of a shape that may be looked into. Its error is an
+// *Error of the 4xx kind.
 func Object(body []byte) (whole gjson.Result, err error) {
 	switch {
 	case len(bytes.TrimSpace(body)) == 0:
@@ -100,7 +100,8 @@ func build(fields, body []byte, messages gjson.Result) (*Request, error) {
 	return req, err
 }
 
-// maxField is how long a field other than the messages may be, in bytes of JSON: several times what the longest may have.
+// maxField is how long a field other than the messages may be, in bytes of JSON: several times what the longest may
+// have.
 const maxField = 2 << 20
 
 // split takes the messages out of a request. The rest is an object of its own, without what this service doesn't know.
@@ -125,7 +126,8 @@ func split(whole gjson.Result) (fields []byte, messages gjson.Result, err error)
 }
 
 // knownFields are the names of a request's fields but for the messages.
-var knownFields = map[string]bool{"oauth_credentials": true, "api_key": true, "model": true, "session_id": true, "system": true,
+var knownFields = map[string]bool{"oauth_credentials": true, "api_key": true, "model": true, "session_id": true,
+	"system":   true,
 	"thinking": true, "fallback_model": true, "mcp_servers": true, "permission_mode": true, "on_disconnect": true,
 	"background": true, "stateless": true}
 

@@ -133,8 +133,8 @@ func Known(err error) *Error {
 
 // WriteError answers with err in the Messages API's envelope. An err that holds no *Error becomes a 500 without detail.
 //
-// The official SDKs send no idempotency key and try again by themselves on 408, 409, 429 and 5xx, so each error tells them
-// whether to: only if nothing was begun and it is known when to come again.
+// The official SDKs send no idempotency key and try again by themselves on 408, 409, 429 and 5xx, so each error tells
+// them whether to: only if nothing was begun and it is known when to come again.
 func WriteError(w http.ResponseWriter, requestID string, err error) {
 	e := Known(err)
 	h := w.Header()

@@ -14,8 +14,8 @@ import (
 // Digest identifies what was said in a conversation.
 type Digest [sha256.Size]byte
 
-// Digests identify what was said in a conversation, in each of the ways in which a client may have kept the answers. The zero
-// value is that of a conversation in which nothing was said.
+// Digests identify what was said in a conversation, in each of the ways in which a client may have kept the answers.
+// The zero value is that of a conversation in which nothing was said.
 type Digests [ways]Digest
 
 // The ways in which a client may keep the assistant's part of a turn, the fullest first. One that is empty is left out.
@@ -39,13 +39,13 @@ type Reply struct {
 	Shown   string // of a stream of /v1/messages
 }
 
-// History is what a request says was said before: in one of the ways, nobody knows which, and as releases before this one
-// took it.
+// History is what a request says was said before: in one of the ways, nobody knows which, and as releases before this
+// one took it.
 type History struct{ Now, Former Digest }
 
 // HistoryOf is that of messages as a client sends them. Users' texts, images and documents count, and the texts of the
-// assistant; tool use, tool results and thinking don't, so that a client needs to keep no more than the texts to find its
-// conversation again.
+// assistant; tool use, tool results and thinking don't, so that a client needs to keep no more than the texts to find
+// its conversation again.
 func HistoryOf(messages []Message) History {
 	return History{digestNow(messages), digestFormer(messages)}
 }
@@ -60,7 +60,8 @@ func (h History) Begin() (d Digests) {
 }
 
 // Extend are the digests after one more turn: what the user asked, which may have been several messages, and the reply.
-// HistoryOf(h + asked + reply).Now is one of HistoryOf(h).Begin().Extend(asked, reply), however the client has kept the reply.
+// HistoryOf(h + asked + reply).Now is one of HistoryOf(h).Begin().Extend(asked, reply), however the client has kept the
+// reply.
 func (d Digests) Extend(asked []Message, reply Reply) Digests {
 	isNew := d == (Digests{})
 	for way, text := range []string{reply.All, reply.Message, reply.Block, reply.Deltas, reply.Shown} {
@@ -73,7 +74,7 @@ func (d Digests) Extend(asked []Message, reply Reply) Digests {
 		case m.Role == "assistant": // an empty answer that was kept
 			d[keptFormer] = chain(d[keptFormer], "assistant", trim(m.Text()))
 		case !m.onlyToolResults():
-			d[keptFormer] = chain(d[keptFormer], "user", m.saidFormerly())
+			d[keptFormer] = chain(d[keptFormer], "user", m.formerText())
 		}
 	}
 	d[keptFormer] = chain(d[keptFormer], "assistant", trim(reply.Result))
@@ -137,7 +138,7 @@ func digestNow(messages []Message) (d Digest) {
 func extendNow(d Digest, asked []Message, reply string) Digest {
 	for _, m := range asked {
 		if m.Role == "user" && !m.onlyToolResults() { // else it is an empty answer that was kept
-			d = chain(d, "user/2", m.said())
+			d = chain(d, "user/2", m.digestText())
 		}
 	}
 	if !isBlank(reply) {
@@ -162,7 +163,7 @@ func digestFormer(messages []Message) (d Digest) {
 			d = chain(d, "assistant", trim(reply))
 			replied = false
 		}
-		d = chain(d, "user", m.saidFormerly())
+		d = chain(d, "user", m.formerText())
 	}
 	if replied {
 		d = chain(d, "assistant", trim(reply))
@@ -215,9 +216,9 @@ func (m Message) Text() string {
 	return strings.Join(texts, "")
 }
 
-// said is what of a user's message counts: its text, and of other blocks what they mean, however that is written.
-func (m Message) said() string {
-	return m.saying(func(kind string, block gjson.Result) string {
+// digestText is what of a user's message counts: its text, and of other blocks what they mean, however that is written.
+func (m Message) digestText() string {
+	return m.textWith(func(kind string, block gjson.Result) string {
 		if kind == "text" || kind == "tool_result" {
 			return ""
 		}
@@ -225,9 +226,9 @@ func (m Message) said() string {
 	})
 }
 
-// saidFormerly is said for releases before this one.
-func (m Message) saidFormerly() string {
-	return m.saying(func(kind string, block gjson.Result) string {
+// formerText is digestText for releases before this one.
+func (m Message) formerText() string {
+	return m.textWith(func(kind string, block gjson.Result) string {
 		if kind == "image" || kind == "document" {
 			return block.Get("source").Raw
 		}
@@ -235,8 +236,8 @@ func (m Message) saidFormerly() string {
 	})
 }
 
-// saying is a message's text, and of each block what tells it from others.
-func (m Message) saying(mark func(kind string, block gjson.Result) string) string {
+// textWith is a message's text, and of each block what tells it from others.
+func (m Message) textWith(mark func(kind string, block gjson.Result) string) string {
 	text := trim(m.Text())
 	if m.parsed().Type == gjson.String {
 		return text
@@ -251,8 +252,8 @@ func (m Message) saying(mark func(kind string, block gjson.Result) string) strin
 	return strings.Join(marks, "")
 }
 
-// mostValues is how many values a block may have to be taken by its meaning: images and documents have a handful, and of each
-// value a map is made that takes hundreds of bytes.
+// mostValues is how many values a block may have to be taken by its meaning: images and documents have a handful, and
+// of each value a map is made that takes hundreds of bytes.
 const mostValues = 1000
 
 // canonical writes a block in the one way in which all who mean the same write it.

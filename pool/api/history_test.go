@@ -35,14 +35,17 @@ func newAnswer(r *rand.Rand) answer {
 		return answer{Reply{first, first, first, first, first, first}, map[string][]Message{
 			"text": {said("assistant", first)}, "block": {blocks("assistant", list1("text", first))}}}
 	case 1: // nothing
-		return answer{Reply{}, map[string][]Message{"left out": nil, "empty": {said("assistant", "")}, "no block": {blocks("assistant", "[]")}}}
+		return answer{Reply{}, map[string][]Message{"left out": nil, "empty": {said("assistant", "")},
+			"no block": {blocks("assistant", "[]")}}}
 	case 2: // a tool between two messages, of which the last has two blocks
 		call := `{"type":"tool_use","id":"1","name":"x","input":{}}`
-		return answer{Reply{first + second + last, second + last, last, first + second + last, last, first + second + last}, map[string][]Message{
-			"all": {blocks("assistant", "["+text1(first)+","+call+"]"), blocks("user", `[{"type":"tool_result","tool_use_id":"1"}]`),
-				blocks("assistant", "["+text1(second)+","+text1(last)+"]")},
-			"joined":  {said("assistant", first+second+last)},
-			"message": {blocks("assistant", "["+text1(second)+","+text1(last)+"]")}, "block": {said("assistant", last)}}}
+		return answer{Reply{first + second + last, second + last, last, first + second + last, last, first + second + last},
+			map[string][]Message{
+				"all": {blocks("assistant", "["+text1(first)+","+call+"]"), blocks("user",
+					`[{"type":"tool_result","tool_use_id":"1"}]`),
+					blocks("assistant", "["+text1(second)+","+text1(last)+"]")},
+				"joined":  {said("assistant", first+second+last)},
+				"message": {blocks("assistant", "["+text1(second)+","+text1(last)+"]")}, "block": {said("assistant", last)}}}
 	default: // streamed twice
 		return answer{Reply{first, first, first, void + first, first, void + first}, map[string][]Message{
 			"text": {said("assistant", first)}, "deltas": {said("assistant", void+first)}}}
@@ -56,7 +59,8 @@ func text1(text string) string {
 
 func list1(_, text string) string { return "[" + text1(text) + "]" }
 
-// However a client keeps the answers, as long as it keeps all in the same way, its history is one of the conversation's digests.
+// However a client keeps the answers, as long as it keeps all in the same way, its history is one of the conversation's
+// digests.
 func TestDigests_AConversationIsFoundHoweverItsClientKeepsTheAnswers(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 3000 {
@@ -66,7 +70,8 @@ func TestDigests_AConversationIsFoundHoweverItsClientKeepsTheAnswers(t *testing.
 			answers[i] = newAnswer(r)
 			d = d.Extend([]Message{said("user", fmt.Sprint("question ", i))}, answers[i].reply)
 		}
-		for _, ways := range [][]string{{"all", "text", "left out"}, {"joined", "block", "text", "empty"}, {"message", "text", "no block"},
+		for _, ways := range [][]string{{"all", "text", "left out"}, {"joined", "block", "text", "empty"},
+			{"message", "text", "no block"},
 			{"block", "text", "left out"}, {"joined", "deltas", "text", "left out"}} {
 			var history []Message
 			for i, a := range answers {
@@ -106,9 +111,11 @@ func digestSlice(d Digest) []byte { return d[:] }
 // These are digests that fca6aad has computed.
 func TestHistoryOf_KnowsWhatTheReleaseBeforeKept(t *testing.T) {
 	for want, history := range map[string][]Message{
-		"c6461c170fa775e3bf8c46ea333661bf7538c52551ac43a78a8dcae4a5859c0f": {said("user", "a "), said("assistant", "let me see"), blocks("user", `[{"type":"tool_result","content":"x"}]`),
+		"c6461c170fa775e3bf8c46ea333661bf7538c52551ac43a78a8dcae4a5859c0f": {said("user", "a "),
+			said("assistant", "let me see"), blocks("user", `[{"type":"tool_result","content":"x"}]`),
 			blocks("assistant", `[{"type":"thinking","thinking":"t"},{"type":"text","text":"b\n"}]`)},
-		"e2509e56c979a2c52c28320cd76a0d3cfa0ff132bc628c49217284e1a14df4a2": {blocks("user", `[{"type":"text","text":"q"},{"type":"image","source":{"b": 1,"a":"2"}}]`), said("assistant", "a")},
+		"e2509e56c979a2c52c28320cd76a0d3cfa0ff132bc628c49217284e1a14df4a2": {blocks("user",
+			`[{"type":"text","text":"q"},{"type":"image","source":{"b": 1,"a":"2"}}]`), said("assistant", "a")},
 	} {
 		require.Equal(t, want, fmt.Sprintf("%x", HistoryOf(history).Former))
 	}
@@ -143,20 +150,24 @@ func TestDigests_OfTheReleaseBeforeKeepTheirPlaces(t *testing.T) {
 
 func TestHistoryOf_BlocksCountByWhatTheyMean(t *testing.T) {
 	image := func(source string) []Message {
-		return []Message{blocks("user", `[{"type":"text","text":"q"},{"type":"image","source":`+source+`}]`), said("assistant", "a")}
+		return []Message{blocks("user", `[{"type":"text","text":"q"},{"type":"image","source":`+source+`}]`),
+			said("assistant", "a")}
 	}
 	one := HistoryOf(image(`{"type":"base64","media_type":"image/png","data":"AAAA"}`)).Now
 	require.Equal(t, one, HistoryOf(image(`{ "data" : "A\u0041AA", "type":"base64","media_type":"image\/png" }`)).Now)
 	require.NotEqual(t, one, HistoryOf(image(`{"type":"base64","media_type":"image/png","data":"AAAB"}`)).Now)
 	marked := []Message{blocks("user", `[{"type":"text","text":"q","cache_control":{"type":"ephemeral"}},
-		{"cache_control":null,"type":"image","source":{"type":"base64","media_type":"image/png","data":"AAAA"}}]`), said("assistant", "a")}
+		{"cache_control":null,"type":"image","source":{"type":"base64","media_type":"image/png","data":"AAAA"}}]`),
+		said("assistant", "a")}
 	require.Equal(t, one, HistoryOf(marked).Now)
 	require.NotEqual(t, one, HistoryOf([]Message{said("user", "q"), said("assistant", "a")}).Now)
-	require.NotEqual(t, HistoryOf([]Message{said("user", "ab")}).Now, HistoryOf([]Message{said("user", "a"), said("user", "b")}).Now)
+	require.NotEqual(t, HistoryOf([]Message{said("user", "ab")}).Now,
+		HistoryOf([]Message{said("user", "a"), said("user", "b")}).Now)
 }
 
 func TestRequest_OfSeveralMessagesOfTheUserTheLastOrAllAreAsked(t *testing.T) {
-	req, err := Decode([]byte(saying(`[{"role":"user","content":"a"},{"role":"assistant","content":"b"},{"role":"user","content":"c"},
+	req, err := Decode([]byte(saying(`[{"role":"user","content":"a"},{"role":"assistant","content":"b"},
+		{"role":"user","content":"c"},
 		{"role":"assistant","content":" "},{"role":"user","content":[{"type":"text","text":"d"}]}]`)))
 	require.NoError(t, err)
 	readings := req.Readings()
@@ -173,7 +184,8 @@ func TestRequest_OfSeveralMessagesOfTheUserTheLastOrAllAreAsked(t *testing.T) {
 }
 
 func TestReading_WhatToolsSaidBelongsToWhatWasSaidBefore(t *testing.T) {
-	req, err := Decode([]byte(saying(`[{"role":"user","content":"a"},{"role":"assistant","content":[{"type":"tool_use","id":"1","name":"x","input":{}}]},
+	req, err := Decode([]byte(saying(`[{"role":"user","content":"a"},
+		{"role":"assistant","content":[{"type":"tool_use","id":"1","name":"x","input":{}}]},
 		{"role":"user","content":[{"type":"tool_result","tool_use_id":"1","content":"r"},{"type":"text","text":"b"}]}]`)))
 	require.NoError(t, err)
 	reading := req.Readings()[0]
@@ -184,9 +196,11 @@ func TestReading_WhatToolsSaidBelongsToWhatWasSaidBefore(t *testing.T) {
 }
 
 func TestMerged_SuccessiveMessagesOfARoleAreOne(t *testing.T) {
-	merged := Merged([]Message{said("user", "a"), blocks("user", `[{"type":"image","source":{}}]`), said("assistant", "b"), said("assistant", ""),
+	merged := Merged([]Message{said("user", "a"), blocks("user", `[{"type":"image","source":{}}]`), said("assistant", "b"),
+		said("assistant", ""),
 		blocks("assistant", `[{"type":"tool_use","id":"1","name":"x","input":{"cache_control":1}}]`), said("user", "c"),
-		blocks("user", `[{"type":"tool_result","tool_use_id":"1","content":[{"type":"text","text":"r","cache_control":{}}],"cache_control":{}}]`)})
+		blocks("user", `[{"type":"tool_result","tool_use_id":"1","content":[{"type":"text","text":"r","cache_control":{}}`+
+			`],"cache_control":{}}]`)})
 	var texts []string
 	for _, m := range merged {
 		texts = append(texts, m.Role+" "+string(m.Content))
@@ -202,7 +216,8 @@ func TestMerged_NoMarkForCachingIsLeft(t *testing.T) {
 	for _, content := range []string{
 		`[{"type":"text","text":"a","cache_control":{"type":"ephemeral","ttl":"1h"}}]`,
 		`[{"type":"text","cache\u005fcontrol":{},"text":"a"}]`,
-		`[{"type":"document","source":{"type":"content","content":[{"type":"text","text":"a","cache_control":{}}]}},{"type":"text","text":"b"}]`,
+		`[{"type":"document","source":{"type":"content","content":[{"type":"text","text":"a","cache_control":{}}]}},` +
+			`{"type":"text","text":"b"}]`,
 		`[{"type":"search_result","content":[{"type":"text","text":"a","cache_control":{}}]},{"type":"text","text":"b"}]`,
 	} {
 		for _, m := range Merged([]Message{blocks("user", content)}) {
@@ -217,7 +232,8 @@ func TestDecode_ToolCallsAndTheirResultsBelongTogether(t *testing.T) {
 		return `{"role":"assistant","content":[{"type":"tool_use","id":"` + id + `","name":"x","input":{}}]}`
 	}
 	result := func(id string) string {
-		return `{"role":"user","content":[{"type":"tool_result","tool_use_id":"` + id + `","content":"r"},{"type":"text","text":"t"}]}`
+		return `{"role":"user","content":[{"type":"tool_result","tool_use_id":"` + id +
+			`","content":"r"},{"type":"text","text":"t"}]}`
 	}
 	for messages, index := range map[string]string{
 		`{"role":"user","content":"a"},` + call("1") + `,{"role":"user","content":"b"}`:    "messages.1.",
@@ -229,6 +245,7 @@ func TestDecode_ToolCallsAndTheirResultsBelongTogether(t *testing.T) {
 		_, err := Decode([]byte(saying("[" + messages + "]")))
 		require.Contains(t, requireClientError(t, err).Message, index, messages)
 	}
-	_, err := Decode([]byte(saying(`[{"role":"user","content":"a"},` + call("1") + `,` + call("2") + `,` + result("2") + `,` + result("1") + `]`)))
+	_, err := Decode([]byte(saying(`[{"role":"user","content":"a"},` + call("1") + `,` + call("2") + `,` + result("2") +
+		`,` + result("1") + `]`)))
 	require.NoError(t, err)
 }

@@ -25,12 +25,13 @@ const (
 	bodyGrace   = 10 * time.Second
 	firstBuffer = 4 << 10
 	// largeRate is how many bytes a second of all large bodies together are taken beyond one of the largest. One of 32 MiB
-	// costs a processor a sixth of a second from here to where it is answered, which the small ones of others would wait for.
+	// costs a processor a sixth of a second from here to where it is answered, which the small ones of others would wait
+	// for.
 	largeRate = 32 << 20
 )
 
-// Intake reads bodies within bounds: of each, of all together, and of how slowly one may come. Its methods may be called
-// concurrently.
+// Intake reads bodies within bounds: of each, of all together, and of how slowly one may come. Its methods may be
+// called concurrently.
 type Intake struct {
 	max          int64 // bytes of one body
 	small, large *semaphore.Weighted
@@ -58,8 +59,8 @@ type Body struct {
 	held   int64
 }
 
-// Decode decodes the body. Of large ones it is one after the other, each of which takes a processor for up to half a second:
-// the small ones of others find one meanwhile. The error is decode's, or ctx's cause.
+// Decode decodes the body. Of large ones it is one after the other, each of which takes a processor for up to half a
+// second: the small ones of others find one meanwhile. The error is decode's, or ctx's cause.
 func (b *Body) Decode(ctx context.Context, decode func([]byte) (*Request, error)) (*Request, error) {
 	isLarge := len(b.Bytes) > smallBody
 	if isLarge {
@@ -88,8 +89,8 @@ func (b *Body) Release() {
 	b.held, b.Bytes = 0, nil
 }
 
-// Read reads a body, of which the sender has said that it has so many bytes (-1: nothing), and sets the deadline of each
-// read; nil is for senders that can be relied on. The error is an *Error: 400, 408, 413 or 429.
+// Read reads a body, of which the sender has said that it has so many bytes (-1: nothing), and sets the deadline of
+// each read; nil is for senders that can be relied on. The error is an *Error: 400, 408, 413 or 429.
 func (i *Intake) Read(r io.Reader, length int64, deadline func(time.Time)) (*Body, error) {
 	if length > i.max {
 		return nil, i.tooLarge()
@@ -134,8 +135,8 @@ func (b *Body) fill(r io.Reader, length int64, deadline func(time.Time)) error {
 	}
 }
 
-// grow makes room for more of the body, or for all of one whose length was said, if it is small or the sender can be relied
-// on: a length is soon said.
+// grow makes room for more of the body, or for all of one whose length was said, if it is small or the sender can be
+// relied on: a length is soon said.
 func (b *Body) grow(length int64, reliable bool) error {
 	next := max(2*int64(cap(b.Bytes)), firstBuffer)
 	if cap(b.Bytes) == 0 && length >= 0 && (reliable || length < smallBody) {
@@ -151,8 +152,8 @@ func (b *Body) grow(length int64, reliable bool) error {
 	return nil
 }
 
-// charge has the body hold so many bytes in all. A large one is charged to what large ones have, from its first byte on; a
-// small one too, where small ones have no more.
+// charge has the body hold so many bytes in all. A large one is charged to what large ones have, from its first byte
+// on; a small one too, where small ones have no more.
 func (b *Body) charge(bytes int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

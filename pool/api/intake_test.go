@@ -93,7 +93,8 @@ func TestIntake_SmallBodiesHaveABoundToo(t *testing.T) {
 func TestIntake_NothingStaysHeldOfWhatFailed(t *testing.T) {
 	i := NewIntake(megabyte, 0)
 	for range 100 {
-		_, err := i.Read(io.MultiReader(strings.NewReader(strings.Repeat("x", megabyte/2)), broken{io.ErrUnexpectedEOF}), -1, nil)
+		_, err := i.Read(io.MultiReader(strings.NewReader(strings.Repeat("x", megabyte/2)), broken{io.ErrUnexpectedEOF}), -1,
+			nil)
 		require.Error(t, err)
 		_, err = i.Read(strings.NewReader(strings.Repeat("x", 2*megabyte)), -1, nil)
 		require.Error(t, err)
@@ -143,10 +144,12 @@ func TestDecode_ABodyCostsHardlyMoreThanItsText(t *testing.T) {
 		"empty blocks":   fill(credential+`"messages":[{"role":"user","content":[`, `{},`, `]}]}`),
 		"small blocks":   fill(credential+`"messages":[{"role":"user","content":[`, `{"type":"text","text":"a"},`, `]}]}`),
 		"system blocks":  fill(credential+`"system":[`, `{},`, `],"messages":[{"role":"user","content":"a"}]}`),
-		"arguments":      fill(credential+`"mcp_servers":{"a":{"command":"a","args":[`, `"",`, `]}},"messages":[{"role":"user","content":"a"}]}`),
+		"arguments": fill(credential+`"mcp_servers":{"a":{"command":"a","args":[`, `"",`,
+			`]}},"messages":[{"role":"user","content":"a"}]}`),
 		"unknown fields": fill(credential, `"x":0,`, `,"messages":[{"role":"user","content":"a"}]}`),
 		"one text":       fill(credential+`"messages":[{"role":"user","content":"`, `aaaaaaaa`, `"}]}`),
-		"deep input": fill(credential+`"messages":[{"role":"user","content":"a"},{"role":"assistant","content":[{"type":"tool_use","input":[`,
+		"deep input": fill(credential+`"messages":[{"role":"user","content":"a"},{"role":"assistant",`+
+			`"content":[{"type":"tool_use","input":[`,
 			`0,`, `]}]},{"role":"user","content":"a"}]}`),
 	} {
 		var before, after runtime.MemStats
@@ -173,8 +176,8 @@ func TestIntake_LargeBodiesAreDecodedOneAfterTheOtherAndSmallOnesMeanwhile(t *te
 	require.NoError(t, err)
 }
 
-// Large bodies wait for each other, as each costs a processor time that the small ones of others need; a single one, and
-// small ones, don't wait.
+// Large bodies wait for each other, as each costs a processor time that the small ones of others need; a single one,
+// and small ones, don't wait.
 func TestIntake_LargeBodiesHaveAPaceTogetherAndSmallOnesNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const largest = 8 * megabyte

@@ -37,8 +37,8 @@ func (m Message) blocks(each func(kind string, block gjson.Result) bool) {
 	content.ForEach(func(_, block gjson.Result) bool { return each(block.Get("type").Str, block) })
 }
 
-// Merged are messages as the API takes them: those of one role that follow each other are one, whatever is left out of the
-// assistant's is gone, and marks for caching are too, as the CLI sets its own.
+// Merged are messages as the API takes them: those of one role that follow each other are one, whatever is left out of
+// the assistant's is gone, and marks for caching are too, as the CLI sets its own.
 func Merged(messages []Message) []Message {
 	var merged []Message
 	for i := 0; i < len(messages); {
@@ -67,8 +67,9 @@ func (m Message) isEmpty() bool {
 	return empty
 }
 
-// isLeftOut reports whether the API is not to see an assistant's block: it refuses texts without a word and thinking without
-// a signature, as is left of an answer that was cut, and the calls in an answer of /v1/messages are of no server it knows.
+// isLeftOut reports whether the API is not to see an assistant's block: it refuses texts without a word and thinking
+// without a signature, as is left of an answer that was cut, and the calls in an answer of /v1/messages are of no
+// server it knows.
 func isLeftOut(kind string, block gjson.Result) bool {
 	switch kind {
 	case "text":

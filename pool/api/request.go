@@ -88,8 +88,8 @@ func (r *Request) formerToken() string {
 	return r.OAuth.PreviousAccessToken
 }
 
-// Former is a request, with nothing but the credential, of who the user was under the previous token; nil where there is
-// none.
+// Former is a request, with nothing but the credential, of who the user was under the previous token; nil where there
+// is none.
 func (r *Request) Former() *Request { return r.known().former }
 
 // UserDigest is the SHA-256 of the token.
@@ -98,8 +98,9 @@ func (r *Request) UserDigest() [32]byte { return r.known().user }
 // UserID is the user's id: the first 16 hex digits of UserDigest.
 func (r *Request) UserID() string { return r.known().userID }
 
-// Readings are the ways to tell what the request asks from what was said before it, the likelier one first: the last message
-// is asked; or with it all of the user's that stand directly before it, unless the answers to them were empty and left out.
+// Readings are the ways to tell what the request asks from what was said before it, the likelier one first: the last
+// message is asked; or with it all of the user's that stand directly before it, unless the answers to them were empty
+// and left out.
 func (r *Request) Readings() []Reading { return r.known().readings() }
 
 // Digest is that of all that the request says, the question too.
@@ -136,8 +137,8 @@ func (r *Request) readFrom(i int) Reading {
 	return Reading{Before: before, Asked: asked, History: HistoryOf(before)}
 }
 
-// Seed is what a conversation begins with that has none of what was said before. What the client's tools said belongs to it
-// although it stands in what is asked: a tool call without its result can't be gone on from.
+// Seed is what a conversation begins with that has none of what was said before. What the client's tools said belongs
+// to it although it stands in what is asked: a tool call without its result can't be gone on from.
 func (r Reading) Seed() []Message {
 	results, _ := asked(r).toolResults()
 	return Merged(append(r.Before[:len(r.Before):len(r.Before)], results...))

@@ -34,8 +34,8 @@ type CleanupStats struct {
 	AvgLifetime  float64    `json:"avg_lifetime"`
 }
 
-// Instance is one pool instance. Age is that of its snapshot. Queued requests wait for their conversation; StandbyMisses
-// are the first requests since the start that found no standby ready.
+// Instance is one pool instance. Age is that of its snapshot. Queued requests wait for their conversation;
+// StandbyMisses are the first requests since the start that found no standby ready.
 type Instance struct {
 	ID            string          `json:"id"`
 	Age           float64         `json:"age"`

@@ -2,10 +2,11 @@ package api
 
 import "github.com/tidwall/gjson"
 
-// DecodeAs decodes a request that was written in another shape but has its messages in the same one. translate makes the
-// fields of this contract, an object without messages, from the whole of what was sent. translated is the request in this
-// contract's shape.
-func DecodeAs(body []byte, translate func(whole gjson.Result) ([]byte, error)) (req *Request, translated []byte, err error) {
+// DecodeAs decodes a request that was written in another shape but has its messages in the same one. translate makes
+// the fields of this contract, an object without messages, from the whole of what was sent. translated is the request
+// in this contract's shape.
+func DecodeAs(body []byte, translate func(whole gjson.Result) ([]byte, error)) (req *Request, translated []byte,
+	err error) {
 	whole, err := Object(body)
 	if err != nil {
 		return nil, nil, err

@@ -95,7 +95,7 @@ func (r *Request) validateServers() error {
 		return Invalid("mcp_servers: must not be longer than %d bytes in all", maxServersSize)
 	}
 	for name, s := range r.MCPServers {
-		if !serverForm.MatchString(name) || r.tells(name) { // messages below repeat the name
+		if !serverForm.MatchString(name) || r.containsToken(name) { // messages below repeat the name
 			return Invalid("mcp_servers: a name must match %s", serverForm)
 		}
 		if s.Type == "" && s.Command != "" {
@@ -109,8 +109,8 @@ func (r *Request) validateServers() error {
 	return nil
 }
 
-// tells reports whether a text holds a token of the request.
-func (r *Request) tells(text string) bool {
+// containsToken reports whether a text holds a token of the request.
+func (r *Request) containsToken(text string) bool {
 	former := r.formerToken()
 	return strings.Contains(text, r.Token()) || former != "" && strings.Contains(text, former)
 }

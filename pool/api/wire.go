@@ -13,14 +13,16 @@ const (
 	HeaderRequestID  = "X-Request-Id"             // both ways
 	HeaderHop        = "X-Claudepool-Hop"         // front to instance: the signed claims
 	HeaderNotStarted = "X-Claudepool-Not-Started" // instance to front: nothing was run, try again
-	HeaderCredential = "X-Claudepool-Credential"  // #nosec G101 -- a name: instance to front: a 401 is about the user's credential, not the hop
-	HeaderInstance   = "X-Claudepool-Instance"    // to the client: which instance answered
-	HeaderPID        = "X-Claudepool-Pid"         // to the client: which process
-	HeaderTiming     = "Server-Timing"            // to the client: queue and ready, in milliseconds
-	HeaderProcess    = "X-Claudepool-Process"     // to the client: standby, reused, resumed or cold
-	HeaderTurn       = "X-Claudepool-Turn"        // to the client: the id of a turn whose stream can be taken up again
-	HeaderLastEvent  = "Last-Event-ID"            // both ways: the last event that a client has of such a stream
-	HeaderPassed     = "X-Claudepool-Passed"      // #nosec G101 -- a name: instance to front: the answer is for the client; without it, another instance may have one
+	// #nosec G101 -- a name: instance to front: a 401 is about the user's credential, not the hop
+	HeaderCredential = "X-Claudepool-Credential"
+	HeaderInstance   = "X-Claudepool-Instance" // to the client: which instance answered
+	HeaderPID        = "X-Claudepool-Pid"      // to the client: which process
+	HeaderTiming     = "Server-Timing"         // to the client: queue and ready, in milliseconds
+	HeaderProcess    = "X-Claudepool-Process"  // to the client: standby, reused, resumed or cold
+	HeaderTurn       = "X-Claudepool-Turn"     // to the client: the id of a turn whose stream can be taken up again
+	HeaderLastEvent  = "Last-Event-ID"         // both ways: the last event that a client has of such a stream
+	// #nosec G101 -- a name: instance to front: the answer is for the client; without it, another instance may have one
+	HeaderPassed = "X-Claudepool-Passed"
 
 	HeaderShouldRetry = "X-Should-Retry"     // to the client: whether nothing was run, so that it may try again by itself
 	HeaderBegun       = "X-Claudepool-Begun" // instance to front: some of the request may have been run
@@ -37,7 +39,7 @@ func SetRequestID(h http.Header, id string) {
 const (
 	PathMessages = "/v1/messages/pooled"
 	PathResume   = "/v1/messages/pooled/resume"
-	PathForget   = "/v1/conversations/delete"
+	PathDelete   = "/v1/conversations/delete"
 )
 
 // The paths at which fronts speak as others do, the Messages API and OpenAI's.
@@ -61,8 +63,8 @@ func ParseEventID(id string) (turn string, number int, err error) {
 	return turn, number, nil
 }
 
-// Forgotten is the answer to a request to forget conversations.
-type Forgotten struct {
+// Deletion is the answer to a request to forget conversations.
+type Deletion struct {
 	Deleted int `json:"deleted"` // conversations
 }
 
@@ -105,8 +107,8 @@ func (r Receipt) ServerTiming() string {
 	return fmt.Sprintf("queue;dur=%.1f, ready;dur=%.1f", r.Queue, r.Ready)
 }
 
-// Comment is the receipt as it stands in a stream: a line directly before the next event, as there are clients that take a
-// comment with a blank line behind it for an empty event.
+// Comment is the receipt as it stands in a stream: a line directly before the next event, as there are clients that
+// take a comment with a blank line behind it for an empty event.
 func (r Receipt) Comment() []byte {
 	b, _ := json.Marshal(r) // of strings and finite numbers only
 	return append(append([]byte(": receipt "), b...), '\n')

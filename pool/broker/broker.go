@@ -1,6 +1,6 @@
-// Package broker is the loopback proxy between the CLI processes and the Messages API. Each process has a port of its own
-// there and knows nothing but a random secret; the broker puts the credential of its user in the secret's place. The
-// credential is in no process's arguments, environment, files or memory.
+// Package broker is the loopback proxy between the CLI processes and the Messages API. Each process has a port of its
+// own there and knows nothing but a random secret; the broker puts the credential of its user in the secret's place.
+// The credential is in no process's arguments, environment, files or memory.
 package broker
 
 import (
@@ -26,8 +26,8 @@ var (
 	ErrBound = errors.New("broker: bound to another credential")
 	// ErrBusy says that a Grant can't be bound while a call is under way that began when it was nobody's.
 	ErrBusy = errors.New("broker: an unbound call is under way")
-	// ErrCrowded says that there was no place among those who ask the API about a credential.
-	ErrCrowded = errors.New("broker: too many credentials are being proven")
+	// ErrTooManyProofs says that too many requests to the API about credentials are under way.
+	ErrTooManyProofs = errors.New("broker: too many credentials are being proven")
 	// ErrClosed says that the Broker takes no more processes.
 	ErrClosed = errors.New("broker: closed")
 )
@@ -47,13 +47,14 @@ type limits struct {
 	send        time.Duration // that one of them may take
 }
 
-// production are the limits in use. Who has as many connections as may be served finds the next one waiting until one of
-// them ends: a CLI of more than 16 subagents is slower by that, where a connection closed would be an error to it. Only
-// few may wait, as the kernel keeps up to 128 KiB of what is sent on each, which counts as nobody's memory. A body has the
-// time that 64 MiB take at 5 Mbit/s towards the API. Connections are idle for longer than processes are, so that none
-// ends just as its process uses it again.
+// production are the limits in use. A process that has as many connections as are served finds the next one waiting
+// until one of them ends: a CLI of more than 16 subagents is slower by that, where a connection closed would be an
+// error to it. Only few may wait, as the kernel keeps up to 128 KiB of what is sent on each, which counts as nobody's
+// memory. A body has the time that 64 MiB take at 5 Mbit/s towards the API. Connections are idle for longer than
+// processes are, so that none ends just as its process uses it again.
 var production = limits{
-	connections: 16, waiting: 16, header: 10 * time.Second, body: 2 * time.Minute, idle: 10 * time.Minute, single: 10 * time.Minute,
+	connections: 16, waiting: 16, header: 10 * time.Second, body: 2 * time.Minute, idle: 10 * time.Minute,
+	single: 10 * time.Minute,
 	proofs: 16, crowd: 2500 * time.Millisecond, proof: 2500 * time.Millisecond,
 	sends: 32, send: 45 * time.Second,
 }
@@ -95,7 +96,7 @@ func New(opts Options) *Broker {
 		},
 	}
 	b.proxy = &httputil.ReverseProxy{
-		Rewrite: b.rewrite, FlushInterval: -1, ModifyResponse: b.answered, ErrorHandler: b.failed,
+		Rewrite: b.rewrite, FlushInterval: -1, ModifyResponse: b.checkAnswer, ErrorHandler: b.answerError,
 		ErrorLog: b.serverLog, Transport: b.transport,
 	}
 	return b

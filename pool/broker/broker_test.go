@@ -147,10 +147,11 @@ func TestBroker_KeepsRedirectsAndItsOwnAddressToItself(t *testing.T) {
 	require.Equal(t, "check your gateway (the API) or the API/v1", string(g.Scrub(text)))
 }
 
-func TestGrant_IsReboundByWhoKnowsItsCredential(t *testing.T) {
+func TestGrant_IsReboundOnlyWithItsPresentCredential(t *testing.T) {
 	var got string
 	b := newBroker(t, func(_ http.ResponseWriter, r *http.Request) { got = r.Header.Get("Authorization") })
-	before, now, other := Credential{OAuthToken: "token-1"}, Credential{OAuthToken: "token-2"}, Credential{OAuthToken: "token-3"}
+	before, now, other := Credential{OAuthToken: "token-1"}, Credential{OAuthToken: "token-2"},
+		Credential{OAuthToken: "token-3"}
 	g := register(t, b)
 	require.ErrorIs(t, g.Rebind(before, now), ErrBound, "nobody's")
 	require.NoError(t, g.Bind(before))
@@ -169,7 +170,8 @@ func TestGrant_IsBoundOnce(t *testing.T) {
 	require.NoError(t, g.Bind(Credential{OAuthToken: "token-1"}))
 	require.NoError(t, g.Bind(Credential{OAuthToken: "token-1"}))
 	require.ErrorIs(t, g.Bind(Credential{OAuthToken: "token-2"}), ErrBound)
-	require.NotContains(t, fmt.Sprintf("%v %+v %#v %s", Credential{OAuthToken: "token-1"}, Credential{OAuthToken: "token-1"}, Credential{OAuthToken: "token-1"}, Credential{OAuthToken: "token-1"}), "token-1")
+	require.NotContains(t, fmt.Sprintf("%v %+v %#v %s", Credential{OAuthToken: "token-1"},
+		Credential{OAuthToken: "token-1"}, Credential{OAuthToken: "token-1"}, Credential{OAuthToken: "token-1"}), "token-1")
 }
 
 // A call that began when the process was nobody's is answered as such, whoever the process becomes.

@@ -18,12 +18,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// host is where all ports are. It is not 127.0.0.1, from which connections to any loopback address come: whoever uses that
-// one's ports up leaves this one's to the next process.
+// host is where all ports are. It is not 127.0.0.1, from which connections to any loopback address come: whoever uses
+// that one's ports up leaves this one's to the next process.
 const host = "127.0.0.2"
 
-// Grant is one process's access to the API: a port, and a secret that is good there and nowhere else. Its methods may be
-// called concurrently.
+// Grant is one process's access to the API: a port, and a secret that is good there and nowhere else. Its methods may
+// be called concurrently.
 type Grant struct {
 	broker   *Broker
 	secret   string
@@ -139,8 +139,8 @@ func (g *Grant) Bind(c Credential) error {
 	return nil
 }
 
-// Rebind makes the calls that begin from now on those of another credential of the same person. The error is ErrBound if
-// the Grant stands for neither.
+// Rebind makes the calls that begin from now on those of another credential of the same person. The error is ErrBound
+// if the Grant stands for neither.
 func (g *Grant) Rebind(from, to Credential) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -161,26 +161,26 @@ func (g *Grant) Open() int {
 // Passed is the number of calls that were passed on so far.
 func (g *Grant) Passed() int64 { return g.passed.Load() }
 
-// Heard is when something of an answer of the API's last came; the zero time if nothing has.
-func (g *Grant) Heard() time.Time {
+// LastHeard is when something of an answer of the API's last came; the zero time if nothing has.
+func (g *Grant) LastHeard() time.Time {
 	if at := g.lastByte.Load(); at != 0 {
 		return time.Unix(0, at)
 	}
 	return time.Time{}
 }
 
-func (g *Grant) heard() { g.lastByte.Store(time.Now().UnixNano()) }
+func (g *Grant) noteHeard() { g.lastByte.Store(time.Now().UnixNano()) }
 
-// AwaitsWhole reports whether a call is open whose answer comes all at once: nothing is to be heard of it until then, and it
-// has a deadline of its own.
-func (g *Grant) AwaitsWhole() bool {
+// AwaitsUnstreamed reports whether a call is open whose answer comes all at once: nothing is to be heard of it until
+// then, and it has a deadline of its own.
+func (g *Grant) AwaitsUnstreamed() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return len(g.single) > 0
 }
 
-// whole says that all of a call is there, and that its answer won't be streamed.
-func (g *Grant) whole(e *exchange) {
+// markUnstreamed says that all of a call is there, and that its answer won't be streamed.
+func (g *Grant) markUnstreamed(e *exchange) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if e.over {
@@ -189,15 +189,15 @@ func (g *Grant) whole(e *exchange) {
 	g.single[e] = time.AfterFunc(g.broker.limits.single, func() { e.cut(errTooLong) })
 }
 
-// leave is the end of a call that was passed on.
-func (g *Grant) leave(e *exchange) {
+// endExchange is the end of a call that was passed on.
+func (g *Grant) endExchange(e *exchange) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	e.over = true
 	if timer := g.single[e]; timer != nil {
 		timer.Stop()
 		delete(g.single, e)
-		g.heard() // that it ended is a sign of life, too
+		g.noteHeard() // that it ended is a sign of life, too
 	}
 }
 

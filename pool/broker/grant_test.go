@@ -139,7 +139,8 @@ func TestGrant_IdleAndTricklingConnectionsEnd(t *testing.T) {
 		}
 	}
 	post := func(g *Grant) string {
-		return "POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\nAuthorization: Bearer " + g.Secret() + "\r\n\r\n"
+		return "POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\nAuthorization: Bearer " + g.Secret() +
+			"\r\n\r\n"
 	}
 	for name, c := range map[string]struct {
 		limit  func(*limits)
@@ -147,11 +148,15 @@ func TestGrant_IdleAndTricklingConnectionsEnd(t *testing.T) {
 		drip   string
 		status int // nothing if the connection just ends
 	}{
-		"silent":           {limit: func(l *limits) { l.header = soon }},
-		"a header":         {limit: func(l *limits) { l.header = soon }, begin: func(*Grant) string { return "HEAD / HTTP/1.1\r\n" }, drip: "A: b\r\n"},
-		"idle":             {limit: func(l *limits) { l.idle = soon }, begin: func(*Grant) string { return "HEAD / HTTP/1.1\r\nHost: x\r\n\r\n" }, status: http.StatusOK},
-		"a body":           {limit: func(l *limits) { l.body = soon }, begin: post, drip: "{", status: http.StatusRequestTimeout},
-		"a stranger's own": {limit: func(l *limits) { l.body = soon }, begin: func(*Grant) string { return post(&Grant{}) }, drip: "{", status: http.StatusUnauthorized},
+		"silent": {limit: func(l *limits) { l.header = soon }},
+		"a header": {limit: func(l *limits) { l.header = soon },
+			begin: func(*Grant) string { return "HEAD / HTTP/1.1\r\n" }, drip: "A: b\r\n"},
+		"idle": {limit: func(l *limits) { l.idle = soon },
+			begin: func(*Grant) string { return "HEAD / HTTP/1.1\r\nHost: x\r\n\r\n" }, status: http.StatusOK},
+		"a body": {limit: func(l *limits) { l.body = soon }, begin: post, drip: "{",
+			status: http.StatusRequestTimeout},
+		"a stranger's own": {limit: func(l *limits) { l.body = soon }, begin: func(*Grant) string { return post(&Grant{}) },
+			drip: "{", status: http.StatusUnauthorized},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

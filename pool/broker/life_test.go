@@ -72,23 +72,24 @@ func TestGrant_AnAnswerThatIsNotStreamedHasADeadlineOfItsOwn(t *testing.T) {
 	<-asked
 	require.Equal(t, http.StatusGatewayTimeout, response.StatusCode)
 	require.Contains(t, text, "the API takes too long")
-	require.Eventually(t, func() bool { return !g.AwaitsWhole() }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return !g.AwaitsUnstreamed() }, patience, time.Millisecond)
 
 	for body, awaits := range map[string]bool{streamed: false, single: true} {
 		go func() {
 			<-asked
 			if awaits {
-				assert.Eventually(t, g.AwaitsWhole, patience, time.Millisecond)
+				assert.Eventually(t, g.AwaitsUnstreamed, patience, time.Millisecond)
 			} else {
 				time.Sleep(2 * limit) // the deadline is not for it
-				assert.False(t, g.AwaitsWhole())
+				assert.False(t, g.AwaitsUnstreamed())
 			}
 			answer <- struct{}{}
 		}()
 		response, text = send(t, g, strings.NewReader(body))
 		require.Equal(t, http.StatusOK, response.StatusCode, text)
 		require.Equal(t, "fine", text)
-		require.Eventually(t, func() bool { return !g.AwaitsWhole() }, patience, time.Millisecond, "the call ends after its answer")
+		require.Eventually(t, func() bool { return !g.AwaitsUnstreamed() }, patience, time.Millisecond,
+			"the call ends after its answer")
 	}
 
 	reader, writer := io.Pipe()
@@ -110,10 +111,10 @@ func TestGrant_AwaitsNothingOfACallThatIsOver(t *testing.T) {
 	t.Parallel()
 	g := register(t, newBroker(t, nil))
 	e := &exchange{ReadCloser: io.NopCloser(strings.NewReader(single)), grant: g}
-	g.leave(e)
+	g.endExchange(e)
 	_, err := io.ReadAll(e)
 	require.NoError(t, err)
-	require.False(t, g.AwaitsWhole())
+	require.False(t, g.AwaitsUnstreamed())
 }
 
 func TestGrant_WhatTheAPISaysIsASignOfLife(t *testing.T) {
@@ -126,7 +127,7 @@ func TestGrant_WhatTheAPISaysIsASignOfLife(t *testing.T) {
 		}
 	})
 	g := bound(t, b, "token-1")
-	require.True(t, g.Heard().IsZero())
+	require.True(t, g.LastHeard().IsZero())
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
@@ -139,14 +140,16 @@ func TestGrant_WhatTheAPISaysIsASignOfLife(t *testing.T) {
 	var last time.Time
 	for range 3 {
 		more <- struct{}{}
-		require.Eventually(t, func() bool { return g.Heard().After(last) }, patience, time.Millisecond)
-		last = g.Heard()
+		require.Eventually(t, func() bool { return g.LastHeard().After(last) }, patience, time.Millisecond)
+		last = g.LastHeard()
 	}
 }
 
 func TestFinder_FindsItsMarkWhereverTheTextIsSplit(t *testing.T) {
-	for text, want := range map[string]bool{streamed: true, single: false, "": false, `{"stream":tru`: false, `{"a":{"stream":true},"stream":false}`: false,
-		`{"a":"\"stream\":true"}`: false, `{"a\\":"{","b":["}"],"stream":true}`: true, `{"x":"stream","b":true}`: false} {
+	for text, want := range map[string]bool{streamed: true, single: false, "": false, `{"stream":tru`: false,
+		`{"a":{"stream":true},"stream":false}`: false,
+		`{"a":"\"stream\":true"}`:              false, `{"a\\":"{","b":["}"],"stream":true}`: true,
+		`{"x":"stream","b":true}`: false} {
 		for size := 1; size <= len(text)+1; size++ {
 			f := finder{}
 			for at := 0; at < len(text); at += size {

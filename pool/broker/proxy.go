@@ -35,7 +35,7 @@ func (e *exchange) Read(p []byte) (int, error) {
 	n, err := e.ReadCloser.Read(p)
 	e.streaming.look(p[:n])
 	if errors.Is(err, io.EOF) && !e.arrived.Swap(true) && !e.streaming.found {
-		e.grant.whole(e)
+		e.grant.markUnstreamed(e)
 	}
 	return n, err
 }
@@ -48,14 +48,14 @@ func (b *Broker) pass(g *Grant, w http.ResponseWriter, r *http.Request, credenti
 	ctx, cut := context.WithCancelCause(r.Context())
 	defer cut(nil)
 	e := &exchange{ReadCloser: r.Body, grant: g, credential: credential, cut: cut}
-	defer g.leave(e)
+	defer g.endExchange(e)
 	r = r.WithContext(context.WithValue(ctx, exchangeKey{}, e))
 	r.Body = e
 	b.proxy.ServeHTTP(w, r)
 }
 
-// finder looks for `"stream":true` in a call's body, which comes in parts. Only what stands in the outermost object counts: an
-// argument of a tool may be called that, too. It is written as the CLI writes it, without spaces.
+// finder looks for `"stream":true` in a call's body, which comes in parts. Only what stands in the outermost object
+// counts: an argument of a tool may be called that, too. It is written as the CLI writes it, without spaces.
 type finder struct {
 	depth    int
 	inString bool
@@ -119,8 +119,8 @@ func (b *Broker) rewrite(r *httputil.ProxyRequest) {
 	exchangeOf(r.In).credential.authorize(h)
 }
 
-// answered looks at the API's answer before the process gets it.
-func (b *Broker) answered(r *http.Response) error {
+// checkAnswer looks at the API's answer before the process gets it.
+func (b *Broker) checkAnswer(r *http.Response) error {
 	if f := b.onAnswer.Load(); f != nil {
 		(*f)(exchangeOf(r.Request).credential, judge(r))
 	}
@@ -141,13 +141,13 @@ type answer struct {
 func (a *answer) Read(p []byte) (int, error) {
 	n, err := a.ReadCloser.Read(p)
 	if n > 0 {
-		a.grant.heard()
+		a.grant.noteHeard()
 	}
 	return n, err
 }
 
-// failed answers a call that the API did not.
-func (b *Broker) failed(w http.ResponseWriter, r *http.Request, err error) {
+// answerError answers a call that the API did not.
+func (b *Broker) answerError(w http.ResponseWriter, r *http.Request, err error) {
 	gone := r.Context().Err() != nil
 	switch {
 	case errors.Is(context.Cause(r.Context()), errTooLong):
@@ -168,5 +168,6 @@ func (b *Broker) failed(w http.ResponseWriter, r *http.Request, err error) {
 func writeError(w http.ResponseWriter, status int, kind, message string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string]any{"type": "error", "error": map[string]string{"type": kind, "message": message}})
+	_ = json.NewEncoder(w).Encode(map[string]any{"type": "error", "error": map[string]string{"type": kind,
+		"message": message}})
 }

@@ -21,9 +21,9 @@ type Verdict int
 
 // The verdicts.
 const (
-	Open    Verdict = iota // nothing: the API is busy or out of order, or was asked for something else that is wrong
-	Proven                 // that it is good
-	Refuted                // that it isn't
+	Open     Verdict = iota // nothing: the API is busy or out of order, or was asked for something else that is wrong
+	Proven                  // that it is good
+	Rejected                // that it isn't
 )
 
 func (v Verdict) String() string { return [...]string{"open", "proven", "refuted"}[v] }
@@ -37,21 +37,21 @@ const (
 // maxErrorBody bounds what is read of an answer to judge it, in bytes. The API's errors have some hundred.
 const maxErrorBody = 16 << 10
 
-// OnAnswer has f called with what every answer to a process says of the credential that the call was made with. It comes
-// with the answer's status, before the process gets any of it: f must not block. There is one f, and it is to be set before
-// the first process is bound.
+// OnAnswer has f called with what every answer to a process says of the credential that the call was made with. It
+// comes with the answer's status, before the process gets any of it: f must not block. There is one f, and it is to be
+// set before the first process is bound.
 func (b *Broker) OnAnswer(f func(Credential, Verdict)) { b.onAnswer.Store(&f) }
 
-// judge looks at an answer, which stays as it is for who reads it next.
+// judge looks at an answer, which stays as it is for its next reader.
 func judge(r *http.Response) Verdict {
 	switch {
 	case r.StatusCode >= 200 && r.StatusCode < 300:
 		return Proven
 	case r.StatusCode == http.StatusUnauthorized:
-		return Refuted
+		return Rejected
 	case r.StatusCode == http.StatusForbidden:
 		if kind := errorType(r); kind == authenticationError || kind == permissionError {
-			return Refuted
+			return Rejected
 		}
 	}
 	return Open
@@ -80,20 +80,21 @@ func errorType(r *http.Response) string {
 // may use.
 const proof = `{"model":"claude-haiku-5-5","messages":[{"role":"user","content":"hello"}]}`
 
-// Prove asks the API itself about a credential, without a process. Only some may ask at a time; the others wait, and get
-// ErrCrowded. How long they wait is no part of the time that the API has, or where many wait everybody's would be too
-// short. An error comes with Open: nobody could be asked. That a credential isn't permitted this call says nothing of
-// those that its owner makes.
+// Prove asks the API itself about a credential, without a process. Only some may ask at a time; the others wait, and
+// get ErrTooManyProofs. How long they wait is no part of the time that the API has, or where many wait everybody's
+// would be too short. An error comes with Open: nobody could be asked. That a credential isn't permitted this call says
+// nothing of those that its owner makes.
 func (b *Broker) Prove(ctx context.Context, c Credential) (Verdict, error) {
 	wait, cancel := context.WithTimeout(ctx, b.limits.crowd)
 	defer cancel()
 	if b.proving.Acquire(wait, 1) != nil {
-		return Open, ErrCrowded
+		return Open, ErrTooManyProofs
 	}
 	defer b.proving.Release(1)
 	ctx, cancel = context.WithTimeout(ctx, b.limits.proof)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, b.upstream.JoinPath(pathCountTokens).String(), strings.NewReader(proof))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, b.upstream.JoinPath(pathCountTokens).String(),
+		strings.NewReader(proof))
 	if err != nil {
 		return Open, fmt.Errorf("broker: %w", err)
 	}

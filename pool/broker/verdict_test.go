@@ -25,24 +25,25 @@ var verdicts = map[string]struct {
 	body    string
 	verdict Verdict
 }{
-	"200":                     {200, "data: fine\n\n", Proven},
-	"201":                     {201, "{}", Proven},
-	"redirect":                {307, "", Open},
-	"400":                     {400, errorOf("invalid_request_error"), Open},
-	"401":                     {401, errorOf("authentication_error"), Refuted},
-	"401 without a word":      {401, "", Refuted},
-	"403 of authentication":   {403, errorOf("authentication_error"), Refuted},
-	"403 of permission":       {403, errorOf("permission_error"), Refuted},
-	"403 and more behind":     {403, errorOf("permission_error") + strings.Repeat("x", 2*maxErrorBody), Refuted},
-	"403 of billing":          {403, errorOf("billing_error"), Open},
-	"403 of something else":   {403, "<html>not from here</html>", Open},
-	"403 without a word":      {403, "", Open},
-	"403 that is cut":         {403, errorOf("permission_error")[:40], Open},
-	"403 larger than is read": {403, `{"pad":"` + strings.Repeat("x", 2*maxErrorBody) + `","error":{"type":"permission_error"}}`, Open},
-	"404":                     {404, errorOf("not_found_error"), Open},
-	"429":                     {429, errorOf("rate_limit_error"), Open},
-	"500":                     {500, errorOf("api_error"), Open},
-	"529":                     {529, errorOf("overloaded_error"), Open},
+	"200":                   {200, "data: fine\n\n", Proven},
+	"201":                   {201, "{}", Proven},
+	"redirect":              {307, "", Open},
+	"400":                   {400, errorOf("invalid_request_error"), Open},
+	"401":                   {401, errorOf("authentication_error"), Rejected},
+	"401 without a word":    {401, "", Rejected},
+	"403 of authentication": {403, errorOf("authentication_error"), Rejected},
+	"403 of permission":     {403, errorOf("permission_error"), Rejected},
+	"403 and more behind":   {403, errorOf("permission_error") + strings.Repeat("x", 2*maxErrorBody), Rejected},
+	"403 of billing":        {403, errorOf("billing_error"), Open},
+	"403 of something else": {403, "<html>not from here</html>", Open},
+	"403 without a word":    {403, "", Open},
+	"403 that is cut":       {403, errorOf("permission_error")[:40], Open},
+	"403 larger than is read": {403, `{"pad":"` + strings.Repeat("x", 2*maxErrorBody) +
+		`","error":{"type":"permission_error"}}`, Open},
+	"404": {404, errorOf("not_found_error"), Open},
+	"429": {429, errorOf("rate_limit_error"), Open},
+	"500": {500, errorOf("api_error"), Open},
+	"529": {529, errorOf("overloaded_error"), Open},
 }
 
 // told is one call of OnAnswer's function.
@@ -181,7 +182,7 @@ func TestProve_OnlySomeAskAtATimeAndTheOthersGiveUpWhenTheyHaveTo(t *testing.T) 
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	verdict, err := b.Prove(ctx, Credential{APIKey: "key"})
-	require.ErrorIs(t, err, ErrCrowded)
+	require.ErrorIs(t, err, ErrTooManyProofs)
 	require.Equal(t, Open, verdict)
 	require.Empty(t, arrived)
 	close(goOn)
@@ -192,7 +193,8 @@ func TestProve_OnlySomeAskAtATimeAndTheOthersGiveUpWhenTheyHaveTo(t *testing.T) 
 
 func TestProve_HasADeadlineAndKeepsTheCredentialToItself(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, func(l *limits) { l.proof = 1 })
+	b := newBroker(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		func(l *limits) { l.proof = 1 })
 	verdict, err := b.Prove(t.Context(), Credential{APIKey: "key"})
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.Equal(t, Open, verdict)

@@ -10,7 +10,8 @@ import (
 // warmAnswer is what a process gets that belongs to nobody: the least that the CLI takes for an answer. It used no
 // tokens, so it adds nothing to anybody's usage or cost.
 const warmAnswer = `event: message_start
-data: {"type":"message_start","message":{"id":"msg_warm","type":"message","role":"assistant","model":%MODEL%,"content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":0,"output_tokens":0}}}
+data: {"type":"message_start","message":{"id":"msg_warm","type":"message","role":"assistant","model":%MODEL%,` +
+	`"content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":0,"output_tokens":0}}}
 
 event: content_block_start
 data: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}
@@ -29,8 +30,8 @@ data: {"type":"message_stop"}
 
 `
 
-// warmUp answers a call of a process that belongs to nobody, so that a process started in advance can have a turn behind
-// it when its user comes.
+// warmUp answers a call of a process that belongs to nobody, so that a process started in advance can have a turn
+// behind it when its user comes.
 func warmUp(w http.ResponseWriter, r *http.Request) {
 	var call struct {
 		Model  json.RawMessage `json:"model"`

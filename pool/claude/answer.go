@@ -9,8 +9,8 @@ import (
 // maxAnswer is how much text of a turn's answer is kept, in bytes. Of what is longer the rest is left out.
 const maxAnswer = 16 << 20
 
-// mostKept is how much of it there is in all, as it is kept in several ways.
-const mostKept = 4 * maxAnswer
+// maxKept is how much of it there is in all, as it is kept in several ways.
+const maxKept = 4 * maxAnswer
 
 const (
 	longestID = 64
@@ -18,9 +18,9 @@ const (
 	overhead = 64
 )
 
-// Answer gathers what the assistant says in a turn of the main conversation, from the turn's lines. Texts that were cut and
-// begun anew don't count: of such an answer the CLI writes a message_stop without a message_delta before it, and a client that
-// shows deltas has seen them all the same.
+// Answer gathers what the assistant says in a turn of the main conversation, from the turn's lines. Texts that were cut
+// and begun anew don't count: of such an answer the CLI writes a message_stop without a message_delta before it, and a
+// client that shows deltas has seen them all the same.
 //
 // The CLI writes an assistant line for each content block as it ends, and `result` has only the last of them.
 type Answer struct {
@@ -41,8 +41,8 @@ type answered struct {
 	blocks []string // its texts
 }
 
-// Take considers one line of the turn.
-func (a *Answer) Take(l *Line) {
+// Add considers one line of the turn.
+func (a *Answer) Add(l *Line) {
 	if l.Sub {
 		return
 	}
@@ -90,8 +90,8 @@ func (a *Answer) event(event gjson.Result, line []byte) {
 	}
 }
 
-// cut takes out what doesn't count of a message that was cut: all from the abandoned block on. What came before it the CLI
-// has kept, and goes on from there.
+// cut takes out what doesn't count of a message that was cut: all from the abandoned block on. What came before it the
+// CLI has kept, and goes on from there.
 func (a *Answer) cut(abandoned int) {
 	a.shown.cut(abandoned)
 	if n := len(a.messages); abandoned == 0 && n > 0 && a.messages[n-1].id == a.streaming {
@@ -128,7 +128,7 @@ func idOf(message gjson.Result) string {
 // fits reports whether there is room for a text that is not empty, and takes it.
 func (a *Answer) fits(text string) bool {
 	a.size += len(text) + overhead
-	return text != "" && a.size <= mostKept
+	return text != "" && a.size <= maxKept
 }
 
 // Last is the uuid of the last line that stands in the transcript, as far as lines say so; empty if there is none.
@@ -168,9 +168,10 @@ func (a *Answer) Deltas() string { return a.deltas.String() }
 
 // Shown is all text that a client of /v1/messages has seen as it was streamed.
 func (a *Answer) Shown() string {
-	a.shown.settle()
+	a.shown.endRepeat()
 	return a.shown.text.String()
 }
 
-// Results is the text of all results, of which there are more than one where the turn waited for work in the background.
+// Results is the text of all results, of which there are more than one where the turn waited for work in the
+// background.
 func (a *Answer) Results() string { return a.results.String() }

@@ -66,8 +66,8 @@ type Environment struct {
 
 	// MCPTimeout is how long an MCP server may take to answer before it counts as failed. Its conversation waits for it.
 	MCPTimeout time.Duration
-	// CommandTimeout is how long a command may take that doesn't ask for a time of its own, and LongestCommand the longest it
-	// may ask for. Then it is ended, and the model told.
+	// CommandTimeout is how long a command may take that doesn't ask for a time of its own, and LongestCommand the longest
+	// it may ask for. Then it is ended, and the model told.
 	CommandTimeout time.Duration
 	LongestCommand time.Duration
 

@@ -39,7 +39,8 @@ func TestUserMessage_IsOneLineWhateverTheClientSent(t *testing.T) {
 }
 
 func TestParseLine_ReadsWhatATurnNeeds(t *testing.T) {
-	line, err := ParseLine([]byte(`{"duration_ms":1,"type":"result","subtype":"success","is_error":true,"result":"no","user_message_uuid":"u1","user_message_uuids":["u1","u2"]}`))
+	line, err := ParseLine([]byte(`{"duration_ms":1,"type":"result","subtype":"success","is_error":true,"result":"no",` +
+		`"user_message_uuid":"u1","user_message_uuids":["u1","u2"]}`))
 	require.NoError(t, err)
 	require.True(t, line.Public())
 	require.True(t, line.Failure())
@@ -47,7 +48,8 @@ func TestParseLine_ReadsWhatATurnNeeds(t *testing.T) {
 	require.False(t, line.Answers("u3"))
 	require.Equal(t, "no", line.Result)
 
-	line, err = ParseLine([]byte(`{"type":"control_response","response":{"subtype":"error","request_id":"r1","error":"no such model"}}`))
+	line, err = ParseLine([]byte(`{"type":"control_response","response":{"subtype":"error","request_id":"r1",` +
+		`"error":"no such model"}}`))
 	require.NoError(t, err)
 	require.False(t, line.Public())
 	require.Equal(t, []string{"error", "r1", "no such model"}, []string{line.Subtype, line.RequestID, line.Error})
@@ -84,7 +86,8 @@ func newTranscript(t *testing.T) (Transcript, string) {
 	files, err := os.OpenRoot(workspace)
 	require.NoError(t, err)
 	t.Cleanup(func() { files.Close() })
-	return Transcript{Files: files, Home: "home", Cwd: filepath.Join(workspace, "work"), SessionID: "s1", Owner: -1}, workspace
+	return Transcript{Files: files, Home: "home", Cwd: filepath.Join(workspace, "work"), SessionID: "s1", Owner: -1},
+		workspace
 }
 
 func TestTranscript_ChainsItsEntriesAndCanBeRemoved(t *testing.T) {
@@ -128,7 +131,7 @@ func TestTranscript_FollowsNothingThatATenantPlanted(t *testing.T) {
 	plant := map[string]func(path string) error{
 		"link at the file":          func(path string) error { return os.Symlink(victim, path) },
 		"link at the folder":        func(path string) error { return replace(filepath.Dir(path), outside) },
-		"link at .claude":           func(path string) error { return replace(filepath.Dir(filepath.Dir(filepath.Dir(path))), outside) },
+		"link at .claude":           func(path string) error { return replace(filepath.Join(path, "../../.."), outside) },
 		"pipe at the file":          func(path string) error { return syscall.Mkfifo(path, 0o600) },
 		"folder at the file":        func(path string) error { return os.MkdirAll(filepath.Join(path, "full"), 0o700) },
 		"dangling link at the file": func(path string) error { return os.Symlink(filepath.Join(outside, "new"), path) },
@@ -198,7 +201,8 @@ func TestParseLine_WhatIsNestedTooDeeplyIsGarbage(t *testing.T) {
 	require.NoError(t, err)
 	_, err = ParseLine(nested(maxDepth + 1))
 	require.ErrorIs(t, err, ErrGarbage)
-	many := []byte(`{"type":"user","text":"` + strings.Repeat(`[\"{`, maxDepth) + `","x":[` + strings.Repeat("[],", maxDepth) + `[]]}`)
+	many := []byte(`{"type":"user","text":"` + strings.Repeat(`[\"{`, maxDepth) + `","x":[` +
+		strings.Repeat("[],", maxDepth) + `[]]}`)
 	_, err = ParseLine(many)
 	require.NoError(t, err, "many are not deep, and those in texts don't count")
 }

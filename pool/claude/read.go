@@ -35,10 +35,11 @@ type Line struct {
 	RequestID string // of a control_request, or of the request a control_response answers
 
 	MessageUUID string // the user message a command_lifecycle line is about
-	State       string // of a command_lifecycle line: queued, started, completed, cancelled; of a session_state_changed: idle, running
-	Tasks       int    // of a background_tasks_changed line: how many there are now
-	Response    []byte // of a successful control_response: its payload, may be empty
-	Error       string // of a failed control_response, or of an assistant line that stands for an API error
+	// of a command_lifecycle line: queued, started, completed, cancelled; of a session_state_changed: idle, running
+	State    string
+	Tasks    int    // of a background_tasks_changed line: how many there are now
+	Response []byte // of a successful control_response: its payload, may be empty
+	Error    string // of a failed control_response, or of an assistant line that stands for an API error
 
 	Sub bool // of a subagent's conversation, not the main one
 

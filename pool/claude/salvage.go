@@ -13,11 +13,11 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// Cut takes out of the transcript what stands behind the last entry of the given uuid; where there is none, as the CLI was
-// killed before it had written it, what stands behind the last answer of the main conversation.
+// Cut takes out of the transcript what stands behind the last entry of the given uuid; where there is none, as the CLI
+// was killed before it had written it, what stands behind the last answer of the main conversation.
 //
-// It is how a turn is undone that has replaced what was said before by a summary: the CLI itself can't go back behind that,
-// neither on a live process nor by resuming at an earlier entry.
+// It is how a turn is undone that has replaced what was said before by a summary: the CLI itself can't go back behind
+// that, neither on a live process nor by resuming at an earlier entry.
 func (t Transcript) Cut(mark string) error {
 	f, err := t.Files.OpenFile(t.path(), os.O_RDWR|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -50,9 +50,9 @@ func (t Transcript) Cut(mark string) error {
 // maxTurnsReached says that a turn has ended on purpose without an answer. The API sees nothing of it.
 var maxTurnsReached = json.RawMessage(`{"type":"max_turns_reached","maxTurns":1,"turnCount":2,"exitCommitted":false}`)
 
-// Conclude makes a transcript that doesn't end with an answer one that a process can go on from as it is: after an empty
-// answer, or where what a tool said is all that there is. The CLI takes what it ends with for an interrupted turn, and puts
-// an answer behind it that nobody gave.
+// Conclude makes a transcript that doesn't end with an answer one that a process can go on from as it is: after an
+// empty answer, or where what a tool said is all that there is. The CLI takes what it ends with for an interrupted
+// turn, and puts an answer behind it that nobody gave.
 func (t Transcript) Conclude(now time.Time) error {
 	f, err := t.Files.OpenFile(t.path(), os.O_RDWR|os.O_APPEND|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -118,8 +118,8 @@ func eachLine(r io.Reader, f func(line []byte)) error {
 	}
 }
 
-// Aside puts the transcript where the CLI doesn't look for it, until Back puts it back or DropAside removes it.
-func (t Transcript) Aside() error {
+// SetAside puts the transcript where the CLI doesn't look for it, until PutBack puts it back or DropAside removes it.
+func (t Transcript) SetAside() error {
 	if !t.Exists() {
 		return t.Remove()
 	}
@@ -128,8 +128,8 @@ func (t Transcript) Aside() error {
 
 func (t Transcript) aside() string { return t.path() + ".aside" }
 
-// Back undoes Aside, if that has put something aside.
-func (t Transcript) Back() error {
+// PutBack undoes SetAside, if that has put something aside.
+func (t Transcript) PutBack() error {
 	if info, err := t.Files.Lstat(t.aside()); err != nil || !info.Mode().IsRegular() {
 		return nil
 	}
@@ -139,7 +139,7 @@ func (t Transcript) Back() error {
 	return t.Files.Rename(t.aside(), t.path())
 }
 
-// DropAside removes what Aside has put aside, if anything.
+// DropAside removes what SetAside has put aside, if anything.
 func (t Transcript) DropAside() error {
 	if err := t.Files.Remove(t.aside()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -147,8 +147,9 @@ func (t Transcript) DropAside() error {
 	return nil
 }
 
-// Texts is what was said in the main conversation as far as the transcript, of which at most limit bytes are read, tells.
-// Tools aren't in it, and what was said in turns that were rewound: the next entry then has an earlier one's for its parent.
+// Texts is what was said in the main conversation as far as the transcript, of which at most limit bytes are read,
+// tells. Tools aren't in it, and what was said in turns that were rewound: the next entry then has an earlier one's for
+// its parent.
 func (t Transcript) Texts(limit int64) ([]HistoryMessage, error) {
 	text, err := t.Read(limit)
 	if err != nil {

@@ -12,16 +12,21 @@ import (
 
 // Entries of a transcript.
 const (
-	question   = `{"type":"user","uuid":"u1","message":{"role":"user","content":"one"}}`
-	reply      = `{"type":"assistant","uuid":"u2","message":{"role":"assistant","content":[{"type":"text","text":"first"}]}}`
-	bookkept   = `{"type":"last-prompt","sessionId":"s1"}`
-	again      = `{"type":"user","uuid":"u3","message":{"role":"user","content":[{"type":"text","text":"two"}]}}`
-	reply2     = `{"type":"assistant","uuid":"u4","message":{"role":"assistant","content":[{"type":"text","text":"second"}]}}`
-	subagents  = `{"type":"assistant","uuid":"u5","isSidechain":true,"message":{"role":"assistant","content":[{"type":"text","text":"no"}]}}`
-	apiError   = `{"type":"assistant","uuid":"u6","isApiErrorMessage":true,"message":{"role":"assistant","content":[{"type":"text","text":"no"}]}}`
-	boundary   = `{"type":"system","subtype":"compact_boundary","uuid":"u7"}`
-	summary    = `{"type":"user","uuid":"u8","isCompactSummary":true,"message":{"role":"user","content":"a summary"}}`
-	reminder   = `{"type":"user","uuid":"u9","message":{"role":"user","content":[{"type":"text","text":"<system-reminder>no"}]}}`
+	question = `{"type":"user","uuid":"u1","message":{"role":"user","content":"one"}}`
+	reply    = `{"type":"assistant","uuid":"u2","message":{"role":"assistant","content":[{"type":"text",` +
+		`"text":"first"}]}}`
+	bookkept = `{"type":"last-prompt","sessionId":"s1"}`
+	again    = `{"type":"user","uuid":"u3","message":{"role":"user","content":[{"type":"text","text":"two"}]}}`
+	reply2   = `{"type":"assistant","uuid":"u4","message":{"role":"assistant","content":[{"type":"text",` +
+		`"text":"second"}]}}`
+	subagents = `{"type":"assistant","uuid":"u5","isSidechain":true,"message":{"role":"assistant",` +
+		`"content":[{"type":"text","text":"no"}]}}`
+	apiError = `{"type":"assistant","uuid":"u6","isApiErrorMessage":true,"message":{"role":"assistant",` +
+		`"content":[{"type":"text","text":"no"}]}}`
+	boundary = `{"type":"system","subtype":"compact_boundary","uuid":"u7"}`
+	summary  = `{"type":"user","uuid":"u8","isCompactSummary":true,"message":{"role":"user","content":"a summary"}}`
+	reminder = `{"type":"user","uuid":"u9","message":{"role":"user","content":[{"type":"text",` +
+		`"text":"<system-reminder>no"}]}}`
 	meta       = `{"type":"user","uuid":"u10","isMeta":true,"message":{"role":"user","content":"no"}}`
 	toolResult = `{"type":"user","uuid":"u11","message":{"role":"user","content":[{"type":"tool_result","content":"no"}]}}`
 )
@@ -40,15 +45,19 @@ func lines(all ...string) string { return strings.Join(all, "\n") + "\n" }
 
 func TestTranscript_IsCutBehindTheLastGoodEntry(t *testing.T) {
 	for name, c := range map[string]struct{ text, mark, want string }{
-		"at the mark":             {lines(question, reply, again, reply2), "u2", lines(question, reply)},
-		"the last of that uuid":   {lines(question, reply, boundary, reply, again), "u2", lines(question, reply, boundary, reply)},
-		"before a boundary":       {lines(question, reply, again, boundary, summary, reply2), "u2", lines(question, reply)},
-		"a mark that isn't there": {lines(question, reply, bookkept, again, subagents, apiError), "gone", lines(question, reply)},
-		"no mark":                 {lines(question, reply, again), "", lines(question, reply)},
-		"nothing good":            {lines(question, apiError), "gone", ""},
-		"half a line":             {lines(question, reply) + again[:20], "u2", lines(question, reply)},
-		"garbage before":          {"\x00garbage\n{\n" + lines(question, reply, again), "u2", "\x00garbage\n{\n" + lines(question, reply)},
-		"long lines":              {lines(strings.Repeat("x", 1<<20), question, reply, again), "u2", lines(strings.Repeat("x", 1<<20), question, reply)},
+		"at the mark": {lines(question, reply, again, reply2), "u2", lines(question, reply)},
+		"the last of that uuid": {lines(question, reply, boundary, reply, again), "u2",
+			lines(question, reply, boundary, reply)},
+		"before a boundary": {lines(question, reply, again, boundary, summary, reply2), "u2", lines(question, reply)},
+		"a mark that isn't there": {lines(question, reply, bookkept, again, subagents, apiError), "gone",
+			lines(question, reply)},
+		"no mark":      {lines(question, reply, again), "", lines(question, reply)},
+		"nothing good": {lines(question, apiError), "gone", ""},
+		"half a line":  {lines(question, reply) + again[:20], "u2", lines(question, reply)},
+		"garbage before": {"\x00garbage\n{\n" + lines(question, reply, again), "u2", "\x00garbage\n{\n" +
+			lines(question, reply)},
+		"long lines": {lines(strings.Repeat("x", 1<<20), question, reply, again), "u2",
+			lines(strings.Repeat("x", 1<<20), question, reply)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			transcript, path := written(t, c.text)
@@ -82,14 +91,19 @@ func TestTranscript_TellsWhatWasSaid(t *testing.T) {
 		text string
 		want said
 	}{
-		"two turns":        {lines(question, reply, bookkept, again, reply2), said{{"user", "one"}, {"assistant", "first"}, {"user", "two"}, {"assistant", "second"}}},
-		"what nobody said": {lines(question, meta, reminder, subagents, toolResult, apiError, reply), said{{"user", "one"}, {"assistant", "first"}}},
-		"behind a summary": {lines(question, reply, boundary, summary, again, reply2), said{{"user", "a summary"}, {"user", "two"}, {"assistant", "second"}}},
-		"a rewound turn": {lines(question, reply, again, reply2, `{"type":"user","uuid":"u12","parentUuid":"u2","message":{"content":"three"}}`),
+		"two turns": {lines(question, reply, bookkept, again, reply2), said{{"user", "one"}, {"assistant", "first"},
+			{"user", "two"}, {"assistant", "second"}}},
+		"what nobody said": {lines(question, meta, reminder, subagents, toolResult, apiError, reply),
+			said{{"user", "one"}, {"assistant", "first"}}},
+		"behind a summary": {lines(question, reply, boundary, summary, again, reply2),
+			said{{"user", "a summary"}, {"user", "two"}, {"assistant", "second"}}},
+		"a rewound turn": {lines(question, reply, again, reply2,
+			`{"type":"user","uuid":"u12","parentUuid":"u2","message":{"content":"three"}}`),
 			said{{"user", "one"}, {"assistant", "first"}, {"user", "three"}}},
-		"garbage":                {"{\n\x00\n[1]\n" + lines(question) + reply[:50], said{{"user", "one"}}},
-		"nothing":                {"", nil},
-		"content that is no one": {lines(`{"type":"user","uuid":"u1","message":{"content":7}}`, `{"type":"user","uuid":"u2","message":null}`), nil},
+		"garbage": {"{\n\x00\n[1]\n" + lines(question) + reply[:50], said{{"user", "one"}}},
+		"nothing": {"", nil},
+		"content that is no one": {lines(`{"type":"user","uuid":"u1","message":{"content":7}}`,
+			`{"type":"user","uuid":"u2","message":null}`), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			transcript, _ := written(t, c.text)
@@ -109,7 +123,8 @@ func TestTranscript_TellsWhatWasSaid(t *testing.T) {
 	require.ErrorIs(t, err, ErrTooLarge)
 }
 
-// Whoever runs in a workspace can write to its transcript: what is nested too deeply for a parser that recurses isn't read.
+// Whoever runs in a workspace can write to its transcript: what is nested too deeply for a parser that recurses isn't
+// read.
 func TestTexts_WhatIsNestedTooDeeplyIsLeftOut(t *testing.T) {
 	line := func(uuid, more string) string {
 		return `{"uuid":"` + uuid + `","type":"user","message":{"content":"` + uuid + `"},"a":` + more + "}\n"

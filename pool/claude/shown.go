@@ -27,7 +27,7 @@ func (s *shown) event(kind string, event gjson.Result) {
 	case "content_block_delta":
 		s.say(event.Get("delta.text").Str)
 	case "message_delta":
-		s.settle()
+		s.endRepeat()
 	}
 }
 
@@ -35,7 +35,7 @@ func (s *shown) block(source int, isText bool) {
 	if s.maybe && isText && source == 0 {
 		return
 	}
-	s.settle()
+	s.endRepeat()
 	s.isText, s.source, s.from = isText, source, s.text.Len()
 }
 
@@ -52,7 +52,7 @@ func (s *shown) cut(abandoned int) {
 // unasked is a text of an answer that wasn't streamed, or another block without one.
 func (s *shown) unasked(text string) {
 	s.say(text)
-	s.settle()
+	s.endRepeat()
 	s.isText = false
 }
 
@@ -71,8 +71,8 @@ func (s *shown) say(text string) {
 	}
 }
 
-// settle decides that no more of what may be repeated is than has been.
-func (s *shown) settle() {
+// endRepeat decides that no more of what may be repeated is than has been.
+func (s *shown) endRepeat() {
 	if s.maybe && s.said < len(s.repeat) {
 		s.diverge("")
 	}

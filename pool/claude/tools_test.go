@@ -53,14 +53,16 @@ func startSession(t *testing.T, change func(*claude.Options, *claude.Environment
 	t.Cleanup(s.api.Close)
 	root := t.TempDir()
 	require.NoError(t, os.Chmod(filepath.Dir(root), 0o711)) // made for this uid alone
-	opts := claude.Options{SessionID: uuid.NewString(), Model: "haiku", PermissionMode: "bypassPermissions", AllowBypass: true}
+	opts := claude.Options{SessionID: uuid.NewString(), Model: "haiku", PermissionMode: "bypassPermissions",
+		AllowBypass: true}
 	env := claude.Environment{Home: root, Temp: root, BaseURL: s.api.URL(), Secret: "secret", MCPTimeout: time.Second,
 		CommandTimeout: time.Minute, LongestCommand: time.Minute}
 	change(&opts, &env)
 	require.NoError(t, os.Chown(root, s.uid, s.uid))
 	cmd := exec.Command(bin, claude.Args(opts)...)
 	cmd.Env, cmd.Dir = env.Vars(), root
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: uint32(s.uid), Gid: uint32(s.uid)}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: uint32(s.uid),
+		Gid: uint32(s.uid)}}
 	stdin, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	stdout, err := cmd.StdoutPipe()
@@ -216,7 +218,7 @@ func TestTools_ACommandThatTakesTooLongEndsAndTheModelIsTold(t *testing.T) {
 	require.Contains(t, toolResult(s.ask(`[[tool=Bash {"command":"sleep 1; echo in time","timeout":50000}]]`)), "in time")
 }
 
-func TestTools_WhatOutlivesItsTurnIsOfferedToWhoWaits(t *testing.T) {
+func TestTools_WhatOutlivesItsTurnIsOfferedWhereTheTurnWaits(t *testing.T) {
 	s := startSession(t, func(o *claude.Options, e *claude.Environment) { o.Background, e.Background = true, true })
 	for _, line := range s.ask("hello") {
 		if line.Get("subtype").Str == "init" {
@@ -227,5 +229,6 @@ func TestTools_WhatOutlivesItsTurnIsOfferedToWhoWaits(t *testing.T) {
 			}
 		}
 	}
-	require.Contains(t, gjson.GetBytes(s.api.Calls()[0].Body, `tools.#(name="Bash").input_schema.properties`).Raw, "run_in_background")
+	require.Contains(t, gjson.GetBytes(s.api.Calls()[0].Body, `tools.#(name="Bash").input_schema.properties`).Raw,
+		"run_in_background")
 }

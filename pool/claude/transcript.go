@@ -24,8 +24,8 @@ type HistoryMessage struct {
 	Content json.RawMessage // a JSON string or an array of content blocks
 }
 
-// Transcript is the file in which a CLI keeps a session, and from which it resumes it. Whoever runs in the workspace may
-// have put links and special files in its place or on the way to it: none of them is followed out of the workspace,
+// Transcript is the file in which a CLI keeps a session, and from which it resumes it. Whoever runs in the workspace
+// may have put links and special files in its place or on the way to it: none of them is followed out of the workspace,
 // opened or written to.
 type Transcript struct {
 	Files     *os.Root // the workspace
@@ -100,7 +100,8 @@ func (t Transcript) follow(e *entry, last string, now time.Time) []byte {
 	if last != "" {
 		e.ParentUUID = &last
 	}
-	e.UUID, e.SessionID, e.Cwd, e.UserType, e.Version = uuid.NewString(), t.SessionID, t.Cwd, "external", Version
+	e.UUID, e.SessionID, e.Cwd = uuid.NewString(), t.SessionID, t.Cwd
+	e.UserType, e.Version = "external", Version
 	e.Timestamp = now.UTC().Format("2006-01-02T15:04:05.000Z")
 	return line(e)
 }
@@ -161,7 +162,8 @@ func (t Transcript) Read(limit int64) ([]byte, error) {
 	return text[:bytes.LastIndexByte(text, '\n')+1], err
 }
 
-// Restore puts what Read returned in the place of the transcript there is, if any. It may have been another workspace's.
+// Restore puts what Read returned in the place of the transcript there is, if any. It may have been another
+// workspace's.
 func (t Transcript) Restore(text []byte) error {
 	if err := t.Remove(); err != nil {
 		return err
@@ -172,7 +174,8 @@ func (t Transcript) Restore(text []byte) error {
 	})
 }
 
-// Remove makes the CLI forget the session. Whatever else is in the transcript's place, or in that of a folder to it, goes too.
+// Remove makes the CLI forget the session. Whatever else is in the transcript's place, or in that of a folder to it,
+// goes too.
 func (t Transcript) Remove() error {
 	path := ""
 	for name := range strings.SplitSeq(t.path(), string(filepath.Separator)) {

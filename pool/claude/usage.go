@@ -11,8 +11,8 @@ type Usage struct {
 	CostUSD             float64
 }
 
-// usageOf sums what a result says of each model. `usage` of a result leaves compaction and subagents out, and `total_cost_usd`
-// and `modelUsage` are running totals, which go on in a process that resumes.
+// usageOf sums what a result says of each model. `usage` of a result leaves compaction and subagents out, and
+// `total_cost_usd` and `modelUsage` are running totals, which go on in a process that resumes.
 func usageOf(models gjson.Result) (sum Usage) {
 	models.ForEach(func(_, of gjson.Result) bool {
 		sum.InputTokens += of.Get("inputTokens").Int()
@@ -22,11 +22,11 @@ func usageOf(models gjson.Result) (sum Usage) {
 		sum.CostUSD += of.Get("costUSD").Float()
 		return true
 	})
-	return sum.sane()
+	return sum.valid()
 }
 
-// sane is the usage without a cost that is no number: what a CLI writes is not to be relied on.
-func (u Usage) sane() Usage {
+// valid is the usage without a cost that is no number: what a CLI writes is not to be relied on.
+func (u Usage) valid() Usage {
 	if !(u.CostUSD >= 0 && u.CostUSD < 1e9) {
 		u.CostUSD = 0
 	}

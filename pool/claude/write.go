@@ -13,11 +13,13 @@ import (
 // with and without the mark.
 func UserMessage(uuid string, content json.RawMessage) []byte {
 	return bytes.Join([][]byte{
-		[]byte(`{"type":"user","uuid":"` + uuid + `","session_id":"","parent_tool_use_id":null,"text_not_typed":true,"message":{"role":"user","content":`),
+		[]byte(`{"type":"user","uuid":"` + uuid +
+			`","session_id":"","parent_tool_use_id":null,"text_not_typed":true,"message":{"role":"user","content":`),
 		oneLine(content), []byte("}}\n")}, nil)
 }
 
-// oneLine is the JSON without line breaks, of which there is none in most: it can be long, and to write it anew takes long.
+// oneLine is the JSON without line breaks, of which there is none in most: it can be long, and to write it anew takes
+// long.
 func oneLine(raw json.RawMessage) []byte {
 	broken := false
 	for _, end := range []string{"\n", "\r", "\u2028", "\u2029"} {

@@ -20,12 +20,14 @@ const (
 )
 
 func tasksLine(n int) string {
-	return `{"type":"system","subtype":"background_tasks_changed","tasks":[` + strings.TrimSuffix(strings.Repeat("{},", n), ",") + `]}`
+	return `{"type":"system","subtype":"background_tasks_changed","tasks":[` +
+		strings.TrimSuffix(strings.Repeat("{},", n), ",") + `]}`
 }
 
 // ownResult is that of a turn in which the CLI tells the model of a task.
 func ownResult(text string, tokens int) string {
-	return fmt.Sprintf(`{"type":"result","origin":{"kind":"task-notification"},"subtype":"success","is_error":false,"result":%q,`+
+	return fmt.Sprintf(`{"type":"result","origin":{"kind":"task-notification"},"subtype":"success","is_error":false,`+
+		`"result":%q,`+
 		`"model_usage_since_last_result":{"m":{"inputTokens":%d}}}`, text, tokens)
 }
 
@@ -44,7 +46,8 @@ func TestBackground_ARunEndsWithTheResultAfterWhichNothingIsLeft(t *testing.T) {
 		r := c.begin(t.Context(), nil)
 		c.say(running)
 		r.start()
-		first := `"subtype":"success","is_error":false,"result":"one ","model_usage_since_last_result":{"m":{"inputTokens":1}}`
+		first := `"subtype":"success","is_error":false,"result":"one ",` +
+			`"model_usage_since_last_result":{"m":{"inputTokens":1}}`
 		c.say(tasksLine(2))
 		r.result(first)
 		c.say(idle)
@@ -55,7 +58,7 @@ func TestBackground_ARunEndsWithTheResultAfterWhichNothingIsLeft(t *testing.T) {
 		time.Sleep(time.Hour)
 		require.True(t, r.runs(), "one task is left, however long it takes")
 		c.say(tasksLine(0))
-		time.Sleep(tellTime / 2)
+		time.Sleep(reportTimeout / 2)
 		c.say(running, initLine)
 		time.Sleep(time.Hour)
 		require.True(t, r.runs(), "the CLI tells the model of it")
@@ -120,10 +123,10 @@ func TestBackground_ATaskOfWhichTheModelIsNotToldEndsTheRunAllTheSame(t *testing
 		c.say(idle, tasksLine(0))
 		began := time.Now()
 		require.NoError(t, r.end())
-		require.Equal(t, tellTime, time.Since(began))
+		require.Equal(t, reportTimeout, time.Since(began))
 		require.Equal(t, r.resultLine(success), string(r.outcome.Result.Raw))
 		require.True(t, r.outcome.Good())
-		require.True(t, c.proc.Spent(), "it may be told yet")
+		require.True(t, c.proc.Unusable(), "it may be told yet")
 	})
 }
 
@@ -134,9 +137,9 @@ func TestBackground_WhatTheModelIsToldLaterIsStillOfTheRun(t *testing.T) {
 		c.say(tasksLine(1))
 		r.result(success)
 		c.say(idle, tasksLine(0))
-		time.Sleep(tellTime / 2)
+		time.Sleep(reportTimeout / 2)
 		c.say(running, tasksLine(1), ownResult("another", 1), idle, tasksLine(0))
-		time.Sleep(tellTime * 3 / 4)
+		time.Sleep(reportTimeout * 3 / 4)
 		require.True(t, r.runs(), "the CLI has as long for each")
 		c.say(running, ownResult("last", 1), idle)
 		require.NoError(t, r.end())

@@ -8,8 +8,8 @@ import (
 	"claudepool/pool/confine"
 )
 
-// sleep is whether a process stands still.
-type sleep struct {
+// freezer stops a process that nobody uses, and knows whether it is stopped.
+type freezer struct {
 	uses   atomic.Int64 // how often the process was woken for use; changed under mu
 	frozen atomic.Bool  // stopped by SIGSTOP; changed under mu
 
@@ -23,11 +23,11 @@ type Idle struct {
 }
 
 // Idle notes that nobody uses the process now, as only its owner can tell, who may hold a lock: it waits for nobody.
-func (p *Process) Idle() Idle { return Idle{p, p.sleep.uses.Load()} }
+func (p *Process) Idle() Idle { return Idle{p, p.freezer.uses.Load()} }
 
-// Freeze stops idle processes, each of which would otherwise take 0.5 % of a core for nothing, until they are thawed. One
-// whose tools still run or whose MCP servers are connected goes on, and one that was thawed since it was idle. All are
-// looked at by one look at the machine.
+// Freeze stops idle processes, each of which would otherwise take 0.5 % of a core for nothing, until they are thawed.
+// One whose tools still run or whose MCP servers are connected goes on, and one that was thawed since it was idle. All
+// are looked at by one look at the machine.
 func Freeze(all ...Idle) {
 	var idle []Idle
 	var procs []*Process
@@ -62,9 +62,9 @@ func Unlinked(procs ...*Process) ([]confine.Unlinked, error) {
 	return confine.UnlinkedBy(childrenOf(procs)...)
 }
 
-// SetYield has the kernel end the process before others when memory runs out, and what it started before itself, or no
-// longer.
-func (p *Process) SetYield(f confine.Family, yield bool) { f.SetYield(p.PID(), yield) }
+// SetOOMVictim has the kernel end the process before others when memory runs out, and what it started before itself, or
+// no longer.
+func (p *Process) SetOOMVictim(f confine.Family, yield bool) { f.SetOOMVictim(p.PID(), yield) }
 
 func childrenOf(procs []*Process) []*confine.Child {
 	children := make([]*confine.Child, len(procs))
@@ -76,7 +76,7 @@ func childrenOf(procs []*Process) []*confine.Child {
 
 // stop stops the process unless it was woken since: whoever uses it now doesn't know of this.
 func (i Idle) stop() {
-	s := &i.proc.sleep
+	s := &i.proc.freezer
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.uses.Load() == i.uses && !s.frozen.Load() {
@@ -84,24 +84,24 @@ func (i Idle) stop() {
 	}
 }
 
-// Stand has the process and all it started stand still, or go on. The process itself stands still anyway while it is
-// frozen: Thaw alone wakes it.
-func (p *Process) Stand(f confine.Family, still bool) {
-	s := &p.sleep
+// SetStopped has the process and all it started stand still, or go on. The process itself stands still anyway while it
+// is frozen: Thaw alone wakes it.
+func (p *Process) SetStopped(f confine.Family, still bool) {
+	s := &p.freezer
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.frozen.Load() {
 		f = f.Without(p.PID())
 	}
-	f.Stand(still)
+	f.SetStopped(still)
 }
 
 // Frozen reports whether the process stands still, so that nothing of it does anything.
-func (p *Process) Frozen() bool { return p.sleep.frozen.Load() }
+func (p *Process) Frozen() bool { return p.freezer.frozen.Load() }
 
 // Thaw wakes the process for use.
 func (p *Process) Thaw() {
-	s := &p.sleep
+	s := &p.freezer
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.uses.Add(1)

@@ -171,11 +171,11 @@ func TestAbort_EndsTheRunForTheFirstReason(t *testing.T) {
 	bubble(t, func(t *testing.T, c *fakeCLI) {
 		r := c.begin(t.Context(), nil)
 		r.start()
-		require.False(t, c.proc.Spent())
+		require.False(t, c.proc.Unusable())
 		why := errors.New("too much memory")
 		c.proc.Abort(why)
 		c.proc.Abort(errGone)
-		require.True(t, c.proc.Spent())
+		require.True(t, c.proc.Unusable())
 		for range 2 {
 			c.grant(c.asked("interrupt"), "{}")
 		}
@@ -212,7 +212,7 @@ func TestRecycle_LetsTheRunGoOn(t *testing.T) {
 		c.idle()
 		r.result(success)
 		require.NoError(t, r.end())
-		require.True(t, c.proc.Spent())
+		require.True(t, c.proc.Unusable())
 		require.False(t, c.proc.Satisfies(Settings{}))
 		require.True(t, c.proc.NeedsRestart(Settings{}))
 	})

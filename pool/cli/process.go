@@ -1,5 +1,6 @@
-// Package cli is one running claude CLI: started, bound to a credential, fitted to settings, given one message at a time,
-// rewound, frozen, stopped. It knows no users and no conversations; whoever has a Process decides what becomes of it.
+// Package cli is one running claude CLI: started, bound to a credential, fitted to settings, given one message at a
+// time, rewound, frozen, stopped. It knows no users and no conversations; whoever has a Process decides what becomes of
+// it.
 package cli
 
 import (
@@ -36,8 +37,8 @@ type Limits struct {
 	Burst int
 }
 
-// Commands are how long what a model runs may take before it is ended and the model told: one that asks for no time of its
-// own, and the longest that one may ask for.
+// Commands are how long what a model runs may take before it is ended and the model told: one that asks for no time of
+// its own, and the longest that one may ask for.
 type Commands struct{ Usual, Longest time.Duration }
 
 // Spec says what to start.
@@ -61,9 +62,9 @@ type child interface {
 	Exit() confine.Exit
 }
 
-// Process is one running CLI. It runs at most one message at a time. Run, Rewind, Fit, Satisfies, NeedsRestart, Initialize,
-// Bind and WarmUp are for one goroutine at a time, whoever has the process; the other methods may be called concurrently
-// with them.
+// Process is one running CLI. It runs at most one message at a time. Run, Rewind, Fit, Satisfies, NeedsRestart,
+// Initialize, Bind and WarmUp are for one goroutine at a time, whoever has the process; the other methods may be called
+// concurrently with them.
 type Process struct {
 	child   child
 	stdin   io.Writer
@@ -72,22 +73,22 @@ type Process struct {
 	log     *slog.Logger
 	resumed bool
 
-	inForce   Settings              // owned by whoever has the process
-	connected atomic.Bool           // to MCP servers
-	recycle   atomic.Bool           // not to be used again
-	babbled   atomic.Bool           // it wrote what is no JSON
-	aborted   atomic.Pointer[error] // why its run has to end at once
-	lastLine  atomic.Int64          // when the CLI last wrote something, in Unix nanoseconds
-	refusing  atomic.Int64          // bytes of answers to what the CLI has asked, until they are written
+	inForce      Settings              // owned by whoever has the process
+	connected    atomic.Bool           // to MCP servers
+	recycle      atomic.Bool           // not to be used again
+	wroteGarbage atomic.Bool           // it wrote what is no JSON
+	aborted      atomic.Pointer[error] // why its run has to end at once
+	lastLine     atomic.Int64          // when the CLI last wrote something, in Unix nanoseconds
+	refusing     atomic.Int64          // bytes of answers to what the CLI has asked, until they are written
 
-	write sync.Mutex // one line at a time on stdin
-	sleep sleep
+	write   sync.Mutex // one line at a time on stdin
+	freezer freezer
 
 	mu       sync.Mutex // guards the following
 	turn     *turn      // the one that runs, or the last one where it may have to be rewound
 	controls map[string]chan claude.Line
 	nextID   int
-	gone     bool
+	ended    bool
 	exited   chan struct{} // closed when stdout has ended: nothing more will be read
 }
 
@@ -114,7 +115,7 @@ func newProcess(c child, stdin io.Writer, stdout io.ReadCloser, grant *broker.Gr
 	p := &Process{child: c, stdin: stdin, grant: grant, limits: spec.Limits, log: spec.Logger,
 		resumed: spec.Options.Resume, inForce: settingsOf(spec.Options),
 		controls: make(map[string]chan claude.Line), exited: make(chan struct{})}
-	p.heard()
+	p.noteActivity()
 	go p.read(stdout)
 	return p
 }
@@ -177,8 +178,8 @@ func (p *Process) Recycle() { p.recycle.Store(true) }
 // Abort ends the run for the given reason, soon, and with it the process's use. The first reason counts.
 func (p *Process) Abort(why error) { p.aborted.CompareAndSwap(nil, &why) }
 
-// Spent reports whether the process is not to be used again.
-func (p *Process) Spent() bool { return p.recycle.Load() || p.aborted.Load() != nil }
+// Unusable reports whether the process is not to be used again.
+func (p *Process) Unusable() bool { return p.recycle.Load() || p.aborted.Load() != nil }
 
 // Kill kills the process at once and returns when nothing more will be read from it. Stop still has to follow.
 func (p *Process) Kill() {
@@ -186,8 +187,8 @@ func (p *Process) Kill() {
 	<-p.exited
 }
 
-// Quit ends the process when it has written what it has to, or kills it after Limits.InterruptGrace. It returns when nothing
-// more will be read from it. Stop still has to follow.
+// Quit ends the process when it has written what it has to, or kills it after Limits.InterruptGrace. It returns when
+// nothing more will be read from it. Stop still has to follow.
 func (p *Process) Quit() {
 	_ = p.child.Signal(syscall.SIGTERM)
 	select {
@@ -199,8 +200,8 @@ func (p *Process) Quit() {
 
 func (p *Process) kill() { _ = p.child.Signal(syscall.SIGKILL) }
 
-// Stop ends the process and everything it started: close stdin, SIGTERM, SIGKILL. It returns when nothing of it is left;
-// its error says that something is, and then it may be called again.
+// Stop ends the process and everything it started: close stdin, SIGTERM, SIGKILL. It returns when nothing of it is
+// left; its error says that something is, and then it may be called again.
 func (p *Process) Stop() error {
 	p.Thaw()
 	err := p.child.Stop(context.Background(), confine.Ladder{CloseGrace: 2 * time.Second, TermGrace: 2 * time.Second})

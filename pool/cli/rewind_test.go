@@ -195,7 +195,7 @@ func TestWarmUp_FailsUnlessItWasAnsweredAndForgotten(t *testing.T) {
 
 func TestAside_IsAQuestionBesideTheConversation(t *testing.T) {
 	bubble(t, func(t *testing.T, c *fakeCLI) {
-		aside := func() <-chan error { return later(func() error { return c.proc.Aside(t.Context(), "how are you") }) }
+		aside := func() <-chan error { return later(func() error { return c.proc.AskAside(t.Context(), "how are you") }) }
 		err := aside()
 		line := c.next()
 		require.Equal(t, "side_question", line.Get("request.subtype").Str)

@@ -38,15 +38,16 @@ func (o Outcome) Good() bool {
 	return o.Result != nil && !o.Result.IsError && o.Result.Subtype == "success"
 }
 
-// Emit gets a run's lines in batches. With the last one, which may be empty, it gets the outcome, unless lines were kept from
-// it. The end of its context says that it may not wait for the client any longer, unless the cause is context.Canceled, with
-// which every context of a run ends; its error ends the run.
+// Emit gets a run's lines in batches. With the last one, which may be empty, it gets the outcome, unless lines were
+// kept from it. The end of its context says that it may not wait for the client any longer, unless the cause is
+// context.Canceled, with which every context of a run ends; its error ends the run.
 type Emit func(ctx context.Context, lines [][]byte, end *Outcome) error
 
-// Run sends a message, the JSON of a user message's content, calls sent, and hands over the lines that answer it until the
-// CLI's result, which is the last; with Settings.Background until the one after which nothing is left that was begun. Where
-// there is none, the error says why: ErrDied, ErrSilence, what Abort was called with, emit's error, or ctx's cause. In all of
-// these but the first the message was interrupted. A run that didn't end well stays in the conversation until Rewind.
+// Run sends a message, the JSON of a user message's content, calls sent, and hands over the lines that answer it until
+// the CLI's result, which is the last; with Settings.Background until the one after which nothing is left that was
+// begun. Where there is none, the error says why: ErrDied, ErrSilence, what Abort was called with, emit's error, or
+// ctx's cause. In all of these but the first the message was interrupted. A run that didn't end well stays in the
+// conversation until Rewind.
 func (p *Process) Run(ctx context.Context, message json.RawMessage, sent func(), emit Emit) (Outcome, error) {
 	t := newTurn(uuid.NewString(), p.grant.Scrub)
 	t.waits = p.inForce.Background
@@ -57,11 +58,11 @@ func (p *Process) Run(ctx context.Context, message json.RawMessage, sent func(),
 		return Outcome{}, err
 	}
 	stop := p.watch(ctx, t, cut)
-	p.say(t, message)
+	p.sendMessage(t, message)
 	sent()
 	err := p.forward(ctx, t, emit, cut)
 	stop()
-	if t.isUntold() {
+	if t.isUnreported() {
 		p.Recycle()
 	}
 	outcome, _ := t.outcome()
@@ -76,12 +77,12 @@ func (p *Process) Run(ctx context.Context, message json.RawMessage, sent func(),
 func (p *Process) attach(t *turn) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.gone {
+	if p.ended {
 		t.fail(ErrDied)
 		return ErrDied
 	}
 	p.turn = t
-	p.heard()
+	p.noteActivity()
 	return nil
 }
 
@@ -91,8 +92,9 @@ func (p *Process) detach() {
 	p.turn = nil
 }
 
-// say sends a message. What a pipe has room for is there at once; more takes as long as the CLI takes to read it.
-func (p *Process) say(t *turn, message json.RawMessage) {
+// sendMessage sends a message. What a pipe has room for is there at once; more takes as long as the CLI takes to read
+// it.
+func (p *Process) sendMessage(t *turn, message json.RawMessage) {
 	line := claude.UserMessage(t.uuid, message)
 	send := func() {
 		if err := p.send(line); err != nil {
@@ -135,7 +137,8 @@ func (p *Process) forward(ctx context.Context, t *turn, emit Emit, cut context.C
 	}
 }
 
-// delay takes n of what a limiter has and tells how long to wait for it. Mostly there is enough, which costs no allocation.
+// delay takes n of what a limiter has and tells how long to wait for it. Mostly there is enough, which costs no
+// allocation.
 func delay(l *rate.Limiter, n int) time.Duration {
 	now := time.Now()
 	if l.AllowN(now, n) {
@@ -151,9 +154,9 @@ func sizeOf(lines [][]byte) (n int) {
 	return n
 }
 
-// watch ends the turn when ctx does, and ctx when the process was aborted or the API falls silent. It does so by timers,
-// as most turns are over before one fires, and a goroutine would cost each of them a thread's wake-up. When stop returns,
-// no interrupt is under way.
+// watch ends the turn when ctx does, and ctx when the process was aborted or the API falls silent. It does so by
+// timers, as most turns are over before one fires, and a goroutine would cost each of them a thread's wake-up. When
+// stop returns, no interrupt is under way.
 func (p *Process) watch(ctx context.Context, t *turn, cut context.CancelCauseFunc) (stop func()) {
 	interrupted := make(chan struct{})
 	leave := context.AfterFunc(ctx, func() {
@@ -163,7 +166,7 @@ func (p *Process) watch(ctx context.Context, t *turn, cut context.CancelCauseFun
 		}
 	})
 	rest := every(watchInterval, func() {
-		if p.silentFor() >= p.limits.Silence && p.awaits(t) {
+		if p.silentFor() >= p.limits.Silence && p.isWaiting(t) {
 			cut(ErrSilence)
 		}
 		if why := p.aborted.Load(); why != nil {
@@ -201,15 +204,15 @@ func every(d time.Duration, f func()) (stop func()) {
 	}
 }
 
-// awaits reports whether a silent process's turn waits for an API that doesn't answer, or for a CLI that hasn't begun. A
-// tool that runs quietly and a client that doesn't read are no silence.
-func (p *Process) awaits(t *turn) bool {
+// isWaiting reports whether a silent process's turn waits for an API that doesn't answer, or for a CLI that hasn't
+// begun. A tool that runs quietly and a client that doesn't read are no silence.
+func (p *Process) isWaiting(t *turn) bool {
 	if t.stalled() {
 		return false
 	}
 	select {
 	case <-t.begun:
-		return p.Calls() > 0 && !p.grant.AwaitsWhole()
+		return p.Calls() > 0 && !p.grant.AwaitsUnstreamed()
 	default:
 		return true
 	}

@@ -42,19 +42,20 @@ func (r *Refusal) Error() string { return r.Field + ": refused: " + r.Reason }
 
 // Satisfies reports whether a message with the wanted settings can be run as the process is.
 func (p *Process) Satisfies(wanted Settings) bool {
-	return p.Alive() && !p.Spent() && p.inForce.equal(wanted)
+	return p.Alive() && !p.Unusable() && p.inForce.equal(wanted)
 }
 
 // NeedsRestart reports whether the process can't be fitted to the wanted settings: it has ended or isn't to be used
 // again, or they differ in what only a new process can change.
 func (p *Process) NeedsRestart(wanted Settings) bool {
 	s := p.inForce
-	return !p.Alive() || p.Spent() || s.System != wanted.System || s.Fallback != wanted.Fallback ||
+	return !p.Alive() || p.Unusable() || s.System != wanted.System || s.Fallback != wanted.Fallback ||
 		s.Background != wanted.Background ||
 		wanted.Model == "" && s.Model != "" || wanted.Thinking == nil && s.Thinking != nil
 }
 
-// Fit changes a live process to the wanted settings by control requests. The error is a *Refusal if the CLI refuses one.
+// Fit changes a live process to the wanted settings by control requests. The error is a *Refusal if the CLI refuses
+// one.
 func (p *Process) Fit(ctx context.Context, wanted Settings) error {
 	if wanted.Model != p.inForce.Model {
 		if err := p.change(ctx, "model", claude.SetModel{Model: wanted.Model}); err != nil {

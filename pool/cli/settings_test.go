@@ -63,8 +63,10 @@ func TestSettings_WhatAProcessSatisfiesAndWhatNeedsAnother(t *testing.T) {
 }
 
 func TestSettings_ThoseOfTheCommandLineAreInForceFromTheStart(t *testing.T) {
-	options := claude.Options{SessionID: "s", Model: "haiku", FallbackModel: "sonnet", PermissionMode: "plan", Background: true}
-	require.Equal(t, Settings{Model: "haiku", Fallback: "sonnet", Permission: "plan", Background: true}, settingsOf(options))
+	options := claude.Options{SessionID: "s", Model: "haiku", FallbackModel: "sonnet", PermissionMode: "plan",
+		Background: true}
+	require.Equal(t, Settings{Model: "haiku", Fallback: "sonnet", Permission: "plan", Background: true},
+		settingsOf(options))
 }
 
 // fit has the process fitted, with a CLI that takes everything but the subtype refused, and returns what it was asked.

@@ -130,13 +130,13 @@ func TestStand_AProcessThatSleepsSleepsOn(t *testing.T) {
 	is := func(want string) {
 		require.Eventually(t, func() bool { return state(t, p.PID()) == want }, patience, time.Millisecond)
 	}
-	p.Stand(families[0], true)
+	p.SetStopped(families[0], true)
 	is("T")
-	p.Stand(families[0], false)
+	p.SetStopped(families[0], false)
 	is("S")
 	Freeze(p.Idle())
-	p.Stand(families[0], true)
-	p.Stand(families[0], false)
+	p.SetStopped(families[0], true)
+	p.SetStopped(families[0], false)
 	require.True(t, p.Frozen())
 	require.Never(t, func() bool { return state(t, p.PID()) != "T" }, 100*time.Millisecond, time.Millisecond)
 	p.Thaw()
@@ -146,7 +146,7 @@ func TestStand_AProcessThatSleepsSleepsOn(t *testing.T) {
 func TestStart_WhatIsSaidBeforeItIsSomebodysIsForgotten(t *testing.T) {
 	h := newHost(t)
 	p := h.start()
-	require.NoError(t, p.Aside(t.Context(), "how are you"))
+	require.NoError(t, p.AskAside(t.Context(), "how are you"))
 	require.NoError(t, p.Initialize(t.Context(), "be brief"), "not too late for a system prompt")
 	require.NoError(t, p.WarmUp(t.Context(), []byte(`"warm up"`)))
 	require.Empty(t, h.api.Calls())
@@ -199,7 +199,8 @@ func TestStart_WhatTheAPISaysOfAProcesssCredentialIsHeard(t *testing.T) {
 		}
 		return 401
 	})
-	for credential, want := range map[broker.Credential]broker.Verdict{good: broker.Proven, {APIKey: "bad"}: broker.Refuted} {
+	for credential, want := range map[broker.Credential]broker.Verdict{good: broker.Proven,
+		{APIKey: "bad"}: broker.Rejected} {
 		verdict, err := h.broker.Prove(t.Context(), credential)
 		require.NoError(t, err)
 		require.Equal(t, want, verdict)

@@ -11,8 +11,8 @@ import (
 	"claudepool/pool/claude"
 )
 
-// refusalBytes bounds the answers that a CLI hasn't read yet to what it has asked: a pipe's size. Who asks on and on
-// without reading is killed, or it could fill the service's memory.
+// refusalBytes bounds the answers that a CLI hasn't read yet to what it has asked: a pipe's size. A CLI that asks on
+// and on without reading is killed, or it could fill the service's memory.
 const refusalBytes = 64 << 10
 
 // errRefused says that the CLI answered a control request with an error.
@@ -39,10 +39,10 @@ func (p *Process) send(line []byte) error {
 
 // control makes a control request and waits for its answer.
 func (p *Process) control(ctx context.Context, request any) (claude.Line, error) {
-	id, reply := p.await()
-	defer p.forget(id)
+	id, reply := p.newControl()
+	defer p.dropControl(id)
 	failed := make(chan error, 1)
-	go func() { // a CLI that doesn't read must not hold up who has a deadline; the end of its stdin ends this
+	go func() { // a CLI that doesn't read must not hold up a caller with a deadline; the end of its stdin ends this
 		if err := p.send(claude.ControlRequest(id, request)); err != nil {
 			failed <- err
 		}
@@ -62,8 +62,8 @@ func (p *Process) control(ctx context.Context, request any) (claude.Line, error)
 	}
 }
 
-// await makes an id for a control request, whose answer reply gets.
-func (p *Process) await() (id string, reply chan claude.Line) {
+// newControl makes an id for a control request, whose answer reply gets.
+func (p *Process) newControl() (id string, reply chan claude.Line) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.nextID++
@@ -72,7 +72,7 @@ func (p *Process) await() (id string, reply chan claude.Line) {
 	return id, reply
 }
 
-func (p *Process) forget(id string) {
+func (p *Process) dropControl(id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.controls, id)
@@ -86,8 +86,8 @@ func (p *Process) read(stdout io.ReadCloser) {
 	for err == nil {
 		var raw []byte
 		if raw, err = lines.Next(); err == nil {
-			p.heard()
-			p.take(raw)
+			p.noteActivity()
+			p.dispatch(raw)
 		}
 	}
 	if !errors.Is(err, io.EOF) {
@@ -96,7 +96,7 @@ func (p *Process) read(stdout io.ReadCloser) {
 	}
 	p.mu.Lock()
 	t := p.turn
-	p.gone = true
+	p.ended = true
 	close(p.exited)
 	p.mu.Unlock()
 	if t != nil {
@@ -104,12 +104,12 @@ func (p *Process) read(stdout io.ReadCloser) {
 	}
 }
 
-// take hands one line to whom it is for. Lines that aren't JSON and lines that belong to no turn of ours (what the CLI
-// does of itself between turns, echoes of control requests) are dropped.
-func (p *Process) take(raw []byte) {
+// dispatch hands one line to whom it is for. Lines that aren't JSON and lines that belong to no turn of ours (what the
+// CLI does of itself between turns, echoes of control requests) are dropped.
+func (p *Process) dispatch(raw []byte) {
 	line, err := claude.ParseLine(raw)
 	if err != nil {
-		if !p.babbled.Swap(true) { // said once, or what a process writes would fill the log
+		if !p.wroteGarbage.Swap(true) { // said once, or what a process writes would fill the log
 			p.log.Warn("a process wrote something that is not JSON", "pid", p.PID(), "bytes", len(raw))
 		}
 		return
@@ -130,7 +130,7 @@ func (p *Process) take(raw []byte) {
 		t := p.turn
 		p.mu.Unlock()
 		if t != nil {
-			t.take(line)
+			t.add(line)
 		}
 	}
 }
@@ -148,13 +148,13 @@ func (p *Process) refuse(id string) {
 	}()
 }
 
-// heard notes that the CLI has said something, or was asked for something.
-func (p *Process) heard() { p.lastLine.Store(time.Now().UnixNano()) }
+// noteActivity notes that the CLI has said something, or was asked for something.
+func (p *Process) noteActivity() { p.lastLine.Store(time.Now().UnixNano()) }
 
 // silentFor is how long neither the CLI nor the API has said anything.
 func (p *Process) silentFor() time.Duration {
 	last := time.Unix(0, p.lastLine.Load())
-	if api := p.grant.Heard(); api.After(last) {
+	if api := p.grant.LastHeard(); api.After(last) {
 		last = api
 	}
 	return time.Since(last)

@@ -18,10 +18,10 @@ type turn struct {
 	uuid  string
 	scrub func([]byte) []byte
 
-	more    chan struct{} // buffered by one: lines, or the end, are there to be taken
-	begun   chan struct{} // closed at system/init: from here on an interrupt has an effect
-	settled chan struct{} // closed when the CLI has put the message away, or has died
-	ended   chan struct{} // closed with the result, or with the process
+	more      chan struct{} // buffered by one: lines, or the end, are there to be taken
+	begun     chan struct{} // closed at system/init: from here on an interrupt has an effect
+	completed chan struct{} // closed when the CLI has put the message away, or has died
+	ended     chan struct{} // closed with the result, or with the process
 
 	mu      sync.Mutex // guards the following
 	room    *sync.Cond
@@ -36,8 +36,8 @@ type turn struct {
 	err     error
 
 	answer claude.Answer
-	// lasting says that a rewind can't undo the turn: what was said before has been replaced by a summary, or a tool has been
-	// called, of which something may go on that a later turn would find.
+	// lasting says that a rewind can't undo the turn: what was said before has been replaced by a summary, or a tool has
+	// been called, of which something may go on that a later turn would find.
 	lasting bool
 
 	background
@@ -45,13 +45,13 @@ type turn struct {
 
 func newTurn(uuid string, scrub func([]byte) []byte) *turn {
 	t := &turn{uuid: uuid, scrub: scrub,
-		more: make(chan struct{}, 1), begun: make(chan struct{}), settled: make(chan struct{}), ended: make(chan struct{})}
+		more: make(chan struct{}, 1), begun: make(chan struct{}), completed: make(chan struct{}), ended: make(chan struct{})}
 	t.room = sync.NewCond(&t.mu)
 	return t
 }
 
-// take considers one line of the process's output. It blocks while the client's queue is full.
-func (t *turn) take(line claude.Line) {
+// add considers one line of the process's output. It blocks while the client's queue is full.
+func (t *turn) add(line claude.Line) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if line.Type == "command_lifecycle" {
@@ -61,8 +61,8 @@ func (t *turn) take(line claude.Line) {
 	if !t.started || t.over || t.err != nil {
 		return
 	}
-	isOver := t.followLocked(&line)
-	t.handOverLocked()
+	isOver := t.trackTasksLocked(&line)
+	t.passHeldLocked()
 	if t.over || t.err != nil { // so it was meanwhile, if there was no room
 		return
 	}
@@ -80,7 +80,7 @@ func (t *turn) take(line claude.Line) {
 	case line.Type == "result" && !line.Answers(t.uuid) && (!t.waits || len(line.MessageUUIDs) > 0):
 		return // of a turn that wasn't ours
 	}
-	t.answer.Take(&line)
+	t.answer.Add(&line)
 	raw := line.Raw
 	if line.Failure() {
 		raw = t.scrub(raw)
@@ -135,7 +135,7 @@ func (t *turn) lifecycleLocked(line claude.Line) {
 	case "started":
 		t.started = true
 	default:
-		closeOnce(t.settled)
+		closeOnce(t.completed)
 	}
 }
 
@@ -210,11 +210,11 @@ func (t *turn) drop() {
 func (t *turn) fail(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	closeOnce(t.settled)
+	closeOnce(t.completed)
 	if t.over || t.err != nil {
 		return
 	}
-	t.stopTellingLocked()
+	t.stopReportTimerLocked()
 	t.err = err
 	closeOnce(t.begun)
 	close(t.ended)

@@ -90,9 +90,9 @@ func (p *Process) WarmUp(ctx context.Context, message json.RawMessage) error {
 	return err
 }
 
-// Aside warms the process up by a question beside the conversation: less than a run does, but the process can be given a
-// system prompt afterwards.
-func (p *Process) Aside(ctx context.Context, question string) error {
+// AskAside warms the process up by a question beside the conversation: less than a run does, but the process can be
+// given a system prompt afterwards.
+func (p *Process) AskAside(ctx context.Context, question string) error {
 	_, err := p.control(ctx, claude.SideQuestion{Question: question})
 	return err
 }
@@ -100,7 +100,7 @@ func (p *Process) Aside(ctx context.Context, question string) error {
 // rewind waits until the CLI has put the turn away, and has it forget the turn.
 func (p *Process) rewind(ctx context.Context, t *turn) bool {
 	select {
-	case <-t.settled:
+	case <-t.completed:
 	case <-p.exited:
 		return false
 	case <-ctx.Done():

@@ -10,7 +10,7 @@ type census struct {
 }
 
 // newCensus also finds the orphans. The caller has the round.
-func newCensus(all []process) *census { return &census{kin: newKin(all), orphans: wards.orphans(all)} }
+func newCensus(all []process) *census { return &census{kin: newKin(all), orphans: reaper.orphans(all)} }
 
 // family finds the child and all it started, and if asked for, strays with all they started.
 func (n *census) family(c *Child, strays bool) []process {
@@ -45,8 +45,8 @@ func (p process) tenant() (uid int, ok bool) {
 	return uid, err == nil && (p.ppid == os.Getpid() || !p.isZombie())
 }
 
-// kin are processes by how they are related. Those of this process's own session aren't among them: they are never ours to
-// kill, whatever their marker says.
+// kin are processes by how they are related. Those of this process's own session aren't among them: they are never ours
+// to kill, whatever their marker says.
 type kin struct {
 	all                 []process
 	byParent, bySession map[int][]process

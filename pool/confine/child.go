@@ -59,22 +59,22 @@ type Child struct {
 	// has been read, soon after the child's end, also if somebody unknown still holds the pipe.
 	Stdout io.ReadCloser
 
-	launcher  *Launcher
-	workspace string
-	dir       string
-	pid       int
-	uid       int           // of its own; 0 if it runs under the service's
-	spent     atomic.Uint64 // processor time of orphans of its that have ended, in ticks
+	launcher    *Launcher
+	workspace   string
+	dir         string
+	pid         int
+	uid         int           // of its own; 0 if it runs under the service's
+	orphanTicks atomic.Uint64 // processor time of orphans of its that have ended, in ticks
 
 	stdout, stderr *os.File
 	tail           tail
-	tailed         chan struct{} // closed at the end of stderr
+	stderrDone     chan struct{} // closed at the end of stderr
 
-	exit Exit          // written before done is closed
-	done chan struct{} // the process has ended
-	over chan struct{} // the first attempt to kill the rest has ended
+	exit      Exit          // written before done is closed
+	done      chan struct{} // the process has ended
+	cleanedUp chan struct{} // the first attempt to kill the rest has ended
 
-	burial singleflight.Group
+	cleanup singleflight.Group
 
 	mu      sync.Mutex  // guards process and reaped
 	process *os.Process // to reap it by
@@ -98,17 +98,17 @@ func newChild(l *Launcher, spec Spec) (*Child, [3]*os.File, error) {
 		}
 	}
 	c := &Child{
-		Stdin:     ours[0],
-		launcher:  l,
-		workspace: spec.Workspace,
-		dir:       spec.Dir,
-		stdout:    ours[1],
-		stderr:    ours[2],
-		tailed:    make(chan struct{}),
-		done:      make(chan struct{}),
-		over:      make(chan struct{}),
+		Stdin:      ours[0],
+		launcher:   l,
+		workspace:  spec.Workspace,
+		dir:        spec.Dir,
+		stdout:     ours[1],
+		stderr:     ours[2],
+		stderrDone: make(chan struct{}),
+		done:       make(chan struct{}),
+		cleanedUp:  make(chan struct{}),
 	}
-	c.Stdout = &output{file: c.stdout, over: c.over}
+	c.Stdout = &output{file: c.stdout, cleanedUp: c.cleanedUp}
 	if c.dir == "" {
 		c.dir = spec.Workspace
 	}
@@ -124,7 +124,7 @@ func (c *Child) closePipes() {
 // begin starts the goroutines of a child that has been forked.
 func (c *Child) begin() {
 	c.launcher.work.Go(func() {
-		defer close(c.tailed)
+		defer close(c.stderrDone)
 		defer c.stderr.Close()
 		_, _ = io.Copy(&c.tail, c.stderr) // ends with the pipe or with wait's patience
 	})
@@ -165,7 +165,7 @@ func (c *Child) Signal(sig syscall.Signal) error {
 // ErrSurvivors. Every caller goes down its own ladder, so the least patient one decides; all of them wait.
 func (c *Child) Stop(ctx context.Context, ladder Ladder) error {
 	if p, err := look(c.pid); err == nil && !errors.Is(c.Signal(0), os.ErrProcessDone) {
-		p.hurry()
+		p.leaveIdle()
 	}
 	_ = c.Stdin.Close() // closed before, perhaps
 	if !c.endsWithin(ctx, ladder.CloseGrace) && ladder.TermGrace > 0 && ctx.Err() == nil {
@@ -178,7 +178,7 @@ func (c *Child) Stop(ctx context.Context, ladder Ladder) error {
 	if !c.endsWithin(context.Background(), killTimeout) {
 		return fmt.Errorf("%w: pid %d", ErrSurvivors, c.pid)
 	}
-	return c.bury()
+	return c.cleanUp()
 }
 
 // endsWithin waits for the child's end, but no longer than the grace or than ctx lasts.
@@ -204,37 +204,37 @@ func (c *Child) wait() {
 	exit := awaitExit(c.pid)
 	_ = c.Signal(unix.SIGKILL) // its group, which may hold stderr
 	select {
-	case <-c.tailed:
+	case <-c.stderrDone:
 	case <-time.After(stderrGrace):
 		_ = c.stderr.SetReadDeadline(time.Now())
-		<-c.tailed
+		<-c.stderrDone
 	}
 	_ = c.Stdin.Close()
 	c.exit = exit
 	close(c.done)
 
-	if err := c.bury(); err != nil {
+	if err := c.cleanUp(); err != nil {
 		c.launcher.logger.Error("child left processes", "pid", c.pid, "error", err)
 	}
-	close(c.over)
+	close(c.cleanedUp)
 	_ = c.stdout.SetReadDeadline(time.Now().Add(drainGrace)) // frees a Read that began before
 }
 
-// bury kills all that an ended child left, then reaps it. Concurrent callers share one attempt; later ones try again
+// cleanUp kills all that an ended child left, then reaps it. Concurrent callers share one attempt; later ones try again
 // what failed.
-func (c *Child) bury() error {
-	_, err, _ := c.burial.Do("", func() (any, error) {
+func (c *Child) cleanUp() error {
+	_, err, _ := c.cleanup.Do("", func() (any, error) {
 		if errors.Is(c.Signal(0), os.ErrProcessDone) {
 			return nil, nil
 		}
-		if err := killAll(c.plainlyLeft, c.leftovers); err != nil {
+		if err := killAll(c.isLeftover, c.leftovers); err != nil {
 			return nil, err
 		}
 		c.mu.Lock()
 		_, _ = c.process.Wait() // a zombie: doesn't block, and its state is known
 		c.reaped = true
 		c.mu.Unlock()
-		wards.forget(c)
+		reaper.forget(c)
 		return nil, nil
 	})
 	return err

@@ -106,7 +106,7 @@ func TestOutput_EndsAlthoughSomebodyUnknownHoldsThePipe(t *testing.T) {
 	defer w.Close()
 	over := make(chan struct{})
 	close(over)
-	o := &output{file: r, over: over}
+	o := &output{file: r, cleanedUp: over}
 	defer o.Close()
 	_, err = w.WriteString("rest")
 	require.NoError(t, err)
@@ -148,7 +148,8 @@ func TestStop_KillsAtLast(t *testing.T) {
 	b := newBench(t)
 	c := b.start(helper(b.workspace("w"), "deaf"))
 	require.Equal(t, "ready", readLine(t, c.Stdout))
-	require.NoError(t, c.Stop(context.Background(), Ladder{CloseGrace: time.Millisecond, TermGrace: 20 * time.Millisecond}))
+	require.NoError(t, c.Stop(context.Background(), Ladder{CloseGrace: time.Millisecond,
+		TermGrace: 20 * time.Millisecond}))
 	require.Equal(t, syscall.SIGKILL, c.Exit().Signal)
 	requireGone(t, c.PID())
 }
@@ -322,7 +323,8 @@ func TestUsage_CountsAllThatAChildStarted(t *testing.T) {
 	w := b.workspace("w")
 	// Held in memory by three shells: in the group, in a session, and by an orphan.
 	hold := filepath.Join(w, "hold")
-	require.NoError(t, os.WriteFile(hold, []byte(`x=$(head -c 8000000 /dev/zero | tr '\0' x); echo $$ >> $1; sleep 1000; echo $x`), 0o700))
+	require.NoError(t, os.WriteFile(hold, []byte(`x=$(head -c 8000000 /dev/zero | tr '\0' x); echo $$ >> $1; sleep `+
+		`1000; echo $x`), 0o700))
 	c := b.script(`sh ` + hold + ` $1 & setsid sh ` + hold + ` $1 & (setsid sh ` + hold + ` $1 &) ; sleep 1000`)
 	pids(t, w, 3)
 	require.Eventually(t, func() bool {

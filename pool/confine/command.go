@@ -23,13 +23,15 @@ type command struct {
 }
 
 func (l *Launcher) command(spec Spec, c *Child) (command, error) {
-	cmd := command{path: spec.Path, argv: append([]string{spec.Path}, spec.Args...), dir: c.dir, env: markedEnv(spec.Env, spec.Workspace)}
+	cmd := command{path: spec.Path, argv: append([]string{spec.Path}, spec.Args...), dir: c.dir,
+		env: markedEnv(spec.Env, spec.Workspace)}
 	if l.confinement == nil {
 		return cmd, nil
 	}
 	p := plan{
 		Parent: os.Getpid(), UID: max(l.Owner(spec.Workspace), 0), Workspace: spec.Workspace, Dir: c.dir, Program: spec.Path,
-		Connect: slices.Concat(l.confinement.Connect, spec.Connect), Bind: l.confinement.Bind, BestEffort: l.confinement.BestEffort,
+		Connect: slices.Concat(l.confinement.Connect, spec.Connect), Bind: l.confinement.Bind,
+		BestEffort: l.confinement.BestEffort,
 	}
 	if l.confinement.UIDs != nil && p.UID == 0 {
 		return cmd, fmt.Errorf("%q was not made by NewWorkspace", spec.Workspace)

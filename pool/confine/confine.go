@@ -95,7 +95,7 @@ func New(opts Options) (*Launcher, error) {
 	if !filepath.IsAbs(opts.Root) || filepath.Clean(opts.Root) != opts.Root || opts.Root == "/" {
 		return nil, fmt.Errorf("confine: root %q is not a clean absolute path", opts.Root)
 	}
-	if err := wards.join(opts.Logger); err != nil {
+	if err := reaper.join(opts.Logger); err != nil {
 		return nil, err
 	}
 	l := &Launcher{
@@ -121,13 +121,13 @@ func (l *Launcher) Close() error {
 		if l.closeErr == nil {
 			l.work.Wait()
 		}
-		wards.leave()
+		reaper.leave()
 	})
 	return l.closeErr
 }
 
 func (l *Launcher) killChildren() error {
-	children := wards.of(l)
+	children := reaper.of(l)
 	errs := make([]error, len(children))
 	var all sync.WaitGroup
 	for i, c := range children {
@@ -173,7 +173,8 @@ func (l *Launcher) fork() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer close(l.forker)
-	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, usual()) // this thread's alone, for children to inherit; see Precede
+	// this thread's alone, for children to inherit; see RaisePriority
+	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, initialNice())
 	for {
 		select {
 		case s := <-l.starts:
@@ -192,7 +193,7 @@ func (l *Launcher) spawn(spec Spec) (*Child, error) {
 	}
 	cmd, err := l.command(spec, c)
 	if err == nil {
-		err = wards.fork(c, func() (*os.Process, error) { return os.StartProcess(cmd.path, cmd.argv, cmd.attr(theirs[:])) })
+		err = reaper.fork(c, func() (*os.Process, error) { return os.StartProcess(cmd.path, cmd.argv, cmd.attr(theirs[:])) })
 	}
 	for _, f := range theirs {
 		f.Close()

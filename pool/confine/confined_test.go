@@ -67,7 +67,8 @@ func TestConfined_ChildHasNothingButItsOwnUID(t *testing.T) {
 	require.NoError(t, syscall.Setgroups([]int{4242}))
 	defer func() { require.NoError(t, syscall.Setgroups(groups)) }()
 	w := b.newWorkspace("work")
-	status := b.says(w, `id -u; id -g; id -G; grep -E '^(Cap|NoNewPrivs|Seccomp:|Groups)' /proc/$$/status | tr -s ' \t' ' '`)
+	status := b.says(w, `id -u; id -g; id -G; grep -E '^(Cap|NoNewPrivs|Seccomp:|Groups)' /proc/$$/status | tr -s ' `+
+		`\t' ' '`)
 	require.Equal(t, strings.TrimSpace(strings.ReplaceAll(`UID
 UID
 UID
@@ -121,20 +122,20 @@ func TestConfined_NoChildStartsWithoutAUID(t *testing.T) {
 func TestUIDs_AreNotReusedWhileAnythingRunsUnderThem(t *testing.T) {
 	need.Root(t)
 	u := lockUIDs(t, 3)
-	one, err := u.take()
+	one, err := u.acquire()
 	require.NoError(t, err)
 	stray := startAs(t, one)
-	u.giveBack(one)
+	u.release(one)
 	for range 2 {
-		other, err := u.take()
+		other, err := u.acquire()
 		require.NoError(t, err)
 		require.NotEqual(t, one, other)
 	}
-	_, err = u.take()
+	_, err = u.acquire()
 	require.ErrorIs(t, err, ErrNoUID)
 	require.NoError(t, stray.Process.Kill())
 	_ = stray.Wait()
-	again, err := u.take()
+	again, err := u.acquire()
 	require.NoError(t, err)
 	require.Equal(t, one, again)
 }
@@ -255,7 +256,7 @@ func TestConfined_AnOrphanIsKnownByItsUID(t *testing.T) {
 		require.NoError(t, err)
 		return p.ppid == os.Getpid()
 	}, patience, time.Millisecond)
-	wards.endStrays(b.logger, nil)
+	reaper.endStrays(b.logger, nil)
 	_, err := look(orphan[0])
 	require.NoError(t, err)
 	require.NotContains(t, b.logs.String(), "hides")
@@ -287,7 +288,8 @@ func TestConfined_ChildDiesWithTheInstance(t *testing.T) {
 
 func TestConfined_ChildHasNoFilesButItsPipes(t *testing.T) {
 	b := newConfined(t)
-	require.Equal(t, "0 1 2", b.says(b.newWorkspace(), `for i in 0 1 2 3 4 5 6 7 8 9; do if [ -e /proc/$$/fd/$i ]; then echo -n "$i "; fi; done`))
+	require.Equal(t, "0 1 2", b.says(b.newWorkspace(),
+		`for i in 0 1 2 3 4 5 6 7 8 9; do if [ -e /proc/$$/fd/$i ]; then echo -n "$i "; fi; done`))
 }
 
 func TestConfined_AChildReachesItsOwnPortAndNotAnothers(t *testing.T) {
@@ -319,8 +321,10 @@ func TestConfined_PortsThatAreGivenBackCanBeUsed(t *testing.T) {
 	uids := lockUIDs(t, 100)
 	b := newBenchWith(t, &Confinement{UIDs: uids, Connect: []uint16{port}, Bind: []uint16{port}})
 	script := `use Socket; socket(my $s, AF_INET, SOCK_STREAM, 0) or die "socket $!";
-setsockopt($s, SOL_SOCKET, SO_REUSEADDR, 1); bind($s, sockaddr_in(%d, INADDR_LOOPBACK)) or die "bind $!"; listen($s, 1) or die "listen $!";
-socket(my $c, AF_INET, SOCK_STREAM, 0); connect($c, sockaddr_in(%d, INADDR_LOOPBACK)) or die "connect $!"; print "served"`
+setsockopt($s, SOL_SOCKET, SO_REUSEADDR, 1);
+bind($s, sockaddr_in(%d, INADDR_LOOPBACK)) or die "bind $!"; listen($s, 1) or die "listen $!";
+socket(my $c, AF_INET, SOCK_STREAM, 0); connect($c, sockaddr_in(%d, INADDR_LOOPBACK)) or die "connect $!";
+print "served"`
 	perl := func(port int) string { return "perl -e '" + strings.ReplaceAll(script, "%d", strconv.Itoa(port)) + "'" }
 	w := b.newWorkspace()
 	require.Equal(t, "served", b.says(w, perl(port)))
@@ -362,7 +366,8 @@ func exit42() []byte {
 			elf = append(elf, p...)
 		}
 	}
-	add([]byte{0x7f, 'E', 'L', 'F', 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, u16(2), u16(3), u32(1), u32(base+start), u32(52), u32(0), u32(0),
+	add([]byte{0x7f, 'E', 'L', 'F', 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, u16(2), u16(3), u32(1), u32(base+start), u32(52),
+		u32(0), u32(0),
 		u16(52), u16(32), u16(1), u16(0), u16(0), u16(0))
 	size := start + len(code)
 	add(u32(1), u32(0), u32(base), u32(base), u32(size), u32(size), u32(5), u32(4096))

@@ -41,7 +41,7 @@ func LockFolder(root string, logger *slog.Logger) (*Folder, error) {
 	if err != nil {
 		return nil, err
 	}
-	dead, err := deadFolders(root)
+	dead, err := findDead(root)
 	own, ownErr := newFolder(root)
 	rootLock.Close()
 	for _, d := range dead {
@@ -86,7 +86,8 @@ func prepareRoot(root string) (string, error) {
 	for _, e := range entries {
 		ours := e.Name() == lockName || strings.HasPrefix(e.Name(), folderPrefix) // another instance may start just now
 		if !ours && e.Name() != "lost+found" {
-			return "", fmt.Errorf("confine: workspaces: %s is neither empty nor of mode 0711: it has to be a folder of its own", root)
+			return "", fmt.Errorf("confine: workspaces: %s is neither empty nor of mode 0711: it has to be a folder of its own",
+				root)
 		}
 	}
 	if err := os.Chmod(root, passable); err != nil { // #nosec G302 -- the same
@@ -95,8 +96,8 @@ func prepareRoot(root string) (string, error) {
 	return root, nil
 }
 
-// deadFolders returns the folders of instances that are dead, locked.
-func deadFolders(root string) ([]*Folder, error) {
+// findDead returns the folders of instances that are dead, locked.
+func findDead(root string) ([]*Folder, error) {
 	entries, err := os.ReadDir(root)
 	if err != nil {
 		return nil, fmt.Errorf("confine: workspaces: %w", err)

@@ -103,7 +103,8 @@ func TestLockFolder_ManyAtOnceNeverTakeALivingOneForDead(t *testing.T) {
 func TestLockFolder_EndsWhatTheChildrenOfADeadInstanceLeft(t *testing.T) {
 	root, err := filepath.EvalSymlinks(t.TempDir())
 	require.NoError(t, err)
-	const text = `setsid sh -c 'echo $$ >> $0; env -i sleep 1000' $1 & trap '' TERM; echo started; while :; do sleep 1; done`
+	const text = `setsid sh -c 'echo $$ >> $0; env -i sleep 1000' $1 & trap '' TERM; echo started; while :; do sleep ` +
+		`1; done`
 	service, out := startOutside(t, "instance", root, text)
 	lines := bufio.NewReader(out)
 	line, err := lines.ReadString('\n')

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MostFiles is how many files a child with all it started may have open and mapped. What is beyond isn't looked at: a limit
-// of files is each process's own, and 512 processes can open more of them than the machine has.
+// MostFiles is how many files a child with all it started may have open and mapped. What is beyond isn't looked at: a
+// limit of files is each process's own, and 512 processes can open more of them than the machine has.
 const MostFiles = 16 << 10
 
 // What pipes take at most: usually pipeBytes each, but those of one user together not more than pipesBytes (pipe(7),
@@ -23,17 +23,18 @@ const (
 	morePipeBytes = 8 << 10
 )
 
-// mostLooksOfAll bounds how many files of a family, open and mapped, are looked at.
-const mostLooksOfAll = 8 * MostFiles
+// maxLooksOfAll bounds how many files of a family, open and mapped, are looked at.
+const maxLooksOfAll = 8 * MostFiles
 
-// held adds up the memory of a family of processes: what is their own, what they share, once, and what pipes and sockets
-// may hold for them. What the kernel can drop, as pages of files, isn't counted.
-type held struct {
+// footprint adds up the memory of a family of processes: what is their own, what they share, once, and what pipes and
+// sockets may hold for them. What the kernel can drop, as pages of files, isn't counted.
+type footprint struct {
 	own            int64
 	files, looks   int
 	pipes, sockets map[inode]bool
-	shared         map[inode]int64 // files in memory that have no name: who shares memory has one, also without having opened it
-	memory         inMemory
+	// files in memory without a name: processes that share memory have one, also without having opened it
+	shared map[inode]int64
+	memory inMemory
 }
 
 type inode struct{ dev, number uint64 }
@@ -41,26 +42,27 @@ type inode struct{ dev, number uint64 }
 // inMemory tells of file systems whether they are in memory.
 type inMemory map[uint64]bool
 
-func newHeld(memory inMemory) *held {
-	return &held{pipes: make(map[inode]bool), sockets: make(map[inode]bool), shared: make(map[inode]int64), memory: memory}
+func newFootprint(memory inMemory) *footprint {
+	return &footprint{pipes: make(map[inode]bool), sockets: make(map[inode]bool), shared: make(map[inode]int64),
+		memory: memory}
 }
 
 // add adds a process. It fails if that has ended.
-func (h *held) add(pid int) error {
+func (h *footprint) add(pid int) error {
 	own, shared, err := resident(pid)
 	if err != nil {
 		return err
 	}
 	h.own += own
 	h.look(pid, "fd")
-	if !h.look(pid, "map_files") { // of other users' they are for who has the capability
+	if !h.look(pid, "map_files") { // of other users they are shown with a capability only
 		h.own += shared
 	}
 	return nil
 }
 
 // look adds the files in a folder of a process's. It reports whether all that are there could be told.
-func (h *held) look(pid int, folder string) bool {
+func (h *footprint) look(pid int, folder string) bool {
 	path := "/proc/" + strconv.Itoa(pid) + "/" + folder
 	dir, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -84,7 +86,7 @@ func (h *held) look(pid int, folder string) bool {
 				if folder == "fd" {
 					h.files++ // what is mapped of programs and libraries takes no place among the machine's open files
 				}
-				if h.looks++; h.looks > mostLooksOfAll {
+				if h.looks++; h.looks > maxLooksOfAll {
 					return false
 				}
 				h.note(&stat, path+"/"+name)
@@ -94,7 +96,7 @@ func (h *held) look(pid int, folder string) bool {
 	return true
 }
 
-func (h *held) note(stat *unix.Stat_t, path string) {
+func (h *footprint) note(stat *unix.Stat_t, path string) {
 	id := inode{uint64(stat.Dev), stat.Ino}
 	switch stat.Mode & unix.S_IFMT {
 	case unix.S_IFIFO:
@@ -126,9 +128,9 @@ func (d inMemory) has(dev uint64, path string) bool {
 	return is
 }
 
-// total is the sum, in bytes. Of a socket that may hold others' data it can't be told how much, as who has sent that may
-// have closed its end: each counts as if it were full.
-func (h *held) total(uids socketUse) int64 {
+// total is the sum, in bytes. Of a socket that may hold others' data it can't be told how much, as who has sent that
+// may have closed its end: each counts as if it were full.
+func (h *footprint) total(uids socketUse) int64 {
 	sum := h.own + uids.tcp
 	for _, size := range h.shared {
 		sum += size
@@ -152,8 +154,8 @@ var socketBytes = sync.OnceValue(func() int64 {
 	return size
 })
 
-// resident returns the memory of a process that is its own, swapped out or not, with what the kernel needs to map it, and
-// what it has mapped of shared memory, in bytes. Pages of files aren't counted: the program's own are shared by all
+// resident returns the memory of a process that is its own, swapped out or not, with what the kernel needs to map it,
+// and what it has mapped of shared memory, in bytes. Pages of files aren't counted: the program's own are shared by all
 // children, and the kernel can drop them at any time.
 func resident(pid int) (own, shared int64, err error) {
 	buf := make([]byte, 4<<10)

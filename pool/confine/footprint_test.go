@@ -69,7 +69,8 @@ func TestUsage_CountsFilesThatAreInMemoryAlone(t *testing.T) {
 func TestUsage_DoesntLookAtMoreFilesThanMayBe(t *testing.T) {
 	b := newConfined(t)
 	w := b.newWorkspace()
-	c := b.start(shell(w, `for i in 1 2 3 4 5 6; do perl -e 'open $f[$_], "/dev/null" for 1..4000; syswrite STDOUT, "open\n"; sleep 1000' & done; wait`))
+	c := b.start(shell(w, `for i in 1 2 3 4 5 6; do perl -e 'open $f[$_], "/dev/null" for 1..4000; syswrite STDOUT, `+
+		`"open\n"; sleep 1000' & done; wait`))
 	out := bufio.NewReader(c.Stdout)
 	for range 6 {
 		line, err := out.ReadString('\n')

@@ -12,16 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// idlePasses bounds how often the threads of one process are gone through: those that are begun meanwhile inherit what the
-// thread had that begins them.
+// idlePasses bounds how often the threads of one process are gone through: those that are begun meanwhile inherit what
+// the thread had that begins them.
 const idlePasses = 3
 
 // ErrCannotSchedule says that this process may not change how others are scheduled.
 var ErrCannotSchedule = errors.New("confine: can't change how processes are scheduled")
 
-// SetIdle has what the child and all it started do only what nobody else wants to use the processors for, or as usual again. What
-// they start inherits it; what was started in the midst of it may be missed, so that it's to be called again with the
-// family of the next look. Priorities stay as they are.
+// SetIdle has what the child and all it started do only what nobody else wants to use the processors for, or as usual
+// again. What they start inherits it; what was started in the midst of it may be missed, so that it's to be called
+// again with the family of the next look. Priorities stay as they are.
 func (f Family) SetIdle(idle bool) error {
 	if !maySchedule() {
 		return ErrCannotSchedule
@@ -37,7 +37,7 @@ func (f Family) SetIdle(idle bool) error {
 		}
 		if !sessions[p.session] { // each of which some kernels treat as one, and give it a share of its own
 			sessions[p.session] = true
-			p.weigh(weight)
+			p.setSessionNice(weight)
 		}
 	}
 	return nil
@@ -45,7 +45,7 @@ func (f Family) SetIdle(idle bool) error {
 
 // schedule sets the policy of all threads of a process, until a pass finds no new ones.
 func (p process) schedule(policy uint32, passes int) error {
-	if !p.still() {
+	if !p.exists() {
 		return nil
 	}
 	set := make(map[string]bool)
@@ -77,19 +77,19 @@ func (p process) schedule(policy uint32, passes int) error {
 	return nil
 }
 
-// hurry takes back that the process gives way to others, so that it comes to its end.
-func (p process) hurry() {
+// leaveIdle takes back that the process gives way to others, so that it comes to its end.
+func (p process) leaveIdle() {
 	attr, err := unix.SchedGetAttr(p.pid, 0)
 	if err != nil || attr.Policy != unix.SCHED_IDLE {
 		return
 	}
 	_ = p.schedule(unix.SCHED_NORMAL, 1)
-	p.weigh("0")
+	p.setSessionNice("0")
 }
 
-// weigh sets the priority of the process's session as a whole, where kernels have such. They take few such wishes at a time,
-// so it isn't asked for again.
-func (p process) weigh(nice string) {
+// setSessionNice sets the priority of the process's session as a whole, where kernels have such. They take few such
+// wishes at a time, so it isn't asked for again.
+func (p process) setSessionNice(nice string) {
 	file := "/proc/" + strconv.Itoa(p.pid) + "/autogroup"
 	now, err := os.ReadFile(file) // #nosec G304 -- of a process's number
 	if err == nil && !strings.HasSuffix(strings.TrimSpace(string(now)), " nice "+nice) {
@@ -97,8 +97,8 @@ func (p process) weigh(nice string) {
 	}
 }
 
-// maySchedule says whether this process may change how others are scheduled, and back: to do so with one's own alone, as
-// anybody may, can't be taken back.
+// maySchedule says whether this process may change how others are scheduled, and back: to do so with one's own alone,
+// as anybody may, can't be taken back.
 var maySchedule = sync.OnceValue(func() bool {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var have [2]unix.CapUserData
@@ -122,21 +122,21 @@ func (f Family) Running() (threads int) {
 	return threads
 }
 
-// Stand has all processes of a child stand still, or go on.
-func (f Family) Stand(still bool) {
+// SetStopped has all processes of a child stand still, or go on.
+func (f Family) SetStopped(still bool) {
 	signal := unix.SIGCONT
 	if still {
 		signal = unix.SIGSTOP
 	}
 	for _, p := range f {
-		if p.still() {
+		if p.exists() {
 			_ = unix.Kill(p.pid, signal) // or it has just ended
 		}
 	}
 }
 
-// usual is the priority that this process was started with.
-var usual = sync.OnceValue(func() int {
+// initialNice is the priority that this process was started with.
+var initialNice = sync.OnceValue(func() int {
 	n, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
 	if err != nil {
 		return 0
@@ -144,11 +144,11 @@ var usual = sync.OnceValue(func() int {
 	return 20 - n // what the system call makes of it
 })
 
-// Precede has this process come before all others, as far as it may: its children are as they would have been. It is for
-// programs that are nothing but the service.
-func Precede() error {
+// RaisePriority has this process come before all others, as far as it may: its children are as they would have been. It
+// is for programs that are nothing but the service.
+func RaisePriority() error {
 	const before = -10
-	if usual() <= before {
+	if initialNice() <= before {
 		return nil
 	}
 	tasks, err := os.ReadDir("/proc/self/task")

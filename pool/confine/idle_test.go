@@ -69,20 +69,21 @@ func TestFamily_StandAndRunsAndSetYield(t *testing.T) {
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return u.Running() > 0 }, patience, time.Millisecond)
 	require.Less(t, u.Running(), 50)
-	u.Stand(true)
+	u.SetStopped(true)
 	require.Eventually(t, func() bool { return u.Running() == 0 }, patience, time.Millisecond)
-	u.Stand(false)
+	u.SetStopped(false)
 	require.Eventually(t, func() bool { return u.Running() > 0 }, patience, time.Millisecond)
 
-	u.SetYield(c.PID(), true)
-	require.Equal(t, []int{growerScore, mostScore}, []int{oomScore(t, c.PID()), oomScore(t, busy)})
-	u.SetYield(c.PID(), false)
-	require.Equal(t, []int{usualScore(), usualScore()}, []int{oomScore(t, c.PID()), oomScore(t, busy)})
+	u.SetOOMVictim(c.PID(), true)
+	require.Equal(t, []int{growerScore, maxScore}, []int{oomScore(t, c.PID()), oomScore(t, busy)})
+	u.SetOOMVictim(c.PID(), false)
+	require.Equal(t, []int{childScore(), childScore()}, []int{oomScore(t, c.PID()), oomScore(t, busy)})
 }
 
 func TestFamily_CountsTheTimeOfOrphansThatHaveEnded(t *testing.T) {
 	b := newConfined(t)
-	c := b.start(shell(b.newWorkspace(), `(setsid sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo $$ >> $0' $1 &); exec cat`))
+	c := b.start(shell(b.newWorkspace(), `(setsid sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo $$ >> `+
+		`$0' $1 &); exec cat`))
 	pids(t, c.workspace, 1)
 	require.Eventually(t, func() bool {
 		u, err := c.Usage()
@@ -92,7 +93,7 @@ func TestFamily_CountsTheTimeOfOrphansThatHaveEnded(t *testing.T) {
 }
 
 func TestTakePulse_TellsOfTheMachine(t *testing.T) {
-	p := TakePulse()
+	p := ReadMachineLoad()
 	require.Positive(t, p.Available)
 	require.Greater(t, p.Total, p.Available)
 	require.Positive(t, p.Files)

@@ -19,19 +19,19 @@ const (
 	groupTrust = 500 * time.Millisecond
 )
 
-// finder picks out of all processes those that have to go. restless says that others of them have ended since the scan:
-// they may have left something that it missed.
-type finder func(all []process) (victims []process, restless bool)
+// finder picks out of all processes those that have to go. incomplete says that others of them have ended since the
+// scan: they may have left something that it missed.
+type finder func(all []process) (victims []process, incomplete bool)
 
 // killAll kills what find finds until two scans in a row find nothing: one scan isn't taken at one instant, so a
-// process may hide from it by forking at the right time. What atSight picks, unless it is nil, is killed in the midst
-// of the scan already: a process that keeps replacing itself may be another one by its end.
-func killAll(atSight func(process) bool, find finder) error {
+// process may hide from it by forking at the right time. What duringScan picks, unless it is nil, is killed in the
+// midst of the scan already: a process that keeps replacing itself may be another one by its end.
+func killAll(duringScan func(process) bool, find finder) error {
 	began := time.Now()
 	pause := time.Millisecond
 	for quiet := 0; quiet < 2; {
-		victims, restless, err := killRound(atSight, find)
-		if len(victims) == 0 && !restless && err == nil {
+		victims, incomplete, err := killRound(duringScan, find)
+		if len(victims) == 0 && !incomplete && err == nil {
 			quiet++
 			continue
 		}
@@ -54,17 +54,17 @@ func killAll(atSight func(process) bool, find finder) error {
 // in rounds only, none of them can vanish in the midst of a scan: it is seen, if only as a zombie.
 var rounds = make(chan struct{}, 1)
 
-// takeRound waits for its round and returns what ends it.
-func takeRound() (end func()) {
+// lockRound waits for its round and returns what ends it.
+func lockRound() (end func()) {
 	rounds <- struct{}{}
 	return func() { <-rounds }
 }
 
-func killRound(atSight func(process) bool, find finder) (victims []process, restless bool, err error) {
-	defer takeRound()()
+func killRound(duringScan func(process) bool, find finder) (victims []process, incomplete bool, err error) {
+	defer lockRound()()
 	scanned := time.Now()
 	all, err := scan(func(p process) {
-		if atSight != nil && atSight(p) {
+		if duringScan != nil && duringScan(p) {
 			p.killGroup()
 			_ = p.kill() // if this fails, it is found again
 		}
@@ -72,8 +72,8 @@ func killRound(atSight func(process) bool, find finder) (victims []process, rest
 	if err != nil {
 		return nil, false, err
 	}
-	victims, restless = find(all)
-	return victims, restless, killEach(victims, time.Since(scanned) < groupTrust)
+	victims, incomplete = find(all)
+	return victims, incomplete, killEach(victims, time.Since(scanned) < groupTrust)
 }
 
 func killEach(victims []process, groups bool) error {
@@ -104,16 +104,16 @@ func survivors(left []process) error {
 	return fmt.Errorf("%w: %s", ErrSurvivors, strings.Join(names, ", "))
 }
 
-// plainlyLeft says of what an ended child left whether it can be told by the process alone. Its workspace is busy until
+// isLeftover says of what an ended child left whether it can be told by the process alone. Its workspace is busy until
 // nothing is left, so the marker can't be another child's.
-func (c *Child) plainlyLeft(p process) bool {
+func (c *Child) isLeftover(p process) bool {
 	if p.pid == c.pid || p.session == c.pid {
 		return p.pid != c.pid
 	}
 	if p.session == ownSession() {
 		return false
 	}
-	if c.runs(p) {
+	if c.owns(p) {
 		return true
 	}
 	if p.ppid != os.Getpid() {
@@ -123,22 +123,23 @@ func (c *Child) plainlyLeft(p process) bool {
 	if err != nil || workspace != c.workspace {
 		return false
 	}
-	wards.remember(c, p)
+	reaper.remember(c, p)
 	return true
 }
 
-// leftovers finds what an ended child left, without itself: it is kept as a zombie until the others are gone. Strays are
-// among it, for one of them may be this child's.
+// leftovers finds what an ended child left, without itself: it is kept as a zombie until the others are gone. Strays
+// are among it, for one of them may be this child's.
 func (c *Child) leftovers(all []process) ([]process, bool) {
 	now := newCensus(all)
-	restless := slices.ContainsFunc(now.orphans, func(o orphan) bool { return o.ended && (o.owner == c || o.owner == nil) })
-	wards.remember(c, now.family(c, false)...)
+	incomplete := slices.ContainsFunc(now.orphans,
+		func(o orphan) bool { return o.ended && (o.owner == c || o.owner == nil) })
+	reaper.remember(c, now.family(c, false)...)
 	family := now.family(c, true)
-	return slices.DeleteFunc(family, func(p process) bool { return p.pid == c.pid }), restless
+	return slices.DeleteFunc(family, func(p process) bool { return p.pid == c.pid }), incomplete
 }
 
-// runs says whether the process has the child's uid, which all that a child starts has for good.
-func (c *Child) runs(p process) bool {
+// owns says whether the process has the child's uid, which all that a child starts has for good.
+func (c *Child) owns(p process) bool {
 	if c.uid == 0 {
 		return false
 	}

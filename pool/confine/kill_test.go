@@ -15,22 +15,25 @@ var escapes = map[string]struct {
 	text string
 	pids int
 }{
-	"in the background":        {`sleep 1000 & echo $! >> $1`, 1},
-	"in a session of its own":  {`setsid sh -c 'echo $$ >> $0; exec sleep 1000' $1 &`, 1},
-	"forked twice":             {`(setsid sh -c 'echo $$ >> $0; (sleep 1000 & echo $! >> $0); exec sleep 1000' $1 &)`, 2},
-	"immune to hang-ups":       {`nohup sh -c 'echo $$ >> $0; sleep 1000; :' $1 >/dev/null 2>&1 &`, 1},
-	"deaf to SIGTERM":          {`setsid sh -c 'trap "" TERM HUP INT; echo $$ >> $0; while :; do sleep 1; done' $1 &`, 1},
-	"stopped":                  {`setsid sh -c 'echo $$ >> $0; kill -STOP $$' $1 &`, 1},
-	"without its environment":  {`env -i setsid sh -c 'echo $$ >> $0; exec /bin/sleep 1000' $1 &`, 1},
-	"with a false environment": {`CLAUDEPOOL_PROCESS=/somewhere/else setsid sh -c 'echo $$ >> $0; exec sleep 1000' $1 &`, 1},
-	"in a chain of sessions":   {`setsid sh -c 'echo $$ >> $0; env -i setsid -f sh -c "echo \$\$ >> \$0; exec /bin/sleep 1000" $0; exec sleep 1000' $1 &`, 2},
+	"in the background":       {`sleep 1000 & echo $! >> $1`, 1},
+	"in a session of its own": {`setsid sh -c 'echo $$ >> $0; exec sleep 1000' $1 &`, 1},
+	"forked twice":            {`(setsid sh -c 'echo $$ >> $0; (sleep 1000 & echo $! >> $0); exec sleep 1000' $1 &)`, 2},
+	"immune to hang-ups":      {`nohup sh -c 'echo $$ >> $0; sleep 1000; :' $1 >/dev/null 2>&1 &`, 1},
+	"deaf to SIGTERM":         {`setsid sh -c 'trap "" TERM HUP INT; echo $$ >> $0; while :; do sleep 1; done' $1 &`, 1},
+	"stopped":                 {`setsid sh -c 'echo $$ >> $0; kill -STOP $$' $1 &`, 1},
+	"without its environment": {`env -i setsid sh -c 'echo $$ >> $0; exec /bin/sleep 1000' $1 &`, 1},
+	"with a false environment": {`CLAUDEPOOL_PROCESS=/somewhere/else setsid sh -c 'echo $$ >> $0; exec sleep 1000' $1 &`,
+		1},
+	"in a chain of sessions": {`setsid sh -c 'echo $$ >> $0; env -i setsid -f sh -c "echo \$\$ >> \$0; exec /bin/sleep ` +
+		`1000" $0; exec sleep 1000' $1 &`, 2},
 }
 
 func TestStop_LeavesNothingOfAChildThatLives(t *testing.T) {
 	for name, escape := range escapes {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
-			c := b.script("exec 2>/dev/null\n" + escape.text + "\nexec cat") // stderr held open would give the watch time to help
+			// stderr held open would give the watch time to help
+			c := b.script("exec 2>/dev/null\n" + escape.text + "\nexec cat")
 			left := pids(t, b.workspace("w"), escape.pids)
 			require.NoError(t, c.Stop(context.Background(), Ladder{CloseGrace: patience}))
 			requireGone(t, append(left, c.PID())...)
@@ -113,7 +116,7 @@ func TestWard_KeepsAnOrphanThatIsItsChildsBySessionAlone(t *testing.T) {
 	kept := pids(t, b.workspace("w"), 1)
 	all, err := scan(nil)
 	require.NoError(t, err)
-	wards.endStrays(b.logger, nil)
+	reaper.endStrays(b.logger, nil)
 	_, err = look(kept[0])
 	require.NoError(t, err)
 	require.NotEmpty(t, all)
@@ -135,7 +138,7 @@ func TestWard_LeavesProcessesAloneThatOtherCodeStarted(t *testing.T) {
 		}, patience, time.Millisecond)
 		c := b.start(helper(b.workspace("w"), "cat"))
 		require.NoError(t, c.Stop(context.Background(), Ladder{CloseGrace: patience}))
-		wards.endStrays(b.logger, nil)
+		reaper.endStrays(b.logger, nil)
 		if program == "/bin/sleep" {
 			require.NoError(t, cmd.Process.Kill())
 		}
@@ -148,11 +151,11 @@ func TestWard_LeavesADeadChildToItsBurial(t *testing.T) {
 	b := newBench(t)
 	c := b.start(helper(b.workspace("w"), "exit", "0"))
 	func() {
-		defer takeRound()() // so that it isn't buried yet
+		defer lockRound()() // so that it isn't buried yet
 		requireDone(t, c)
 		all, err := scan(nil)
 		require.NoError(t, err)
-		wards.orphans(all)
+		reaper.orphans(all)
 		p, err := look(c.PID())
 		require.NoError(t, err)
 		require.EqualValues(t, 'Z', p.state)
@@ -184,7 +187,8 @@ func TestProcess_KillSparesAnotherWithTheSamePid(t *testing.T) {
 }
 
 func TestParseStat_TakesAnyName(t *testing.T) {
-	tail := " S 1 2 3 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 99 1 2 18 1 1 1 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 1 1 1 1 1 77 88 0"
+	tail := " S 1 2 3 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 99 1 2 18 1 1 1 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 1 1 1 1 1 " +
+		"77 88 0"
 	p, err := parseStat([]byte("42 (a) b (c)" + tail))
 	require.NoError(t, err)
 	require.Equal(t, process{identity{42, 99}, 1, 2, 3, 'S', 26, "77", "a) b (c"}, p)

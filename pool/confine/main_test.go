@@ -38,7 +38,7 @@ var helpers = map[string]func(args []string){
 	"instance": instance,
 	"probe":    probeInFolder,
 	"modest":   modest,
-	"precede":  precede,
+	"precede":  raisePriority,
 	"hold":     func(args []string) { check(hold.Main(args)) },
 
 	"confined-instance": confinedInstance,
@@ -83,10 +83,10 @@ func instance(args []string) {
 	select {}
 }
 
-// precede is a service that comes before others, with one child that doesn't. It prints both priorities as the system call
-// tells them.
-func precede(args []string) {
-	check(Precede())
+// raisePriority is a service that comes before others, with one child that doesn't. It prints both priorities as the
+// system call tells them.
+func raisePriority(args []string) {
+	check(RaisePriority())
 	l, err := New(Options{Root: args[0], Logger: slog.New(slog.DiscardHandler)})
 	check(err)
 	workspace := filepath.Join(args[0], "w")
@@ -107,7 +107,8 @@ func confinedInstance(args []string) {
 	check(err)
 	uids, err := LockUIDs(testUIDs, 100, slog.New(slog.DiscardHandler))
 	check(err)
-	l, err := New(Options{Root: folder.Path(), Logger: slog.New(slog.DiscardHandler), Confinement: &Confinement{UIDs: uids}})
+	l, err := New(Options{Root: folder.Path(), Logger: slog.New(slog.DiscardHandler),
+		Confinement: &Confinement{UIDs: uids}})
 	check(err)
 	workspace, err := l.NewWorkspace()
 	check(err)
@@ -120,7 +121,8 @@ func confinedInstance(args []string) {
 
 // probeInFolder prints what a probe without uids reports.
 func probeInFolder(args []string) {
-	l, err := New(Options{Root: args[0], Logger: slog.New(slog.DiscardHandler), Confinement: &Confinement{BestEffort: true}})
+	l, err := New(Options{Root: args[0], Logger: slog.New(slog.DiscardHandler),
+		Confinement: &Confinement{BestEffort: true}})
 	check(err)
 	report, err := l.Probe(context.Background(), "/bin/sh")
 	check(err)

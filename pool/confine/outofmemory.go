@@ -14,40 +14,40 @@ import (
 const (
 	childYield  = 300 // on top of the service's own score
 	growerScore = 900
-	mostScore   = 1000
+	maxScore    = 1000
 )
 
 // limit keeps a child from dumping core and makes it give way to the service when memory runs out. What the child has
 // forked by then isn't reached; that costs comfort, not safety.
 func limit(pid int) error {
 	err := unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil)
-	return errors.Join(err, writeScore(pid, usualScore()))
+	return errors.Join(err, writeScore(pid, childScore()))
 }
 
-// SetYield has the kernel end the processes before others' when memory runs out, and last of them the child itself, whose pid
-// is given, or no longer.
-func (f Family) SetYield(pid int, yield bool) {
+// SetOOMVictim has the kernel end the processes before others' when memory runs out, and last of them the child itself,
+// whose pid is given, or no longer.
+func (f Family) SetOOMVictim(pid int, yield bool) {
 	for _, p := range f {
-		score := usualScore()
+		score := childScore()
 		switch {
 		case yield && p.pid == pid:
 			score = growerScore
 		case yield:
-			score = mostScore
+			score = maxScore
 		}
-		if p.still() {
+		if p.exists() {
 			_ = writeScore(p.pid, score) // or it has just ended
 		}
 	}
 }
 
-func usualScore() int {
+func childScore() int {
 	text, err := os.ReadFile("/proc/self/oom_score_adj")
 	own, parseErr := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil || parseErr != nil {
 		own = 0
 	}
-	return min(max(own, 0)+childYield, mostScore)
+	return min(max(own, 0)+childYield, maxScore)
 }
 
 func writeScore(pid, score int) error {

@@ -13,13 +13,13 @@ const drainGrace = time.Second
 
 // output is the reading end of a child's stdout.
 type output struct {
-	file *os.File
-	over <-chan struct{} // closed when whatever could write to it should be dead
+	file      *os.File
+	cleanedUp <-chan struct{} // closed when whatever could write to it should be dead
 }
 
 func (o *output) Read(p []byte) (int, error) {
 	select {
-	case <-o.over:
+	case <-o.cleanedUp:
 		_ = o.file.SetReadDeadline(time.Now().Add(drainGrace)) // anew: what is in the pipe isn't lost on a slow reader
 	default:
 	}

@@ -26,7 +26,8 @@ const (
 )
 
 // protections are all of them, in the order in which they are told.
-var protections = []string{ProtectionUID, ProtectionFiles, ProtectionNetwork, ProtectionSyscalls, ProtectionLimits, ProtectionSignals}
+var protections = []string{ProtectionUID, ProtectionFiles, ProtectionNetwork, ProtectionSyscalls, ProtectionLimits,
+	ProtectionSignals}
 
 // probeTimeout bounds all of a probe.
 const probeTimeout = 20 * time.Second
@@ -66,8 +67,9 @@ func (r Report) Missing() string {
 }
 
 // Probe starts a child that tries what children must not be able to do, and reports what it managed. The other side of
-// each attempt is real: another workspace with a file and a process, a port that this one may connect to, the service itself. It takes two
-// workspaces and two children for the time. It fails if children can't run at all, or not the program.
+// each attempt is real: another workspace with a file and a process, a port that this one may connect to, the service
+// itself. It takes two workspaces and two children for the time. It fails if children can't run at all, or not the
+// program.
 //
 // Without a confinement nothing is tried, and so nothing is in force.
 func (l *Launcher) Probe(ctx context.Context, program string) (Report, error) {

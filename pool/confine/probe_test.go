@@ -50,8 +50,10 @@ func TestProbe_EveryAttemptGetsThroughWithoutConfinement(t *testing.T) {
 
 // canBeMissing are attempts that fail on some machines for reasons of theirs.
 var canBeMissing = map[string]bool{
-	"is in groups": true, "ping sockets": true, "SCTP": true, "vsock": true, "the kernel's ciphers": true, "userfaultfd": true,
-	"reads the service's environment": true, "opens too many files": true, "dumps core": true, "writes too large files": true, "starts too many processes": true,
+	"is in groups": true, "ping sockets": true, "SCTP": true, "vsock": true, "the kernel's ciphers": true,
+	"userfaultfd":                     true,
+	"reads the service's environment": true, "opens too many files": true, "dumps core": true,
+	"writes too large files": true, "starts too many processes": true,
 	"locks memory": true, "leaves signals waiting": true, "takes a higher priority": true,
 }
 
@@ -66,8 +68,10 @@ func TestProbe_WithoutRootFilesNetworkAndSystemCallsStillHold(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 	var report Report
 	require.NoError(t, json.Unmarshal(out, &report))
-	require.True(t, report.InForce(ProtectionFiles, ProtectionNetwork, ProtectionSyscalls, ProtectionSignals), report.Missing())
-	require.Equal(t, []string{"runs under the service's uid", "runs under another's uid", "has capabilities"}, report[ProtectionUID])
+	require.True(t, report.InForce(ProtectionFiles, ProtectionNetwork, ProtectionSyscalls, ProtectionSignals),
+		report.Missing())
+	require.Equal(t, []string{"runs under the service's uid", "runs under another's uid", "has capabilities"},
+		report[ProtectionUID])
 	require.Equal(t, []string{"starts too many processes"}, report[ProtectionLimits])
 }
 

@@ -91,7 +91,9 @@ func refused(inForce bool) error {
 
 func (t targets) uidAttempts() []attempt {
 	return []attempt{
-		{"runs under the service's uid", func() error { return refused(unix.Getuid() != t.ServiceUID && unix.Getgid() != 0) }},
+		{"runs under the service's uid", func() error {
+			return refused(unix.Getuid() != t.ServiceUID && unix.Getgid() != 0)
+		}},
 		{"runs under another's uid", func() error { return refused(unix.Getuid() != t.VictimUID) }},
 		{"is in groups", func() error {
 			groups, err := unix.Getgroups()
@@ -142,7 +144,8 @@ func (t targets) fileAttempts() []attempt {
 		{"lists another's folder", open(filepath.Dir(t.Secret), os.O_RDONLY)},
 		{"lists the instance's folder", open(t.Folder, os.O_RDONLY)},
 		{"writes to the instance's folder", open(filepath.Join(t.Folder, "probe"), os.O_WRONLY|os.O_CREATE)},
-		{"writes to /tmp", open(filepath.Join("/tmp", filepath.Base(filepath.Dir(t.Secret))), os.O_WRONLY|os.O_CREATE|os.O_EXCL)},
+		{"writes to /tmp", open(filepath.Join("/tmp", filepath.Base(filepath.Dir(t.Secret))),
+			os.O_WRONLY|os.O_CREATE|os.O_EXCL)},
 		{"lists /tmp", open("/tmp", os.O_RDONLY)},
 		{"lists /proc", open("/proc", os.O_RDONLY)},
 		{"reads another's command line", open(proc+"cmdline", os.O_RDONLY)},
@@ -231,9 +234,12 @@ func (t targets) networkAttempts() []attempt {
 	loopback := &unix.SockaddrInet4{Port: t.Port, Addr: [4]byte{127, 0, 0, 1}}
 	loopback6 := &unix.SockaddrInet6{Port: t.Port, Addr: [16]byte{10: 0xff, 11: 0xff, 12: 127, 15: 1}}
 	attempts := []attempt{
-		{"TCP to another's port", with(unix.AF_INET, unix.SOCK_STREAM, 0, func(fd int) error { return unix.Connect(fd, loopback) })},
-		{"TCP over IPv6", with(unix.AF_INET6, unix.SOCK_STREAM, 0, func(fd int) error { return unix.Connect(fd, loopback6) })},
-		{"multipath TCP", with(unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP, func(fd int) error { return unix.Connect(fd, loopback) })},
+		{"TCP to another's port", with(unix.AF_INET, unix.SOCK_STREAM, 0,
+			func(fd int) error { return unix.Connect(fd, loopback) })},
+		{"TCP over IPv6", with(unix.AF_INET6, unix.SOCK_STREAM, 0,
+			func(fd int) error { return unix.Connect(fd, loopback6) })},
+		{"multipath TCP", with(unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP,
+			func(fd int) error { return unix.Connect(fd, loopback) })},
 		{"TCP fast open by its first message", with(unix.AF_INET, unix.SOCK_STREAM, 0, func(fd int) error {
 			return unix.Sendto(fd, []byte("x"), unix.MSG_FASTOPEN, loopback)
 		})},
@@ -245,9 +251,10 @@ func (t targets) networkAttempts() []attempt {
 		})},
 	}
 	if !t.Listens {
-		attempts = append(attempts, attempt{"listening on any port", with(unix.AF_INET, unix.SOCK_STREAM, 0, func(fd int) error {
-			return unix.Listen(fd, 1)
-		})})
+		attempts = append(attempts, attempt{"listening on any port", with(unix.AF_INET, unix.SOCK_STREAM, 0,
+			func(fd int) error {
+				return unix.Listen(fd, 1)
+			})})
 	}
 	opened := func(int) error { return nil }
 	for _, s := range []struct {
@@ -255,9 +262,11 @@ func (t targets) networkAttempts() []attempt {
 		domain, kind, protocol int
 	}{
 		{"UDP", unix.AF_INET, unix.SOCK_DGRAM, 0}, {"UDP over IPv6", unix.AF_INET6, unix.SOCK_DGRAM, 0},
-		{"raw sockets", unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP}, {"ping sockets", unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_ICMP},
+		{"raw sockets", unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP}, {"ping sockets", unix.AF_INET, unix.SOCK_DGRAM,
+			unix.IPPROTO_ICMP},
 		{"SCTP", unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_SCTP}, {"packet sockets", unix.AF_PACKET, unix.SOCK_RAW, 0},
-		{"vsock", unix.AF_VSOCK, unix.SOCK_STREAM, 0}, {"netlink beyond routes", unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_SOCK_DIAG},
+		{"vsock", unix.AF_VSOCK, unix.SOCK_STREAM, 0}, {"netlink beyond routes", unix.AF_NETLINK, unix.SOCK_RAW,
+			unix.NETLINK_SOCK_DIAG},
 		{"local datagrams", unix.AF_UNIX, unix.SOCK_DGRAM, 0}, {"the kernel's ciphers", unix.AF_ALG, unix.SOCK_SEQPACKET, 0},
 	} {
 		attempts = append(attempts, attempt{s.name, with(s.domain, s.kind, s.protocol, opened)})

@@ -103,8 +103,8 @@ func parseStat(line []byte) (process, error) {
 	return p, errors.Join(errs[:]...)
 }
 
-// still says whether the process seen is there yet, if only as a zombie.
-func (p process) still() bool {
+// exists says whether the process seen is there yet, if only as a zombie.
+func (p process) exists() bool {
 	now, err := look(p.pid)
 	return err == nil && now.identity == p.identity
 }
@@ -116,10 +116,10 @@ func (p process) kill() error {
 		return ignoreGone(err)
 	}
 	defer unix.Close(fd)
-	if !p.still() {
+	if !p.exists() {
 		return nil
 	}
-	p.hurry()
+	p.leaveIdle()
 	return ignoreGone(unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0))
 }
 

@@ -6,9 +6,9 @@ import (
 	"strconv"
 )
 
-// Pulse tells at little cost whether something goes on that makes a look at all processes worth its price. What can't be told
-// is 0.
-type Pulse struct {
+// MachineLoad tells at little cost whether something goes on that makes a look at all processes worth its price. What
+// can't be told is 0.
+type MachineLoad struct {
 	Available int64 // bytes of memory that programs could still have
 	Total     int64
 	Files     int64 // open ones
@@ -16,8 +16,8 @@ type Pulse struct {
 	Runnable  int64 // threads that run or wait for a processor
 }
 
-// TakePulse reads how the machine is.
-func TakePulse() (p Pulse) {
+// ReadMachineLoad reads how the machine is.
+func ReadMachineLoad() (p MachineLoad) {
 	if text, err := os.ReadFile("/proc/meminfo"); err == nil {
 		for line := range bytes.Lines(text) {
 			key, value, _ := bytes.Cut(line, []byte(":"))

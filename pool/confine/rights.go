@@ -9,9 +9,10 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/psx"
 )
 
-// used are the capabilities that the service needs where it is root: for its children's files, for what it turns a child
-// into and what a child gives up, to end children and to see whose an orphan is, and for limits and priorities.
-var used = []uint{
+// neededCapabilities are the capabilities that the service needs where it is root: for its children's files, for what
+// it turns a child into and what a child gives up, to end children and to see whose an orphan is, and for limits and
+// priorities.
+var neededCapabilities = []uint{
 	unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER,
 	unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_SETPCAP,
 	unix.CAP_KILL, unix.CAP_SYS_PTRACE,
@@ -19,8 +20,8 @@ var used = []uint{
 	unix.CAP_CHECKPOINT_RESTORE, // to see whose mapped memory is
 }
 
-// DropUnused gives up, for the whole process and all it starts, the capabilities that a service with Launchers doesn't use.
-// None comes back, not even by executing a program as root. Without any it does nothing.
+// DropUnused gives up, for the whole process and all it starts, the capabilities that a service with Launchers doesn't
+// use. None comes back, not even by executing a program as root. Without any it does nothing.
 func DropUnused() error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var have [2]unix.CapUserData
@@ -28,7 +29,7 @@ func DropUnused() error {
 		return fmt.Errorf("confine: capabilities: %w", err)
 	}
 	var keep [2]uint32
-	for _, capability := range used {
+	for _, capability := range neededCapabilities {
 		keep[capability/32] |= 1 << (capability % 32)
 	}
 	if have[0].Effective&(1<<unix.CAP_SETPCAP) != 0 {
@@ -42,8 +43,9 @@ func DropUnused() error {
 		have[i].Inheritable = 0
 	}
 	// Of a process the kernel knows threads only: each has capabilities of its own.
-	_, _, errno := psx.Syscall3(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&have[0])), 0) // #nosec G103 -- the kernel wants the addresses
-	return failed(errno)
+	// #nosec G103 -- the kernel wants the addresses
+	_, _, errno := psx.Syscall3(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&have[0])), 0)
+	return errnoError(errno)
 }
 
 // boundBy takes what isn't kept from what a program could ever get by being executed.
@@ -66,7 +68,7 @@ func boundBy(keep [2]uint32) error {
 	return nil
 }
 
-func failed(errno syscall.Errno) error {
+func errnoError(errno syscall.Errno) error {
 	if errno != 0 {
 		return fmt.Errorf("confine: capabilities: %w", errno)
 	}

@@ -27,14 +27,16 @@ func modest(args []string) {
 	check(err)
 	uids, err := LockUIDs(testUIDs, 100, slog.New(slog.DiscardHandler))
 	check(err)
-	l, err := New(Options{Root: folder.Path(), Logger: slog.New(slog.DiscardHandler), Confinement: &Confinement{UIDs: uids, Connect: []uint16{443}}})
+	l, err := New(Options{Root: folder.Path(), Logger: slog.New(slog.DiscardHandler),
+		Confinement: &Confinement{UIDs: uids, Connect: []uint16{443}}})
 	check(err)
 	report, err := l.Probe(context.Background(), "/bin/sh")
 	check(err)
 	check(l.Close())
 	regained, err := exec.Command("cat", "/proc/self/status").Output()
 	check(err)
-	check(json.NewEncoder(os.Stdout).Encode(map[string]any{"left": left, "report": report, "regained": capabilitiesIn(string(regained))}))
+	check(json.NewEncoder(os.Stdout).Encode(map[string]any{"left": left, "report": report,
+		"regained": capabilitiesIn(string(regained))}))
 }
 
 var capabilityLine = regexp.MustCompile(`(?m)^(Cap\w+):\s+([0-9a-f]{16})$`)
@@ -83,7 +85,8 @@ func TestDropUnused_LeavesWhatChildrenNeedAndNothingElse(t *testing.T) {
 	}
 	require.NoError(t, json.Unmarshal(out, &said))
 
-	// chown, dac_override, fowner, kill, setgid, setuid, setpcap, sys_ptrace, sys_nice, sys_resource, checkpoint_restore, by their numbers
+	// chown, dac_override, fowner, kill, setgid, setuid, setpcap, sys_ptrace, sys_nice, sys_resource, checkpoint_restore,
+	// by their numbers
 	var all uint64
 	for _, capability := range []int{0, 1, 3, 5, 6, 7, 8, 19, 23, 24, 40} {
 		all |= 1 << capability

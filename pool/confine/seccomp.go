@@ -17,7 +17,8 @@ var forbidden = []uint32{
 	unix.SYS_PTRACE, unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV, unix.SYS_PROCESS_MADVISE,
 	unix.SYS_PIDFD_GETFD, unix.SYS_KCMP, unix.SYS_PERF_EVENT_OPEN, unix.SYS_USERFAULTFD,
 	// What outlives a process and is found again by its uid.
-	unix.SYS_KEYCTL, unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_SHMGET, unix.SYS_MSGGET, unix.SYS_SEMGET, unix.SYS_MQ_OPEN,
+	unix.SYS_KEYCTL, unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_SHMGET, unix.SYS_MSGGET, unix.SYS_SEMGET,
+	unix.SYS_MQ_OPEN,
 	// Namespaces and mounts.
 	unix.SYS_UNSHARE, unix.SYS_SETNS, unix.SYS_MOUNT, unix.SYS_UMOUNT2, unix.SYS_PIVOT_ROOT, unix.SYS_CHROOT,
 	unix.SYS_MOVE_MOUNT, unix.SYS_OPEN_TREE, unix.SYS_FSOPEN, unix.SYS_FSMOUNT, unix.SYS_FSCONFIG, unix.SYS_FSPICK,
@@ -39,16 +40,18 @@ const notStream = 0xe
 // absent are system calls that are answered as if the kernel didn't have them, so that programs fall back to others.
 var absent = []uint32{
 	unix.SYS_CLONE3, // its flags are out of sight
-	// Memory that no limit counts: in files without a name or a place, which can be hidden in a socket, in a pipe that holds
-	// far larger pages than it counts, and in what the kernel itself can't look at.
+	// Memory that no limit counts: in files without a name or a place, which can be hidden in a socket, in a pipe that
+	// holds far larger pages than it counts, and in what the kernel itself can't look at.
 	unix.SYS_MEMFD_CREATE, unix.SYS_VMSPLICE, unix.SYS_MEMFD_SECRET,
 }
 
-// restricted are system calls with arguments that are forbidden. Landlock looks at plain TCP's connect alone, so that is
-// the one way out: no other protocol, and no data that travels with the connection's first packet.
+// restricted are system calls with arguments that are forbidden. Landlock looks at plain TCP's connect alone, so that
+// is the one way out: no other protocol, and no data that travels with the connection's first packet.
 var restricted = []restriction{
-	{unix.SYS_SOCKET, []condition{{0, isNot, unix.AF_UNIX}, {0, isNot, unix.AF_INET}, {0, isNot, unix.AF_INET6}, {0, isNot, unix.AF_NETLINK}}},
-	{unix.SYS_SOCKET, []condition{{0, is, unix.AF_NETLINK}, {2, isNot, unix.NETLINK_ROUTE}}}, // tells programs the machine's addresses
+	{unix.SYS_SOCKET, []condition{{0, isNot, unix.AF_UNIX}, {0, isNot, unix.AF_INET}, {0, isNot, unix.AF_INET6},
+		{0, isNot, unix.AF_NETLINK}}},
+	// tells programs the machine's addresses
+	{unix.SYS_SOCKET, []condition{{0, is, unix.AF_NETLINK}, {2, isNot, unix.NETLINK_ROUTE}}},
 	{unix.SYS_SOCKET, []condition{{0, is, unix.AF_INET}, {1, has, notStream}}},
 	{unix.SYS_SOCKET, []condition{{0, is, unix.AF_INET6}, {1, has, notStream}}},
 	{unix.SYS_SOCKET, []condition{{0, is, unix.AF_INET}, {2, isNot, 0}, {2, isNot, unix.IPPROTO_TCP}}},
@@ -67,8 +70,8 @@ var restricted = []restriction{
 	{unix.SYS_IOCTL, []condition{{1, is, unix.TIOCSTI}}}, // types into somebody else's terminal
 }
 
-// ignored do nothing, and say that they have: a socket's buffer stays as large as it is, whatever a program would like it to
-// be. What it may hold is counted by that.
+// ignored do nothing, and say that they have: a socket's buffer stays as large as it is, whatever a program would like
+// it to be. What it may hold is counted by that.
 var ignored = []restriction{
 	{unix.SYS_SETSOCKOPT, []condition{{1, is, unix.SOL_SOCKET}, {2, is, unix.SO_SNDBUF}}},
 	{unix.SYS_SETSOCKOPT, []condition{{1, is, unix.SOL_SOCKET}, {2, is, unix.SO_RCVBUF}}},
@@ -110,14 +113,14 @@ var (
 	unknown = bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)}
 )
 
-// architectures are by what the kernel tells a filter which table of system calls is meant. On one machine there is more
-// than one: a program for 32 bits has numbers of its own, and on x86-64 there is a third kind, with a bit set.
+// architectures are by what the kernel tells a filter which table of system calls is meant. On one machine there is
+// more than one: a program for 32 bits has numbers of its own, and on x86-64 there is a third kind, with a bit set.
 var architectures = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}
 
 const x32Bit = 0x40000000
 
-// syscallFilter returns the filter as the kernel takes it. Without listen no socket can be listened on, none in the file
-// system either: to listen without having bound takes any free TCP port, and Landlock doesn't see it.
+// syscallFilter returns the filter as the kernel takes it. Without listen no socket can be listened on, none in the
+// file system either: to listen without having bound takes any free TCP port, and Landlock doesn't see it.
 func syscallFilter(listen bool) ([]unix.SockFilter, error) {
 	arch, ok := architectures[runtime.GOARCH]
 	if !ok {

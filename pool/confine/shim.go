@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shimName is what the service is called when it is executed once more to confine itself and become a child. What has
+// shimName is what the service is called when it is executed once more to confine itself and setUID a child. What has
 // to be given up can only be given up by the process itself, and a process of its own does it in plain order.
 const shimName = "claudepool-confine"
 
@@ -55,9 +55,9 @@ func (p plan) confine() error {
 	}{
 		{"limits", p.limit, p.BestEffort},
 		{"capabilities", dropBounding, p.UID == 0},
-		{"uid", p.become, false},
+		{"uid", p.setUID, false},
 		{"capabilities", dropCapabilities, false},
-		{"parent", p.dieWithParent, false},
+		{"parent", p.setPdeathsig, false},
 		{"folder", func() error { return unix.Chdir(p.Dir) }, false},
 		{"no_new_privs", func() error { return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, false},
 		{"landlock", p.restrict, false},
@@ -101,9 +101,9 @@ func (p plan) limit() error {
 	return nil
 }
 
-// become takes the child's uid and gid and no groups. The plain system calls change the calling thread alone; Go's own
+// setUID takes the child's uid and gid and no groups. The plain system calls change the calling thread alone; Go's own
 // would change the others too, which are about to vanish.
-func (p plan) become() error {
+func (p plan) setUID() error {
 	if p.UID == 0 {
 		return nil
 	}
@@ -145,8 +145,8 @@ func dropCapabilities() error {
 	return unix.Capset(&header, &none[0])
 }
 
-// dieWithParent asks once more for the signal at the parent's end: a change of the uid takes it back.
-func (p plan) dieWithParent() error {
+// setPdeathsig asks once more for the signal at the parent's end: a change of the uid takes it back.
+func (p plan) setPdeathsig() error {
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
 		return err
 	}
@@ -162,8 +162,10 @@ func (p plan) filterSyscalls() error {
 	if err != nil {
 		return err
 	}
-	fprog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}                                                             // #nosec G115 -- shorter than the kernel's 4096
-	if _, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&fprog))); errno != 0 { // #nosec G103 -- the kernel wants the address
+	// #nosec G115 -- shorter than the kernel's 4096
+	fprog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0,
+		uintptr(unsafe.Pointer(&fprog))); errno != 0 { // #nosec G103 -- the kernel wants the address
 		return errno
 	}
 	return nil

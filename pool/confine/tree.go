@@ -9,14 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What tenants nest is gone through folder by folder, each opened in the one before by its name alone: a path may become
-// too long, to look it up from the root on at each level costs the square of the depth, and a link on it may lead anywhere.
+// What tenants nest is gone through folder by folder, each opened in the one before by its name alone: a path may
+// setUID too long, to look it up from the root on at each level costs the square of the depth, and a link on it may
+// lead anywhere.
 
 const (
 	// direntsRead is how much of a folder is read at a time, in bytes.
 	direntsRead = 4 << 10
-	// mostOpen is how many folders are open at a time while a tree is removed: what is deeper is moved up first.
-	mostOpen = 64
+	// maxOpen is how many folders are open at a time while a tree is removed: what is deeper is moved up first.
+	maxOpen = 64
 
 	folderFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
 )
@@ -54,8 +55,8 @@ func (l *listing) open(name string) (*listing, error) {
 	return &listing{fd: fd, name: name}, nil
 }
 
-// deeper adds a folder to those that are open, from the root down. What one of the same depth was read into before is used
-// again, as there may be hundreds of thousands.
+// deeper adds a folder to those that are open, from the root down. What one of the same depth was read into before is
+// used again, as there may be hundreds of thousands.
 func deeper(open []*listing, l *listing) []*listing {
 	if n := len(open); n < cap(open) {
 		if before := open[:n+1][n]; before != nil {
@@ -110,8 +111,8 @@ func uninterrupted(f func() error) error {
 }
 
 // removeTree removes a folder with all that is in it, however deep, following no links. Nobody may change it meanwhile.
-// os.RemoveAll would hold a file open for each level it is down, so that a tenant's folders could take the service all the
-// files it may open.
+// os.RemoveAll would hold a file open for each level it is down, so that a tenant's folders could take the service all
+// the files it may open.
 func removeTree(path string) error {
 	err := emptyTree(path)
 	if err == nil {
@@ -141,7 +142,7 @@ func emptyTree(path string) error {
 	}()
 	for {
 		here := open[len(open)-1]
-		inner, end, err := here.takeNext(root, len(open) == mostOpen)
+		inner, end, err := here.takeNext(root, len(open) == maxOpen)
 		switch {
 		case err != nil:
 			return err
@@ -165,8 +166,8 @@ func emptyTree(path string) error {
 	}
 }
 
-// takeNext removes what comes next in the folder. If that is a folder, it is returned to be emptied, or moved to the root
-// where no more may be open.
+// takeNext removes what comes next in the folder. If that is a folder, it is returned to be emptied, or moved to the
+// root where no more may be open.
 func (l *listing) takeNext(root *listing, isDeepest bool) (inner *listing, end bool, err error) {
 	name, err := l.next()
 	if err != nil || name == "" {

@@ -114,7 +114,8 @@ func TestWalk_GoesOnWhereItsTimeWasOver(t *testing.T) {
 }
 
 func TestWalk_EndsWhereItIsTooDeepOrFindsTooMuch(t *testing.T) {
-	for name, levels := range map[string]int{"as deep as may be": MaxDepth - 1, "a level more": MaxDepth, "very deep": 8000} {
+	for name, levels := range map[string]int{"as deep as may be": MaxDepth - 1, "a level more": MaxDepth,
+		"very deep": 8000} {
 		t.Run(name, func(t *testing.T) {
 			root := t.TempDir()
 			defer func() { require.NoError(t, removeTree(root)) }()
@@ -198,7 +199,7 @@ func TestRemoveTree_TakesAllAndNothingElse(t *testing.T) {
 			require.NoError(t, os.Mkdir(root, 0o700))
 			plant(t, root)
 			open := openFiles(t)
-			fewFiles(t, uint64(open+mostOpen+20))
+			fewFiles(t, uint64(open+maxOpen+20))
 			require.NoError(t, removeTree(root))
 			require.NoDirExists(t, root)
 			require.Equal(t, open, openFiles(t))
@@ -262,7 +263,8 @@ func benchTrees(b *testing.B, do func(root string)) {
 func TestUnlinkedBy_IsWhatHasNoNameAnyMore(t *testing.T) {
 	b := newBench(t)
 	w, other := b.workspace("one"), b.workspace("two")
-	c := b.start(shell(w, `exec 3>gone 4>named; head -c 1000000 /dev/zero | tee /dev/fd/4 >&3; rm gone; setsid sleep 1000 & echo $$ >$1; exec 5>&3; wait`))
+	c := b.start(shell(w, `exec 3>gone 4>named; head -c 1000000 /dev/zero | tee /dev/fd/4 >&3; rm gone; setsid sleep `+
+		`1000 & echo $$ >$1; exec 5>&3; wait`))
 	idle := b.start(shell(other, `echo $$ >$1; exec sleep 1000`))
 	pids(t, w, 1)
 	pids(t, other, 1)

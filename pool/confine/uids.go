@@ -22,15 +22,15 @@ var (
 )
 
 const (
-	// uidLocks is the file in which the machine's instances lock their blocks, whatever folders they have. The byte at each
-	// uid's number stands for that uid, so that blocks of different sizes don't overlap either.
+	// uidLocks is the file in which the machine's instances lock their blocks, whatever folders they have. The byte at
+	// each uid's number stands for that uid, so that blocks of different sizes don't overlap either.
 	uidLocks = "/run/claudepool/uids"
 	// uidEnd is beyond the last uid.
 	uidEnd = 1<<32 - 1
 )
 
-// UIDs is a block of user ids, and of group ids of the same numbers, that this instance alone starts children under. Its
-// methods may be called concurrently.
+// UIDs is a block of user ids, and of group ids of the same numbers, that this instance alone starts children under.
+// Its methods may be called concurrently.
 type UIDs struct {
 	first, count int
 	lock         *os.File
@@ -64,8 +64,8 @@ func LockUIDs(base, count int, logger *slog.Logger) (*UIDs, error) {
 	return u, nil
 }
 
-// lockBlock locks the first block that is free and returns where it begins. The kernel takes the lock away when the file
-// is closed or the process ends, however it ends.
+// lockBlock locks the first block that is free and returns where it begins. The kernel takes the lock away when the
+// file is closed or the process ends, however it ends.
 func lockBlock(file *os.File, base, count int) (int, error) {
 	for first := base; first+count <= uidEnd; {
 		block := unix.Flock_t{Type: unix.F_WRLCK, Start: int64(first), Len: int64(count)}
@@ -89,7 +89,7 @@ func lockBlock(file *os.File, base, count int) (int, error) {
 // clear makes sure that the block can be used and that nothing runs under it.
 func (u *UIDs) clear(logger *slog.Logger) error {
 	for _, id := range []int{u.first, u.first + u.count - 1} {
-		if err := trySwitch(id); err != nil {
+		if err := trySetUID(id); err != nil {
 			return fmt.Errorf("%w to %d: %w", ErrCannotSwitch, id, err)
 		}
 	}
@@ -97,7 +97,7 @@ func (u *UIDs) clear(logger *slog.Logger) error {
 	err := killAll(nil, func(all []process) ([]process, bool) {
 		var left []process
 		for _, p := range all {
-			if u.runs(p) && p.session != ownSession() {
+			if u.owns(p) && p.session != ownSession() {
 				left = append(left, p)
 			}
 		}
@@ -110,10 +110,12 @@ func (u *UIDs) clear(logger *slog.Logger) error {
 	return err
 }
 
-// trySwitch tries whether a process can be started under the uid, by a program that isn't there: the switch comes first.
-func trySwitch(id int) error {
+// trySetUID tries whether a process can be started under the uid, by a program that isn't there: the switch comes
+// first.
+func trySetUID(id int) error {
 	_, err := os.StartProcess("/nonexistent/program", []string{"program"}, &os.ProcAttr{
-		Sys: &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(id), Gid: uint32(id)}}, // #nosec G115 -- settings bound it
+		// #nosec G115 -- settings bound it
+		Sys: &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(id), Gid: uint32(id)}},
 	})
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -126,8 +128,8 @@ func (u *UIDs) Close() error { return u.lock.Close() }
 
 func (u *UIDs) has(id int) bool { return id >= u.first && id < u.first+u.count }
 
-// take returns a uid that has no workspace and under which nothing runs.
-func (u *UIDs) take() (int, error) {
+// acquire returns a uid that has no workspace and under which nothing runs.
+func (u *UIDs) acquire() (int, error) {
 	busy, err := u.busy()
 	if err != nil {
 		return 0, err
@@ -153,7 +155,7 @@ func (u *UIDs) busy() (map[int]bool, error) {
 	}
 	busy := make(map[int]bool)
 	for _, p := range all {
-		if id, err := p.uid(); err == nil && u.runs(p) {
+		if id, err := p.uid(); err == nil && u.owns(p) {
 			busy[id] = true
 		}
 	}
@@ -166,14 +168,14 @@ func (u *UIDs) full() bool {
 	return len(u.taken) >= u.count
 }
 
-func (u *UIDs) giveBack(id int) {
+func (u *UIDs) release(id int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	delete(u.taken, id)
 }
 
-// runs says whether the process runs under one of the uids.
-func (u *UIDs) runs(p process) bool {
+// owns says whether the process runs under one of the uids.
+func (u *UIDs) owns(p process) bool {
 	id, err := p.uid()
 	return err == nil && u.has(id) && !p.isZombie()
 }

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mostLooks is how many open files of a child and all it started are looked at for their links.
-const mostLooks = 16384
+// maxLooks is how many open files of a child and all it started are looked at for their links.
+const maxLooks = 16384
 
 // Unlinked is what a child and all it started take of the disk beside the files in its workspace.
 type Unlinked struct {
@@ -41,7 +41,7 @@ func unlinkedBy(workspace string, family []process) (found Unlinked) {
 			continue // it has just ended
 		}
 		for name, err := open.next(); err == nil && name != ""; name, err = open.next() {
-			if looks++; looks > mostLooks {
+			if looks++; looks > maxLooks {
 				found.TooMany = true
 				break
 			}

@@ -74,9 +74,9 @@ func UsageOf(children ...*Child) ([]Usage, error) {
 	sockets := socketsByUID()
 	usages, memory := make([]Usage, len(children)), make(inMemory)
 	for i, c := range children {
-		u, h := &usages[i], newHeld(memory)
+		u, h := &usages[i], newFootprint(memory)
 		u.Family = families[i]
-		u.CPU = time.Duration(c.spent.Load()) * tick // #nosec G115 -- far below
+		u.CPU = time.Duration(c.orphanTicks.Load()) * tick // #nosec G115 -- far below
 		for _, p := range families[i] {
 			u.CPU += time.Duration(p.ticks) * tick // #nosec G115 -- of a lifetime
 			if pid, alive := p.living(); alive && h.add(pid) == nil {
@@ -97,7 +97,7 @@ func FamiliesOf(children ...*Child) ([]Family, error) {
 	if len(children) == 0 {
 		return nil, nil
 	}
-	defer takeRound()()
+	defer lockRound()()
 	all, err := scan(nil)
 	if err != nil {
 		return nil, err

@@ -21,8 +21,8 @@ type Walk struct {
 	open  []*listing
 }
 
-// NewWalk returns a walk through folders that ends as soon as there are more than so many files in them, or one is too deep.
-// It has to be closed unless it has come to its end.
+// NewWalk returns a walk through folders that ends as soon as there are more than so many files in them, or one is too
+// deep. It has to be closed unless it has come to its end.
 func NewWalk(most int64, roots ...string) *Walk { return &Walk{most: most, roots: roots} }
 
 // Go goes on until the time given, by one step at least. It reports whether the walk has come to its end.
@@ -88,8 +88,8 @@ func (w *Walk) step() {
 	}
 }
 
-// count adds a file. Of one with several names each counts its share: nobody can make a link into a workspace or out of it,
-// so together they make up the whole, and nothing has to be remembered of those that were met before.
+// count adds a file. Of one with several names each counts its share: nobody can make a link into a workspace or out of
+// it, so together they make up the whole, and nothing has to be remembered of those that were met before.
 func (w *Walk) count(stat *unix.Stat_t) {
 	w.Files++
 	bytes := stat.Blocks * 512

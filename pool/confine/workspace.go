@@ -16,7 +16,7 @@ func (l *Launcher) NewWorkspace(folders ...string) (string, error) {
 	owner := -1
 	if l.confinement != nil && l.confinement.UIDs != nil {
 		var err error
-		if owner, err = l.confinement.UIDs.take(); err != nil {
+		if owner, err = l.confinement.UIDs.acquire(); err != nil {
 			return "", err
 		}
 	}
@@ -24,7 +24,7 @@ func (l *Launcher) NewWorkspace(folders ...string) (string, error) {
 	rand.Read(name)
 	path := filepath.Join(l.root, hex.EncodeToString(name))
 	if err := makeWorkspace(path, owner, folders); err != nil {
-		l.giveBack(owner)
+		l.release(owner)
 		return "", errors.Join(fmt.Errorf("confine: workspace: %w", err), os.RemoveAll(path))
 	}
 	l.mu.Lock()
@@ -55,14 +55,14 @@ func makeWorkspace(path string, owner int, folders []string) error {
 	return nil
 }
 
-// RemoveWorkspace removes a workspace with all that is in it, following no links, and gives its uid back, which may take
-// as long as there are files. It fails with ErrWorkspaceBusy while a child is in it. Where removing fails, the uid stays
-// taken and it can be called again.
+// RemoveWorkspace removes a workspace with all that is in it, following no links, and gives its uid back, which may
+// take as long as there are files. It fails with ErrWorkspaceBusy while a child is in it. Where removing fails, the uid
+// stays taken and it can be called again.
 func (l *Launcher) RemoveWorkspace(path string) error {
 	if filepath.Clean(path) != path || filepath.Dir(path) != l.root {
 		return fmt.Errorf("confine: %q is no workspace of %q", path, l.root)
 	}
-	if wards.inUse(path) {
+	if reaper.inUse(path) {
 		return ErrWorkspaceBusy
 	}
 	if err := removeTree(path); err != nil {
@@ -73,14 +73,14 @@ func (l *Launcher) RemoveWorkspace(path string) error {
 	delete(l.owners, path)
 	l.mu.Unlock()
 	if known {
-		l.giveBack(owner)
+		l.release(owner)
 	}
 	return nil
 }
 
-func (l *Launcher) giveBack(owner int) {
+func (l *Launcher) release(owner int) {
 	if owner > 0 {
-		l.confinement.UIDs.giveBack(owner)
+		l.confinement.UIDs.release(owner)
 	}
 }
 

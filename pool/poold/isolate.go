@@ -14,7 +14,8 @@ import (
 // required are the protections without which ISOLATION=require doesn't start. That signals and abstract sockets can't
 // reach others' processes is not among them: of the former the uid takes care, the latter few kernels can confine yet.
 var required = []string{
-	confine.ProtectionUID, confine.ProtectionFiles, confine.ProtectionNetwork, confine.ProtectionSyscalls, confine.ProtectionLimits,
+	confine.ProtectionUID, confine.ProtectionFiles, confine.ProtectionNetwork, confine.ProtectionSyscalls,
+	confine.ProtectionLimits,
 }
 
 // isolate makes the launcher and has it prove what holds.

@@ -1,5 +1,5 @@
-// Package poold puts one pool instance together: pool, broker, lease, server and snapshots. It is all that pool/cmd/poold
-// does, and what infra/local does several times in one process.
+// Package poold puts one pool instance together: pool, broker, lease, server and snapshots. It is all that
+// pool/cmd/poold does, and what infra/local does several times in one process.
 package poold
 
 import (
@@ -84,7 +84,8 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 		return nil, err
 	}
 	i.lease = router.NewLease(parts.Redis, router.LeaseOptions{
-		Logger: parts.Logger, Addr: parts.Addr, Fingerprint: hop.Fingerprint(certificate), Wire: hop.Version(), Capacity: capacity, HomeTTL: s.WorkspaceTTL,
+		Logger: parts.Logger, Addr: parts.Addr, Fingerprint: hop.Fingerprint(certificate), Wire: hop.Version(),
+		Capacity: capacity, HomeTTL: s.WorkspaceTTL,
 		Load: func() (int, int) { return i.pool.Load() }, Full: func() bool { return i.pool.Full() },
 		Evict: func(user string) { i.pool.Evict(user) },
 	})
@@ -103,7 +104,7 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 	}
 	i.server.Protocols.SetHTTP1(true) // alone: see ServerTLS
 	i.run(parts)
-	parts.Logger.Info("pool instance serves", "instance", i.lease.ID(), "addr", parts.Addr, "capacity", capacity)
+	parts.Logger.Info("pool instance is serving", "instance", i.lease.ID(), "addr", parts.Addr, "capacity", capacity)
 	return i, nil
 }
 
@@ -136,10 +137,13 @@ func (i *Instance) poolOptions(capacity int) pool.Options {
 	}
 	return pool.Options{
 		Logger: i.log, Launcher: i.launcher, Broker: i.broker, ClaudeBin: s.ClaudeBin, Workspaces: i.folder.Path(),
-		Standby: s.Standby, MaxProcesses: capacity, MaxProcessesPerUser: s.MaxProcessesPerUser, MaxConversations: s.MaxConversations, QueueLimit: s.QueueLimit, MaxProcessRSS: int64(s.MaxProcessRSS),
+		Standby: s.Standby, MaxProcesses: capacity, MaxProcessesPerUser: s.MaxProcessesPerUser,
+		MaxConversations: s.MaxConversations, QueueLimit: s.QueueLimit, MaxProcessRSS: int64(s.MaxProcessRSS),
 		Quota:       workspace.Space{Bytes: int64(s.WorkspaceBytes), Files: int64(s.WorkspaceFiles)},
-		IdleTimeout: s.IdleTimeout, CleanupInterval: s.CleanupInterval, FreezeAfter: freezeAfter, WorkspaceTTL: s.WorkspaceTTL,
-		TurnTimeout: s.TurnTimeout, QueueTimeout: s.QueueTimeout, SilenceTimeout: s.SilenceTimeout, SpawnTimeout: s.SpawnTimeout,
+		IdleTimeout: s.IdleTimeout, CleanupInterval: s.CleanupInterval, FreezeAfter: freezeAfter,
+		WorkspaceTTL: s.WorkspaceTTL,
+		TurnTimeout:  s.TurnTimeout, QueueTimeout: s.QueueTimeout, SilenceTimeout: s.SilenceTimeout,
+		SpawnTimeout:   s.SpawnTimeout,
 		PermissionMode: mode, Confined: confined, MemoryShort: memoryShort,
 	}
 }

@@ -55,7 +55,7 @@ func TestInstance_ServesUnderThePublishedFingerprintOnly(t *testing.T) {
 	client, err := router.NewClient("redis://"+miniredis.RunT(t).Addr(), "")
 	require.NoError(t, err)
 	defer client.Close()
-	require.NoError(t, router.Settle(t.Context(), client))
+	require.NoError(t, router.EndSettling(t.Context(), client))
 	s, err := settings.LoadPool([]string{"HOP_KEYS=" + strings.Repeat("k", 32), "CLAUDE_BIN=" + cli, "STANDBY=0",
 		"WORKSPACES_ROOT=" + filepath.Join(t.TempDir(), "workspaces")})
 	require.NoError(t, err)

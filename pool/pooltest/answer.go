@@ -109,7 +109,8 @@ func (r reply) message(content, stop string) string {
 		input = r.wants.Number("input_tokens")
 	}
 	return fmt.Sprintf(`{"id":"msg_%s","type":"message","role":"assistant","model":%q,"content":[%s],"stop_reason":%s,`+
-		`"stop_sequence":null,"usage":{"input_tokens":%d,"output_tokens":1}}`, uuid.NewString(), r.model, content, stop, input)
+		`"stop_sequence":null,"usage":{"input_tokens":%d,"output_tokens":1}}`, uuid.NewString(), r.model, content, stop,
+		input)
 }
 
 // toolUse is the JSON of a block that calls a tool.

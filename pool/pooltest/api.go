@@ -12,15 +12,15 @@ import (
 	"time"
 )
 
-// API is a stand-in for the Messages API on a loopback port. What it answers is up to the text of the last user message:
-// a plain text is answered with "reply to: " and the text; `[[name=value]]` directives ask for something else.
+// API is a stand-in for the Messages API on a loopback port. What it answers is up to the text of the last user
+// message: a plain text is answered with "reply to: " and the text; `[[name=value]]` directives ask for something else.
 //
 //	[[status=529]]           an error of that status, not to be retried
 //	[[latency=500ms]]        wait before the first byte
 //	[[words=20]]             that many words, one event each
 //	[[delay=50ms]]           wait before each word
 //	[[bytes=4194304]]        one event with a text of that size
-//	[[tool=Bash {…}]]        call a tool; its result is then answered with "tool said: ". More lines are more calls in parallel
+//	[[tool=Bash {…}]]        call a tool, and answer "tool said: " with its result; more lines are calls in parallel
 //	[[say=a word]]           a text before the tool calls
 //	[[size=65536]]           pad each word to that many bytes
 //	[[empty]]                answer with nothing
@@ -35,9 +35,9 @@ import (
 //	[[silence]]              begin to answer and then say nothing more
 //
 // With a number, as in [[2:status=500]], a directive holds only for the second call that is made for the text; a tool
-// without one is called once. Calls that the CLI makes of its own accord, to have an answer continued, are such calls too.
-// A call for a summary is answered with one, which begins with "summary of: ". Of the directives count_tokens takes status and
-// latency.
+// without one is called once. Calls that the CLI makes of its own accord, to have an answer continued, are such calls
+// too. A call for a summary is answered with one, which begins with "summary of: ". Of the directives count_tokens
+// takes status and latency.
 type API struct {
 	server *http.Server
 	url    string
@@ -85,7 +85,8 @@ func NewAPI(words func(text string) string) (*API, error) {
 	if words == nil {
 		words = func(text string) string { return "reply to: " + text }
 	}
-	a := &API{url: "http://" + listener.Addr().String(), served: make(chan struct{}), words: words, asked: make(map[string]int)}
+	a := &API{url: "http://" + listener.Addr().String(), served: make(chan struct{}), words: words,
+		asked: make(map[string]int)}
 	a.server = &http.Server{Handler: a, ReadHeaderTimeout: 10 * time.Second}
 	go func() {
 		defer close(a.served)
@@ -128,8 +129,8 @@ func (a *API) Lookups() []Call {
 	return append([]Call(nil), a.models...)
 }
 
-// Admit has judge decide about the credentials of all calls from now on: it returns the status of an error, or 0 for those
-// that are good.
+// Admit has judge decide about the credentials of all calls from now on: it returns the status of an error, or 0 for
+// those that are good.
 func (a *API) Admit(judge func(credential string) (status int)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -151,7 +152,7 @@ func (a *API) refused(r *http.Request) int {
 	return judge(token)
 }
 
-// Forget drops the calls so far, for those who let it run for long.
+// Forget drops the calls so far, for programs that let it run for long.
 func (a *API) Forget() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -178,7 +179,8 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var req request
 	var raw json.RawMessage
-	if err := json.NewDecoder(r.Body).Decode(&raw); err != nil || json.Unmarshal(raw, &req) != nil || len(req.Messages) == 0 {
+	if err := json.NewDecoder(r.Body).Decode(&raw); err != nil || json.Unmarshal(raw, &req) != nil ||
+		len(req.Messages) == 0 {
 		fail(w, http.StatusBadRequest)
 		return
 	}
@@ -212,7 +214,8 @@ func (a *API) begin(call *Call, count bool) {
 }
 
 func fail(w http.ResponseWriter, status int) {
-	kind := map[int]string{400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error", 529: "overloaded_error"}[status]
+	kind := map[int]string{400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
+		404: "not_found_error", 429: "rate_limit_error", 529: "overloaded_error"}[status]
 	if kind == "" {
 		kind = "api_error"
 	}

@@ -13,14 +13,15 @@ import (
 // cutDelay is how long what was sent may take on its way before the connection breaks, or it may be lost.
 const cutDelay = 100 * time.Millisecond
 
-// streamBlocks streams a message of the content blocks in a JSON array without its brackets: texts, thinking and tool calls.
-// A cut breaks the connection within the last block.
+// streamBlocks streams a message of the content blocks in a JSON array without its brackets: texts, thinking and tool
+// calls. A cut breaks the connection within the last block.
 func streamBlocks(w io.Writer, flush func() error, model, list string, cut bool) {
 	event := func(kind, format string, args ...any) {
 		fmt.Fprintf(w, "event: %s\ndata: {\"type\":%q%s}\n\n", kind, kind, fmt.Sprintf(format, args...))
 		_ = flush()
 	}
-	event("message_start", `,"message":{"id":"msg_%s","type":"message","role":"assistant","model":%q,"content":[],"stop_reason":null,`+
+	event("message_start", `,"message":{"id":"msg_%s","type":"message","role":"assistant","model":%q,"content":[],`+
+		`"stop_reason":null,`+
 		`"stop_sequence":null,"usage":{"input_tokens":10,"output_tokens":1}}`, uuid.NewString(), model)
 	stop := "end_turn"
 	blocks := gjson.Parse("[" + list + "]").Array()
@@ -30,7 +31,8 @@ func streamBlocks(w io.Writer, flush func() error, model, list string, cut bool)
 		switch b.Get("type").Str {
 		case "thinking":
 			begin = `{"type":"thinking","thinking":"","signature":""}`
-			deltas = []string{fmt.Sprintf(`{"type":"thinking_delta","thinking":%s}`, b.Get("thinking").Raw), `{"type":"signature_delta","signature":"c2lnbmVk"}`}
+			deltas = []string{fmt.Sprintf(`{"type":"thinking_delta","thinking":%s}`, b.Get("thinking").Raw),
+				`{"type":"signature_delta","signature":"c2lnbmVk"}`}
 		case "tool_use":
 			stop = "tool_use"
 			begin = fmt.Sprintf(`{"type":"tool_use","id":"toolu_%s","name":%q,"input":{}}`, uuid.NewString(), b.Get("name").Str)

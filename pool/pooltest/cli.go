@@ -75,10 +75,11 @@ func Build(packages ...string) (dir string, err error) {
 	return dir, nil
 }
 
-// GoBuild is the command that builds programs into a folder, with the flags of the images, so that what has been compiled
-// for those serves here too. More flags may come first.
+// GoBuild is the command that builds programs into a folder, with the flags of the images, so that what has been
+// compiled for those serves here too. More flags may come first.
 func GoBuild(dir string, flagsAndPackages ...string) *exec.Cmd {
-	cmd := exec.Command("go", append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", dir + "/"}, flagsAndPackages...)...)
+	cmd := exec.Command("go", append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", dir + "/"},
+		flagsAndPackages...)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	return cmd
 }

@@ -58,7 +58,8 @@ func (b block) result() string {
 
 // What the CLI says of its own accord in the user's name begins with one of these.
 var own = []string{
-	"Output token limit hit", "[Your previous response had no visible output", "Your response above was stopped by a safety classifier",
+	"Output token limit hit", "[Your previous response had no visible output",
+	"Your response above was stopped by a safety classifier",
 	"This session is being continued",
 }
 
@@ -77,8 +78,8 @@ func (m message) tellsOfTask() bool {
 	return len(blocks) == 1 && strings.Contains(blocks[0].Text, "<task-notification>")
 }
 
-// said is what the user said last in the message, and the results of tools behind that. The CLI makes one message of several
-// between which nothing was answered.
+// said is what the user said last in the message, and the results of tools behind that. The CLI makes one message of
+// several between which nothing was answered.
 func (m message) said() (text string, results []string) {
 	var texts []string
 	isNew := true
@@ -124,7 +125,8 @@ func (r request) wantsSummary() bool {
 	return strings.Contains(r.Messages[len(r.Messages)-1].text(), summarize)
 }
 
-// summary says what was said, without directives but for those of the turn that may be running: what the user said last.
+// summary says what was said, without directives but for those of the turn that may be running: what the user said
+// last.
 func (r request) summary() (last, summary string) {
 	before := r.Messages[:len(r.Messages)-1]
 	var said []string

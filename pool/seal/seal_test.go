@@ -22,7 +22,8 @@ func TestKeys_OpenWhatTheyHaveSealed(t *testing.T) {
 func TestKeys_OpenNothingElse(t *testing.T) {
 	keys := Derive("token")
 	sealed := keys.Seal([]byte("text"), place)
-	for name, where := range map[string]Place{"name": {"c2", 3, "body"}, "version": {"c1", 4, "body"}, "part": {"c1", 3, "head"}} {
+	for name, where := range map[string]Place{"name": {"c2", 3, "body"}, "version": {"c1", 4, "body"},
+		"part": {"c1", 3, "head"}} {
 		_, err := keys.Open(sealed, where)
 		require.ErrorIs(t, err, ErrOpen, name)
 	}

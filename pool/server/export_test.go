@@ -12,8 +12,8 @@ var (
 	ReplayKeep   = production.replayKeep
 )
 
-// LastWords is lastWords.
-const LastWords = lastWords
+// LastWords is finalWriteTime.
+const LastWords = finalWriteTime
 
 // Tuning is what tests have otherwise. What is zero is as in production.
 type Tuning struct {
@@ -42,5 +42,5 @@ func Hurry(w http.ResponseWriter, closed bool) {
 	if closed {
 		s.close()
 	}
-	s.hurry()
+	s.limitWrite()
 }

@@ -46,7 +46,7 @@ func TestServer_RefusesEveryHopThatIsNotForThisRequest(t *testing.T) {
 			"another release's":    {with(func(c *hop.Claims) { c.Version = hop.Version() + 2 }), 503},
 			"another instance's":   {with(func(c *hop.Claims) { c.Instance = "i2" }), 421},
 			"no instance's":        {with(func(c *hop.Claims) { c.Instance = "" }), 421},
-			"another path's":       {with(func(c *hop.Claims) { c.Path = api.PathForget }), 401},
+			"another path's":       {with(func(c *hop.Claims) { c.Path = api.PathDelete }), 401},
 			"another user's":       {with(func(c *hop.Claims) { c.User = userID("bob") }), 401},
 			"no user's":            {with(func(c *hop.Claims) { c.User = "" }), 401},
 			"a user's in capitals": {with(func(c *hop.Claims) { c.User = strings.ToUpper(c.User) + "A" }), 401},
@@ -68,7 +68,7 @@ func TestServer_AHopIsForOnePathAndOneUserAndServedOnceThere(t *testing.T) {
 		h.deletes = func(context.Context, *api.Request) (int, error) { return 0, nil }
 		turn := h.send(ask{more: finish}).whole().header.Get(api.HeaderTurn)
 		require.NotEmpty(t, turn)
-		for _, path := range []string{api.PathResume, api.PathForget} {
+		for _, path := range []string{api.PathResume, api.PathDelete} {
 			send := func(change func(*hop.Claims)) reply {
 				return h.send(ask{path: path, lastEvent: turn + ".0", claims: change}).whole()
 			}
@@ -180,8 +180,8 @@ func TestOnce_AHopThatWasNotBegunIsStillGood(t *testing.T) {
 func TestServer_HealthIsForEverybodyAndNothingElseIsThere(t *testing.T) {
 	h := newHouse(t, server.Tuning{})
 	for request, status := range map[string]int{
-		"GET /health": 200, "POST /health": 404, "GET /": 404, "GET " + api.PathMessages: 404, "PUT " + api.PathForget: 404,
-		"POST " + api.PathMessages: 401, "POST " + api.PathResume: 401, "POST " + api.PathForget: 401,
+		"GET /health": 200, "POST /health": 404, "GET /": 404, "GET " + api.PathMessages: 404, "PUT " + api.PathDelete: 404,
+		"POST " + api.PathMessages: 401, "POST " + api.PathResume: 401, "POST " + api.PathDelete: 401,
 	} {
 		var method, path string
 		_, err := fmt.Sscan(request, &method, &path)

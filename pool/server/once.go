@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// seenMost is how many request ids are remembered, so that none is run twice: more than can come while a hop token is
+	// maxSeen is how many request ids are remembered, so that none is run twice: more than can come while a hop token is
 	// valid.
-	seenMost = 100_000
+	maxSeen = 100_000
 	// seenFor is how long they are remembered at least, should there be fewer: longer than a hop token is valid, and than
 	// any front tries again.
 	seenFor = 10 * time.Minute
@@ -21,17 +21,17 @@ const (
 // seen tells of request ids, by what is left of their digests, whether what they ask for has begun.
 type seen map[[16]byte]bool
 
-// once sees to it that a turn is run once under each request id, also when the same hop comes twice at a time.
-type once struct {
+// dedup sees to it that a turn is run once under each request id, also when the same hop comes twice at a time.
+type dedup struct {
 	mu         sync.Mutex // guards the following
 	young, old seen       // young takes the place of old when it is full, or old enough
 	since      time.Time  // when young was begun
 	now        func() time.Time
-	most       int // of both together
+	max        int // of both together
 }
 
-func newOnce() *once {
-	return &once{young: seen{}, now: time.Now, most: seenMost, since: time.Now()}
+func newDedup() *dedup {
+	return &dedup{young: seen{}, now: time.Now, max: maxSeen, since: time.Now()}
 }
 
 func keyOf(id string) [16]byte {
@@ -39,7 +39,7 @@ func keyOf(id string) [16]byte {
 	return [16]byte(digest[:])
 }
 
-func (o *once) findLocked(key [16]byte) (begun, taken bool) {
+func (o *dedup) findLocked(key [16]byte) (begun, taken bool) {
 	if begun, taken = o.young[key]; taken {
 		return begun, true
 	}
@@ -48,8 +48,8 @@ func (o *once) findLocked(key [16]byte) (begun, taken bool) {
 }
 
 // setLocked remembers an id as of now.
-func (o *once) setLocked(key [16]byte, begun bool) {
-	if now := o.now(); len(o.young) >= o.most/2 || now.Sub(o.since) > seenFor {
+func (o *dedup) setLocked(key [16]byte, begun bool) {
+	if now := o.now(); len(o.young) >= o.max/2 || now.Sub(o.since) > seenFor {
 		o.young, o.old, o.since = seen{}, o.young, now
 	}
 	delete(o.old, key)
@@ -58,7 +58,7 @@ func (o *once) setLocked(key [16]byte, begun bool) {
 
 // claim takes the id, which has to be given back at the end. While another request waits under the same
 // id nothing has been run yet: that one may be of a connection that broke, so the front may try again.
-func (o *once) claim(id string) error {
+func (o *dedup) claim(id string) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	begun, taken := o.findLocked(keyOf(id))
@@ -73,14 +73,14 @@ func (o *once) claim(id string) error {
 }
 
 // begin says that what the request asks for is done from now on.
-func (o *once) begin(id string) {
+func (o *dedup) begin(id string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.setLocked(keyOf(id), true)
 }
 
-// giveBack ends the claim. If nothing has begun under the id, it may be claimed again.
-func (o *once) giveBack(id string) {
+// release ends the claim. If nothing has begun under the id, it may be claimed again.
+func (o *dedup) release(id string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	key := keyOf(id)

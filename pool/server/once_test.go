@@ -9,7 +9,7 @@ import (
 )
 
 // size is how many ids are remembered.
-func (o *once) size() int {
+func (o *dedup) size() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return len(o.young) + len(o.old)
@@ -17,7 +17,7 @@ func (o *once) size() int {
 
 func TestOnce_IsRememberedForLongEnoughAndNotForEver(t *testing.T) {
 	now := time.Now()
-	o := newOnce()
+	o := newDedup()
 	o.now, o.since = func() time.Time { return now }, now
 	pass := func(id string) error {
 		err := o.claim(id)
@@ -42,8 +42,8 @@ func TestOnce_IsRememberedForLongEnoughAndNotForEver(t *testing.T) {
 }
 
 func TestOnce_HasABound(t *testing.T) {
-	o := newOnce()
-	o.most = 1000
+	o := newDedup()
+	o.max = 1000
 	require.NoError(t, o.claim("waits"))
 	for i := range 10_000 {
 		id := fmt.Sprint(i)
@@ -55,9 +55,9 @@ func TestOnce_HasABound(t *testing.T) {
 			require.Error(t, o.claim(fmt.Sprint(i-400)), "the last of them are all there")
 		}
 	}
-	o.giveBack("waits")
+	o.release("waits")
 	require.NoError(t, o.claim("waits"))
 	require.Error(t, o.claim("waits"))
-	o.giveBack("waits")
+	o.release("waits")
 	require.NoError(t, o.claim("waits"))
 }

@@ -19,9 +19,9 @@ var (
 // replay is the stream of a turn that goes on whether its client is there or not. One request at a time reads it, from
 // any event on that is still kept; the last one to come displaces the one before.
 type replay struct {
-	id   string
-	user [32]byte // digest of the token
-	most int      // bytes that are kept
+	id       string
+	user     [32]byte // digest of the token
+	maxBytes int      // bytes that are kept
 
 	mu      sync.Mutex    // guards the following
 	changed chan struct{} // closed, and replaced, when any of it has changed
@@ -41,7 +41,7 @@ type reader struct {
 }
 
 func newReplay(user [32]byte, most int) *replay {
-	return &replay{id: rand.Text(), user: user, most: most, changed: make(chan struct{}), first: 1}
+	return &replay{id: rand.Text(), user: user, maxBytes: most, changed: make(chan struct{}), first: 1}
 }
 
 func (r *replay) changeLocked() {
@@ -72,7 +72,7 @@ func (r *replay) add(ctx context.Context, lines [][]byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, line := range lines {
-		for r.size > 0 && r.size+len(line) > r.most {
+		for r.size > 0 && r.size+len(line) > r.maxBytes {
 			if r.reader != nil && r.reader.next <= r.first && ctx.Err() == nil {
 				r.changeLocked() // it may not know of the lines above
 				r.waitLocked(ctx)
@@ -129,20 +129,20 @@ func (r *replay) detach(me *reader) {
 	}
 }
 
-// pass hands the stream over until its end, whose error it returns, or until the caller is displaced or gone. It is
+// copyTo hands the stream over until its end, whose error it returns, or until the caller is displaced or gone. It is
 // opened when the turn's message has been sent.
-func (r *replay) pass(ctx context.Context, me *reader, to *stream) error {
+func (r *replay) copyTo(ctx context.Context, me *reader, to *stream) error {
 	defer r.detach(me)
 	to.resumable(r.id)
 	for {
-		part, err := r.take(ctx, me)
+		part, err := r.next(ctx, me)
 		switch {
 		case err != nil || part.last:
 			return err
 		case part.receipt != nil:
 			to.open(*part.receipt)
 		default:
-			if err := to.numbered(ctx, part.from, part.lines); err != nil {
+			if err := to.sendNumbered(ctx, part.from, part.lines); err != nil {
 				return err
 			}
 		}
@@ -157,8 +157,8 @@ type part struct {
 	last    bool
 }
 
-// take waits for the next part.
-func (r *replay) take(ctx context.Context, me *reader) (part, error) {
+// next waits for the next part.
+func (r *replay) next(ctx context.Context, me *reader) (part, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for {

@@ -86,7 +86,7 @@ func TestReplay_ATurnGoesOnWithoutItsClientAndCloseWaitsForIt(t *testing.T) {
 	})
 }
 
-func TestReplay_WithoutTheWishAHangUpInterrupts(t *testing.T) {
+func TestReplay_WithoutOnDisconnectAHangUpInterrupts(t *testing.T) {
 	for _, more := range []string{"", `,"on_disconnect":"interrupt"`} {
 		inBubble(t, server.Tuning{}, func(t *testing.T, h *house) {
 			turn := h.next(says(numbers(60)...))

@@ -38,8 +38,8 @@ type Turn interface {
 	// The end of the context that emit gets, unless its cause is context.Canceled, says that it may not wait for the
 	// client any longer.
 	Run(ctx context.Context, sent func(), emit func(ctx context.Context, lines [][]byte) error) error
-	// Receipt tells which process has the turn and how long it took to get it, from within sent on, and after Run how the turn
-	// has gone.
+	// Receipt tells which process has the turn and how long it took to get it, from within sent on, and after Run how the
+	// turn has gone.
 	Receipt() api.Receipt
 	// Release gives the conversation to the next in line.
 	Release()
@@ -77,7 +77,7 @@ type Server struct {
 	backend Backend
 	intake  *api.Intake
 	passing *api.Intake // of calls that are passed through: they take no room from turns
-	once    *once
+	dedup   *dedup
 	replays *replays
 	mux     *http.ServeMux
 
@@ -88,29 +88,34 @@ type Server struct {
 
 // New returns the instance's handler.
 func New(backend Backend, opts Options) *Server {
-	s := &Server{opts: opts, tuning: production, backend: backend, once: newOnce(), mux: http.NewServeMux(),
-		intake: api.NewIntake(opts.MaxBodyBytes, opts.Memory), passing: api.NewIntake(opts.MaxBodyBytes, opts.Memory/passingShare)}
+	s := &Server{opts: opts, tuning: production, backend: backend, dedup: newDedup(), mux: http.NewServeMux(),
+		intake: api.NewIntake(opts.MaxBodyBytes, opts.Memory), passing: api.NewIntake(opts.MaxBodyBytes,
+			opts.Memory/passingShare)}
 	s.ending, s.end = context.WithCancel(context.Background()) // #nosec G118 -- Close calls it
 	if opts.tuning != nil {
 		s.tuning = *opts.tuning
 	}
 	s.replays = newReplays(s.tuning)
-	for path, do := range map[string]handler{api.PathMessages: s.serve, api.PathResume: s.takeUp, api.PathForget: s.forget} {
+	for path, do := range map[string]handler{api.PathMessages: s.serve, api.PathResume: s.resume,
+		api.PathDelete: s.delete} {
 		s.mux.HandleFunc("POST "+path, s.hop(path, do))
 	}
 	for _, call := range []string{"POST " + api.PathCountTokens, "GET " + api.PathModels, "GET " + api.PathModel} {
 		s.mux.HandleFunc(call, s.passThrough)
 	}
 	s.mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
-	s.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { api.WriteError(w, "", api.NotFound("no such path")) })
+	s.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		api.WriteError(w, "", api.NotFound("no such "+
+			"path"))
+	})
 	return s
 }
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
-// Close ends the calls that are passed through, and returns when no turn goes on without its client any more. The Backend
-// ends those that take too long.
+// Close ends the calls that are passed through, and returns when no turn goes on without its client any more. The
+// Backend ends those that take too long.
 func (s *Server) Close() {
 	s.end()
 	s.finishing.Wait()
@@ -131,7 +136,7 @@ func (s *Server) hop(path string, do handler) http.HandlerFunc {
 		ctx := logging.WithRequest(r.Context(), id, r.Header)
 		out := newStream(w, id, s.opts.Instance, s.tuning.pingInterval)
 		defer out.close()
-		defer context.AfterFunc(ctx, out.hurry)() // the client has gone, or seems to have
+		defer context.AfterFunc(ctx, out.limitWrite)() // the client has gone, or seems to have
 		if err := s.answer(ctx, path, claims, do, r, out); err != nil {
 			out.fail(s.public(ctx, err))
 			return
@@ -140,17 +145,18 @@ func (s *Server) hop(path string, do handler) http.HandlerFunc {
 	}
 }
 
-func (s *Server) answer(ctx context.Context, path string, claims hop.Claims, do handler, r *http.Request, out *stream) error {
+func (s *Server) answer(ctx context.Context, path string, claims hop.Claims, do handler, r *http.Request,
+	out *stream) error {
 	if claims.Instance != s.opts.Instance {
 		return s.opts.NotOwner
 	}
 	if claims.Path != path && (claims.Path != "" || path != api.PathMessages) { // fronts once said none, and had no other
 		return errOtherPath
 	}
-	if err := s.once.claim(claims.RequestID); err != nil {
+	if err := s.dedup.claim(claims.RequestID); err != nil {
 		return err
 	}
-	defer s.once.giveBack(claims.RequestID)
+	defer s.dedup.release(claims.RequestID)
 	return do(ctx, claims, r, out)
 }
 
@@ -180,20 +186,21 @@ func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, 
 		release()
 		return err
 	}
-	s.once.begin(claims.RequestID)
-	out.begun()
+	s.dedup.begin(claims.RequestID)
+	out.markBegun()
 	if req.OnDisconnect == api.Finish {
 		return s.finish(ctx, turn, req.UserDigest(), release, out)
 	}
 	defer release()
 	defer turn.Release()
-	err = turn.Run(ctx, func() { out.open(turn.Receipt()) }, out.lines)
+	err = turn.Run(ctx, func() { out.open(turn.Receipt()) }, out.sendLines)
 	out.update(turn.Receipt())
 	return err
 }
 
 // read reads and decodes what the hop's user asks for. What has been read counts as held until it is released.
-func (s *Server) read(r *http.Request, claims hop.Claims, decode func([]byte) (*api.Request, error)) (*api.Request, func(), error) {
+func (s *Server) read(r *http.Request, claims hop.Claims, decode func([]byte) (*api.Request, error)) (*api.Request,
+	func(), error) {
 	body, err := s.intake.Read(r.Body, r.ContentLength, nil)
 	if err != nil {
 		return nil, nil, err
@@ -213,7 +220,8 @@ func (s *Server) read(r *http.Request, claims hop.Claims, decode func([]byte) (*
 // finish runs the turn to its end whether the client stays or not, and hands its stream over while it does.
 func (s *Server) finish(ctx context.Context, turn Turn, user [32]byte, release func(), out *stream) error {
 	r := newReplay(user, s.tuning.replayBytes)
-	me, err := r.attach(0) // before anybody can know of it: who takes it up displaces this reader, never the reverse
+	// before anybody can know of it: a request that takes it up displaces this reader, never the reverse
+	me, err := r.attach(0)
 	if err != nil {
 		return err // never: nothing has come yet
 	}
@@ -225,17 +233,17 @@ func (s *Server) finish(ctx context.Context, turn Turn, user [32]byte, release f
 		r.update(turn.Receipt())
 		s.replays.finish(r, err)
 	})
-	return r.pass(ctx, me, out)
+	return r.copyTo(ctx, me, out)
 }
 
-// takeUp goes on with the stream of a turn whose client lost its connection. Nothing is run.
-func (s *Server) takeUp(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
+// resume goes on with the stream of a turn whose client lost its connection. Nothing is run.
+func (s *Server) resume(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
 	req, release, err := s.read(r, claims, api.DecodeCredential)
 	if err != nil {
 		return err
 	}
 	release() // of a credential
-	s.once.begin(claims.RequestID)
+	s.dedup.begin(claims.RequestID)
 	id, after, err := api.ParseEventID(r.Header.Get(api.HeaderLastEvent))
 	if err != nil {
 		return err
@@ -248,22 +256,22 @@ func (s *Server) takeUp(ctx context.Context, claims hop.Claims, r *http.Request,
 	if err != nil {
 		return err
 	}
-	return kept.pass(ctx, me, out)
+	return kept.copyTo(ctx, me, out)
 }
 
-// forget deletes what the user wants to be forgotten. To do so twice does no harm.
-func (s *Server) forget(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
+// delete deletes what the user wants to be forgotten. To do so twice does no harm.
+func (s *Server) delete(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
 	req, release, err := s.read(r, claims, api.DecodeDeletion)
 	if err != nil {
 		return err
 	}
 	defer release()
-	s.once.begin(claims.RequestID)
+	s.dedup.begin(claims.RequestID)
 	deleted, err := s.backend.Delete(ctx, req, claims.Outage)
 	if err != nil {
 		return err
 	}
-	out.answer(api.Forgotten{Deleted: deleted})
+	out.answer(api.Deletion{Deleted: deleted})
 	return nil
 }
 

@@ -71,7 +71,7 @@ func TestServer_AnErrorInAStreamIsAnEventBeforeTheEndMark(t *testing.T) {
 func TestServer_BodiesAreBoundedAndChecked(t *testing.T) {
 	large := fmt.Sprintf(`,"model":%q`, strings.Repeat("m", 1000))
 	inBubble(t, server.Tuning{}, func(t *testing.T, h *house) {
-		for _, path := range []string{api.PathMessages, api.PathResume, api.PathForget} {
+		for _, path := range []string{api.PathMessages, api.PathResume, api.PathDelete} {
 			h.send(ask{path: path, more: large}).whole().refused(t, 413)
 			h.send(ask{path: path, body: "no json"}).whole().refused(t, 400)
 			h.send(ask{path: path, body: "{}"}).whole().refused(t, 401)
@@ -84,7 +84,7 @@ func TestServer_BodiesAreBoundedAndChecked(t *testing.T) {
 func TestServer_TheBackendGetsTheRequestAndWhetherTheFrontVouches(t *testing.T) {
 	inBubble(t, server.Tuning{}, func(t *testing.T, h *house) {
 		h.deletes = func(context.Context, *api.Request) (int, error) { return 0, nil }
-		for _, path := range []string{api.PathMessages, api.PathForget} {
+		for _, path := range []string{api.PathMessages, api.PathDelete} {
 			h.send(ask{path: path, more: `,"model":"haiku"`}).whole()
 			h.send(ask{path: path, claims: func(c *hop.Claims) { c.Outage = true }}).whole()
 		}
@@ -103,7 +103,7 @@ func TestServer_ADeletionIsAnsweredAndMayBeRepeated(t *testing.T) {
 			return deleted, nil
 		}
 		for _, want := range []string{`{"deleted":3}`, `{"deleted":0}`} {
-			r := h.send(ask{path: api.PathForget}).whole()
+			r := h.send(ask{path: api.PathDelete}).whole()
 			require.Equal(t, 200, r.status)
 			require.Equal(t, want+"\n", r.body)
 			require.Equal(t, "application/json", r.header.Get("Content-Type"))
@@ -117,7 +117,7 @@ func TestServer_ADeletionThatFailsIsAnError(t *testing.T) {
 	for err, status := range map[error]int{errMoved: 503, errNotOwner: 421, errSecret: 503, none: 404} {
 		inBubble(t, server.Tuning{}, func(t *testing.T, h *house) {
 			h.deletes = func(context.Context, *api.Request) (int, error) { return 0, err }
-			r := h.send(ask{path: api.PathForget}).whole()
+			r := h.send(ask{path: api.PathDelete}).whole()
 			require.NotContains(t, r.refused(t, status), "secret")
 			require.Equal(t, errors.Is(err, errMoved), r.header.Get(api.HeaderNotStarted) != "")
 		})

@@ -12,14 +12,14 @@ import (
 	"claudepool/pool/api"
 )
 
-// lastWords is how long a client may take to read what is left once its turn has been ended for it.
-const lastWords = 2 * time.Second
+// finalWriteTime is how long a client may take to read what is left once its turn has been ended for it.
+const finalWriteTime = 2 * time.Second
 
 // stream is one response as server-sent events. Its methods may be called concurrently with its own pings.
 type stream struct {
 	requestID, instance string
 	pingInterval        time.Duration
-	came                time.Time
+	receivedAt          time.Time
 
 	mu      sync.Mutex // guards the following and the writing
 	w       http.ResponseWriter
@@ -39,7 +39,8 @@ type stream struct {
 }
 
 func newStream(w http.ResponseWriter, requestID, instance string, pingInterval time.Duration) *stream {
-	return &stream{w: w, control: http.NewResponseController(w), came: time.Now(), requestID: requestID, instance: instance,
+	return &stream{w: w, control: http.NewResponseController(w), receivedAt: time.Now(), requestID: requestID,
+		instance:     instance,
 		pingInterval: pingInterval}
 }
 
@@ -73,8 +74,8 @@ func (s *stream) open(receipt api.Receipt) {
 	s.openLocked()
 }
 
-// begun says in the headers, if they haven't been sent, that from here on the request may have been run.
-func (s *stream) begun() {
+// markBegun says in the headers, if they haven't been sent, that from here on the request may have been run.
+func (s *stream) markBegun() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.opened {
@@ -137,17 +138,18 @@ func (s *stream) ping() {
 	s.pinging.Reset(s.pingInterval)
 }
 
-// hurry frees whoever waits for a client that doesn't read. Once the response is over, it does nothing.
-func (s *stream) hurry() {
+// limitWrite frees whoever waits for a client that doesn't read. Once the response is over, it does nothing.
+func (s *stream) limitWrite() {
 	s.end.Lock()
 	defer s.end.Unlock()
 	if !s.over {
-		_ = s.control.SetWriteDeadline(time.Now().Add(lastWords))
+		_ = s.control.SetWriteDeadline(time.Now().Add(finalWriteTime))
 	}
 }
 
-// hurryWith has the stream hurry when ctx is ended for a reason. It mostly is the one context of all batches of a turn.
-func (s *stream) hurryWith(ctx context.Context) {
+// limitWriteWith limits writing as limitWrite does when ctx is ended for a reason. It mostly is the one context of all
+// batches of a turn.
+func (s *stream) limitWriteWith(ctx context.Context) {
 	s.end.Lock()
 	defer s.end.Unlock()
 	if s.patience == ctx || s.over {
@@ -158,22 +160,25 @@ func (s *stream) hurryWith(ctx context.Context) {
 	}
 	s.patience, s.impatient = ctx, context.AfterFunc(ctx, func() {
 		if !errors.Is(context.Cause(ctx), context.Canceled) { // as each turn ends, also one that is read slowly to its end
-			s.hurry()
+			s.limitWrite()
 		}
 	})
 }
 
-// lines sends a batch of lines, each as one event, and flushes once. When ctx is ended for a reason it doesn't wait for
-// the client any longer.
-func (s *stream) lines(ctx context.Context, lines [][]byte) error { return s.numbered(ctx, 0, lines) }
+// sendLines sends a batch of lines, each as one event, and flushes once. When ctx is ended for a reason it doesn't wait
+// for the client any longer.
+func (s *stream) sendLines(ctx context.Context, lines [][]byte) error {
+	return s.sendNumbered(ctx, 0, lines)
+}
 
-// numbered does the same; where the stream can be taken up again, the events have ids that begin with the number from.
-func (s *stream) numbered(ctx context.Context, from int, lines [][]byte) error {
-	s.hurryWith(ctx) // before the lock, which a ping that nobody reads may hold
+// sendNumbered does the same; where the stream can be taken up again, the events have ids that begin with the number
+// from.
+func (s *stream) sendNumbered(ctx context.Context, from int, lines [][]byte) error {
+	s.limitWriteWith(ctx) // before the lock, which a ping that nobody reads may hold
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.receipt.FirstEvent == 0 {
-		s.receipt.FirstEvent = milliseconds(time.Since(s.came))
+		s.receipt.FirstEvent = milliseconds(time.Since(s.receivedAt))
 	}
 	size := 0
 	for _, line := range lines {
@@ -212,7 +217,7 @@ func (s *stream) done() {
 // endLocked puts the receipt and the end mark behind the last events.
 func (s *stream) endLocked(last []byte) []byte {
 	if s.receipt != nil {
-		s.receipt.Total = milliseconds(time.Since(s.came))
+		s.receipt.Total = milliseconds(time.Since(s.receivedAt))
 		last = append(last, s.receipt.Comment()...)
 	}
 	return append(last, api.Done...)
@@ -230,7 +235,7 @@ func (s *stream) answer(v any) {
 
 // fail ends the response with an error: an event if the stream is open, else a status and a body.
 func (s *stream) fail(err error) {
-	s.hurry()
+	s.limitWrite()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.opened {

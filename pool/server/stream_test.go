@@ -27,7 +27,8 @@ func TestStream_OpensAsSoonAsTheMessageHasBeenSent(t *testing.T) {
 			synctest.Wait()
 			r := c.soFar()
 			require.Equal(t, 200, r.status)
-			for key, want := range map[string]string{"Content-Type": "text/event-stream", "Cache-Control": "no-cache, no-transform",
+			for key, want := range map[string]string{"Content-Type": "text/event-stream",
+				"Cache-Control":     "no-cache, no-transform",
 				"X-Accel-Buffering": "no", api.HeaderRequestID: "req_1", api.HeaderInstance: "i1", api.HeaderPID: "7",
 				api.HeaderProcess: "standby", api.HeaderTiming: "queue;dur=1500.0, ready;dur=250.0"} {
 				require.Equal(t, want, r.header.Get(key), key)
@@ -116,12 +117,14 @@ func TestStream_EndsWithAReceiptAndTheEndMark(t *testing.T) {
 				time.Sleep(time.Second)
 				return t.say(ctx, `{"c":3}`)
 			}).receipt = api.Receipt{Process: "reused", PID: 7, Queue: 1500, Ready: 250, Context: "kept",
-				Usage: &api.Usage{InputTokens: 1, OutputTokens: 2, CacheReadTokens: 3, CacheCreationTokens: 4}, CostUSD: 0.5, APICalls: 6}
+				Usage: &api.Usage{InputTokens: 1, OutputTokens: 2, CacheReadTokens: 3,
+					CacheCreationTokens: 4}, CostUSD: 0.5, APICalls: 6}
 			r := h.send(ask{more: more}).whole()
 			r.answered(t, `{"a":1}`, `{"b":2}`, `{"c":3}`)
 			const end = ": receipt " + `{"process":"reused","pid":7,"instance":"i1","queue_ms":1500,"ready_ms":250,` +
 				`"first_event_ms":1751.5,"total_ms":2751.5,"context":"kept",` +
-				`"usage":{"input_tokens":1,"output_tokens":2,"cache_read_input_tokens":3,"cache_creation_input_tokens":4},"cost_usd":0.5,"api_calls":6}` +
+				`"usage":{"input_tokens":1,"output_tokens":2,"cache_read_input_tokens":3,"cache_creation_input_tokens":4},` +
+				`"cost_usd":0.5,"api_calls":6}` +
 				"\n" + api.Done
 			if more == "" {
 				require.Equal(t, "data: {\"a\":1}\n\ndata: {\"b\":2}\n\ndata: {\"c\":3}\n\n"+end, r.body)

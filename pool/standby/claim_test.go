@@ -98,7 +98,7 @@ func TestClaim_ABlankProcessTakesASystemPrompt(t *testing.T) {
 	s.run(p.Process)
 }
 
-func TestClaim_ABlankProcessIsKeptForWhoNeedsOne(t *testing.T) {
+func TestClaim_ABlankProcessIsKeptForASystemPrompt(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, func(_ *stage, o *Options) { o.Min = 2 })
 	s.await(2)

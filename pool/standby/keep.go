@@ -57,7 +57,7 @@ func (k *Keeper) check(retry *backoff) (next time.Duration) {
 	k.freeze()
 	next = checkInterval
 	for k.isShort(want) {
-		if left := time.Until(retry.until); left > 0 { // who comes meanwhile doesn't shorten it
+		if left := time.Until(retry.until); left > 0 { // new users don't shorten it
 			return left
 		}
 		if err := k.add(want); err != nil {

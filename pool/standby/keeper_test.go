@@ -141,7 +141,8 @@ func TestKeeper_WhatCantBeStartedIsTriedLessAndLessOften(t *testing.T) {
 		var logs bytes.Buffer
 		began := time.Now()
 		k := New(Options{Logger: slog.New(slog.NewTextHandler(&logs, nil)), Starter: broken{}, Min: 2,
-			FreezeAfter: time.Hour, Room: func() int { return 10 }, MemoryShort: func() bool { return false }, Changed: func() {}})
+			FreezeAfter: time.Hour, Room: func() int { return 10 }, MemoryShort: func() bool { return false },
+			Changed: func() {}})
 		for time.Since(began) < 3*time.Minute {
 			_, err := k.Claim(t.Context(), ada, "")
 			require.ErrorIs(t, err, ErrNone)

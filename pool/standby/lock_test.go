@@ -14,8 +14,10 @@ import (
 
 // underLock is all that may be called while a Keeper's lock is held, by whose it is: nothing that starts, stops or
 // awaits a process, and nothing of Options.
-var underLock = []string{"append", "len", "max", "min", "slices.Backward", "slices.Clone", "slices.Delete", "slices.DeleteFunc",
-	"slices.IndexFunc", "time.Now", "time.Since", "life.Err", "ctx.Err", "demand.count", "demand.peakNow", "demand.wantsBlank",
+var underLock = []string{"append", "len", "max", "min", "slices.Backward", "slices.Clone", "slices.Delete",
+	"slices.DeleteFunc",
+	"slices.IndexFunc", "time.Now", "time.Since", "life.Err", "ctx.Err", "demand.count", "demand.peakNow",
+	"demand.wantsBlank",
 	"p.Alive", "p.Idle", "empty.Broadcast", "empty.Wait"}
 
 func TestLock_NothingIsStartedStoppedOrAwaitedUnderIt(t *testing.T) {

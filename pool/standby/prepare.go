@@ -24,12 +24,12 @@ const (
 )
 
 // prepare starts a process and warms it up, so that what it needs is loaded when its user comes. Turns that begin
-// may delay that by mostDelays.
+// may delay that by maxDelays.
 func (k *Keeper) prepare(blank bool) (*Process, error) {
 	if err := k.opts.Starter.Queue(k.life); err != nil {
 		return nil, err
 	}
-	delay := mostDelays * k.opts.Quiet
+	delay := maxDelays * k.opts.Quiet
 	delay -= k.turns.wait(k.life, delay)
 	ctx, cancel := context.WithTimeoutCause(k.life, k.opts.StartTimeout, errStartTimeout)
 	defer cancel()
@@ -62,7 +62,7 @@ func (k *Keeper) warmUp(ctx context.Context, p *Process, delay time.Duration) er
 	defer pausing.Wait()
 	defer ready()
 	if p.blank {
-		if err := p.Aside(ctx, "warm-up"); err != nil {
+		if err := p.AskAside(ctx, "warm-up"); err != nil {
 			return err
 		}
 		return k.removeTranscript(ctx, p)

@@ -48,7 +48,7 @@ type Options struct {
 
 // Starter starts processes that belong to nobody. Its methods may be called concurrently.
 type Starter interface {
-	// Queue waits behind those who need a process now and aren't started yet. Its error is ctx's cause.
+	// Queue waits behind the processes that users need now and that aren't started yet. Its error is ctx's cause.
 	Queue(ctx context.Context) error
 	// NewFolder makes a workspace for a process.
 	NewFolder() (*workspace.Folder, error)

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// mostDelays bounds how long the start of one process may be delayed in all, in quiet times, so that it gets ready
+// maxDelays bounds how long the start of one process may be delayed in all, in quiet times, so that it gets ready
 // too where turns begin all the time.
-const mostDelays = 15
+const maxDelays = 15
 
 // traffic knows when turns begin, so that what is started in advance keeps out of their way: a low priority still
 // lets it have a processor's caches and the other half of its core. Its methods may be called concurrently.

@@ -26,7 +26,7 @@ func (s *signals) send(sig syscall.Signal) error {
 
 const quiet = 200 * time.Millisecond
 
-func TestTraffic_WhoWaitsGoesOnWhenNoTurnHasBegunForAWhile(t *testing.T) {
+func TestTraffic_AWaitEndsWhenNoTurnHasBegunForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		traffic := newTraffic(quiet)
 		require.Zero(t, traffic.wait(t.Context(), time.Second), "it is quiet")

@@ -9,9 +9,9 @@ import (
 	"claudepool/pool/seal"
 )
 
-// mostInManifest is how many bytes of texts the settings in a manifest may have. Larger ones are kept in the body: a
+// maxInManifest is how many bytes of texts the settings in a manifest may have. Larger ones are kept in the body: a
 // user's manifests are read all at once and kept in memory, and an archive has little room for one.
-const mostInManifest = 32 << 10
+const maxInManifest = 32 << 10
 
 // Manifest is what is known of a conversation without its transcript. Names in tags are as they have been stored since
 // the first release.
@@ -38,7 +38,7 @@ type Settings struct {
 }
 
 // IsLarge reports whether the settings are kept in the body, as a manifest has no room for them.
-func (s Settings) IsLarge() bool { return len(s.System)+len(s.MCP) > mostInManifest }
+func (s Settings) IsLarge() bool { return len(s.System)+len(s.MCP) > maxInManifest }
 
 // stored is a manifest as it is kept.
 type stored struct {

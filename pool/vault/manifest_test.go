@@ -35,7 +35,7 @@ func TestVault_RecordsAreSpelledAsEver(t *testing.T) {
 	s := newStore(t)
 	v := New(s)
 	m := manifest("first", "turn-1")
-	m.Settings.System = strings.Repeat("s", mostInManifest)
+	m.Settings.System = strings.Repeat("s", maxInManifest)
 	save(t, v, ada, m, 1, "all that was said")
 	records, err := s.Store.List(t.Context(), ada.Owner())
 	require.NoError(t, err)

@@ -119,8 +119,8 @@ func TestVault_WhatIsSavedIsFoundAgain(t *testing.T) {
 func TestVault_LargeSettingsAreInTheBody(t *testing.T) {
 	v := New(newStore(t))
 	for name, system := range map[string]string{
-		"at most":  strings.Repeat("s", mostInManifest-len(manifest("", "").Settings.MCP)),
-		"too many": strings.Repeat("s", mostInManifest-len(manifest("", "").Settings.MCP)+1),
+		"at most":  strings.Repeat("s", maxInManifest-len(manifest("", "").Settings.MCP)),
+		"too many": strings.Repeat("s", maxInManifest-len(manifest("", "").Settings.MCP)+1),
 	} {
 		m := manifest(name, "turn-1")
 		m.Settings.System = system
@@ -151,7 +151,7 @@ func TestVault_LargeSettingsAreInTheBody(t *testing.T) {
 func TestVault_ABodyIsPassedOnToAnotherUser(t *testing.T) {
 	v := New(newStore(t))
 	m := manifest("first", "turn-1")
-	m.Settings.System = strings.Repeat("s", mostInManifest)
+	m.Settings.System = strings.Repeat("s", maxInManifest)
 	save(t, v, ada, m, 1, "all that was said")
 	b, err := v.Load(t.Context(), ada, "first", 1)
 	require.NoError(t, err)

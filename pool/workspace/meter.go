@@ -6,9 +6,9 @@ import (
 	"claudepool/pool/confine"
 )
 
-// mostUnderway is how many owners' walks are kept from one Run to the next: each may hold confine.MaxDepth folders
+// maxUnderway is how many owners' walks are kept from one Run to the next: each may hold confine.MaxDepth folders
 // open.
-const mostUnderway = 8
+const maxUnderway = 8
 
 // Meter measures what owners' folders take. Each owner that is due has a slice of time, again and again until all of
 // its files are counted: nobody's keep another's from being measured. It is for one goroutine at a time.
@@ -16,7 +16,7 @@ type Meter[Owner comparable] struct {
 	slice    time.Duration
 	most     int64 // files
 	due      map[Owner][]*Folder
-	underway map[Owner]*confine.Walk // of those who are due
+	underway map[Owner]*confine.Walk // of the owners that are due
 }
 
 // Total is what an owner's folders take.
@@ -41,8 +41,8 @@ func (m *Meter[Owner]) IsDue(owner Owner) bool {
 // Add has an owner that isn't due measured by the next Run. It reads no files.
 func (m *Meter[Owner]) Add(owner Owner, folders []*Folder) { m.due[owner] = folders }
 
-// Run measures those who are due, and hands over each total as soon as it is known. It ends when that is done, or when
-// the time is over; then the next Run goes on.
+// Run measures the owners that are due, and hands over each total as soon as it is known. It ends when that is done, or
+// when the time is over; then the next Run goes on.
 func (m *Meter[Owner]) Run(d time.Duration, measured func(Owner, Total)) {
 	for until := time.Now().Add(d); len(m.due) > 0; {
 		m.pass(measured)
@@ -64,7 +64,7 @@ func (m *Meter[Owner]) pass(measured func(Owner, Total)) {
 			delete(m.due, owner)
 			delete(m.underway, owner)
 			measured(owner, Total{Space{w.Bytes, w.Files}, w.TooDeep})
-		case m.underway[owner] == nil && len(m.underway) == mostUnderway:
+		case m.underway[owner] == nil && len(m.underway) == maxUnderway:
 			w.Close() // to begin anew
 		default:
 			m.underway[owner] = w

@@ -176,11 +176,11 @@ func TestMeter_CountsAllOfAnOwnersFolders(t *testing.T) {
 }
 
 // More owners than are measured side by side, each a step at a time.
-func TestMeter_WhoTakesLongKeepsNobodyFromBeingMeasured(t *testing.T) {
+func TestMeter_AFolderThatTakesLongDelaysNoOther(t *testing.T) {
 	launcher, _ := newLauncher(t)
 	m := NewMeter[string](0, 1000)
 	defer m.Close()
-	const owners = 2 * mostUnderway
+	const owners = 2 * maxUnderway
 	for i := range owners {
 		m.Add(fmt.Sprint(i), []*Folder{newFolder(t, launcher, 5*i)})
 	}
@@ -195,7 +195,7 @@ func TestMeter_WhoTakesLongKeepsNobodyFromBeingMeasured(t *testing.T) {
 	require.Len(t, order, owners)
 }
 
-func TestMeter_WhatARunHasNoTimeForTheNextOneGoesOnWith(t *testing.T) {
+func TestMeter_TheNextRunGoesOnWhereTheLastHadNoTime(t *testing.T) {
 	launcher, _ := newLauncher(t)
 	m := NewMeter[string](0, 1000)
 	defer m.Close()
@@ -232,11 +232,11 @@ func TestMeter_HoldsNothingOpenOnceClosed(t *testing.T) {
 	launcher, _ := newLauncher(t)
 	m := NewMeter[string](0, 1000)
 	before := openFiles(t)
-	for i := range 2 * mostUnderway {
+	for i := range 2 * maxUnderway {
 		m.Add(fmt.Sprint(i), []*Folder{newFolder(t, launcher, 10)})
 	}
 	m.Run(0, func(string, Total) {})
-	require.Equal(t, before+mostUnderway, openFiles(t))
+	require.Equal(t, before+maxUnderway, openFiles(t))
 	m.Close()
 	require.Equal(t, before, openFiles(t))
 }

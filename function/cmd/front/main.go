@@ -21,7 +21,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	signal.Ignore(syscall.SIGPIPE) // who reads the log may go, and this goes on
+	signal.Ignore(syscall.SIGPIPE) // the log's reader may go, and this goes on
 	if err := realMain(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "front:", logging.Redact(err.Error()))
 		os.Exit(1)

@@ -42,14 +42,16 @@ func TestHostile_AFrontThatKnowsManyUsersStaysSmall(t *testing.T) {
 	require.NoError(t, err)
 	_, port, _ := net.SplitHostPort(addr)
 	front := exec.Command(filepath.Join(dir, "front"))
-	front.Env = []string{"PATH=" + os.Getenv("PATH"), "PORT=" + port, "HOP_KEYS=" + strings.Repeat("k", 32), "REDIS_URL=redis://" + redis}
+	front.Env = []string{"PATH=" + os.Getenv("PATH"), "PORT=" + port, "HOP_KEYS=" + strings.Repeat("k", 32),
+		"REDIS_URL=redis://" + redis}
 	require.NoError(t, front.Start())
 	defer func() {
 		require.NoError(t, front.Process.Signal(syscall.SIGTERM))
 		require.NoError(t, front.Wait())
 	}()
 	url := "http://" + addr + api.PathMessages
-	require.Eventually(t, func() bool { return ask(url, 0) == http.StatusPaymentRequired }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return ask(url, 0) == http.StatusPaymentRequired }, 30*time.Second,
+		10*time.Millisecond)
 
 	began := time.Now()
 	var next atomic.Int64
@@ -67,7 +69,8 @@ func TestHostile_AFrontThatKnowsManyUsersStaysSmall(t *testing.T) {
 	require.NoError(t, err)
 	status, err := process.NewStatus()
 	require.NoError(t, err)
-	t.Logf("%d users, asked for in %s: %d KiB resident, %d KiB at most", users, time.Since(began), status.VmRSS>>10, status.VmHWM>>10)
+	t.Logf("%d users, asked for in %s: %d KiB resident, %d KiB at most", users, time.Since(began), status.VmRSS>>10,
+		status.VmHWM>>10)
 	require.EqualValues(t, users, owners.Load())
 	require.Less(t, status.VmRSS, uint64(most))
 }
@@ -90,7 +93,8 @@ func startRedis(t *testing.T) string {
 	client, err := router.NewClient("redis://"+addr, "")
 	require.NoError(t, err)
 	defer client.Close()
-	require.Eventually(t, func() bool { return router.Settle(t.Context(), client) == nil }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return router.EndSettling(t.Context(), client) == nil }, 30*time.Second,
+		10*time.Millisecond)
 	return addr
 }
 
@@ -103,7 +107,8 @@ func startInstance(t *testing.T, redis string) (users *atomic.Int64) {
 	require.NoError(t, err)
 	var seen sync.Map
 	users = &atomic.Int64{}
-	server := &http.Server{TLSConfig: hop.ServerTLS(certificate), ReadHeaderTimeout: time.Minute, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
+	server := &http.Server{TLSConfig: hop.ServerTLS(certificate), ReadHeaderTimeout: time.Minute,
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if body, _ := io.ReadAll(r.Body); len(body) > 0 {
 				if _, known := seen.LoadOrStore(string(body), true); !known {
@@ -115,8 +120,12 @@ func startInstance(t *testing.T, redis string) (users *atomic.Int64) {
 	go func() { _ = server.ServeTLS(listener, "", "") }()
 	client, err := router.NewClient("redis://"+redis, "")
 	require.NoError(t, err)
-	lease := router.NewLease(client, router.LeaseOptions{Logger: slog.New(slog.DiscardHandler), Addr: listener.Addr().String(),
-		Fingerprint: hop.Fingerprint(certificate), Wire: hop.Version(), Capacity: 1 << 30, Load: func() (int, int) { return 0, 0 }, Evict: func(string) {}})
+	lease := router.NewLease(client, router.LeaseOptions{Logger: slog.New(slog.DiscardHandler),
+		Addr:        listener.Addr().String(),
+		Fingerprint: hop.Fingerprint(certificate), Wire: hop.Version(), Capacity: 1 << 30, Load: func() (int,
+			int) {
+			return 0, 0
+		}, Evict: func(string) {}})
 	ctx, stop := context.WithCancel(t.Context())
 	var loop sync.WaitGroup
 	loop.Go(func() { lease.Run(ctx) })

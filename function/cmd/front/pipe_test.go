@@ -17,7 +17,8 @@ import (
 	"claudepool/pool/pooltest"
 )
 
-// Whoever reads the log of a front may be restarted. A front that the first line after that would end takes its streams with it.
+// Whoever reads the log of a front may be restarted. A front that the first line after that would end takes its streams
+// with it.
 func TestFront_OutlivesWhoReadsItsLog(t *testing.T) {
 	dir, err := pooltest.Build(pooltest.Front)
 	require.NoError(t, err)
@@ -25,12 +26,13 @@ func TestFront_OutlivesWhoReadsItsLog(t *testing.T) {
 	require.NoError(t, err)
 	_, port, _ := strings.Cut(addr, ":")
 	cmd := exec.Command(filepath.Join(dir, "front"))
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "PORT=" + port, "HOP_KEYS=" + strings.Repeat("k", 32), "LOG_LEVEL=debug",
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "PORT=" + port, "HOP_KEYS=" + strings.Repeat("k", 32),
+		"LOG_LEVEL=debug",
 		"REDIS_URL=redis://" + miniredis.RunT(t).Addr()}
 	log, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	for lines := bufio.NewScanner(log); lines.Scan() && !strings.Contains(lines.Text(), "front serves"); {
+	for lines := bufio.NewScanner(log); lines.Scan() && !strings.Contains(lines.Text(), "front is serving"); {
 	}
 	require.NoError(t, log.Close())
 	response, err := http.Get("http://" + addr + "/health")

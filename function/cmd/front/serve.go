@@ -31,7 +31,8 @@ func newServer(log *slog.Logger) *http.Server {
 }
 
 // serve serves the front until ctx is done and the running streams have ended.
-func serve(ctx context.Context, log *slog.Logger, front *function.Front, server *http.Server, listener net.Listener) error {
+func serve(ctx context.Context, log *slog.Logger, front *function.Front, server *http.Server,
+	listener net.Listener) error {
 	handler, err := underFramework(ctx, front)
 	if err != nil {
 		return fmt.Errorf("functions framework: %w", err)
@@ -39,7 +40,7 @@ func serve(ctx context.Context, log *slog.Logger, front *function.Front, server 
 	server.Handler = handler
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
-	log.Info("front serves", "addr", listener.Addr())
+	log.Info("front is serving", "addr", listener.Addr())
 	select {
 	case err := <-failed:
 		return err

@@ -41,7 +41,8 @@ func TestServe_TheFrameworksHandlerOnAServerThatSlowClientsCantHoldUp(t *testing
 	keys, err := hop.ParseKeys(strings.Repeat("k", 32))
 	require.NoError(t, err)
 	log := slog.New(slog.DiscardHandler)
-	front := function.New(function.Options{Logger: log, Router: nobody{}, Client: function.NewClient(), View: snapshot.NewView(snapshot.NewMemory(), log), Keys: keys, MaxBodyBytes: 1 << 20})
+	front := function.New(function.Options{Logger: log, Router: nobody{}, Client: function.NewClient(),
+		View: snapshot.NewView(snapshot.NewMemory(), log), Keys: keys, MaxBodyBytes: 1 << 20})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	addr := listener.Addr().String()

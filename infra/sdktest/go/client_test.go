@@ -1,5 +1,5 @@
-// Package gosdk_test uses Anthropic's SDK for Go against a running service: TestSDKs of infra/sdktest starts one and runs
-// these tests.
+// Package gosdk_test uses Anthropic's SDK for Go against a running service: TestSDKs of infra/sdktest starts one and
+// runs these tests.
 package gosdk_test
 
 import (
@@ -52,7 +52,8 @@ func newUser(t *testing.T, name string, options ...option.RequestOption) *user {
 		return next(r)
 	}
 	key := fmt.Sprintf("sk-ant-oat01-go-%s-%s", strings.ReplaceAll(t.Name(), "/", "-"), name)
-	u.client = anthropic.NewClient(append([]option.RequestOption{option.WithoutEnvironmentDefaults(), option.WithBaseURL(service),
+	u.client = anthropic.NewClient(append([]option.RequestOption{option.WithoutEnvironmentDefaults(),
+		option.WithBaseURL(service),
 		option.WithAPIKey(key), option.WithMiddleware(count)}, options...)...)
 	return u
 }

@@ -62,7 +62,8 @@ func TestErrors_InTheMiddleOfAStream(t *testing.T) {
 }
 
 func TestErrors_WhatIsRefusedSaysWhy(t *testing.T) {
-	tool := anthropic.ToolUnionParam{OfTool: &anthropic.ToolParam{Name: "mine", InputSchema: anthropic.ToolInputSchemaParam{}}}
+	tool := anthropic.ToolUnionParam{OfTool: &anthropic.ToolParam{Name: "mine",
+		InputSchema: anthropic.ToolInputSchemaParam{}}}
 	withTools, tooLarge := params(says("go refused")), params(says(strings.Repeat("go refused ", 1<<20/11)))
 	withTools.Tools = []anthropic.ToolUnionParam{tool}
 	prefilled := params(says("go refused"), anthropic.NewAssistantMessage(anthropic.NewTextBlock("I")))
@@ -105,7 +106,8 @@ func TestErrors_ThreadsAreUnsupported(t *testing.T) {
 	require.Empty(t, calls(t, "go thread"))
 }
 
-// What never began is sent again: of three turns that come at once to a conversation with one place to wait, one is refused.
+// What never began is sent again: of three turns that come at once to a conversation with one place to wait, one is
+// refused.
 func TestRetries_WhatNeverBeganIsSentAgain(t *testing.T) {
 	session := option.WithHeader("x-claudepool-session", "5e3c1f0a-3f0e-4a51-9b1c-9a8f0c6d2e11")
 	var asking sync.WaitGroup
@@ -123,7 +125,8 @@ func TestRetries_WhatNeverBeganIsSentAgain(t *testing.T) {
 	asking.Wait()
 }
 
-// The SDK repeats a request whose answer breaks off, also one that begins with 200, unless the answer's header says not to.
+// The SDK repeats a request whose answer breaks off, also one that begins with 200, unless the answer's header says not
+// to.
 func TestRetries_ATurnWhoseAnswerBreaksOffIsNotSentAgain(t *testing.T) {
 	cut := &http.Client{Transport: cutting{}}
 	u := newUser(t, "cut", option.WithHTTPClient(cut))

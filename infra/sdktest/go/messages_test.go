@@ -71,8 +71,10 @@ func TestStream_AccumulatesToTheMessageThatGoesOn(t *testing.T) {
 
 // What a test has that sends an image and a document.
 var (
-	pixel, _ = base64.StdEncoding.DecodeString("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
-	pdf      = []byte("%PDF-1.1\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n" +
+	pixel, _ = base64.StdEncoding.DecodeString("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ" +
+		"AAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+	pdf = []byte("%PDF-1.1\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>" +
+		"endobj\n" +
 		"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n")
 )
 
@@ -136,8 +138,10 @@ func TestTools_RunWithinTheTurn(t *testing.T) {
 // betaStream streams a message of the beta endpoint, and accumulates it.
 func (u *user) betaStream(question string, options ...option.RequestOption) (message anthropic.BetaMessage) {
 	u.Helper()
-	events := u.client.Beta.Messages.NewStreaming(u.context(), anthropic.BetaMessageNewParams{Model: model, MaxTokens: 1024,
-		Messages: []anthropic.BetaMessageParam{anthropic.NewBetaUserMessage(anthropic.NewBetaTextBlock(question))}}, options...)
+	events := u.client.Beta.Messages.NewStreaming(u.context(), anthropic.BetaMessageNewParams{Model: model,
+		MaxTokens: 1024,
+		Messages:  []anthropic.BetaMessageParam{anthropic.NewBetaUserMessage(anthropic.NewBetaTextBlock(question))}},
+		options...)
 	defer events.Close()
 	for events.Next() {
 		require.NoError(u, message.Accumulate(events.Current()))
@@ -151,11 +155,13 @@ func TestBeta_StreamsAndGoesOn(t *testing.T) {
 	message := u.betaStream("go beta")
 	require.Equal(t, "reply to: go beta", message.Content[0].Text)
 	next, err := u.client.Beta.Messages.New(u.context(), anthropic.BetaMessageNewParams{Model: model, MaxTokens: 1024,
-		Messages: []anthropic.BetaMessageParam{anthropic.NewBetaUserMessage(anthropic.NewBetaTextBlock("go beta")), message.ToParam(),
+		Messages: []anthropic.BetaMessageParam{anthropic.NewBetaUserMessage(anthropic.NewBetaTextBlock("go beta")),
+			message.ToParam(),
 			anthropic.NewBetaUserMessage(anthropic.NewBetaTextBlock("go beta on"))}})
 	require.NoError(t, err)
 	require.Equal(t, "reply to: go beta on", next.Content[0].Text)
-	require.Equal(t, []string{"user: go beta", "assistant: reply to: go beta", "user: go beta on"}, calls(t, "go beta on")[0].Messages)
+	require.Equal(t, []string{"user: go beta", "assistant: reply to: go beta", "user: go beta on"},
+		calls(t, "go beta on")[0].Messages)
 }
 
 func TestAbort_EndsTheTurnAndTheNextOneWorks(t *testing.T) {

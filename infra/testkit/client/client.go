@@ -132,7 +132,7 @@ func (c *Client) Stats(ctx context.Context) (stats api.Stats, err error) {
 	return stats, json.Unmarshal(text, &stats)
 }
 
-// Healthy reports whether the front serves.
+// Healthy reports whether the front takes requests.
 func (c *Client) Healthy(ctx context.Context) bool {
 	_, err := c.Get(ctx, "/health")
 	return err == nil

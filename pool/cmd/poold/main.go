@@ -24,7 +24,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	signal.Ignore(syscall.SIGPIPE) // who reads the log may go, and this goes on
+	signal.Ignore(syscall.SIGPIPE) // the log's reader may go, and this goes on
 	if err := realMain(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "poold:", logging.Redact(err.Error()))
 		os.Exit(1)
@@ -38,7 +38,7 @@ func realMain(ctx context.Context) error {
 	}
 	log := logging.New(os.Stdout, s.LogLevel, s.LogFormat, s.FirestoreProject)
 	slog.SetDefault(log) // libraries that log by themselves are redacted too
-	if err := confine.Precede(); err != nil {
+	if err := confine.RaisePriority(); err != nil {
 		log.Info("the service comes before no other process", "error", err)
 	}
 	redis, err := router.NewClient(s.RedisURL.Reveal(), s.RedisCA)
@@ -60,14 +60,16 @@ func realMain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", ":"+strconv.Itoa(s.Port)) // #nosec G102 -- fronts reach an instance by its address on the network
+	// #nosec G102 -- fronts reach an instance by its address on the network
+	listener, err := net.Listen("tcp", ":"+strconv.Itoa(s.Port))
 	if err != nil {
 		return err
 	}
 	if err := confine.DropUnused(); err != nil {
 		return err
 	}
-	i, err := poold.Start(s, poold.Parts{Logger: log, Redis: redis, Store: store, Archive: kept, Listener: listener, Addr: addr})
+	i, err := poold.Start(s, poold.Parts{Logger: log, Redis: redis, Store: store, Archive: kept, Listener: listener,
+		Addr: addr})
 	if err != nil {
 		return err
 	}

@@ -1,5 +1,5 @@
-// Command attack is the tool with which a tenant of the tests makes the attempts that a shell can't. Its first argument says
-// which; it succeeds if it got through.
+// Command attack is the tool with which a tenant of the tests makes the attempts that a shell can't. Its first argument
+// says which; it succeeds if it got through.
 package main
 
 import (
@@ -63,7 +63,8 @@ var attacks = map[string]func(args []string) error{
 	"ptrace": func(a []string) error { return raw(unix.SYS_PTRACE, unix.PTRACE_SEIZE, number(a[0])) },
 	"vmread": func(a []string) error {
 		vector := unix.Iovec{Base: new(byte), Len: 1}
-		err := raw(unix.SYS_PROCESS_VM_READV, number(a[0]), uintptr(unsafe.Pointer(&vector)), 1, uintptr(unsafe.Pointer(&vector)), 1)
+		err := raw(unix.SYS_PROCESS_VM_READV, number(a[0]), uintptr(unsafe.Pointer(&vector)), 1,
+			uintptr(unsafe.Pointer(&vector)), 1)
 		if err == unix.EFAULT {
 			return nil // looked at, but nothing is there
 		}
@@ -211,8 +212,8 @@ func address(host, port string) *unix.SockaddrInet4 {
 	return to
 }
 
-// takePorts opens connections to host:port until there is nothing left to open them with, writes their number into the file
-// "held", and keeps them.
+// takePorts opens connections to host:port until there is nothing left to open them with, writes their number into the
+// file "held", and keeps them.
 func takePorts(args []string) error {
 	host, port, err := net.SplitHostPort(args[0])
 	if err != nil {

@@ -1,4 +1,5 @@
-// Package directive reads the [[name=value]] directives that tests put into a user's text to tell a stand-in what to do.
+// Package directive reads the [[name=value]] directives that tests put into a user's text to tell a stand-in what to
+// do.
 package directive
 
 import (
@@ -13,7 +14,8 @@ var form = regexp.MustCompile(`(?s)\[\[((?:\d+:)?[a-z_]+)(?:=(.*?))?\]\]`)
 // Set holds a text's directives by name. What is missing or malformed reads as zero.
 type Set map[string]string
 
-// Parse returns the directives in text. The names of those that are for one call only begin with its number and a colon.
+// Parse returns the directives in text. The names of those that are for one call only begin with its number and a
+// colon.
 func Parse(text string) Set {
 	s := Set{}
 	for _, m := range form.FindAllStringSubmatch(text, -1) {

@@ -1,5 +1,5 @@
-// Package hold takes memory in ways of which not all show in what a process is said to have, for tests that somebody counts
-// it or denies it. It is Linux only.
+// Package hold takes memory in ways of which not all show in what a process is said to have, for tests that somebody
+// counts it or denies it. It is Linux only.
 package hold
 
 import (
@@ -150,8 +150,8 @@ func sockets(bytes, kind, size int) error {
 	return nil
 }
 
-// pageTables maps an empty file again and again, and reads one page of each 2 MiB: what that takes is the tables that say
-// where it is.
+// pageTables maps an empty file again and again, and reads one page of each 2 MiB: what that takes is the tables that
+// say where it is.
 func pageTables(bytes int) error {
 	const reach, length = 2 << 20, 1 << 30
 	file, err := os.CreateTemp(".", "hold")

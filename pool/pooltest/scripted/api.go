@@ -28,7 +28,8 @@ func (c *cli) ask(ctx context.Context, messages []message, each func(event json.
 	if err != nil {
 		return nil, err
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, os.Getenv("ANTHROPIC_BASE_URL")+"/v1/messages?beta=true", bytes.NewReader(body))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, os.Getenv("ANTHROPIC_BASE_URL")+"/v1/messages?beta=true",
+		bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}

@@ -54,7 +54,8 @@ func realMain() error {
 	for _, name := range []string{"print", "verbose", "include-partial-messages", "allow-dangerously-skip-permissions"} {
 		flags.Bool(name, false, "")
 	}
-	for _, name := range []string{"input-format", "output-format", "system-prompt-snapshot", "fallback-model", "permission-mode", "disallowedTools", "settings"} {
+	for _, name := range []string{"input-format", "output-format", "system-prompt-snapshot", "fallback-model",
+		"permission-mode", "disallowedTools", "settings"} {
 		flags.String(name, "", "")
 	}
 	if err := flags.Parse(os.Args[1:]); err != nil {
@@ -145,21 +146,26 @@ func (c *cli) control(line gjson.Result) {
 		}
 	case "set_permission_mode", "set_max_thinking_tokens", "mcp_set_servers":
 	default:
-		c.say(object{"type": "control_response", "response": object{"subtype": "error", "request_id": id, "error": "unknown request"}})
+		c.say(object{"type": "control_response", "response": object{"subtype": "error", "request_id": id,
+			"error": "unknown request"}})
 		return
 	}
-	c.say(object{"type": "control_response", "response": object{"subtype": "success", "request_id": id, "response": answer}})
+	c.say(object{"type": "control_response", "response": object{"subtype": "success", "request_id": id,
+		"response": answer}})
 }
 
 // side answers a side question, which is no part of the conversation.
 func (c *cli) side(id, question string) {
 	content, _ := json.Marshal(question)
-	answer, err := c.ask(context.Background(), append(c.session.conversation(), message{"user", content}), func(json.RawMessage) {})
+	answer, err := c.ask(context.Background(), append(c.session.conversation(), message{"user", content}),
+		func(json.RawMessage) {})
 	if err != nil {
-		c.say(object{"type": "control_response", "response": object{"subtype": "error", "request_id": id, "error": err.Error()}})
+		c.say(object{"type": "control_response", "response": object{"subtype": "error", "request_id": id,
+			"error": err.Error()}})
 		return
 	}
-	c.say(object{"type": "control_response", "response": object{"subtype": "success", "request_id": id, "response": object{"response": answer.text()}}})
+	c.say(object{"type": "control_response", "response": object{"subtype": "success", "request_id": id,
+		"response": object{"response": answer.text()}}})
 }
 
 func (c *cli) rewindLocked(uuid string) object {
@@ -189,5 +195,6 @@ func (c *cli) say(lines ...any) {
 }
 
 func (c *cli) lifecycle(message gjson.Result, state string) {
-	c.say(object{"type": "command_lifecycle", "command_uuid": message.Get("uuid").Str, "state": state, "session_id": c.session.id})
+	c.say(object{"type": "command_lifecycle", "command_uuid": message.Get("uuid").Str, "state": state,
+		"session_id": c.session.id})
 }

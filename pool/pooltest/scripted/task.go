@@ -12,8 +12,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// task is a command that a turn has left running in the background, in a session of its own. The host is told of it, and the
-// model of its end, in a turn of its own.
+// task is a command that a turn has left running in the background, in a session of its own. The host is told of it,
+// and the model of its end, in a turn of its own.
 type task struct{ command *exec.Cmd }
 
 // beginTask starts one that takes so long. Where none may go on beside a turn, the turn waits for it.
@@ -36,13 +36,15 @@ func (c *cli) tell(left *task, model string) {
 	_ = left.command.Wait()
 	c.sayTasks()
 	c.sayState("running")
-	note, _ := json.Marshal("<system-reminder>\n<task-notification>a task has ended</task-notification>\n</system-reminder>")
+	note, _ := json.Marshal("<system-reminder>\n<task-notification>a task has " +
+		"ended</task-notification>\n</system-reminder>")
 	c.session.add("user", uuid.NewString(), note)
 	c.say(object{"type": "system", "subtype": "init", "session_id": c.session.id, "uuid": uuid.NewString()})
 	t := &turn{cli: c, model: model}
 	a, err := c.ask(context.Background(), c.session.conversation(), func(event json.RawMessage) { t.event(event) })
-	result := object{"type": "result", "subtype": "success", "is_error": err != nil, "result": a.text(), "session_id": c.session.id,
-		"uuid": uuid.NewString(), "origin": object{"kind": "task-notification"}}
+	result := object{"type": "result", "subtype": "success", "is_error": err != nil, "result": a.text(),
+		"session_id": c.session.id,
+		"uuid":       uuid.NewString(), "origin": object{"kind": "task-notification"}}
 	if err == nil {
 		t.say("assistant", a)
 		c.session.save()

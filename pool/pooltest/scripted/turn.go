@@ -25,9 +25,11 @@ func (c *cli) turn(message gjson.Result) {
 	c.running, c.begun, c.interrupt = true, true, cancel
 	model := c.model
 	c.mu.Unlock()
-	t := &turn{cli: c, ctx: ctx, model: model, uuid: message.Get("uuid").Str, content: message.Get("message.content"), wants: directive.Parse(textOf(message.Get("message.content")))}
+	t := &turn{cli: c, ctx: ctx, model: model, uuid: message.Get("uuid").Str, content: message.Get("message.content"),
+		wants: directive.Parse(textOf(message.Get("message.content")))}
 	c.session.add("user", t.uuid, []byte(t.content.Raw))
-	c.say(object{"type": "system", "subtype": "init", "session_id": c.session.id, "model": model, "uuid": uuid.NewString()})
+	c.say(object{"type": "system", "subtype": "init", "session_id": c.session.id, "model": model,
+		"uuid": uuid.NewString()})
 	var left *task
 	if t.wants.Has("task") {
 		left = c.beginTask(t.wants.Duration("task"))
@@ -91,7 +93,8 @@ func (t *turn) run() (answer, error) {
 		t.delta(string(out))
 		return answer{{"type": "text", "text": string(out)}}, err
 	case t.wants.Has("ask"):
-		t.cli.say(object{"type": "control_request", "request_id": "ask-" + t.uuid, "request": object{"subtype": "can_use_tool", "tool_name": "Bash"}})
+		t.cli.say(object{"type": "control_request", "request_id": "ask-" + t.uuid,
+			"request": object{"subtype": "can_use_tool", "tool_name": "Bash"}})
 		<-t.cli.answers
 	}
 	if t.wants.Has("events") {
@@ -152,14 +155,16 @@ func (t *turn) events() (answer, error) {
 // open writes what the API writes before a text, and close what it writes behind.
 func (t *turn) open() {
 	t.answer = "msg_" + uuid.NewString()
-	t.event(object{"type": "message_start", "message": object{"id": t.answer, "type": "message", "role": "assistant", "model": t.model,
+	t.event(object{"type": "message_start", "message": object{"id": t.answer, "type": "message", "role": "assistant",
+		"model":   t.model,
 		"content": []object{}, "usage": object{"input_tokens": 10, "output_tokens": 1}}})
 	t.event(object{"type": "content_block_start", "index": 0, "content_block": object{"type": "text", "text": ""}})
 }
 
 func (t *turn) close() {
 	t.event(object{"type": "content_block_stop", "index": 0})
-	t.event(object{"type": "message_delta", "delta": object{"stop_reason": "end_turn"}, "usage": object{"output_tokens": 5}})
+	t.event(object{"type": "message_delta", "delta": object{"stop_reason": "end_turn"},
+		"usage": object{"output_tokens": 5}})
 	t.event(object{"type": "message_stop"})
 }
 
@@ -192,8 +197,9 @@ func (t *turn) event(event any) {
 
 // conclude writes the turn's last lines.
 func (t *turn) conclude(a answer, err error) {
-	result := object{"type": "result", "subtype": "success", "is_error": false, "result": a.text(), "session_id": t.cli.session.id,
-		"uuid": uuid.NewString(), "user_message_uuid": t.uuid}
+	result := object{"type": "result", "subtype": "success", "is_error": false, "result": a.text(),
+		"session_id": t.cli.session.id,
+		"uuid":       uuid.NewString(), "user_message_uuid": t.uuid}
 	switch {
 	case t.ctx.Err() != nil:
 		result["subtype"], result["is_error"] = "error_during_execution", true
@@ -210,8 +216,10 @@ func (t *turn) conclude(a answer, err error) {
 		t.cli.say(result)
 	}
 	if t.wants.Has("late") {
-		stray := object{"type": "assistant", "uuid": uuid.NewString(), "message": object{"role": "assistant", "content": []object{{"type": "text", "text": "stray"}}}}
-		t.cli.say(stray, object{"type": "result", "subtype": "success", "result": "stray", "user_message_uuid": uuid.NewString()})
+		stray := object{"type": "assistant", "uuid": uuid.NewString(), "message": object{"role": "assistant",
+			"content": []object{{"type": "text", "text": "stray"}}}}
+		t.cli.say(stray, object{"type": "result", "subtype": "success", "result": "stray",
+			"user_message_uuid": uuid.NewString()})
 	}
 }
 

@@ -17,32 +17,34 @@ import (
 const (
 	// watchTick is how often orphans are looked for. No signal tells that one has arrived, only that one has ended.
 	watchTick = time.Second
-	// watchPause keeps a storm of SIGCHLD from making the watch a busy loop, and watchShare from taking more of a processor
-	// than one part in so many, however many processes there are.
+	// watchPause keeps a storm of SIGCHLD from making the watch a busy loop, and watchShare from taking more of a
+	// processor than one part in so many, however many processes there are.
 	watchPause = 10 * time.Millisecond
-	mostPause  = 5 * time.Second
+	maxPause   = 5 * time.Second
 	watchShare = 40
 )
 
-// wards is what this process is the parent of. There is one, however many Launchers there are: orphans come to the
-// process, and don't say from which of them.
-var wards = ward{children: make(map[*Child]struct{}), origins: make(map[identity]*Child)}
+// reaper looks after the orphans below this process. There is one, however many Launchers there are: orphans come to
+// the process, and don't say from which of them.
+var reaper = subreaper{children: make(map[*Child]struct{}), origins: make(map[identity]*Child)}
 
-type ward struct {
+// subreaper is this process as the parent of all orphans below it: it finds out whose they are, and ends and reaps
+// them.
+type subreaper struct {
 	life      sync.Mutex // guards the fields up to mu; held while the watch starts or ends
 	launchers int
 	stop      chan struct{}
 	stopped   chan struct{}
 
-	// mu guards the fields below. It is held across a fork, so that nobody sees a child that isn't registered yet and takes it
-	// for an orphan, and while orphans are reaped, so that no pid changes its owner meanwhile.
+	// mu guards the fields below. It is held across a fork, so that nobody sees a child that isn't registered yet and
+	// takes it for an orphan, and while orphans are reaped, so that no pid changes its owner meanwhile.
 	mu       sync.Mutex
 	children map[*Child]struct{} // until nothing of them is left
 	origins  map[identity]*Child // whose the processes seen alive are: a zombie doesn't tell
 }
 
 // join makes this process the parent of orphans and starts the watch, if it is the first Launcher's.
-func (w *ward) join(logger *slog.Logger) error {
+func (w *subreaper) join(logger *slog.Logger) error {
 	w.life.Lock()
 	defer w.life.Unlock()
 	if w.launchers > 0 {
@@ -54,7 +56,7 @@ func (w *ward) join(logger *slog.Logger) error {
 		return fmt.Errorf("confine: keep files from children: %w", err)
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("confine: become subreaper: %w", err)
+		return fmt.Errorf("confine: setUID subreaper: %w", err)
 	}
 	w.launchers = 1
 	w.stop, w.stopped = make(chan struct{}), make(chan struct{})
@@ -63,7 +65,7 @@ func (w *ward) join(logger *slog.Logger) error {
 }
 
 // leave ends what join began when the last Launcher leaves.
-func (w *ward) leave() {
+func (w *subreaper) leave() {
 	w.life.Lock()
 	defer w.life.Unlock()
 	w.launchers--
@@ -76,7 +78,7 @@ func (w *ward) leave() {
 }
 
 // fork starts the child's process and registers it in one step.
-func (w *ward) fork(c *Child, do func() (*os.Process, error)) error {
+func (w *subreaper) fork(c *Child, do func() (*os.Process, error)) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for other := range w.children {
@@ -94,7 +96,7 @@ func (w *ward) fork(c *Child, do func() (*os.Process, error)) error {
 }
 
 // inUse says whether there is a child in the workspace, or something is left of one.
-func (w *ward) inUse(workspace string) bool {
+func (w *subreaper) inUse(workspace string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for c := range w.children {
@@ -105,13 +107,13 @@ func (w *ward) inUse(workspace string) bool {
 	return false
 }
 
-func (w *ward) forget(c *Child) {
+func (w *subreaper) forget(c *Child) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.children, c)
 }
 
-func (w *ward) of(l *Launcher) []*Child {
+func (w *subreaper) of(l *Launcher) []*Child {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var children []*Child
@@ -124,7 +126,7 @@ func (w *ward) of(l *Launcher) []*Child {
 }
 
 // watch reaps orphans and ends those that nobody answers for, until the last Launcher leaves.
-func (w *ward) watch(logger *slog.Logger) {
+func (w *subreaper) watch(logger *slog.Logger) {
 	defer close(w.stopped)
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, unix.SIGCHLD)
@@ -137,7 +139,7 @@ func (w *ward) watch(logger *slog.Logger) {
 	for {
 		select {
 		case <-ended:
-			if !w.rests(pause) {
+			if !w.pause(pause) {
 				return
 			}
 		case <-tick.C:
@@ -146,12 +148,12 @@ func (w *ward) watch(logger *slog.Logger) {
 		}
 		began := time.Now()
 		told = w.endStrays(logger, told)
-		pause = min(max(watchPause, watchShare*time.Since(began)), mostPause)
+		pause = min(max(watchPause, watchShare*time.Since(began)), maxPause)
 	}
 }
 
-// rests waits, and reports whether the watch goes on.
-func (w *ward) rests(pause time.Duration) bool {
+// pause waits, and reports whether the watch goes on.
+func (w *subreaper) pause(pause time.Duration) bool {
 	select {
 	case <-time.After(pause):
 		return true
@@ -161,8 +163,8 @@ func (w *ward) rests(pause time.Duration) bool {
 }
 
 // endStrays kills the orphans that nobody answers for. It logs each of them once: those in told were logged before.
-func (w *ward) endStrays(logger *slog.Logger, told map[identity]bool) map[identity]bool {
-	defer takeRound()()
+func (w *subreaper) endStrays(logger *slog.Logger, told map[identity]bool) map[identity]bool {
+	defer lockRound()()
 	all, err := scan(nil)
 	if err != nil {
 		logger.Error("processes can't be listed", "error", err)
@@ -181,7 +183,7 @@ func (w *ward) endStrays(logger *slog.Logger, told map[identity]bool) map[identi
 			logger.Error("a process can't be ended", "pid", o.pid, "name", o.name, "error", err)
 		}
 	}
-	w.forgetGone(all)
+	w.forgetEnded(all)
 	return strays
 }
 
@@ -193,7 +195,7 @@ type orphan struct {
 }
 
 // orphans finds the orphans among all processes. It reaps those that have ended. The caller has the round.
-func (w *ward) orphans(all []process) []orphan {
+func (w *subreaper) orphans(all []process) []orphan {
 	orphans, workspaces := w.reap(all)
 	for i := range orphans {
 		o := &orphans[i]
@@ -211,7 +213,7 @@ func (w *ward) orphans(all []process) []orphan {
 }
 
 // remember keeps whose the processes are, for when they are zombies.
-func (w *ward) remember(owner *Child, all ...process) {
+func (w *subreaper) remember(owner *Child, all ...process) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, p := range all {
@@ -219,8 +221,8 @@ func (w *ward) remember(owner *Child, all ...process) {
 	}
 }
 
-// forgetGone drops what was remembered of processes that are no longer there.
-func (w *ward) forgetGone(all []process) {
+// forgetEnded drops what was remembered of processes that are no longer there.
+func (w *subreaper) forgetEnded(all []process) {
 	there := make(map[identity]bool, len(all))
 	for _, p := range all {
 		there[p.identity] = true
@@ -230,8 +232,9 @@ func (w *ward) forgetGone(all []process) {
 	maps.DeleteFunc(w.origins, func(p identity, _ *Child) bool { return !there[p] })
 }
 
-// reap finds the orphans, each with its owner if its session or its uid tells that, and the children by their workspaces.
-func (w *ward) reap(all []process) ([]orphan, map[string]*Child) {
+// reap finds the orphans, each with its owner if its session or its uid tells that, and the children by their
+// workspaces.
+func (w *subreaper) reap(all []process) ([]orphan, map[string]*Child) {
 	self, session := os.Getpid(), ownSession()
 	sessions, uids, workspaces := make(map[int]*Child), make(map[int]*Child), make(map[string]*Child)
 	var orphans []orphan
@@ -248,7 +251,7 @@ func (w *ward) reap(all []process) ([]orphan, map[string]*Child) {
 		if p.ppid != self || p.session == session || sessions[p.pid] != nil {
 			continue
 		}
-		o, reaped := orphan{process: p, owner: sessions[p.session], ended: !p.still()}, false
+		o, reaped := orphan{process: p, owner: sessions[p.session], ended: !p.exists()}, false
 		if id, err := p.uid(); err == nil && o.owner == nil {
 			o.owner = uids[id]
 		}
@@ -262,7 +265,7 @@ func (w *ward) reap(all []process) ([]orphan, map[string]*Child) {
 			o.owner = w.origins[p.identity]
 		}
 		if reaped && o.owner != nil {
-			o.owner.spent.Add(p.ticks)
+			o.owner.orphanTicks.Add(p.ticks)
 		}
 		orphans = append(orphans, o)
 	}
