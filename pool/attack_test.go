@@ -26,8 +26,8 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
 
-	"claudepool/infra/need"
 	"claudepool/infra/snapshot"
+	"claudepool/infra/testkit/need"
 	"claudepool/pool"
 	"claudepool/pool/confine"
 	"claudepool/pool/pooltest"

@@ -10,7 +10,7 @@ import (
 	"github.com/prometheus/procfs"
 	"github.com/stretchr/testify/require"
 
-	"claudepool/infra/need"
+	"claudepool/infra/testkit/need"
 )
 
 // Users in turn get a process that is confined and one that isn't: how long their first turns take, and the memory after

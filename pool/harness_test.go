@@ -25,7 +25,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"claudepool/infra/hop"
-	"claudepool/infra/need"
+	"claudepool/infra/testkit/need"
 	"claudepool/pool"
 	"claudepool/pool/api"
 	"claudepool/pool/broker"

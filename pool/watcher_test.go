@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"claudepool/infra/need"
+	"claudepool/infra/testkit/need"
 	"claudepool/pool/confine"
 )
 

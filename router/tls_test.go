@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"claudepool/infra/freeport"
-	"claudepool/infra/need"
 	"claudepool/infra/testkit"
+	"claudepool/infra/testkit/need"
 )
 
 // selfSigned is a certificate for 127.0.0.1 with its key, in PEM form.

@@ -22,8 +22,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
-	"claudepool/infra/need"
 	"claudepool/infra/testkit/emulator"
+	"claudepool/infra/testkit/need"
 )
 
 func TestErrors_WhatIsRefusedForGoodIsTold(t *testing.T) {

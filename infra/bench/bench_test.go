@@ -12,7 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"claudepool/infra/need"
+	"claudepool/infra/testkit/need"
 )
 
 func TestBench_WritesAReportAndAPicture(t *testing.T) {

@@ -11,9 +11,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"claudepool/infra/need"
 	"claudepool/infra/testkit"
 	"claudepool/infra/testkit/client"
+	"claudepool/infra/testkit/need"
 )
 
 var (

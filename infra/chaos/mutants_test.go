@@ -10,8 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"claudepool/infra/need"
 	"claudepool/infra/testkit"
+	"claudepool/infra/testkit/need"
 )
 
 var mutants = flag.Bool("mutants", false, "put errors into the service, which takes a minute and a half")

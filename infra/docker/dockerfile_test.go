@@ -23,7 +23,7 @@ import (
 	"github.com/moby/patternmatcher/ignorefile"
 	"github.com/stretchr/testify/require"
 
-	"claudepool/infra/need"
+	"claudepool/infra/testkit/need"
 )
 
 // repository is the folder the images are built from.

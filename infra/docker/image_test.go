@@ -22,9 +22,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"claudepool/infra/freeport"
-	"claudepool/infra/need"
 	"claudepool/infra/testkit"
 	"claudepool/infra/testkit/client"
+	"claudepool/infra/testkit/need"
 	"claudepool/pool/api"
 	"claudepool/pool/claude"
 	"claudepool/pool/pooltest"

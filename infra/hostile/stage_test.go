@@ -16,9 +16,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"claudepool/infra/freeport"
-	"claudepool/infra/need"
 	"claudepool/infra/testkit"
 	"claudepool/infra/testkit/client"
+	"claudepool/infra/testkit/need"
 	"claudepool/pool/pooltest"
 	"claudepool/router"
 )

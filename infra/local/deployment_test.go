@@ -23,10 +23,10 @@ import (
 	"claudepool/infra/archive"
 	"claudepool/infra/database"
 	"claudepool/infra/freeport"
-	"claudepool/infra/need"
 	"claudepool/infra/testkit"
 	"claudepool/infra/testkit/client"
 	"claudepool/infra/testkit/emulator"
+	"claudepool/infra/testkit/need"
 	"claudepool/pool/api"
 	"claudepool/pool/pooltest"
 	"claudepool/pool/seal"
@@ -98,14 +98,11 @@ func programs(t *testing.T) string {
 	return bin
 }
 
-// build makes front and poold of other sources, or with other flags, and returns where they are.
-func build(t *testing.T, sources string, flags ...string) string {
+// build makes front and poold of other sources, or with other flags, under a name, and returns where they are.
+func build(t *testing.T, name, sources string, flags ...string) string {
 	t.Helper()
-	bin := t.TempDir()
-	cmd := pooltest.GoBuild(bin, append(flags, pooltest.Front, pooltest.Poold)...)
-	cmd.Dir = sources
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, string(out))
+	bin, err := pooltest.BuildApart(name, sources, append(flags, pooltest.Front, pooltest.Poold)...)
+	require.NoError(t, err)
 	return bin
 }
 

@@ -10,8 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"claudepool/infra/need"
 	"claudepool/infra/testkit/client"
+	"claudepool/infra/testkit/need"
 	"claudepool/pool/api"
 	"claudepool/pool/pooltest"
 )

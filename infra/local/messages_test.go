@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,9 +17,9 @@ import (
 	"github.com/tidwall/gjson"
 
 	"claudepool/infra/hop"
-	"claudepool/infra/need"
 	"claudepool/infra/settings"
 	"claudepool/infra/testkit"
+	"claudepool/infra/testkit/need"
 	"claudepool/pool/api"
 	"claudepool/pool/pooltest"
 )
@@ -179,15 +180,21 @@ func TestMessages_AClientOfTheMessagesAPITalksToTheRealCLI(t *testing.T) {
 		require.Contains(t, string(calls[len(calls)-1].Body), "done")
 	})
 	t.Run("failures", func(t *testing.T) {
-		for status, kind := range map[string]string{"400": "invalid_request_error", "403": "permission_error",
-			"529": "overloaded_error"} {
+		c := newChat(t, "fails")
+		first, _ := c.ask("before")
+		before := slices.Clip(c.messages)
+		for status, kind := range map[string]string{"400": "invalid_request_error", "403": "permission_error", "529": "overloaded_error"} {
 			for _, stream := range []bool{false, true} {
-				response, body := newChat(t, "fails"+status).post("fail [[status="+status+"]]", stream)
+				c.messages = before
+				response, body := c.post("fail [[status="+status+"]]", stream)
 				require.Equal(t, status, response.Status[:3], string(body))
 				require.Equal(t, "false", response.Header.Get(api.HeaderShouldRetry))
 				require.Equal(t, kind, gjson.GetBytes(body, "error.type").Str)
 				require.NotContains(t, string(body), "127.0.0.1")
 			}
 		}
+		c.messages = before
+		after, _ := c.ask("after")
+		require.Equal(t, served{first.pid, "reused"}, after)
 	})
 }

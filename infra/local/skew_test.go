@@ -40,13 +40,13 @@ func releaseBefore(t *testing.T) string {
 		t.Logf("this clone doesn't have %s, so this release stands in for the one before: %s", previous, out)
 		return programs(t)
 	}
-	return build(t, sources)
+	return build(t, "release-before", sources)
 }
 
 // release builds these sources as a release that speaks a version of the wire.
 func release(t *testing.T, wire int) string {
 	t.Helper()
-	return build(t, ".", "-ldflags", fmt.Sprintf("-s -w -X claudepool/infra/hop.current=%d", wire))
+	return build(t, fmt.Sprint("wire-", wire), ".", "-ldflags", fmt.Sprintf("-s -w -X claudepool/infra/hop.current=%d", wire))
 }
 
 func TestSkew_ReleasesServeSideBySide(t *testing.T) {

@@ -6,7 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"claudepool/infra/need"
+	"claudepool/infra/testkit/need"
 )
 
 func TestScale_ServesEverybodyThroughALossAndADeploy(t *testing.T) {

@@ -17,7 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"claudepool/infra/need"
+	"claudepool/infra/testkit/need"
 )
 
 // patience is how long one part may take, with the compiling of what hasn't been compiled before.
@@ -46,7 +46,7 @@ func (s *stage) run(t *testing.T, folder, program string, args ...string) {
 	cmd.Env = append(slices.DeleteFunc(os.Environ(), readBySDKs.MatchString),
 		"SDKTEST_SERVICE="+s.url, "SDKTEST_SEEN="+s.seen, "CGO_ENABLED=0")
 	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s\nthe service: %s", out, s.log())
+	require.NoError(t, err, "%s\nthe service: %s", out, s.service)
 	t.Logf("%s", out)
 }
 

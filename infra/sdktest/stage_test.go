@@ -1,35 +1,39 @@
 package sdktest_test
 
 import (
-	"bufio"
-	"bytes"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
+	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"claudepool/infra/need"
+	"claudepool/infra/testkit"
+	"claudepool/infra/testkit/need"
 	"claudepool/pool/pooltest"
 )
 
+// startTime is how long the service may take to start or to end, on a machine that others use as well.
+const startTime = time.Minute
+
+// ready is what the local service prints once it serves.
+var ready = regexp.MustCompile(`(?m)^ready (http://\S+)$`)
+
 // stage is the local service with the real CLI and a stand-in for the API.
 type stage struct {
-	url  string // the service's
-	seen string // where the stand-in's calls are told
-	api  *pooltest.API
-
-	mu   sync.Mutex // guards said
-	said bytes.Buffer
+	url     string // the service's
+	seen    string // where the stand-in's calls are told
+	api     *pooltest.API
+	service *testkit.Process
 }
 
+// newStage starts one. It has no spares: each user is new, so each would only be replaced by another.
 func newStage(t *testing.T) *stage {
 	t.Helper()
 	cli, err := pooltest.RealCLI()
@@ -45,22 +49,22 @@ func newStage(t *testing.T) *stage {
 	t.Cleanup(seen.Close)
 	s.seen = seen.URL
 
-	local := exec.Command(filepath.Join(bin, "local"), "-addr", "127.0.0.1:0")
-	local.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "CLAUDE_BIN=" + cli, "ANTHROPIC_BASE_URL=" +
-		s.api.URL(),
-		"LOG_LEVEL=warn", "STANDBY=1", "MAX_PROCESSES=6", "QUEUE_LIMIT=1", "MAX_BODY_BYTES=1048576"}
-	local.Stderr = s
-	stdout, err := local.StdoutPipe()
+	dir := testkit.Folder(t)
+	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "CLAUDE_BIN=" + cli, "ANTHROPIC_BASE_URL=" + s.api.URL(),
+		"LOG_LEVEL=warn", "STANDBY=0", "MAX_PROCESSES=6", "QUEUE_LIMIT=1", "MAX_BODY_BYTES=1048576"}
+	s.service, err = testkit.Start(dir, env, filepath.Join(bin, "local"), "-addr", "127.0.0.1:0", "-instances", "1")
 	require.NoError(t, err)
-	require.NoError(t, local.Start())
 	t.Cleanup(func() {
-		_ = local.Process.Signal(syscall.SIGTERM)
-		_ = local.Wait()
+		assert.NoError(t, s.service.Terminate(startTime))
+		s.service.Kill()
 	})
-	line, _ := bufio.NewReader(stdout).ReadString('\n')
-	url, ok := strings.CutPrefix(strings.TrimSpace(line), "ready ")
-	require.True(t, ok, "the service doesn't serve: %s", s.log())
-	s.url = url
+	require.NoError(t, s.service.Await(t.Context(), "the service", startTime, func() (bool, error) {
+		line := ready.FindStringSubmatch(s.service.Log())
+		if line != nil {
+			s.url = line[1]
+		}
+		return line != nil, nil
+	}))
 	return s
 }
 
@@ -92,17 +96,4 @@ func (s *stage) tell(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(asked)
-}
-
-// Write keeps what the service logs.
-func (s *stage) Write(line []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.said.Write(line)
-}
-
-func (s *stage) log() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.said.String()
 }

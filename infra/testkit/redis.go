@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"claudepool/infra/freeport"
-	"claudepool/infra/need"
+	"claudepool/infra/testkit/need"
 )
 
 // Candidates is the sorted set of the instances that fronts place users on.

@@ -1,6 +1,6 @@
 // Package testkit is what tests share with the programs that try the service out: processes, a Redis, lines that break,
 // waiting, reports. The service itself may not import it. Package client below it asks the service, package emulator
-// is for Firestore.
+// is for Firestore, package need for what a machine may not have.
 package testkit
 
 import (

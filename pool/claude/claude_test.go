@@ -13,7 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"claudepool/infra/need"
+	"claudepool/infra/testkit/need"
 )
 
 func TestArgs_NoValueCanBeReadAsAFlag(t *testing.T) {

@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/tidwall/gjson"
 
-	"claudepool/infra/need"
+	"claudepool/infra/testkit/need"
 	"claudepool/pool/claude"
 	"claudepool/pool/pooltest"
 )

@@ -19,7 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"claudepool/infra/need"
+	"claudepool/infra/testkit/need"
 )
 
 const testUIDs = 2_100_000_000

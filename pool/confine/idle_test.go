@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"claudepool/infra/need"
+	"claudepool/infra/testkit/need"
 )
 
 func TestFamily_SetIdleIsForAllThreadsOfAChildAndWhatItStartsAndCanBeTakenBack(t *testing.T) {

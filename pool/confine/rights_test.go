@@ -14,7 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"claudepool/infra/need"
+	"claudepool/infra/testkit/need"
 )
 
 // modest is a service that has dropped what it doesn't use. It prints what it has left, and what a probe reports then.

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"claudepool/infra/need"
+	"claudepool/infra/testkit/need"
 )
 
 const soon = time.Minute

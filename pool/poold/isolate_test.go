@@ -13,9 +13,9 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/stretchr/testify/require"
 
-	"claudepool/infra/need"
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
+	"claudepool/infra/testkit/need"
 	"claudepool/router"
 )
 

@@ -52,12 +52,16 @@ func AttackTool() (string, error) {
 
 // Build builds programs of this module and returns the folder they are in. The tests of all packages share it, as it
 // takes longer to link a program than to run most tests. It may be called by several processes at a time.
-func Build(packages ...string) (dir string, err error) {
+func Build(packages ...string) (dir string, err error) { return BuildApart("", ".", packages...) }
+
+// BuildApart is as Build for other sources, or with more flags before the packages. The programs are kept in a folder of
+// that name, so that Go links only what isn't up to date there.
+func BuildApart(name, sources string, flagsAndPackages ...string) (dir string, err error) {
 	tools, err := toolsFolder()
 	if err != nil {
 		return "", err
 	}
-	dir = filepath.Join(tools, "test")
+	dir = filepath.Join(tools, "test", name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("pooltest: %w", err)
 	}
@@ -69,7 +73,9 @@ func Build(packages ...string) (dir string, err error) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return "", fmt.Errorf("pooltest: %w", err)
 	}
-	if out, err := GoBuild(dir, packages...).CombinedOutput(); err != nil {
+	cmd := GoBuild(dir, flagsAndPackages...)
+	cmd.Dir = sources
+	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("pooltest: %w: %s", err, out)
 	}
 	return dir, nil

@@ -33,7 +33,7 @@ func TestErrors_ATurnThatFailedIsNeverSentAgain(t *testing.T) {
 		529:                            shared.ErrorTypeOverloadedError,
 	} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
-			u := newUser(t, "failing")
+			u := newUser(t, "failing", option.WithHeader("x-claudepool-session", "9d0e5d55-7c0b-4b5e-a1a4-5f6f0f3f7a52"))
 			for _, way := range []string{"whole", "streamed"} {
 				question := fmt.Sprintf("go %s %d [[status=%d]]", way, status, status)
 				var err error
@@ -49,6 +49,7 @@ func TestErrors_ATurnThatFailedIsNeverSentAgain(t *testing.T) {
 			require.Equal(t, 2, u.requests)
 			message, _ := u.create(params(says(fmt.Sprintf("go after %d", status))))
 			require.Equal(t, fmt.Sprintf("reply to: go after %d", status), text(message))
+			require.Equal(t, []string{fmt.Sprintf("user: go after %d", status)}, once(t, fmt.Sprintf("go after %d", status)).Messages)
 		})
 	}
 }

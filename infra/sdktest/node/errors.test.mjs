@@ -11,7 +11,7 @@ const failing = [
 ];
 for (const { status, kind, error } of failing) {
   test(`a turn that failed with ${status} is never sent again`, async () => {
-    const { client, seen } = user(`failing-${status}`);
+    const { client, seen } = user(`failing-${status}`, { defaultHeaders: { "x-claudepool-session": "4f0c1a37-2f0e-4f7b-8a53-0b1e6d9c2a11" } });
     const whole = `node whole [[status=${status}]]`;
     await assert.rejects(client.messages.create(ask(whole)), (e) => e instanceof error && e.status === status && e.type === kind);
     assert.equal((await calls(whole)).length, 1);
@@ -20,6 +20,7 @@ for (const { status, kind, error } of failing) {
     assert.equal((await calls(streamed)).length, 1);
     assert.equal(seen.requests, 2);
     assert.equal(textOf(await client.messages.create(ask(`node after ${status}`))), `reply to: node after ${status}`);
+    assert.deepEqual((await calls(`node after ${status}`)).map((call) => call.messages), [[`user: node after ${status}`]]);
   });
 }
 

@@ -13,8 +13,8 @@ import (
 	"go.uber.org/goleak"
 
 	"claudepool/infra/freeport"
-	"claudepool/infra/need"
 	"claudepool/infra/testkit"
+	"claudepool/infra/testkit/need"
 )
 
 // endsWithin is how long the emulator may take to end when it is asked to.
