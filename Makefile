@@ -55,8 +55,8 @@ chaos: setup ## Break one thing after the other for twenty minutes and write inf
 hostile: setup ## Let strangers flood a front and two instances for minutes, and measure what known users notice
 	HOSTILE=long CGO_ENABLED=0 go test -count=1 -v -timeout 30m -run TestHostile ./infra/hostile ./function/cmd/front
 
-turns: setup ## Walk through 50 random conversations with the real CLI; TURNS_SEED=SEED/N repeats one
-	CLAUDE_BIN=$(CLAUDE_BIN) TURNS=50 go test -count=1 -v -timeout 30m -run TestTurns_WithTheRealCLI ./pool
+turns: setup ## Walk through 50 random conversations with the real CLI and 300 without; TURNS_SEED=SEED/N repeats one
+	CLAUDE_BIN=$(CLAUDE_BIN) TURNS=50 go test -count=1 -v -timeout 30m -run TestTurns ./pool
 
 # A bare "context deadline exceeded" after the minute is go.dev/issue/75804, which Go 1.27 mends, and no finding.
 fuzz: ## Run each fuzz target for a minute

@@ -239,9 +239,13 @@ func brokerOf(t *testing.T, of tenant) (host, port string) {
 }
 
 // asRoot is the CLI for a service without isolation: as root it otherwise runs no tools unasked.
-func asRoot(t *testing.T, cli string) string {
+func asRoot(t *testing.T, cli string) string { return wrapped(t, cli, "IS_SANDBOX=1", "") }
+
+// wrapped is the CLI with a variable and an argument more than the service gives it, each of which may be empty.
+func wrapped(t testing.TB, cli, variable, argument string) string {
 	path := filepath.Join(t.TempDir(), "claude")
-	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\nIS_SANDBOX=1 exec "+cli+" \"$@\"\n"), 0o755))
+	script := fmt.Sprintf("#!/bin/sh\n%s exec %s %s \"$@\"\n", variable, cli, argument)
+	require.NoError(t, os.WriteFile(path, []byte(script), 0o755))
 	return path
 }
 

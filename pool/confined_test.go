@@ -35,6 +35,7 @@ func TestConfined_AConversationKeepsItsUIDAndFilesWhenItIsResumed(t *testing.T) 
 }
 
 func TestConfined_AHistoryWrittenByTheServiceIsResumed(t *testing.T) {
+	t.Parallel()
 	s := newConfined(t)
 	r := s.ask("ada", "", fields{"messages": []fields{
 		{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}, {"role": "user", "content": "three"},
@@ -61,6 +62,7 @@ func TestConfined_WhatATenantPlantsIsNotFollowed(t *testing.T) {
 // What the CLI looks for in its home and in its working directory takes effect for who put it there, which is the
 // control, and for no other user, nor in another conversation of the same one.
 func TestConfined_HooksAndServersThatATenantPlantsRunForNobodyElse(t *testing.T) {
+	t.Parallel()
 	need.Root(t)
 	s := newServiceWith(t, confinement(t), func(o *pool.Options) { o.PermissionMode, o.Confined, o.Standby = "bypassPermissions", true, 1 })
 	const planted = `

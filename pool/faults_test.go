@@ -45,6 +45,7 @@ func TestPool_AnAPIThatCutsEveryAnswerEndsTheTurnAtItsDeadline(t *testing.T) {
 }
 
 func TestPool_AnAnswerThatIsGarbageIsAFailedResult(t *testing.T) {
+	t.Parallel()
 	s := newService(t, nil)
 	first := s.ask("ada", "one", nil)
 	first.text(t)
@@ -60,6 +61,7 @@ func TestPool_AnAnswerThatIsGarbageIsAFailedResult(t *testing.T) {
 }
 
 func TestPool_ATurnLongerThanTheDrainIsCutShortWithAnError(t *testing.T) {
+	t.Parallel()
 	s := newService(t, nil)
 	first := s.ask("ada", "one", nil)
 	first.text(t)
@@ -86,6 +88,7 @@ func TestPool_ATurnLongerThanTheDrainIsCutShortWithAnError(t *testing.T) {
 }
 
 func TestPool_TheSessionOfAnotherIsOutOfReach(t *testing.T) {
+	t.Parallel()
 	s := newService(t, nil)
 	session := fields{"session_id": uuid.NewString()}
 	first := s.ask("ada", "my secret is heliotrope", session)

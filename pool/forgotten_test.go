@@ -17,12 +17,10 @@ func TestPool_WhatAForgottenTurnStartedEndsBeforeTheNext(t *testing.T) {
 	sleep := `Bash {"command":"sleep ` + length + `"}`
 	agent := `Agent {"description":"d","prompt":"lilac \u005b\u005bwords=600\u005d\u005d\u005b\u005bdelay=100ms\u005d\u005d",` +
 		`"subagent_type":"general-purpose","run_in_background":false}`
-	s := newService(t, nil)
-	s.ask("ada", "one", fields{"system": "first"}).text(t)
-	s.allow("Bash")
-	s.ask("ada", "two", fields{"system": "second"}).text(t) // a restart, for the permission
+	s := newService(t, allowing(t, "Bash"))
+	s.ask("ada", "one", nil).text(t)
 	said := s.lastCall().Messages()
-	asked := "two"
+	asked := "one"
 	for name, c := range map[string]struct {
 		tools string
 		then  string

@@ -135,7 +135,7 @@ func TestHandoff_WhoHasTheUserNextIsRightAndAnOldOwnerIsNot(t *testing.T) {
 func TestHandoff_OnlyGoodTurnsAreMirrored(t *testing.T) {
 	t.Parallel()
 	store, dir := kept(t)
-	first := newScriptedService(t, keepingIn(store, func(o *pool.Options) { o.TurnTimeout = 5 * time.Second }))
+	first := newScriptedService(t, keepingIn(store, func(o *pool.Options) { o.TurnTimeout = 2 * time.Second }))
 	first.ask("ada", "one", nil).text(t)
 	saved(t, dir, 1)
 	require.Len(t, first.ask("ada", "two [[hang]]", nil).of("error"), 1)
@@ -299,6 +299,7 @@ func TestHandoff_WhatIsOnlyKnownFromTheArchiveAndDeletedThereBeginsAnew(t *testi
 
 // An instance that isolates its processes runs programs as MCP servers; one that doesn't must not, whoever began it.
 func TestHandoff_ProgramsAreNotRunWhereNothingIsIsolated(t *testing.T) {
+	t.Parallel()
 	store, _ := kept(t)
 	first := newService(t, keepingIn(store, func(o *pool.Options) { o.Confined = true }))
 	began := first.ask("ada", "one", fields{"mcp_servers": fields{"birds": fields{"command": "/bin/cat"}}})

@@ -183,6 +183,7 @@ func TestHandoff_LargeHeadsOfOlderReleasesAreRead(t *testing.T) {
 
 // What gives way comes back from the archive with its settings, which nobody else keeps meanwhile.
 func TestPool_LargeSettingsComeBackWithWhatGaveWay(t *testing.T) {
+	t.Parallel()
 	store, dir := kept(t)
 	s := newService(t, keepingIn(store, func(o *pool.Options) { o.MaxConversations = 1 }))
 	session := fields{"session_id": uuid.NewString()}

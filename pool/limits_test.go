@@ -26,7 +26,7 @@ func requireRefused(t *testing.T, status int, kind string, r reply) {
 
 func TestPool_WhenFullTheLongestIdleGivesWayAndIsResumedLater(t *testing.T) {
 	t.Parallel()
-	s := newService(t, func(o *pool.Options) { o.MaxProcesses = 2 })
+	s := newScriptedService(t, func(o *pool.Options) { o.MaxProcesses = 2 })
 	ada, bob := s.ask("ada", "one", nil), s.ask("bob", "one", nil)
 	ada.text(t)
 	bob.text(t)
@@ -79,7 +79,7 @@ func TestPool_AUserWithTooManyProcessesLosesAnOwnOne(t *testing.T) {
 
 func TestPool_AFullQueueAndALongWaitAreTurnedAway(t *testing.T) {
 	t.Parallel()
-	s := newService(t, func(o *pool.Options) { o.QueueLimit, o.QueueTimeout = 1, 3*time.Second })
+	s := newScriptedService(t, func(o *pool.Options) { o.QueueLimit, o.QueueTimeout = 1, time.Second })
 	s.ask("ada", "one", nil).text(t)
 	hangUp := s.occupy("ada", nil)
 	waiting := make(chan reply)
@@ -90,7 +90,7 @@ func TestPool_AFullQueueAndALongWaitAreTurnedAway(t *testing.T) {
 	require.Contains(t, full.body, "waiting already")
 	long := <-waiting
 	requireRefused(t, 429, "rate_limit_error", long)
-	require.Contains(t, long.body, "waited for 3s")
+	require.Contains(t, long.body, "waited for 1s")
 	hangUp()
 	require.Equal(t, "reply to: two", s.ask("ada", "two", nil).text(t))
 	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two"}, s.lastCall().Messages())

@@ -65,10 +65,9 @@ func (s *service) tools() []string {
 }
 
 func TestPool_MCPServersComeAndGoOnALiveProcess(t *testing.T) {
-	s := newService(t, nil)
-	s.ask("ada", "one", fields{"system": "first"}).text(t)
-	s.allow(magpie)
-	first := s.ask("ada", "two", fields{"system": "second"}) // a restart, for the permission
+	t.Parallel()
+	s := newService(t, allowing(t, magpie))
+	first := s.ask("ada", "one", nil)
 	first.text(t)
 	require.NotContains(t, first.body, magpie)
 

@@ -14,16 +14,9 @@ import (
 	"claudepool/pool"
 )
 
-// allow lets the CLIs of conversations that have begun use a tool, from their next start on.
-func (s *service) allow(tool string) {
-	s.t.Helper()
-	homes, err := filepath.Glob(filepath.Join(s.root, "*", "home"))
-	require.NoError(s.t, err)
-	require.NotEmpty(s.t, homes)
-	for _, home := range homes {
-		require.NoError(s.t, os.MkdirAll(filepath.Join(home, ".claude"), 0o700))
-		require.NoError(s.t, os.WriteFile(filepath.Join(home, ".claude", "settings.json"), []byte(`{"permissions":{"allow":["`+tool+`"]}}`), 0o600))
-	}
+// allowing lets CLIs use a tool.
+func allowing(t testing.TB, tool string) func(*pool.Options) {
+	return func(o *pool.Options) { o.ClaudeBin = wrapped(t, o.ClaudeBin, "", "--allowedTools="+tool) }
 }
 
 // sleepers are the pids of processes whose command line is a sleep of this length.
@@ -43,9 +36,10 @@ func sleepers(t *testing.T, length string) []string {
 func TestPool_WhatAnIdleProcessStartedGoesWithIt(t *testing.T) {
 	t.Parallel()
 	const timeout = 3 * time.Second
-	s := newService(t, func(o *pool.Options) { o.IdleTimeout = timeout })
-	s.ask("ada", "one", fields{"system": "first"}).text(t)
-	s.allow("Bash")
+	s := newService(t, func(o *pool.Options) {
+		o.IdleTimeout = timeout
+		allowing(t, "Bash")(o)
+	})
 	// A length that no other run of this test has.
 	length := strconv.Itoa(100_000_000 + os.Getpid())
 	commands := []string{
@@ -55,7 +49,7 @@ func TestPool_WhatAnIdleProcessStartedGoesWithIt(t *testing.T) {
 	}
 	var last reply
 	for _, command := range commands {
-		last = s.ask("ada", `[[tool=Bash {"command":"`+command+`"}]]`, fields{"system": "second"}) // a restart, the first time
+		last = s.ask("ada", `[[tool=Bash {"command":"`+command+`"}]]`, nil)
 		require.Contains(t, last.text(t), "started")
 	}
 	require.Eventually(t, func() bool { return len(sleepers(t, length)) == len(commands) }, 30*time.Second, 10*time.Millisecond)
@@ -121,6 +115,7 @@ func TestPool_AProcessOverItsMemoryIsReplacedBetweenTurns(t *testing.T) {
 }
 
 func TestPool_AProcessFarOverItsMemoryIsKilledInItsTurn(t *testing.T) {
+	t.Parallel()
 	s := newService(t, nil)
 	first := s.ask("ada", "one", nil)
 	first.text(t)

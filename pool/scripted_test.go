@@ -38,13 +38,13 @@ func TestPool_SurvivesWhateverItsProcessDoes(t *testing.T) {
 		samePID bool
 	}{
 		"exit":  {"the process of this conversation ended in the middle of the turn", false},
-		"hang":  {"the turn took longer than 5s", false},
-		"never": {"the turn took longer than 5s", false},
-		"flood": {"the turn took longer than 5s", true},
+		"hang":  {"the turn took longer than 2s", false},
+		"never": {"the turn took longer than 2s", false},
+		"flood": {"the turn took longer than 2s", true},
 	} {
 		t.Run(fault, func(t *testing.T) {
 			t.Parallel()
-			s := newScriptedService(t, func(o *pool.Options) { o.TurnTimeout = 5 * time.Second })
+			s := newScriptedService(t, func(o *pool.Options) { o.TurnTimeout = 2 * time.Second })
 			first := s.ask("ada", "one", nil)
 			require.Equal(t, "reply to: one", first.text(t))
 			bad := s.ask("ada", "two [["+fault+"]]", nil)
@@ -124,9 +124,9 @@ func TestPool_AFloodIsHeldBackByItsReader(t *testing.T) {
 	require.Equal(t, "reply to: next", s.ask("ada", "next", nil).text(t))
 }
 
-func TestPool_ThreeHundredRequestsOfAConversationAreAnsweredInLine(t *testing.T) {
-	s := newScriptedService(t, func(o *pool.Options) { o.QueueLimit = 300 })
-	replies := make([]reply, 300)
+func TestPool_AHundredRequestsOfAConversationAreAnsweredInLine(t *testing.T) {
+	s := newScriptedService(t, func(o *pool.Options) { o.QueueLimit = 100 })
+	replies := make([]reply, 100)
 	var wg sync.WaitGroup
 	for i := range replies {
 		wg.Go(func() { replies[i] = s.ask("ada", fmt.Sprint("question ", i), nil) })

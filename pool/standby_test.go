@@ -76,6 +76,7 @@ func TestStandby_ServesAFirstRequestAsIfItHadBeenStartedForIt(t *testing.T) {
 
 // The cost a client is shown is that of its own turn.
 func TestStandby_TheWarmUpCostsNobodyAnything(t *testing.T) {
+	t.Parallel()
 	s := newService(t, withStandby(1))
 	s.awaitStandbys(1)
 	warm := s.ask("ada", "one", nil)

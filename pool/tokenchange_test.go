@@ -38,6 +38,7 @@ func records(t *testing.T, dir string) []string {
 }
 
 func TestInherit_TheProcessGoesOnUnderTheNewTokenWithTheRealCLI(t *testing.T) {
+	t.Parallel()
 	store, dir := kept(t)
 	s := newService(t, keepingIn(store))
 	named := uuid.NewString()

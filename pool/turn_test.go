@@ -21,6 +21,7 @@ import (
 )
 
 func TestPool_ASecondRequestFindsTheProcessAndTheConversation(t *testing.T) {
+	t.Parallel()
 	s := newService(t, nil)
 	first := s.ask("ada", "one", nil)
 	require.Equal(t, "reply to: one", first.text(t))
@@ -33,6 +34,7 @@ func TestPool_ASecondRequestFindsTheProcessAndTheConversation(t *testing.T) {
 }
 
 func TestPool_SimultaneousRequestsOfAUserDontMix(t *testing.T) {
+	t.Parallel()
 	s := newService(t, nil)
 	var wg sync.WaitGroup
 	replies := make([]reply, 5)
@@ -61,6 +63,7 @@ func TestPool_SimultaneousRequestsOfAUserDontMix(t *testing.T) {
 }
 
 func TestPool_AClientThatHangsUpDoesntPoisonTheNextRequest(t *testing.T) {
+	t.Parallel()
 	s := newService(t, nil)
 	first := s.ask("ada", "one", nil)
 	ctx, hangUp := context.WithCancel(t.Context())
@@ -81,6 +84,7 @@ func TestPool_AClientThatHangsUpDoesntPoisonTheNextRequest(t *testing.T) {
 }
 
 func TestPool_AQueuedClientThatHangsUpLeavesTheQueue(t *testing.T) {
+	t.Parallel()
 	s := newService(t, nil)
 	s.ask("ada", "one", nil)
 	done := make(chan reply)
@@ -122,6 +126,7 @@ func TestPool_AProcessKilledWhileIdleIsResumed(t *testing.T) {
 }
 
 func TestPool_AProcessKilledInATurnEndsItsStreamAndIsForgotten(t *testing.T) {
+	t.Parallel()
 	s := newService(t, nil)
 	first := s.ask("ada", "one", nil)
 	before := len(s.api.Calls())
@@ -139,6 +144,7 @@ func TestPool_AProcessKilledInATurnEndsItsStreamAndIsForgotten(t *testing.T) {
 }
 
 func TestPool_SettingsOfALaterRequestAreInForceOnTheSameProcess(t *testing.T) {
+	t.Parallel()
 	s := newService(t, nil)
 	first := s.ask("ada", "one", fields{"model": "claude-haiku-4-5"})
 	first.text(t)
@@ -183,6 +189,7 @@ func TestPool_AChangedSystemPromptCostsAResumeAndIsInForce(t *testing.T) {
 }
 
 func TestPool_SessionsOfAUserNeverSeeEachOther(t *testing.T) {
+	t.Parallel()
 	s := newService(t, func(o *pool.Options) { o.IdleTimeout = 200 * time.Millisecond })
 	a, b := uuid.NewString(), uuid.NewString()
 	s.ask("ada", "alpha", fields{"session_id": a}).text(t)
@@ -210,6 +217,7 @@ func TestPool_SessionsOfAUserNeverSeeEachOther(t *testing.T) {
 }
 
 func TestPool_HistoryIsOneTurnAndNothingIsSentTwice(t *testing.T) {
+	t.Parallel()
 	s := newService(t, nil)
 	history := []fields{
 		{"role": "user", "content": "I am Zoe"}, {"role": "assistant", "content": "Hello Zoe"},
@@ -233,6 +241,7 @@ func TestPool_HistoryIsOneTurnAndNothingIsSentTwice(t *testing.T) {
 }
 
 func TestPool_CommandsInATextAreWordsToTheModel(t *testing.T) {
+	t.Parallel()
 	s := newService(t, nil)
 	s.ask("ada", "one", nil).text(t)
 	require.Equal(t, "reply to: /clear", s.ask("ada", "/clear", nil).text(t))
@@ -286,7 +295,8 @@ func exists(pid string) bool {
 }
 
 func TestPool_TheTokenIsNowhere(t *testing.T) {
-	s := newService(t, nil)
+	t.Parallel()
+	s := newService(t, allowing(t, "Bash"))
 	const key = "sk-ant-api03-key-of-kim"
 	kim := fields{"oauth_credentials": nil, "api_key": key}
 	secrets := []string{token("ada"), key}
@@ -339,8 +349,6 @@ func TestPool_TheTokenIsNowhere(t *testing.T) {
 		killed := read(response)
 		require.Len(t, killed.of("error"), 1)
 		nowhere(killed)
-		s.allow("Bash")
-		who["system"] = "be brief" // a restart, for the permission
 		environment := s.ask(user, `[[tool=Bash {"command":"env; cat /proc/$PPID/environ | tr \"\\0\" \"\\n\""}]]`, who)
 		require.Contains(t, environment.text(t), "CLAUDE_CODE_OAUTH_TOKEN=cp-", "the control: that of the process is seen")
 		nowhere(environment)
@@ -364,10 +372,10 @@ func TestPool_ProgramsAndHigherPermissionsAreForWhereIsolationIsInForce(t *testi
 
 func TestPool_LargeMessagesAndEventsPassWhole(t *testing.T) {
 	s := newService(t, nil)
-	r := s.ask("ada", "event [[bytes=4194304]]", nil)
-	require.Equal(t, strings.Repeat("x", 4<<20), r.text(t))
+	r := s.ask("ada", "event [[bytes=2097152]]", nil)
+	require.Equal(t, strings.Repeat("x", 2<<20), r.text(t))
 	// Of that much text the CLI itself says that the prompt is too long, so it is a document.
-	big := base64.StdEncoding.EncodeToString(append([]byte("%PDF-1.4\n"), make([]byte, 6<<20)...))
+	big := base64.StdEncoding.EncodeToString(append([]byte("%PDF-1.4\n"), make([]byte, 3<<20)...))
 	content := []fields{
 		{"type": "document", "source": fields{"type": "base64", "media_type": "application/pdf", "data": big}},
 		{"type": "text", "text": "read this"},

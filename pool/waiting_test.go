@@ -163,11 +163,11 @@ func TestPool_ACLIThatIsNotReadyInTimeIsGivenUp(t *testing.T) {
 // seconds, then no more.
 func TestPool_AToolThatRunsQuietlyIsNoSilence(t *testing.T) {
 	t.Parallel()
-	s := newService(t, func(o *pool.Options) { o.SilenceTimeout = 5 * time.Second })
-	first := s.ask("ada", "one", fields{"system": "first"})
-	first.text(t)
-	s.allow("Bash")
-	quiet := s.ask("ada", `[[tool=Bash {"command":"sleep 10; echo slept","timeout":30000}]]`, fields{"system": "second"}) // a restart, for the permission
+	s := newService(t, func(o *pool.Options) {
+		o.SilenceTimeout = 5 * time.Second
+		allowing(t, "Bash")(o)
+	})
+	quiet := s.ask("ada", `[[tool=Bash {"command":"sleep 10; echo slept","timeout":30000}]]`, nil)
 	require.Equal(t, "tool said: slept", quiet.text(t))
 	require.Equal(t, quiet.pid, s.ask("ada", "two", nil).pid)
 }

@@ -23,18 +23,32 @@ import (
 
 const (
 	turnsSteps    = 20
-	turnsScripted = 300
+	turnsScripted = 40           // conversations to walk through, other ones at each run
 	turnsReal     = "TURNS"      // how many conversations to walk through with the real CLI; none if unset
 	turnsSeed     = "TURNS_SEED" // what a failure has printed: SEED, or SEED/CONVERSATION for that one alone
 )
 
+// By default the walk is a short one: make turns has the long one, of six conversations for each with the real CLI.
 func TestTurns_WhateverHappensTheAPISeesTheGoodOnesInOrder(t *testing.T) {
-	walkAll(t, turnsScripted, 10, newScriptedService, steps)
+	n := turnsScripted
+	if long := turnsWithTheRealCLI(t); long > 0 {
+		n = 6 * long
+	}
+	walkAll(t, n, 10, newScriptedService, steps)
+}
+
+// turnsWithTheRealCLI is how many conversations are to be walked through with it.
+func turnsWithTheRealCLI(t *testing.T) (n int) {
+	if text := os.Getenv(turnsReal); text != "" {
+		_, err := fmt.Sscan(text, &n)
+		require.NoError(t, err)
+	}
+	return n
 }
 
 func TestTurns_WithTheRealCLI(t *testing.T) {
-	var n int
-	if _, err := fmt.Sscan(os.Getenv(turnsReal), &n); err != nil {
+	n := turnsWithTheRealCLI(t)
+	if n == 0 {
 		t.Skip("make turns")
 	}
 	walkAll(t, n, 4, newService, append(steps, realSteps...))
