@@ -12,7 +12,7 @@ func TestRelay_EventsAreWholeInWhateverPiecesTheyCome(t *testing.T) {
 		"id: t1.3\ndata: {}\n\n"}
 	all := strings.Join(events, "")
 	for size := 1; size <= len(all); size++ {
-		o, got := &relay{isWhole: true}, ""
+		o, got := &relay{hasIDs: true, isWhole: true}, ""
 		for rest := all; rest != ""; {
 			n := min(size, len(rest))
 			part := string(o.whole([]byte(rest[:n])))

@@ -2,6 +2,7 @@ package function
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -37,7 +38,7 @@ var (
 func (f *Front) stream(ctx context.Context, client sink, c call, answer *http.Response) {
 	client.open(answer.Header)
 	resumable := answer.Header.Get(api.HeaderTurn) != ""
-	out := &relay{front: f, client: client, last: c.last, isWhole: resumable || client.wantsWhole()}
+	out := &relay{front: f, client: client, last: c.last, hasIDs: resumable, isWhole: resumable || client.wantsWhole()}
 	for {
 		before := out.last
 		gone := out.copy(answer.Body)
@@ -83,6 +84,7 @@ type sink interface {
 type relay struct {
 	front   *Front
 	client  sink
+	hasIDs  bool // the stream can be taken up again
 	isWhole bool // only whole events are passed on, so that the stream can be taken up between any two
 
 	pending []byte // the beginning of an event
@@ -122,8 +124,8 @@ func (o *relay) whole(chunk []byte) []byte {
 	end += comments(o.pending[end:])
 	events := o.pending[:end:end]
 	o.pending = o.pending[end:]
-	if id, ok := lastID(events); ok {
-		o.last = id
+	if o.hasIDs {
+		o.last = cmp.Or(lastID(events), o.last)
 	}
 	return events
 }
@@ -140,14 +142,14 @@ func comments(text []byte) (n int) {
 	return n
 }
 
-// lastID finds the id of the last of whole events that have one. No line break is within an event's data.
-func lastID(events []byte) (string, bool) {
+// lastID finds the id of the last of whole events that have one, else "". No line break is within an event's data.
+func lastID(events []byte) string {
 	at := bytes.LastIndex(events, []byte("\nid: "))
 	if at < 0 && !bytes.HasPrefix(events, []byte("id: ")) {
-		return "", false
+		return ""
 	}
 	id, _, _ := bytes.Cut(events[at+len("\nid: "):], []byte("\n"))
-	return string(id), true
+	return string(id)
 }
 
 // finish says so if the instance's stream did not end as it should.

@@ -41,6 +41,17 @@ func TestLoad_WritesAReport(t *testing.T) {
 	require.Regexp(t, `\| reused \| [1-9]\d* \|`, string(text))
 }
 
+func TestTranslation_PrintsTheRatiosOfTheEndpoints(t *testing.T) {
+	var table strings.Builder
+	require.NoError(t, realMain(t.Context(), options{quick: true, api: true, stdout: &table}, t.Logf))
+	t.Log("\n" + table.String())
+	for row, pairs := range map[string]string{
+		"short request, first token": "4 +2", "short request, total": "4 +2", "events/s of 2 streams": "2 +2",
+	} {
+		require.Regexp(t, fmt.Sprintf(`(?m)^%s +[1-9].* +[1-9].* +\d+\.\d{3} +\d+\.\d{3} to [\d.+Inf]+ +%s$`, row, pairs), table.String())
+	}
+}
+
 // needClone is for what takes a commit out of the repository.
 func needClone(t *testing.T) {
 	t.Helper()
@@ -57,7 +68,7 @@ func TestCompare_PrintsTheRatiosToACommit(t *testing.T) {
 	require.Contains(t, table.String(), "new users who found no standby: 0 and 0 of 1\n")
 	for row, pairs := range map[string]string{
 		"new user, first token": "1 +1", "new user, total": "1 +1",
-		"second request, first token": "1 +1", "second request, total": "1 +1",
+		"later request, first token": "2 +1", "later request, total": "2 +1",
 		"short request, first token": "4 +2", "short request, total": "4 +2",
 		"short request, CPU time of the service": "2 +2", "short request, allocations": "2 +2",
 		"event of many streams, time": "2 +2", "event of many streams, CPU time of the service": "2 +2",

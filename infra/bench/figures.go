@@ -74,8 +74,8 @@ func (c *comparison) write(out io.Writer, head string) error {
 	}{
 		{"new user, first token", c.news.first, duration},
 		{"new user, total", c.news.total, duration},
-		{"second request, first token", c.seconds.first, duration},
-		{"second request, total", c.seconds.total, duration},
+		{"later request, first token", c.laters.first, duration},
+		{"later request, total", c.laters.total, duration},
 		{"short request, first token", c.shorts.first, duration},
 		{"short request, total", c.shorts.total, duration},
 		{"short request, CPU time of the service", c.requestCPU, duration},

@@ -3,7 +3,8 @@
 // and with standbys, and of a CLI over its own pipes; what idle processes cost; and what the service itself adds, with
 // the scripted CLI. All that is compared takes turns within one run, so that what else the machine does hits all alike.
 //
-// With -base it compares the working tree with another commit instead, see comparison.
+// With -base it compares the working tree with another commit instead, see comparison, and with -messages the endpoint
+// POST /v1/messages with the pooled one.
 package main
 
 import (
@@ -81,9 +82,10 @@ type lab struct {
 type options struct {
 	quick  bool
 	load   bool
+	api    bool
 	base   string
 	out    string    // folder of the reports
-	stdout io.Writer // for the table of a comparison
+	stdout io.Writer // for the tables of comparisons
 }
 
 func main() {
@@ -92,6 +94,7 @@ func main() {
 	o := options{stdout: os.Stdout}
 	flag.BoolVar(&o.quick, "quick", false, "try with the scripted CLI that everything works; the numbers mean nothing")
 	flag.BoolVar(&o.load, "load", false, "put one instance under load instead, and write infra/bench/LOAD.md")
+	flag.BoolVar(&o.api, "messages", false, "compare POST /v1/messages with the pooled endpoint instead")
 	flag.StringVar(&o.base, "base", "", "compare the working tree with this commit instead, and print the ratios")
 	flag.StringVar(&o.out, "out", ".", "folder to write BENCH.md and infra/bench/first-token.svg into")
 	flag.Parse()
@@ -103,8 +106,8 @@ func main() {
 }
 
 func realMain(ctx context.Context, o options, say func(string, ...any)) (err error) {
-	if o.load && o.base != "" {
-		return errors.New("-load and -base exclude each other")
+	if o.load && o.base != "" || o.api && (o.load || o.base != "") {
+		return errors.New("-load, -messages and -base exclude each other")
 	}
 	scratch, err := openFolder("", "bench-")
 	if err != nil {
@@ -127,8 +130,11 @@ func realMain(ctx context.Context, o options, say func(string, ...any)) (err err
 	if o.base != "" {
 		return l.compare(ctx, o)
 	}
-	if err := l.build(o.quick || o.load); err != nil {
+	if err := l.build(o.quick || o.load || o.api); err != nil {
 		return err
+	}
+	if o.api {
+		return l.translated(ctx, o.quick, o.stdout)
 	}
 	if o.load {
 		plan := fullLoad

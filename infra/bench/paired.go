@@ -17,13 +17,14 @@ type comparison struct {
 	sides  [2]side
 	missed [2]int // new users who found no standby
 
-	news, seconds, shorts                          timed
+	news, laters, shorts                           timed
 	requestCPU, requestAllocs, eventTime, eventCPU figure
 }
 
 // sizes are how much is compared.
 type sizes struct {
 	newRounds, newUsers, standby int // pairs of new users in each round
+	laters                       int // pairs of later requests of each pair of users
 	rounds                       int // with the scripted CLI, of:
 	talks, requests              int // pairs of talks, and of requests in each
 	streams, events, runs        int // at once, of each, and pairs of runs
@@ -31,9 +32,9 @@ type sizes struct {
 }
 
 var (
-	fullSizes = sizes{newRounds: 20, newUsers: 6, standby: 2, rounds: 12, talks: 4, requests: 25,
-		streams: 50, events: 2000, runs: 2, resamples: 4000}
-	quickSizes = sizes{newRounds: 1, newUsers: 1, standby: 1, rounds: 2, talks: 1, requests: 2,
+	fullSizes = sizes{newRounds: 18, newUsers: 4, standby: 2, laters: 14, rounds: 12, talks: 4, requests: 25,
+		streams: 50, events: 1000, runs: 8, resamples: 4000}
+	quickSizes = sizes{newRounds: 1, newUsers: 1, standby: 1, laters: 2, rounds: 2, talks: 1, requests: 2,
 		streams: 2, events: 100, runs: 1, resamples: 100}
 )
 
@@ -125,10 +126,22 @@ func (c *comparison) newUsers(ctx context.Context, n int, both opponents) error 
 	if err := c.ready(ctx, both); err != nil {
 		return err
 	}
-	return abba(n, c.sizes.newUsers, func(i, side int) (sample, error) {
-		defer time.Sleep(settled) // what follows a turn is over before the other side has one
-		return users[side][i].ask(ctx, prompt(2, 0))
-	}, func(got [2]sample) { c.seconds.add(n, got) })
+	for i := range c.sizes.newUsers {
+		if err := c.laterRequests(ctx, n, users[base][i], users[now][i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// laterRequests has two users go on, in turn. Each request is a sample of its own, as the scatter of a request is larger
+// than that of processes; what requests of a process share, the interval allows for, as it is one over rounds.
+func (c *comparison) laterRequests(ctx context.Context, n int, was, is *user) error {
+	users := [2]*user{base: was, now: is}
+	return abba(n, c.sizes.laters, func(i, side int) (sample, error) {
+		defer time.Sleep(rest) // what follows a turn is over before the other side has one
+		return users[side].ask(ctx, prompt(2+i, 0))
+	}, func(got [2]sample) { c.laters.add(n, got) })
 }
 
 // ready waits until both sides have their standbys again, as the start of one would disturb either side.

@@ -57,7 +57,7 @@ func (a *Answer) Add(l *Line) {
 	case "user":
 		a.reach(l.UUID)
 	case "result":
-		if !l.IsError && a.fits(l.Result) {
+		if !l.IsError && a.fits(len(l.Result)) {
 			a.results.WriteString(l.Result)
 		}
 	}
@@ -71,22 +71,28 @@ func (a *Answer) reach(uuid string) {
 }
 
 func (a *Answer) event(event gjson.Result, line []byte) {
-	kind := event.Get("type").Str
-	if text := event.Get("delta.text").Str; kind == "content_block_delta" && !a.fits(text+text) {
-		return
-	}
-	if kind == "message_stop" && !a.whole {
-		a.cut(int(gjson.GetBytes(line, "abandoned_blocks.from_block_index").Int()))
-		return
-	}
-	a.shown.event(kind, event)
-	switch kind {
+	switch event.Get("type").Str {
 	case "message_start":
 		a.streaming, a.whole = idOf(event.Get("message")), false
+	case "content_block_start":
+		a.shown.block(int(event.Get("index").Int()), event.Get("content_block.type").Str == "text")
 	case "content_block_delta":
-		a.deltas.WriteString(event.Get("delta.text").Str)
+		a.delta(event.Get("delta.text").Str)
 	case "message_delta":
 		a.whole = true
+		a.shown.endRepeat()
+	case "message_stop":
+		if !a.whole {
+			a.cut(int(gjson.GetBytes(line, "abandoned_blocks.from_block_index").Int()))
+		}
+	}
+}
+
+// delta takes a part of a text, which is kept twice.
+func (a *Answer) delta(text string) {
+	if a.fits(2 * len(text)) {
+		a.deltas.WriteString(text)
+		a.shown.say(text)
 	}
 }
 
@@ -102,7 +108,7 @@ func (a *Answer) cut(abandoned int) {
 func (a *Answer) message(message gjson.Result) {
 	id := idOf(message)
 	if n := len(a.messages); n == 0 || a.messages[n-1].id != id {
-		if !a.fits(id + " ") {
+		if !a.fits(len(id) + 1) {
 			return
 		}
 		a.messages = append(a.messages, answered{id: id})
@@ -110,10 +116,10 @@ func (a *Answer) message(message gjson.Result) {
 	m := &a.messages[len(a.messages)-1]
 	message.Get("content").ForEach(func(_, block gjson.Result) bool {
 		text, isText := block.Get("text").Str, block.Get("type").Str == "text"
-		if isText && a.fits(text) {
+		if isText && a.fits(len(text)) {
 			m.blocks = append(m.blocks, strings.Clone(text))
 		}
-		if id != a.streaming && (!isText || a.fits(text)) {
+		if id != a.streaming && (!isText || a.fits(len(text))) {
 			a.shown.unasked(text)
 		}
 		return true
@@ -125,10 +131,10 @@ func idOf(message gjson.Result) string {
 	return strings.Clone(id[:min(len(id), longestID)])
 }
 
-// fits reports whether there is room for a text that is not empty, and takes it.
-func (a *Answer) fits(text string) bool {
-	a.size += len(text) + overhead
-	return text != "" && a.size <= maxKept
+// fits reports whether there is room for a text of n bytes that is not empty, and takes it.
+func (a *Answer) fits(n int) bool {
+	a.size += n + overhead
+	return n > 0 && a.size <= maxKept
 }
 
 // Last is the uuid of the last line that stands in the transcript, as far as lines say so; empty if there is none.

@@ -53,6 +53,25 @@ func TestParseLine_ReadsWhatATurnNeeds(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, line.Public())
 	require.Equal(t, []string{"error", "r1", "no such model"}, []string{line.Subtype, line.RequestID, line.Error})
+
+	line, err = ParseLine([]byte(`{"event":{"type":"message_stop"},"type":"stream_event"}`))
+	require.NoError(t, err)
+	require.True(t, line.Public(), "whatever the order")
+}
+
+// Lines of this kind come by the thousand: what is garbage of each adds up.
+func TestParseLine_ADeltaIsReadWithoutACopy(t *testing.T) {
+	raw := []byte(`{"type":"stream_event","event":{"type":"content_block_delta","index":0,"delta":{"type":"text_delta",` +
+		`"text":"word "}},"session_id":"s1","parent_tool_use_id":null,"uuid":"u1"}`)
+	var a Answer
+	a.deltas.Grow(1 << 20)
+	a.shown.text.Grow(1 << 20)
+	require.Zero(t, testing.AllocsPerRun(1000, func() {
+		line, err := ParseLine(raw)
+		require.NoError(t, err)
+		a.Add(&line)
+	}))
+	require.True(t, strings.HasPrefix(a.Deltas(), "word word "))
 }
 
 func TestParseLine_RefusesWhatIsNoObject(t *testing.T) {

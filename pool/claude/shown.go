@@ -1,10 +1,6 @@
 package claude
 
-import (
-	"strings"
-
-	"github.com/tidwall/gjson"
-)
+import "strings"
 
 // shown is the text that a client of /v1/messages sees as it is streamed. After a text that was cut and doesn't count,
 // the next answer goes on in the same block if its first text begins with all of that; else both are seen. Answers
@@ -19,18 +15,7 @@ type shown struct {
 	maybe  bool   // whether it is isn't known yet
 }
 
-// event considers an event of the API's.
-func (s *shown) event(kind string, event gjson.Result) {
-	switch kind {
-	case "content_block_start":
-		s.block(int(event.Get("index").Int()), event.Get("content_block.type").Str == "text")
-	case "content_block_delta":
-		s.say(event.Get("delta.text").Str)
-	case "message_delta":
-		s.endRepeat()
-	}
-}
-
+// block begins a block of a streamed answer.
 func (s *shown) block(source int, isText bool) {
 	if s.maybe && isText && source == 0 {
 		return

@@ -102,7 +102,8 @@ func (t *turn) concludeLocked(line *claude.Line, raw []byte) {
 	if t.err != nil {
 		return // it failed while the line waited for room
 	}
-	t.result = line
+	result := *line // a copy, so that no other line has to be on the heap
+	t.result = &result
 	if line.HasUsage {
 		sum := line.Usage
 		if t.usage != nil {

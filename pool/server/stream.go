@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -14,6 +15,9 @@ import (
 
 // finalWriteTime is how long a client may take to read what is left once its turn has been ended for it.
 const finalWriteTime = 2 * time.Second
+
+// mostBatch is how much memory a stream keeps between batches of events, in bytes.
+const mostBatch = 16 << 10
 
 // stream is one response as server-sent events. Its methods may be called concurrently with its own pings.
 type stream struct {
@@ -31,6 +35,7 @@ type stream struct {
 	last    time.Time // of the last write
 	opening *time.Timer
 	pinging *time.Timer
+	batch   []byte // the last one, whose memory the next one takes
 
 	end       sync.Mutex // guards the following, also while a write is under way
 	over      bool       // the connection is the next request's
@@ -184,7 +189,7 @@ func (s *stream) sendNumbered(ctx context.Context, from int, lines [][]byte) err
 	for _, line := range lines {
 		size += len(line) + len(s.turn) + len("id: .1234567\ndata: \n\n")
 	}
-	events := make([]byte, 0, size)
+	events := slices.Grow(s.batch[:0], size)
 	for i, line := range lines {
 		if s.turn != "" {
 			events = append(api.AppendEventID(append(events, "id: "...), s.turn, from+i), '\n')
@@ -192,6 +197,9 @@ func (s *stream) sendNumbered(ctx context.Context, from int, lines [][]byte) err
 		events = append(events, "data: "...)
 		events = append(events, line...)
 		events = append(events, "\n\n"...)
+	}
+	if s.batch = events; cap(events) > mostBatch {
+		s.batch = nil
 	}
 	return s.writeLocked(events)
 }
