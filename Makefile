@@ -11,7 +11,7 @@ export GOTOOLCHAIN := auto
 export CGO_ENABLED := 0
 export GOFLAGS := $(GOFLAGS) -trimpath
 
-.PHONY: help setup run demo build check test audit bench chaos hostile turns fuzz pins clean
+.PHONY: help setup run demo build check test audit bench chaos hostile turns keyed fuzz pins clean
 
 help: ## Show this text
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ hostile: setup ## Let strangers flood a front and two instances for minutes, and
 
 turns: setup ## Walk through 50 random conversations with the real CLI and 300 without; TURNS_SEED=SEED/N repeats one
 	CLAUDE_BIN=$(CLAUDE_BIN) TURNS=50 go test -count=1 -v -timeout 30m -run TestTurns ./pool
+
+keyed: setup ## Send 1000 requests twice under keys, while fronts are killed and owners drained
+	KEYED=1000 CGO_ENABLED=0 go test -count=1 -v -timeout 30m -run TestKeyed ./infra/local
 
 # A bare "context deadline exceeded" after the minute is go.dev/issue/75804, which Go 1.27 mends, and no finding.
 fuzz: ## Run each fuzz target for a minute

@@ -34,6 +34,7 @@ type call struct {
 	body   *body
 	trace  http.Header
 	last   string // the last event that the client has, if it takes a stream up again
+	key    key
 }
 
 // errNotNow says that nothing was run and that trying again shortly makes sense.
@@ -132,6 +133,9 @@ func (f *Front) exchange(ctx context.Context, c call, owner router.Owner) (*http
 	if c.last != "" {
 		r.Header.Set(api.HeaderLastEvent, c.last)
 	}
+	if c.path == api.PathMessages {
+		c.key.set(r.Header)
+	}
 	f.sign(r, c, owner)
 	return f.opts.Client.http.RoundTrip(r)
 }
@@ -193,7 +197,9 @@ func (f *Front) passError(ctx context.Context, w http.ResponseWriter, c call, an
 		f.opts.Logger.ErrorContext(ctx, "the instance refuses this front's hop", "user", api.ShortUser(c.user))
 	}
 	body, err := io.ReadAll(io.LimitReader(answer.Body, maxErrorBody))
-	if err != nil || refused || answer.StatusCode < 400 || answer.StatusCode == http.StatusConflict ||
+	hasBegun := answer.Header.Get(api.HeaderBegun) != ""
+	repeated := answer.StatusCode == http.StatusConflict && !hasBegun // the hop; else it is an idempotency key that was used
+	if err != nil || refused || answer.StatusCode < 400 || repeated ||
 		answer.Header.Get("Content-Type") != "application/json" {
 		silent := api.BadGateway("the instance gave no answer")
 		silent.Begun = true
@@ -205,7 +211,7 @@ func (f *Front) passError(ctx context.Context, w http.ResponseWriter, c call, an
 			w.Header().Set(name, v)
 		}
 	}
-	again := answer.Header.Get("Retry-After") != "" && answer.Header.Get(api.HeaderBegun) == ""
+	again := answer.Header.Get("Retry-After") != "" && !hasBegun
 	w.Header().Set(api.HeaderShouldRetry, strconv.FormatBool(again))
 	api.SetRequestID(w.Header(), c.id)
 	w.WriteHeader(answer.StatusCode)

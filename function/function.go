@@ -238,7 +238,7 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, k kind) {
 	}
 	var c call
 	if err == nil {
-		c, err = k.begin(sent)
+		c, err = k.call(sent, r.Header, req)
 	}
 	if err != nil {
 		if err = orCause(ctx, err); sent == nil {

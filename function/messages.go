@@ -71,11 +71,12 @@ func (f *Front) translated(w http.ResponseWriter, r *http.Request,
 			return req, err
 		},
 		begin: func(sent *api.Body) (call, error) {
+			original := originalOf(r.Header, sent.Bytes)
 			sent.Bytes, pooled = pooled, nil
 			if ignored := as.asked.Ignored; len(ignored) > 0 {
 				w.Header().Set(messages.HeaderIgnored, strings.Join(ignored, ", "))
 			}
-			return call{path: api.PathMessages}, nil
+			return call{path: api.PathMessages, key: key{original: original}}, nil
 		},
 		sink: func() sink { answer = f.reply(w, id, as); return answer },
 	})

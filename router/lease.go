@@ -39,9 +39,11 @@ type LeaseOptions struct {
 	HomeTTL     time.Duration // how long the files of a user's conversations are kept
 
 	Load  func() (reserved, idle int)
-	Full  func() bool          // no conversation can begin here now, whatever Load says; nil is never
-	Evict func(user string)    // give the user up when its turns have ended
-	Clock func() time.Duration // nil: CLOCK_BOOTTIME, which goes on while the machine sleeps
+	Full  func() bool       // no conversation can begin here now, whatever Load says; nil is never
+	Evict func(user string) // give the user up when its turns have ended
+	// HandOver is what the next owner of a user who is given up is to find, for so long; nil is nothing.
+	HandOver func(user string) (left []byte, ttl time.Duration)
+	Clock    func() time.Duration // nil: CLOCK_BOOTTIME, which goes on while the machine sleeps
 }
 
 // Lease is the instance's side: its life sign, and which users it owns. Its methods may be called concurrently.
@@ -153,8 +155,13 @@ func (l *Lease) sendRelease(ctx context.Context, user, claim string, keepHome bo
 	if keepHome {
 		home = l.opts.HomeTTL.Milliseconds()
 	}
-	err := releaseScript.Run(ctx, l.redis, []string{ownerKey(user), homeKey(user), instanceKey(l.id)}, l.id, claim,
-		home).Err()
+	var left []byte
+	var ttl time.Duration
+	if l.opts.HandOver != nil {
+		left, ttl = l.opts.HandOver(user)
+	}
+	keys := []string{ownerKey(user), homeKey(user), instanceKey(l.id), leftKey(user)}
+	err := releaseScript.Run(ctx, l.redis, keys, l.id, claim, home, left, ttl.Milliseconds()).Err()
 	if err != nil {
 		return err
 	}

@@ -123,6 +123,7 @@ func evictKey(id string) string    { return prefix + "evict:" + id }
 func endedKey(id string) string    { return prefix + "ended:" + id }
 func ownerKey(user string) string  { return prefix + "owner:" + user }
 func homeKey(user string) string   { return prefix + "home:" + user }
+func leftKey(user string) string   { return prefix + "left:" + user }
 func provenKey(user string) string { return prefix + "proven:" + user }
 
 // random returns n random bytes as hex digits.

@@ -38,19 +38,20 @@ const patience = time.Minute
 
 // deployment is two fronts and three instances as processes of their own, on a real Redis and the Firestore emulator.
 type deployment struct {
-	t         *testing.T
-	bin       string
-	folder    string // of workspaces and logs
-	database  string // address of Firestore
-	project   string // there
-	api       *pooltest.API
-	redis     *redis.Client
-	redisAddr string
-	env       []string
-	http      *http.Client // that fronts are asked with
-	fronts    []string
-	instances map[string]*testkit.Process // by id
-	processes []*testkit.Process          // all, also those that have ended
+	t              *testing.T
+	bin            string
+	folder         string // of workspaces and logs
+	database       string // address of Firestore
+	project        string // there
+	api            *pooltest.API
+	redis          *redis.Client
+	redisAddr      string
+	env            []string
+	http           *http.Client // that fronts are asked with
+	fronts         []string
+	frontProcesses []*testkit.Process
+	instances      map[string]*testkit.Process // by id
+	processes      []*testkit.Process          // all, also those that have ended
 
 	redisServer, firestore *testkit.Process
 }
@@ -168,7 +169,7 @@ func (d *deployment) front() {
 	d.t.Helper()
 	addr := freeAddr(d.t)
 	_, port, _ := net.SplitHostPort(addr)
-	d.start("front", "PORT="+port)
+	d.frontProcesses = append(d.frontProcesses, d.start("front", "PORT="+port))
 	d.fronts = append(d.fronts, "http://"+addr)
 	c := d.client(len(d.fronts) - 1)
 	require.Eventually(d.t, func() bool { return c.Healthy(d.t.Context()) }, patience, 20*time.Millisecond)

@@ -24,6 +24,9 @@ const (
 	// #nosec G101 -- a name: instance to front: the answer is for the client; without it, another instance may have one
 	HeaderPassed = "X-Claudepool-Passed"
 
+	HeaderIdempotencyKey = "Idempotency-Key"       // both ways: the client's name for a request that is to be run once
+	HeaderOriginal       = "X-Claudepool-Original" // front to instance: digest of the body that the front has translated
+
 	HeaderShouldRetry = "X-Should-Retry"     // to the client: whether nothing was run, so that it may try again by itself
 	HeaderBegun       = "X-Claudepool-Begun" // instance to front: some of the request may have been run
 	headerRequestID   = "Request-Id"         // to the client: the request's id, where the official SDKs look for it

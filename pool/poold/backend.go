@@ -21,6 +21,10 @@ func (b backend) Acquire(ctx context.Context, req *api.Request, outage bool) (se
 	return h, nil
 }
 
+func (b backend) Hold(ctx context.Context, req *api.Request, outage bool) (letGo func(), err error) {
+	return b.pool.Hold(ctx, req, outage)
+}
+
 func (b backend) Delete(ctx context.Context, req *api.Request, outage bool) (int, error) {
 	return b.pool.Forget(ctx, req, outage)
 }

@@ -87,7 +87,8 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 		Logger: parts.Logger, Addr: parts.Addr, Fingerprint: hop.Fingerprint(certificate), Wire: hop.Version(),
 		Capacity: capacity, HomeTTL: s.WorkspaceTTL,
 		Load: func() (int, int) { return i.pool.Load() }, Full: func() bool { return i.pool.Full() },
-		Evict: func(user string) { i.pool.Evict(user) },
+		Evict:    func(user string) { i.pool.Evict(user) },
+		HandOver: func(user string) ([]byte, time.Duration) { return i.handler.HandOver(user) },
 	})
 	opts := i.poolOptions(capacity)
 	opts.Archive, opts.ArchiveMaxBytes = parts.Archive, int64(s.ArchiveMaxBytes)
@@ -95,6 +96,7 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 	i.handler = server.New(Backend(i.pool), server.Options{
 		Logger: parts.Logger, Instance: i.lease.ID(), Keys: keys, MaxBodyBytes: int64(s.MaxBodyBytes), Memory: memory.Limit(),
 		NotOwner: router.ErrNotOwner, NotNow: []error{router.ErrNotNow, pool.ErrDraining},
+		Handover: i.lease,
 	})
 	i.server = &http.Server{
 		Handler:   i.handler,

@@ -12,6 +12,12 @@ var (
 	ReplayKeep   = production.replayKeep
 )
 
+// Bounds that tests reach.
+const (
+	ReadersOfKey = readersOfKey
+	LeftOfUser   = leftOfUser
+)
+
 // LastWords is finalWriteTime.
 const LastWords = finalWriteTime
 

@@ -121,14 +121,20 @@ type house struct {
 	turns    []*turn
 	acquired []*api.Request
 	outages  []bool
+	held     int   // users who are held without a turn
+	refuses  error // why nobody is
 }
 
-func newHouse(t testing.TB, tuning server.Tuning) *house {
+func newHouse(t testing.TB, tuning server.Tuning) *house { return newHouseWith(t, tuning, nil) }
+
+// newHouseWith is newHouse where keys can be handed over.
+func newHouseWith(t testing.TB, tuning server.Tuning, handover server.Handover) *house {
 	keys, err := hop.ParseKeys(hop.NewKey())
 	require.NoError(t, err)
 	h := &house{t: t, keys: keys}
 	opts := server.Options{Logger: slog.New(slog.NewTextHandler(&h.logs, nil)), Instance: "i1", Keys: keys,
-		MaxBodyBytes: 1000, NotOwner: errNotOwner, NotNow: []error{errMoved, errDraining}}
+		MaxBodyBytes: 1000, NotOwner: errNotOwner, NotNow: []error{errMoved, errDraining},
+		Handover: handover}
 	server.Tune(&opts, tuning)
 	h.server = server.New(h, opts)
 	return h
@@ -179,6 +185,20 @@ func (h *house) Acquire(ctx context.Context, req *api.Request, outage bool) (ser
 	return t, nil
 }
 
+func (h *house) Hold(ctx context.Context, _ *api.Request, _ bool) (func(), error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.refuses != nil {
+		return nil, h.refuses
+	}
+	h.held++
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.held--
+	}, nil
+}
+
 func (h *house) Delete(ctx context.Context, req *api.Request, outage bool) (int, error) {
 	h.mu.Lock()
 	h.acquired, h.outages = append(h.acquired, req), append(h.outages, outage)
@@ -200,6 +220,8 @@ type ask struct {
 	more       string // of the body: fields, with a comma before
 	body       string
 	lastEvent  string
+	key        string // idempotency key
+	original   string // digest of what the front has translated
 	claims     func(*hop.Claims)
 	hop        string // the token; empty: one is made
 	stalled    bool   // the client doesn't read
@@ -246,6 +268,8 @@ func (h *house) request(ctx context.Context, a ask) *http.Request {
 		r.Header.Set(api.HeaderHop, h.sign(a))
 	}
 	r.Header.Set(api.HeaderLastEvent, a.lastEvent)
+	r.Header.Set(api.HeaderIdempotencyKey, a.key)
+	r.Header.Set(api.HeaderOriginal, a.original)
 	r.Header.Set(api.HeaderRequestID, "req_1")
 	return r
 }

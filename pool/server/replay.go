@@ -17,11 +17,13 @@ var (
 )
 
 // replay is the stream of a turn that goes on whether its client is there or not. One request at a time reads it, from
-// any event on that is still kept; the last one to come displaces the one before.
+// any event on that is still kept; the last one to come displaces the one before, unless the stream is shared.
 type replay struct {
 	id       string
 	user     [32]byte // digest of the token
 	maxBytes int      // bytes that are kept
+
+	isShared bool // many may read it at a time, of whom the last to come is waited for
 
 	mu      sync.Mutex    // guards the following
 	changed chan struct{} // closed, and replaced, when any of it has changed
@@ -120,6 +122,20 @@ func (r *replay) attach(after int) (*reader, error) {
 	return r.reader, nil
 }
 
+// isWhole reports whether the stream is kept from its first line on.
+func (r *replay) isWhole() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.first == 1
+}
+
+// bytes is how many are kept.
+func (r *replay) bytes() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.size
+}
+
 func (r *replay) detach(me *reader) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -166,7 +182,7 @@ func (r *replay) next(ctx context.Context, me *reader) (part, error) {
 		switch {
 		case ctx.Err() != nil:
 			return part{}, context.Cause(ctx)
-		case r.reader != me:
+		case r.reader != me && !r.isShared:
 			return part{}, errDisplaced
 		case me.receipt != r.receipt:
 			me.receipt = r.receipt

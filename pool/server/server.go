@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"claudepool/infra/hop"
 	"claudepool/infra/logging"
 	"claudepool/pool/api"
@@ -25,6 +27,8 @@ type Backend interface {
 	// Acquire waits in line for the conversation that a request is meant for and makes its process ready. On an error
 	// nothing was run. outage says that the front vouches for the instance. A Turn has to be released.
 	Acquire(ctx context.Context, req *api.Request, outage bool) (Turn, error)
+	// Hold has the user of a request stay this instance's until it is let go. Nothing is run.
+	Hold(ctx context.Context, req *api.Request, outage bool) (letGo func(), err error)
 	// Delete forgets the user's conversations, or that of the request's session, and returns how many there were.
 	Delete(ctx context.Context, req *api.Request, outage bool) (deleted int, err error)
 	// Pass has the API answer a call that needs no process.
@@ -45,15 +49,28 @@ type Turn interface {
 	Release()
 }
 
+// Handover passes what is known of a user's idempotency keys from one owner to the next. Its methods may be called
+// concurrently.
+type Handover interface {
+	// Claim is the number of the claim by which the user is this instance's, or empty: with another one there may have
+	// been another owner.
+	Claim(user string) string
+	// Left returns what Server.HandOver has returned at the last owner before that had anything to hand over, or nil.
+	Left(ctx context.Context, user string) ([]byte, error)
+	// DropLeft deletes it.
+	DropLeft(ctx context.Context, user string) error
+}
+
 // Options are the settings of an instance's HTTP server.
 type Options struct {
 	Logger       *slog.Logger
 	Instance     string // this instance's id
 	Keys         hop.Keys
 	MaxBodyBytes int64
-	Memory       uint64  // bytes there are, of which bodies get a part
-	NotOwner     error   // the Backend's error that tells a front to ask Redis again
-	NotNow       []error // those after which a front is to try again shortly: nothing of the request was run
+	Memory       uint64   // bytes there are, of which bodies get a part
+	NotOwner     error    // the Backend's error that tells a front to ask Redis again
+	NotNow       []error  // those after which a front is to try again shortly: nothing of the request was run
+	Handover     Handover // nil: there is no other instance
 
 	tuning *tuning // nil: as in production
 }
@@ -79,6 +96,8 @@ type Server struct {
 	passing *api.Intake // of calls that are passed through: they take no room from turns
 	dedup   *dedup
 	replays *replays
+	keys    *keys
+	leaving *rate.Limiter // bytes of answers that are left for other owners
 	mux     *http.ServeMux
 
 	finishing sync.WaitGroup  // turns that go on without their clients
@@ -95,7 +114,8 @@ func New(backend Backend, opts Options) *Server {
 	if opts.tuning != nil {
 		s.tuning = *opts.tuning
 	}
-	s.replays = newReplays(s.tuning)
+	s.replays, s.keys = newReplays(s.tuning), newKeys()
+	s.leaving = rate.NewLimiter(rate.Limit(leftOfAll/keyKeep.Seconds()), leftOfAll)
 	for path, do := range map[string]handler{api.PathMessages: s.serve, api.PathResume: s.resume,
 		api.PathDelete: s.delete} {
 		s.mux.HandleFunc("POST "+path, s.hop(path, do))
@@ -173,107 +193,6 @@ var (
 	errOtherUser = api.Authentication("the hop is not for this user")
 	errOtherPath = api.Authentication("the hop is not for this path")
 )
-
-// serve runs one request's turn.
-func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
-	req, release, err := s.read(r, claims, api.Decode)
-	if err != nil {
-		return err
-	}
-	out.openAfter(s.tuning.queueGrace)
-	turn, err := s.backend.Acquire(ctx, req, claims.Outage)
-	if err != nil {
-		release()
-		return err
-	}
-	s.dedup.begin(claims.RequestID)
-	out.markBegun()
-	if req.OnDisconnect == api.Finish {
-		return s.finish(ctx, turn, req.UserDigest(), release, out)
-	}
-	defer release()
-	defer turn.Release()
-	err = turn.Run(ctx, func() { out.open(turn.Receipt()) }, out.sendLines)
-	out.update(turn.Receipt())
-	return err
-}
-
-// read reads and decodes what the hop's user asks for. What has been read counts as held until it is released.
-func (s *Server) read(r *http.Request, claims hop.Claims, decode func([]byte) (*api.Request, error)) (*api.Request,
-	func(), error) {
-	body, err := s.intake.Read(r.Body, r.ContentLength, nil)
-	if err != nil {
-		return nil, nil, err
-	}
-	req, err := body.Decode(r.Context(), decode)
-	body.Bytes = nil // which the request has nothing of
-	if err == nil && req.UserID() != claims.User {
-		err = errOtherUser
-	}
-	if err != nil {
-		body.Release()
-		return nil, nil, err
-	}
-	return req, body.Release, nil
-}
-
-// finish runs the turn to its end whether the client stays or not, and hands its stream over while it does.
-func (s *Server) finish(ctx context.Context, turn Turn, user [32]byte, release func(), out *stream) error {
-	r := newReplay(user, s.tuning.replayBytes)
-	// before anybody can know of it: a request that takes it up displaces this reader, never the reverse
-	me, err := r.attach(0)
-	if err != nil {
-		return err // never: nothing has come yet
-	}
-	s.replays.add(r)
-	s.finishing.Go(func() {
-		defer release()
-		defer turn.Release()
-		err := turn.Run(context.WithoutCancel(ctx), func() { r.begin(turn.Receipt()) }, r.add)
-		r.update(turn.Receipt())
-		s.replays.finish(r, err)
-	})
-	return r.copyTo(ctx, me, out)
-}
-
-// resume goes on with the stream of a turn whose client lost its connection. Nothing is run.
-func (s *Server) resume(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
-	req, release, err := s.read(r, claims, api.DecodeCredential)
-	if err != nil {
-		return err
-	}
-	release() // of a credential
-	s.dedup.begin(claims.RequestID)
-	id, after, err := api.ParseEventID(r.Header.Get(api.HeaderLastEvent))
-	if err != nil {
-		return err
-	}
-	kept := s.replays.find(id, req.UserDigest())
-	if kept == nil {
-		return api.NotFound("no such turn is kept here")
-	}
-	me, err := kept.attach(after)
-	if err != nil {
-		return err
-	}
-	return kept.copyTo(ctx, me, out)
-}
-
-// delete deletes what the user wants to be forgotten. To do so twice does no harm.
-func (s *Server) delete(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
-	req, release, err := s.read(r, claims, api.DecodeDeletion)
-	if err != nil {
-		return err
-	}
-	defer release()
-	s.dedup.begin(claims.RequestID)
-	deleted, err := s.backend.Delete(ctx, req, claims.Outage)
-	if err != nil {
-		return err
-	}
-	out.answer(api.Deletion{Deleted: deleted})
-	return nil
-}
 
 // public maps what went wrong to what the front and its client get to know; the rest goes to the log.
 func (s *Server) public(ctx context.Context, err error) error {
