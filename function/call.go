@@ -17,8 +17,9 @@ const (
 	callTime = 55 * time.Second
 	// callTries is how many instances are asked to pass a call through.
 	callTries = 3
-	// callsAtOnce and callsOfAddress bound how many calls are passed through at a time, and how many from one address.
-	callsAtOnce, callsOfAddress = 32, 8
+	// callsAtOnce is how many calls are passed through at a time. An address has one, or as many as are a part of those that
+	// are free beside: the more are under way, the fewer are left to each.
+	callsAtOnce, callsPart = 32, 4
 	// callsShare is which part of what turns' bodies may take those of calls may take besides.
 	callsShare = 4
 	callRetry  = time.Second
@@ -45,7 +46,8 @@ type places struct {
 func (p *places) acquire(addr string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.all >= callsAtOnce || p.taken[addr] >= callsOfAddress {
+	free := callsAtOnce - p.all
+	if free == 0 || p.taken[addr] >= max(1, free/callsPart) {
 		return false
 	}
 	p.all++

@@ -183,7 +183,7 @@ func TestFront_OnlySomeCallsAreUnderWayAndFewOfOneAddress(t *testing.T) {
 	}
 	served := make(chan int, callsAtOnce)
 	for i := range callsAtOnce {
-		go func() { status, _ := from(i / callsOfAddress); served <- status }()
+		go func() { status, _ := from(i); served <- status }()
 	}
 	for range callsAtOnce {
 		<-come
@@ -211,13 +211,21 @@ func TestFront_OnlySomeCallsAreUnderWayAndFewOfOneAddress(t *testing.T) {
 
 func TestFront_OneAddressHasItsOwnBoundOfCallsAndItsRate(t *testing.T) {
 	p := &places{taken: make(map[string]int)}
-	for range callsOfAddress {
-		require.True(t, p.acquire("a"))
+	takes := func(addr string) (n int) {
+		for p.acquire(addr) {
+			n++
+		}
+		return n
 	}
-	require.False(t, p.acquire("a"))
-	require.True(t, p.acquire("b"), "others have places")
+	require.Equal(t, 6, takes("a"))
 	p.release("a")
-	require.True(t, p.acquire("a"))
+	require.Equal(t, 1, takes("a"))
+	for _, other := range []string{"b", "c", "d"} {
+		require.LessOrEqual(t, takes(other), 6)
+	}
+	for other := range 8 {
+		require.NotZero(t, takes(fmt.Sprint(other)), "four addresses leave places to others")
+	}
 
 	server := miniredis.RunT(t)
 	f, url, _ := newFront(t, passes(200, `{}`))

@@ -2,6 +2,7 @@ package function
 
 import (
 	"net/http"
+	"strings"
 	"time"
 
 	"claudepool/function/chat"
@@ -19,20 +20,20 @@ func (f *Front) chat(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// asChat has errors be in OpenAI's envelope, wherever they come from.
-func asChat(next http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) { next(&chatAnswers{ResponseWriter: w}, r) }
-}
+// belowChat is where paths begin that OpenAI's clients alone ask at.
+const belowChat = "/v1/chat/"
 
-// asModels has models be listed as OpenAI does for clients that name no version of the Messages API.
-func asModels(next http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Anthropic-Version") == "" {
-			w = &chatAnswers{ResponseWriter: w, whole: chat.Models}
-			r.URL.RawQuery = "limit=1000" // as there are no pages
-		}
-		next(w, r)
+// inShape has answers be in OpenAI's shape, wherever they come from, where OpenAI's clients ask: of models that is who
+// names no version of the Messages API.
+func inShape(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
+	switch {
+	case strings.HasPrefix(r.URL.Path, belowChat):
+		return &chatAnswers{ResponseWriter: w}
+	case r.URL.Path == api.PathModels && r.Header.Get("Anthropic-Version") == "":
+		r.URL.RawQuery = "limit=1000" // as there are no pages
+		return &chatAnswers{ResponseWriter: w, whole: chat.Models}
 	}
+	return w
 }
 
 // chatAnswers translates answers that are written at once, as all errors are.

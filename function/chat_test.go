@@ -134,6 +134,37 @@ func TestChat_WhatIsRefusedBeforehandHasTheSameEnvelope(t *testing.T) {
 	require.Equal(t, 200, response.StatusCode, body)
 }
 
+func TestFront_WhatIsNeverServedIsRefusedInTheShapeOfWhoAsks(t *testing.T) {
+	f, url, _ := newFront(t)
+	for _, c := range []struct {
+		method, path string
+		status       int // 0 once the front shuts down
+		isChat       bool
+	}{
+		{http.MethodPost, "/v1/chat/completions/1", 404, true}, {http.MethodGet, api.PathChat, 405, true},
+		{http.MethodPut, api.PathModels, 405, true},
+		{http.MethodPost, "/v1/messages/batches", 404, false}, {http.MethodGet, api.PathMessagesAPI, 405, false},
+		{http.MethodPost, api.PathChat, 0, true}, {http.MethodGet, api.PathModels, 0, true},
+		{http.MethodPost, api.PathMessagesAPI, 0, false}, {http.MethodPost, "/v1/chat/completions/1", 0, true},
+	} {
+		kind, again := map[int]string{404: "not_found_error", 405: "invalid_request_error", 0: "api_error"}[c.status], "false"
+		if c.status == 0 {
+			f.Drain(0)
+			c.status, again = 503, "true"
+		}
+		response, body := do(t, c.method, url+c.path, "")
+		require.Equal(t, c.status, response.StatusCode, c.path)
+		require.Equal(t, again, response.Header.Get(api.HeaderShouldRetry), c.path)
+		require.NotEmpty(t, response.Header.Get(api.HeaderRequestID), c.path)
+		if c.isChat {
+			requireFailure(t, kind, body)
+			continue
+		}
+		require.Equal(t, "error", gjson.Get(body, "type").Str, c.path)
+		require.Equal(t, kind, gjson.Get(body, "error.type").Str, c.path)
+	}
+}
+
 func TestChat_AnErrorInTheStreamEndsItWithoutDone(t *testing.T) {
 	_, url, _ := newFront(t, events(framed(answered[:4]...)...))
 	response, body := complete(t, url, fmt.Sprintf(asChatRequest, `,"stream":true`))
@@ -179,7 +210,9 @@ func (c *conversations) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
 	process, at := "reused", 0
 	for ; at < len(c.known); at++ {
-		if _, found := c.known[at].Way(reading.History.Now); found {
+		_, now := c.known[at].Way(reading.History.Now)
+		_, loose := c.known[at].Way(reading.History.Loose)
+		if now || loose {
 			break
 		}
 	}
@@ -211,9 +244,9 @@ func TestChat_WhatAClientKeepsFindsItsConversation(t *testing.T) {
 		says   string
 	}{
 		"whole": {false, func(body string) any { return gjson.Get(body, "choices.0.message").Value() },
-			"let me see Another"},
+			"let me see \n\nAnother"},
 		"streamed": {true, func(body string) any { return message{"role": "assistant", "content": deltas(body)} },
-			"let me see HelAnother"},
+			"let me see \n\nHel\n\nAnother"},
 	} {
 		_, url, _ := newFront(t, (&conversations{}).ServeHTTP)
 		list := []any{message{"role": "system", "content": "be brief"}}
@@ -243,7 +276,8 @@ func deltas(stream string) (text string) {
 func TestChat_ModelsAreListedAsWhoeverAsksReadsThem(t *testing.T) {
 	const list = `{"data":[{"type":"model","id":"claude-haiku-5-5","created_at":"2026-11-27T12:00:00Z"}],"has_more":false}`
 	status, query := http.StatusOK, ""
-	server := httptest.NewServer(asModels(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w = inShape(w, r)
 		query = r.URL.RawQuery
 		if status == http.StatusOK {
 			fmt.Fprint(w, list)

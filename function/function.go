@@ -65,7 +65,7 @@ type Front struct {
 	clientTimeout time.Duration
 	hopSilence    time.Duration
 	rests         *semaphore.Weighted // of refused bodies, that are taken
-	kept          *semaphore.Weighted // bytes of answers that are not streamed
+	kept          *kept               // what answers that are not streamed take
 	ending        context.Context     // done when running streams are to be ended
 	end           context.CancelFunc
 
@@ -96,11 +96,11 @@ func (f *Front) endpoints() map[string]http.Handler {
 	return map[string]http.Handler{
 		api.PathMessages:    pages(f.only(f.messages, http.MethodPost)),
 		api.PathMessagesAPI: pages(f.only(f.messagesAPI, http.MethodPost)),
-		api.PathChat:        pages(asChat(f.only(f.chat, http.MethodPost))),
+		api.PathChat:        pages(f.only(f.chat, http.MethodPost)),
 		api.PathResume:      pages(f.only(f.resume, http.MethodPost)),
 		api.PathDelete:      pages(f.only(f.delete, http.MethodPost)),
 		api.PathCountTokens: pages(f.only(f.passThrough, http.MethodPost)),
-		api.PathModels:      pages(asModels(f.only(f.passThrough, http.MethodGet))),
+		api.PathModels:      pages(f.only(f.passThrough, http.MethodGet)),
 		api.PathModel:       pages(f.only(f.passThrough, http.MethodGet)),
 		pathDocument:        pages(f.only(document(), http.MethodGet, http.MethodHead)),
 		"/v1/pool/stats":    f.only(f.stats, http.MethodGet, http.MethodHead),
@@ -115,6 +115,7 @@ func (f *Front) notFound(w http.ResponseWriter, r *http.Request) {
 
 // ServeHTTP answers one request.
 func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w = inShape(w, r)
 	if !f.begin() {
 		w.Header().Set("Connection", "close")
 		api.WriteError(w, logging.RequestID(r.Header), api.Unavailable(time.Second, "the front is shutting down"))

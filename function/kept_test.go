@@ -1,6 +1,7 @@
 package function
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -28,7 +29,7 @@ func largeTurn(mebibytes int) []string {
 func TestMessages_AnAnswerThatIsTooLargeIsNoneHoweverItComes(t *testing.T) {
 	f, _, _ := newFront(t, events())
 	w := httptest.NewRecorder()
-	r := f.reply(w, "req_1", answering{&messages.Asked{}, messages.Frames{}})
+	r := f.reply(w, "req_1", "ada", answering{&messages.Asked{}, messages.Frames{}})
 	defer r.release()
 	r.open(http.Header{})
 	r.write([]byte(strings.Join(largeTurn(maxMessage>>20), "")))
@@ -36,7 +37,7 @@ func TestMessages_AnAnswerThatIsTooLargeIsNoneHoweverItComes(t *testing.T) {
 	require.Equal(t, "false", w.Header().Get(api.HeaderShouldRetry))
 }
 
-func TestMessages_AnswersThatAreKeptHaveABoundInAll(t *testing.T) {
+func TestMessages_AnswersThatAreKeptHaveABoundForAUserAndInAll(t *testing.T) {
 	const mebibytes = 20
 	said, goOn := make(chan struct{}, 1), make(chan struct{})
 	letGo := sync.OnceFunc(func() { close(goOn) })
@@ -59,23 +60,22 @@ func TestMessages_AnswersThatAreKeptHaveABoundInAll(t *testing.T) {
 		first <- response.StatusCode
 	}()
 	<-said
-	rest := int64(maxMessage - mebibytes<<20 + freeMessage)
-	require.Eventually(t, func() bool {
-		isFree := f.kept.TryAcquire(rest)
-		if isFree {
-			f.kept.Release(rest)
-		}
-		return !isFree
-	}, 10*time.Second, time.Millisecond)
+	held := func() int64 { f.kept.mu.Lock(); defer f.kept.mu.Unlock(); return f.kept.all }
+	require.Eventually(t, func() bool { return held() > (mebibytes-1)<<20 }, 10*time.Second, time.Millisecond)
 	response, body := say(t, url, "")
 	require.Equal(t, api.StatusOverloaded, response.StatusCode)
 	require.Equal(t, "false", response.Header.Get(api.HeaderShouldRetry), "the turn was run")
 	require.Empty(t, response.Header.Get("Retry-After"))
 	require.Contains(t, body, "overloaded_error")
+	other := []string{"X-Api-Key", "sk-ant-api03-another", "Authorization", ""}
+	response, body = do(t, http.MethodPost, url+api.PathMessagesAPI, fmt.Sprintf(asChatRequest, `,"max_tokens":1`), other...)
+	require.Equal(t, 200, response.StatusCode, "one user leaves room to others: %s", body[:min(len(body), 500)])
 	response, _ = say(t, url, `,"stream":true`)
 	require.Equal(t, 200, response.StatusCode)
 	letGo()
 	require.Equal(t, 200, <-first)
 	response, _ = say(t, url, "")
 	require.Equal(t, 200, response.StatusCode, "the room is given back")
+	require.Zero(t, held())
+	require.Empty(t, f.kept.taken)
 }

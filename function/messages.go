@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"claudepool/function/messages"
 	"claudepool/infra/logging"
 	"claudepool/pool/api"
@@ -35,12 +33,6 @@ func (f *Front) messagesAPI(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// newKept is the room for answers that are not streamed. One of the largest always finds it where there is no other.
-func newKept(memory uint64) *semaphore.Weighted {
-	// #nosec G115 -- a part of a machine's memory
-	return semaphore.NewWeighted(max(int64(memory/messagesShare), maxMessage))
-}
-
 // answering is how a request is answered.
 type answering struct {
 	asked *messages.Asked
@@ -64,10 +56,13 @@ func (f *Front) translated(w http.ResponseWriter, r *http.Request,
 	var pooled []byte
 	var as answering
 	var answer *reply
+	var user string
 	defer func() { answer.release() }()
 	f.serve(w, r, kind{
 		decode: func(body []byte) (req *api.Request, err error) {
-			req, pooled, as, err = decode(body)
+			if req, pooled, as, err = decode(body); err == nil {
+				user = req.UserID()
+			}
 			return req, err
 		},
 		begin: func(sent *api.Body) (call, error) {
@@ -78,7 +73,7 @@ func (f *Front) translated(w http.ResponseWriter, r *http.Request,
 			}
 			return call{path: api.PathMessages, key: key{original: original}}, nil
 		},
-		sink: func() sink { answer = f.reply(w, id, as); return answer },
+		sink: func() sink { answer = f.reply(w, id, user, as); return answer },
 	})
 }
 
@@ -86,6 +81,7 @@ func (f *Front) translated(w http.ResponseWriter, r *http.Request,
 type reply struct {
 	front   *Front
 	id      string // of the request
+	user    string
 	w       http.ResponseWriter
 	control *http.ResponseController
 	from    http.Header // of the instance's answer
@@ -102,8 +98,8 @@ type reply struct {
 	last      time.Time           // of the last write
 }
 
-func (f *Front) reply(w http.ResponseWriter, id string, as answering) *reply {
-	r := &reply{front: f, id: id, w: w, control: http.NewResponseController(w), shape: as.shape, last: time.Now()}
+func (f *Front) reply(w http.ResponseWriter, id, user string, as answering) *reply {
+	r := &reply{front: f, id: id, user: user, w: w, control: http.NewResponseController(w), shape: as.shape, last: time.Now()}
 	emit := r.event
 	if !as.asked.Stream {
 		r.collected = messages.NewCollector(maxMessage)
@@ -157,7 +153,7 @@ func (r *reply) charge() error {
 	if more <= 0 {
 		return nil
 	}
-	if !r.front.kept.TryAcquire(more) {
+	if !r.front.kept.take(r.user, more) {
 		return api.Overloaded(0, "too many large answers are kept until they are whole: this one has to be streamed")
 	}
 	r.held += more
@@ -167,7 +163,7 @@ func (r *reply) charge() error {
 // release gives back the room that the answer took. It may be called on nil.
 func (r *reply) release() {
 	if r != nil && r.held > 0 {
-		r.front.kept.Release(r.held)
+		r.front.kept.give(r.user, r.held)
 		r.held = 0
 	}
 }

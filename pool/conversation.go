@@ -96,7 +96,7 @@ func (u *user) recognizeLocked(readings []api.Reading) *conversation {
 		digests = append(digests, r.History.Now)
 	}
 	for _, r := range readings {
-		digests = append(digests, r.History.Former)
+		digests = append(digests, r.History.Loose, r.History.Former)
 	}
 	for _, d := range digests {
 		if len(u.byDigest[d]) == 0 { // as of those who say nothing was

@@ -37,8 +37,9 @@ func (s *slot) reading(req *api.Request) (reading api.Reading, found bool) {
 	readings := req.Readings()
 	for _, r := range readings {
 		_, now := s.digests.Way(r.History.Now)
+		_, loose := s.digests.Way(r.History.Loose)
 		_, former := s.digests.Way(r.History.Former)
-		if now || former {
+		if now || loose || former {
 			return r, true
 		}
 	}

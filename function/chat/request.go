@@ -33,7 +33,7 @@ func Decode(body []byte, header http.Header) (req *api.Request, pooled []byte, a
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	as.HideTools, as.Ignored = true, t.ignored
+	as.HideTools, as.Paragraphs, as.Ignored = true, true, t.ignored
 	return req, pooled, &Asked{Asked: *as, Usage: t.sent["stream_options"].Get("include_usage").Bool()}, nil
 }
 

@@ -62,7 +62,7 @@ func TestDecode_Conversations(t *testing.T) {
 		_, got, asked, err := Decode([]byte(`{"model":"haiku","messages":`+c.sent+`}`), headers())
 		require.NoError(t, err, name)
 		require.JSONEq(t, c.want, string(got), name)
-		require.Equal(t, &Asked{Asked: messages.Asked{Model: "haiku", HideTools: true}}, asked, name)
+		require.Equal(t, &Asked{Asked: messages.Asked{Model: "haiku", HideTools: true, Paragraphs: true}}, asked, name)
 	}
 }
 

@@ -2,6 +2,7 @@ package messages
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -46,6 +47,7 @@ func (f *Fold) more(delta gjson.Result) {
 	case f.repeat != nil:
 		f.repeated(delta.Get("text").Str)
 	case f.open:
+		f.part(delta.Get("text").Str)
 		f.passDelta(delta.Raw)
 		f.remember(delta)
 	}
@@ -58,10 +60,23 @@ func (f *Fold) passDelta(raw string) {
 	f.emit("content_block_delta", f.scratch)
 }
 
+// part puts a blank line before the first text of a block, if one of the answers before has said something that counts.
+func (f *Fold) part(text string) {
+	index := f.next - 1
+	if !f.paragraphs || text == "" || slices.Contains(f.spoken, index) {
+		return
+	}
+	if slices.ContainsFunc(f.spoken, func(i int) bool { return i < f.first && !f.isVoid(i) }) {
+		f.passDelta(`{"type":"text_delta","text":"\n\n"}`)
+	}
+	f.spoken = append(f.spoken, index)
+}
+
 func (f *Fold) passText(text string) {
 	if text == "" {
 		return
 	}
+	f.part(text)
 	f.passDelta(string(append(appendText([]byte(`{"type":"text_delta","text":`), text), '}')))
 }
 

@@ -17,9 +17,10 @@ import (
 // CLI repeats it in a line of its own, and what they say between blocks. The CLI also streams answers that come to
 // nothing and are begun anew, and gives some answers without having streamed them; see repeat.go.
 type Fold struct {
-	emit      Emit
-	hideTools bool
-	id, model string // of the message, if no answer names one
+	emit       Emit
+	hideTools  bool
+	paragraphs bool
+	id, model  string // of the message, if no answer names one
 
 	started bool
 	next    int // index of the next block
@@ -34,6 +35,7 @@ type Fold struct {
 	stopped  bool   // and has come to its end: it is closed when it is known that it doesn't go on
 	skipping bool   // a block is streamed that is taken from a later line, or not at all
 
+	spoken []int  // blocks in which a text has begun
 	text   []byte // of the open block
 	isText bool   // the open block is a text, all of which is kept
 	repeat *repeat
@@ -67,7 +69,7 @@ type usage struct{ input, output, read, creation int64 }
 
 // NewFold returns a Fold for the answer to a request. id names the message if nothing else does.
 func NewFold(asked *Asked, id string, emit Emit) *Fold {
-	return &Fold{emit: emit, hideTools: asked.HideTools, model: asked.Model, id: id}
+	return &Fold{emit: emit, hideTools: asked.HideTools, paragraphs: asked.Paragraphs, model: asked.Model, id: id}
 }
 
 // Take considers one line of the turn.

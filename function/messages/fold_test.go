@@ -11,8 +11,10 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/tidwall/gjson"
 
+	"claudepool/infra/testkit/grammar"
 	"claudepool/pool/api"
 	"claudepool/pool/claude"
+	"claudepool/pool/pooltest/turns"
 )
 
 // folded is a turn's stream, or nothing but its error.
@@ -36,25 +38,25 @@ func folded(asked *Asked, lines []string) (stream string, whole []byte, failure 
 func TestFold_FiveHundredRandomTurnsObeyTheGrammar(t *testing.T) {
 	voids, repeats, failures := 0, 0, 0
 	for seed := range uint64(500) {
-		turn := randomTurn(seed)
-		told := func() string { return fmt.Sprintf("seed %d:\n%s", seed, strings.Join(turn.lines, "\n")) }
-		stream, whole, failure := folded(&Asked{Model: "haiku"}, turn.lines)
-		g, err := checkGrammar(stream)
+		turn := turns.Random(seed)
+		told := func() string { return fmt.Sprintf("seed %d:\n%s", seed, strings.Join(turn.Lines, "\n")) }
+		stream, whole, failure := folded(&Asked{Model: "haiku"}, turn.Lines)
+		g, err := grammar.Check([]byte(stream))
 		require.NoError(t, err, "%s\n%s", told(), stream)
-		require.Equal(t, turn.failure, failure != nil, told())
+		require.Equal(t, turn.Failure, failure != nil, told())
 		if failure != nil {
 			failures++
-			require.True(t, g.failed.Exists())
+			require.True(t, g.Failed.Exists())
 			continue
 		}
-		content := g.content()
-		require.Equal(t, turn.texts, said(content, "text", "text"), "%s\n%s", told(), stream)
-		require.Equal(t, turn.thoughts, said(content, "thinking", "thinking"), told())
-		require.Equal(t, strings.Join(turn.tools, ""), said(content, "mcp_tool_use", "id"), told())
-		require.EqualValues(t, turn.input, g.last.Get("usage.input_tokens").Int(), told())
-		require.EqualValues(t, turn.output, g.last.Get("usage.output_tokens").Int(), told())
+		content := g.Content()
+		require.Equal(t, turn.Texts, grammar.Said(content, "text", "text"), "%s\n%s", told(), stream)
+		require.Equal(t, turn.Thoughts, grammar.Said(content, "thinking", "thinking"), told())
+		require.Equal(t, strings.Join(turn.Tools, ""), grammar.Said(content, "mcp_tool_use", "id"), told())
+		require.EqualValues(t, turn.Input, g.Last.Get("usage.input_tokens").Int(), told())
+		require.EqualValues(t, turn.Output, g.Last.Get("usage.output_tokens").Int(), told())
 		require.Equal(t, content, contentOf(t, whole), told())
-		if len(g.blocks) > len(content) {
+		if len(g.Blocks) > len(content) {
 			voids++
 		} else if strings.Contains(told(), "api_retry") {
 			repeats++
@@ -67,21 +69,18 @@ func TestFold_FiveHundredRandomTurnsObeyTheGrammar(t *testing.T) {
 }
 
 // contentOf are the blocks of a message that wasn't streamed.
-func contentOf(t *testing.T, message []byte) (all []map[string]string) {
-	require.True(t, gjson.ValidBytes(message), string(message))
-	for _, block := range gjson.GetBytes(message, "content").Array() {
-		g := &grammar{calls: map[string]int{block.Get("tool_use_id").Str: 0}}
-		require.NoError(t, g.begin(block))
-		all = append(all, g.blocks[0])
-	}
-	return all
+func contentOf(t *testing.T, message []byte) []grammar.Block {
+	t.Helper()
+	m, err := grammar.Whole(message)
+	require.NoError(t, err)
+	return m.Content()
 }
 
 func TestFold_WhatStandsInTheMessageItself(t *testing.T) {
-	turn := &cli{r: newRandom(1)}
-	turn.answer("end_turn")
-	turn.lines = append(turn.lines, `{"type":"result","subtype":"success","is_error":false}`)
-	_, whole, failure := folded(&Asked{Model: "haiku"}, turn.lines)
+	turn := turns.New(1)
+	turn.Answer("end_turn")
+	turn.Lines = append(turn.Lines, `{"type":"result","subtype":"success","is_error":false}`)
+	_, whole, failure := folded(&Asked{Model: "haiku"}, turn.Lines)
 	require.Nil(t, failure)
 	m := gjson.ParseBytes(whole)
 	require.Equal(t, "message", m.Get("type").Str)
@@ -89,21 +88,20 @@ func TestFold_WhatStandsInTheMessageItself(t *testing.T) {
 	require.Equal(t, "end_turn", m.Get("stop_reason").Str)
 	require.Equal(t, "claude-haiku-5-5", m.Get("model").Str)
 	require.True(t, m.Get("stop_sequence").Exists())
-	require.EqualValues(t, turn.output, m.Get("usage.output_tokens").Int())
+	require.EqualValues(t, turn.Output, m.Get("usage.output_tokens").Int())
 }
 
 func TestFold_ATurnWithoutAWordIsAMessageAllTheSame(t *testing.T) {
 	stream, whole, failure := folded(&Asked{Model: "haiku"},
 		[]string{`{"type":"result","subtype":"success","is_error":false,"result":""}`})
 	require.Nil(t, failure)
-	_, err := checkGrammar(stream)
+	_, err := grammar.Check([]byte(stream))
 	require.NoError(t, err)
 	require.Equal(t, "[]", gjson.GetBytes(whole, "content").Raw)
 	require.Equal(t, "msg_own", gjson.GetBytes(whole, "id").Str)
 	require.Equal(t, "haiku", gjson.GetBytes(whole, "model").Str)
 }
 
-// A whole answer is void, and so is what its tool says later.
 func TestFold_AnErrorThatIsNullIsNone(t *testing.T) {
 	_, message, _ := folded(&Asked{Model: "haiku"}, []string{
 		`{"type":"assistant","error":null,"message":{"id":"m","content":[{"type":"text","text":"a"}]},` +
@@ -112,32 +110,31 @@ func TestFold_AnErrorThatIsNullIsNone(t *testing.T) {
 	require.Equal(t, "a", gjson.GetBytes(message, "content.0.text").Str)
 }
 
+// A whole answer is void, and so is what its tool says later.
 func TestFold_AVoidCallGetsNoResult(t *testing.T) {
-	turn := &cli{r: newRandom(3)}
-	turn.start("msg_1")
-	turn.begin(0, "tool_use")
-	turn.repeat("msg_1", spoken{"tool_use", "toolu_1"})
-	turn.event(`{"type":"content_block_stop","index":0}`)
-	turn.event(`{"type":"message_stop"}`)
-	turn.lines = append(turn.lines, `{"type":"user","message":{"content":[{"type":"tool_result",`+
-		`"tool_use_id":"toolu_1","content":"x"}]}}`,
-		`{"type":"result","subtype":"success","is_error":false}`)
-	stream, whole, _ := folded(&Asked{Model: "haiku"}, turn.lines)
-	g, err := checkGrammar(stream)
+	stream, whole, _ := folded(&Asked{Model: "haiku"}, []string{
+		`{"type":"stream_event","event":{"type":"message_start","message":{"id":"msg_1"}}}`,
+		`{"type":"stream_event","event":{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"toolu_1"}}}`,
+		`{"type":"assistant","message":{"id":"msg_1","content":[{"type":"tool_use","id":"toolu_1","name":"Bash","input":{}}]}}`,
+		`{"type":"stream_event","event":{"type":"content_block_stop","index":0}}`,
+		`{"type":"stream_event","event":{"type":"message_stop"}}`,
+		`{"type":"user","message":{"content":[{"type":"tool_result","tool_use_id":"toolu_1","content":"x"}]}}`,
+		`{"type":"result","subtype":"success","is_error":false}`})
+	g, err := grammar.Check([]byte(stream))
 	require.NoError(t, err, stream)
-	require.Len(t, g.blocks, 1)
+	require.Len(t, g.Blocks, 1)
 	require.Empty(t, contentOf(t, whole))
 }
 
 func TestFold_HiddenToolsLeaveOnlyWhatTheAssistantSays(t *testing.T) {
 	for seed := range uint64(200) {
-		turn := randomTurn(seed)
-		stream, _, failure := folded(&Asked{Model: "haiku", HideTools: true}, turn.lines)
-		g, err := checkGrammar(stream)
+		turn := turns.Random(seed)
+		stream, _, failure := folded(&Asked{Model: "haiku", HideTools: true}, turn.Lines)
+		g, err := grammar.Check([]byte(stream))
 		require.NoError(t, err, stream)
 		require.NotContains(t, stream, "mcp_tool")
 		if failure == nil {
-			require.Equal(t, turn.texts, said(g.content(), "text", "text"), strings.Join(turn.lines, "\n"))
+			require.Equal(t, turn.Texts, grammar.Said(g.Content(), "text", "text"), strings.Join(turn.Lines, "\n"))
 		}
 	}
 }
@@ -145,34 +142,59 @@ func TestFold_HiddenToolsLeaveOnlyWhatTheAssistantSays(t *testing.T) {
 // By all the texts of a stream its conversation is found: the instance takes the same for what clients have seen.
 func TestFold_HiddenToolsChangeNothingOfWhatIsSaid(t *testing.T) {
 	for seed := range uint64(1000) {
-		turn := randomTurn(seed)
+		turn := turns.Random(seed)
 		texts := func(hide bool) (all string) {
 			f := NewFold(&Asked{HideTools: hide}, "", func(_ string, data []byte) {
 				all += gjson.GetBytes(data, "delta.text").Str
 			})
-			for _, l := range turn.lines {
+			for _, l := range turn.Lines {
 				f.Take([]byte(l))
 			}
 			_ = f.End()
 			return all
 		}
-		require.Equal(t, texts(false), texts(true), "seed %d:\n%s", seed, strings.Join(turn.lines, "\n"))
+		require.Equal(t, texts(false), texts(true), "seed %d:\n%s", seed, strings.Join(turn.Lines, "\n"))
 		var answer claude.Answer
-		for _, l := range turn.lines {
+		for _, l := range turn.Lines {
 			line, err := claude.ParseLine([]byte(l))
 			require.NoError(t, err)
 			answer.Add(&line)
 		}
-		require.Equal(t, texts(true), answer.Shown(), "seed %d:\n%s", seed, strings.Join(turn.lines, "\n"))
+		require.Equal(t, texts(true), answer.Shown(), "seed %d:\n%s", seed, strings.Join(turn.Lines, "\n"))
 	}
 }
 
+func TestFold_WhatDifferentAnswersSayIsPartedForWhoSeesNoBlocks(t *testing.T) {
+	parted := 0
+	for seed := range uint64(500) {
+		turn := turns.Random(seed)
+		plain, whole, failure := folded(&Asked{}, turn.Lines)
+		if failure != nil {
+			continue
+		}
+		stream, paragraphs, _ := folded(&Asked{Paragraphs: true}, turn.Lines)
+		_, err := grammar.Check([]byte(stream))
+		require.NoError(t, err)
+		const blank = `"delta":{"type":"text_delta","text":"\n\n"}}`
+		if strings.Contains(stream, blank) {
+			parted++
+		} else {
+			require.Equal(t, plain, stream)
+		}
+		text := grammar.Said(contentOf(t, paragraphs), "text", "text")
+		require.False(t, strings.HasPrefix(text, "\n"), "seed %d: %q", seed, text)
+		fields := strings.Join(strings.Fields(grammar.Said(contentOf(t, whole), "text", "text")), "")
+		require.Equal(t, fields, strings.Join(strings.Fields(text), ""), "seed %d", seed)
+	}
+	require.Greater(t, parted, 100)
+}
+
 func TestFold_TheReceiptHasTheUsage(t *testing.T) {
-	turn := &cli{r: newRandom(2)}
-	turn.answer("end_turn")
+	turn := turns.New(2)
+	turn.Answer("end_turn")
 	var last string
 	f := NewFold(&Asked{}, "", func(_ string, data []byte) { last += string(data) })
-	for _, l := range append(turn.lines, `{"type":"result","subtype":"success","is_error":false}`) {
+	for _, l := range append(turn.Lines, `{"type":"result","subtype":"success","is_error":false}`) {
 		f.Take([]byte(l))
 	}
 	f.Total(&api.Usage{InputTokens: 1, OutputTokens: 2, CacheReadTokens: 3, CacheCreationTokens: 4})
@@ -225,7 +247,7 @@ func TestFold_GoldenStreams(t *testing.T) {
 		lines, err := os.ReadFile(file)
 		require.NoError(t, err)
 		stream, _, _ := folded(&Asked{Model: "haiku"}, strings.Split(strings.TrimSpace(string(lines)), "\n"))
-		_, err = checkGrammar(stream)
+		_, err = grammar.Check([]byte(stream))
 		require.NoError(t, err, file)
 		golden := strings.TrimSuffix(file, ".lines") + ".stream"
 		if os.Getenv("UPDATE_GOLDEN") != "" {
@@ -241,9 +263,9 @@ func TestFold_GoldenStreams(t *testing.T) {
 func TestGrammar_RefusesStreamsThatAClientCannotRead(t *testing.T) {
 	var good string
 	for seed := uint64(0); strings.Count(good, "mcp_tool_result") == 0 || !strings.Contains(good, "message_stop"); seed++ {
-		good, _, _ = folded(&Asked{Model: "haiku"}, randomTurn(seed).lines)
+		good, _, _ = folded(&Asked{Model: "haiku"}, turns.Random(seed).Lines)
 	}
-	_, err := checkGrammar(good)
+	_, err := grammar.Check([]byte(good))
 	require.NoError(t, err)
 	frames := strings.SplitAfter(good, "\n\n")
 	frames = frames[:len(frames)-1]
@@ -253,10 +275,10 @@ func TestGrammar_RefusesStreamsThatAClientCannotRead(t *testing.T) {
 		if strings.Contains(frame, "content_block_delta") {
 			continue // which may be missing, or come twice
 		}
-		_, err := checkGrammar(join(without))
+		_, err := grammar.Check([]byte(join(without)))
 		require.Error(t, err, "without %s", frame)
 		twice := append(append(append([]string{}, frames[:i+1]...), frame), frames[i+1:]...)
-		_, err = checkGrammar(join(twice))
+		_, err = grammar.Check([]byte(join(twice)))
 		require.Error(t, err, "twice %s", frame)
 	}
 	for name, mutant := range map[string]string{
@@ -272,7 +294,7 @@ func TestGrammar_RefusesStreamsThatAClientCannotRead(t *testing.T) {
 		"a call without input": strings.Replace(good, `"input":{`, `"other":{`, 1),
 		"cut":                  good[:len(good)-1],
 	} {
-		_, err := checkGrammar(mutant)
+		_, err := grammar.Check([]byte(mutant))
 		require.Error(t, err, name)
 	}
 }
@@ -284,7 +306,7 @@ func TestCollector_SaysWhenThereIsTooMuch(t *testing.T) {
 }
 
 func FuzzFold(f *testing.F) {
-	f.Add([]byte(strings.Join(randomTurn(1).lines, "\n")))
+	f.Add([]byte(strings.Join(turns.Random(1).Lines, "\n")))
 	f.Fuzz(func(t *testing.T, input []byte) {
 		lines := strings.Split(string(input), "\n")
 		for _, l := range lines {

@@ -15,7 +15,9 @@ type Asked struct {
 	Model     string
 	Stream    bool
 	HideTools bool // calls and results of tools are not to be seen
-	Ignored   Ignored
+	// Paragraphs has a blank line between what different answers of the API say, for who sees no blocks.
+	Paragraphs bool
+	Ignored    Ignored
 }
 
 // Decode translates and validates a request. pooled is its body in the pooled contract's shape. The error is an

@@ -29,6 +29,7 @@ type chat struct {
 	t        *testing.T
 	url      string
 	key      string
+	http     *http.Client
 	messages []any
 }
 
@@ -58,7 +59,7 @@ func newChats(t *testing.T, cli string) (*pooltest.API, func(t *testing.T, key s
 	server := httptest.NewServer(s.front)
 	t.Cleanup(server.Close)
 	return standIn, func(t *testing.T, key string) *chat {
-		return &chat{t: t, url: server.URL, key: "sk-ant-api03-" + key}
+		return &chat{t: t, url: server.URL, key: "sk-ant-api03-" + key, http: http.DefaultClient}
 	}
 }
 
@@ -72,7 +73,7 @@ func (c *chat) post(text string, stream bool) (*http.Response, []byte) {
 	require.NoError(c.t, err)
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("Authorization", "Bearer "+c.key)
-	response, err := http.DefaultClient.Do(r)
+	response, err := c.http.Do(r)
 	require.NoError(c.t, err)
 	defer response.Body.Close()
 	all, err := io.ReadAll(response.Body)
@@ -95,13 +96,22 @@ func (c *chat) askStream(text string) (served, []object) {
 	c.t.Helper()
 	response, all := c.post(text, true)
 	require.Equal(c.t, http.StatusOK, response.StatusCode, string(all))
-	var blocks []object
-	for frame := range strings.SplitSeq(string(all), "\n\n") {
+	blocks := accumulated(c.t, string(all))
+	require.Contains(c.t, string(all), "event: message_stop\n")
+	c.messages = append(c.messages, object{"role": "assistant", "content": blocks})
+	_, receipt, _ := strings.Cut(string(all), ": receipt ") // the headers may have gone before there was a process
+	return served{gjson.Get(receipt, "pid").Raw, gjson.Get(receipt, "process").Str}, blocks
+}
+
+// accumulated are the blocks of a stream, as clients have them that know nothing of void ones.
+func accumulated(t *testing.T, stream string) (blocks []object) {
+	t.Helper()
+	for frame := range strings.SplitSeq(stream, "\n\n") {
 		_, data, _ := strings.Cut(frame, "\ndata: ")
 		event := gjson.Parse(data)
 		switch event.Get("type").Str {
 		case "content_block_start":
-			require.EqualValues(c.t, len(blocks), event.Get("index").Int())
+			require.EqualValues(t, len(blocks), event.Get("index").Int())
 			blocks = append(blocks, event.Get("content_block").Value().(object))
 		case "content_block_delta":
 			block := blocks[len(blocks)-1]
@@ -112,10 +122,7 @@ func (c *chat) askStream(text string) (served, []object) {
 			}
 		}
 	}
-	require.Contains(c.t, string(all), "event: message_stop\n")
-	c.messages = append(c.messages, object{"role": "assistant", "content": blocks})
-	_, receipt, _ := strings.Cut(string(all), ": receipt ") // the headers may have gone before there was a process
-	return served{gjson.Get(receipt, "pid").Raw, gjson.Get(receipt, "process").Str}, blocks
+	return blocks
 }
 
 // textOf joins the texts.

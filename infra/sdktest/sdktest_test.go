@@ -34,20 +34,26 @@ func TestSDKs(t *testing.T) {
 		args := append([]string{"--test", "--test-concurrency=1", "--test-timeout=120000"}, s.scripts(t)...)
 		s.run(t, folder, node, args...)
 	})
+	t.Run("README", s.testREADME)
 }
 
 // run runs tests that are told where the service is, and passes if they do.
 func (s *stage) run(t *testing.T, folder, program string, args ...string) {
 	t.Helper()
+	t.Logf("%s", s.output(t, folder, []string{"SDKTEST_SERVICE=" + s.url, "SDKTEST_SEEN=" + s.seen}, program, args...))
+}
+
+// output is what a program says that has to end well.
+func (s *stage) output(t *testing.T, folder string, env []string, program string, args ...string) string {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = folder
-	cmd.Env = append(slices.DeleteFunc(os.Environ(), readBySDKs.MatchString),
-		"SDKTEST_SERVICE="+s.url, "SDKTEST_SEEN="+s.seen, "CGO_ENABLED=0")
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), readBySDKs.MatchString), append(env, "CGO_ENABLED=0")...)
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s\nthe service: %s", out, s.service)
-	t.Logf("%s", out)
+	return string(out)
 }
 
 // node returns the Node.js that was fetched with the SDKs, and a folder from which scripts find those.

@@ -7,6 +7,7 @@ import (
 	"hash"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/tidwall/gjson"
 )
@@ -25,7 +26,9 @@ const (
 	keptBlock          // the last text block
 	keptDeltas         // all texts that were streamed, of answers that were begun anew too
 	keptShown          // all texts of a stream of /v1/messages
-	keptFormer         // as releases before this one took it: the result's text, and blocks by their bytes
+	looseAll           // as keptAll and keptShown, with any white space in and between the texts
+	looseShown
+	keptFormer // as releases before this one took it: the result's text, and blocks by their bytes
 	ways
 )
 
@@ -39,15 +42,16 @@ type Reply struct {
 	Shown   string // of a stream of /v1/messages
 }
 
-// History is what a request says was said before: in one of the ways, nobody knows which, and as releases before this
-// one took it.
-type History struct{ Now, Former Digest }
+// History is what a request says was said before: in one of the ways, nobody knows which, in one with any white space, and
+// as releases before this one took it.
+type History struct{ Now, Loose, Former Digest }
 
 // HistoryOf is that of messages as a client sends them. Users' texts, images and documents count, and the texts of the
 // assistant; tool use, tool results and thinking don't, so that a client needs to keep no more than the texts to find
 // its conversation again.
 func HistoryOf(messages []Message) History {
-	return History{digestNow(messages), digestFormer(messages)}
+	now, loose := digestNow(messages)
+	return History{now, loose, digestFormer(messages)}
 }
 
 // Begin are the digests of a conversation that begins with a history.
@@ -55,7 +59,7 @@ func (h History) Begin() (d Digests) {
 	for way := range d {
 		d[way] = h.Now
 	}
-	d[keptFormer] = h.Former
+	d[looseAll], d[looseShown], d[keptFormer] = h.Loose, h.Loose, h.Former
 	return d
 }
 
@@ -67,6 +71,11 @@ func (d Digests) Extend(asked []Message, reply Reply) Digests {
 	for way, text := range []string{reply.All, reply.Message, reply.Block, reply.Deltas, reply.Shown} {
 		if isNew || d[way] != (Digest{}) { // else it isn't known
 			d[way] = extendNow(d[way], asked, text)
+		}
+	}
+	for way, text := range map[int]string{looseAll: reply.All, looseShown: reply.Shown} {
+		if isNew || d[way] != (Digest{}) {
+			d[way] = chainLoose(extendNow(d[way], asked, ""), text)
 		}
 	}
 	for _, m := range asked {
@@ -83,9 +92,9 @@ func (d Digests) Extend(asked []Message, reply Reply) Digests {
 
 // Complete has the ways that aren't known, as of what a release before this one has kept, be those of the same history.
 func (d Digests) Complete(h History) Digests {
-	for way := range d[:keptFormer] {
+	for way, begun := range h.Begin() {
 		if d[way] == (Digest{}) {
-			d[way] = h.Now
+			d[way] = begun
 		}
 	}
 	return d
@@ -102,7 +111,7 @@ func (d Digests) Bytes() (all []byte) {
 	return all
 }
 
-// DigestsFrom are those of Bytes, also of a release that knows the former one only, or no keptShown.
+// DigestsFrom are those of Bytes, also of a release that knows the former one only, or not all ways.
 func DigestsFrom(former, all []byte) (d Digests) {
 	copy(d[keptFormer][:], former)
 	for way := range min(len(all)/len(Digest{})-1, keptFormer) { // of which the last is the former one
@@ -117,11 +126,13 @@ func (d Digests) Way(h Digest) (way int, found bool) {
 	return way, way >= 0
 }
 
-func digestNow(messages []Message) (d Digest) {
+func digestNow(messages []Message) (now, loose Digest) {
 	for i := 0; i < len(messages); {
-		if messages[i].Role == "user" {
-			d = extendNow(d, messages[i:i+1], "")
-			i++
+		if m := messages[i]; m.Role == "user" {
+			if i++; !m.onlyToolResults() {
+				said := m.digestText()
+				now, loose = chain(now, "user/2", said), chain(loose, "user/2", said)
+			}
 			continue
 		}
 		var reply strings.Builder
@@ -130,9 +141,22 @@ func digestNow(messages []Message) (d Digest) {
 				reply.WriteString(messages[i].Text())
 			}
 		}
-		d = extendNow(d, nil, reply.String())
+		now, loose = extendNow(now, nil, reply.String()), chainLoose(loose, reply.String())
 	}
-	return d
+	return now, loose
+}
+
+// chainLoose adds a reply without its white space.
+func chainLoose(d Digest, reply string) Digest {
+	if isBlank(reply) {
+		return d
+	}
+	return chain(d, "assistant/3", strings.Map(func(r rune) rune {
+		if unicode.IsSpace(r) {
+			return -1
+		}
+		return r
+	}, reply))
 }
 
 func extendNow(d Digest, asked []Message, reply string) Digest {

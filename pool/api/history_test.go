@@ -86,6 +86,23 @@ func TestDigests_AConversationIsFoundHoweverItsClientKeepsTheAnswers(t *testing.
 	}
 }
 
+// Clients that know no blocks are given texts of different messages with a blank line between them, and some trim lines.
+func TestDigests_WhiteSpaceInAnswersIsNotWhatTellsConversationsApart(t *testing.T) {
+	asked := []Message{said("user", "a b")}
+	d := Digests{}.Extend(asked, Reply{All: "let me see it is", Shown: "let me see itit is"}).
+		Extend(asked, Reply{All: "so", Shown: "so"})
+	for text, way := range map[string]int{"let me see\n\nit\u00a0is ": looseAll, "let me see\n\nit\n\nit is": looseShown} {
+		history := append(append(asked[:1:1], said("assistant", text)), asked[0], said("assistant", " so"))
+		found, _ := d.Way(HistoryOf(history).Loose)
+		require.Equal(t, way, found, text)
+		_, is := d.Way(HistoryOf(append(history[:3:3], said("assistant", "no"))).Loose)
+		require.False(t, is)
+		history[0] = said("user", "ab")
+		_, is = d.Way(HistoryOf(history).Loose)
+		require.False(t, is, "in what users say it counts")
+	}
+}
+
 func (a answer) kept(ways []string) []Message {
 	for _, way := range ways {
 		if m, is := a.forms[way]; is {
@@ -138,14 +155,16 @@ func TestDigests_OfAFormerReleaseAreCompletedByAHistory(t *testing.T) {
 	require.Equal(t, kept, DigestsFrom(kept.Former(), kept.Bytes()))
 }
 
-// The release before this one keeps five, without keptShown, which stands before the last one.
+// Releases before this one keep fewer, without those that stand before the last one.
 func TestDigests_OfTheReleaseBeforeKeepTheirPlaces(t *testing.T) {
 	h := HistoryOf([]Message{said("user", "a"), said("assistant", "b")})
 	d := h.Begin().Extend([]Message{said("user", "c")}, Reply{"1", "2", "3", "4", "5", "6"})
 	all, size := d.Bytes(), len(Digest{})
-	want := d
-	want[keptShown] = Digest{}
-	require.Equal(t, want, DigestsFrom(d.Former(), slices.Concat(all[:keptShown*size], d.Former())))
+	for ways := keptShown; ways < keptFormer; ways++ {
+		want := d
+		clear(want[ways:keptFormer])
+		require.Equal(t, want, DigestsFrom(d.Former(), slices.Concat(all[:ways*size], d.Former())))
+	}
 }
 
 func TestHistoryOf_BlocksCountByWhatTheyMean(t *testing.T) {

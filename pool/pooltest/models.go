@@ -48,21 +48,28 @@ func (a *API) lookUp(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// listModels answers with a page of them.
+// listModels answers with a page of them: the first ones, those behind one, or those directly before one.
 func listModels(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	limit, err := strconv.Atoi(cmp.Or(query.Get("limit"), "20"))
-	first := slices.Index(Models, query.Get("after_id")) + 1
-	if err != nil || limit < 1 || limit > 1000 || first == 0 && query.Has("after_id") {
+	after, before := slices.Index(Models, query.Get("after_id")), slices.Index(Models, query.Get("before_id"))
+	unknown := after < 0 && query.Has("after_id") || before < 0 && query.Has("before_id")
+	if err != nil || limit < 1 || limit > 1000 || unknown || query.Has("after_id") && query.Has("before_id") {
 		fail(w, http.StatusBadRequest)
 		return
 	}
+	first := after + 1
 	end := min(first+limit, len(Models))
+	more := end < len(Models)
+	if before >= 0 {
+		first, end = max(0, before-limit), before
+		more = first > 0
+	}
 	page := make([]model, 0, end-first)
 	for _, id := range Models[first:end] {
 		page = append(page, modelOf(id))
 	}
-	list := map[string]any{"data": page, "has_more": end < len(Models), "first_id": nil, "last_id": nil}
+	list := map[string]any{"data": page, "has_more": more, "first_id": nil, "last_id": nil}
 	if len(page) > 0 {
 		list["first_id"], list["last_id"] = page[0].ID, page[len(page)-1].ID
 	}

@@ -44,7 +44,7 @@ func TestVault_RecordsAreSpelledAsEver(t *testing.T) {
 	var stored map[string]any
 	require.NoError(t, json.Unmarshal(text, &stored))
 	require.Len(t, stored["Digest"], 44)   // 32 bytes in base64
-	require.Len(t, stored["Digests"], 256) // six of them
+	require.Len(t, stored["Digests"], 344) // eight of them
 	delete(stored, "Digest")
 	delete(stored, "Digests")
 	settings := map[string]any{"Model": "", "Fallback": "", "Permission": "", "System": "", "Thinking": nil}

@@ -54,3 +54,27 @@ test("LangChain", async () => {
   }
   await wentOn(seen, "langchain");
 });
+
+// Neither heeds x-should-retry: that a failed turn is run once is up to maxRetries, as the README says.
+test("a failed turn is run once with maxRetries: 0", async () => {
+  const anthropic = createAnthropic({ baseURL: `${service}/v1`, apiKey: key("ai-failed") });
+  const failed = "ai failed [[status=529]]";
+  await assert.rejects(generateText({ model: anthropic(model), prompt: failed, maxRetries: 0 }));
+  assert.equal((await calls(failed)).length, 1);
+
+  const streamed = "ai failed streamed [[status=529]]";
+  const errors = [];
+  await streamText({ model: anthropic(model), prompt: streamed, maxRetries: 0, onError: ({ error }) => errors.push(error) }).consumeStream();
+  assert.equal(errors.length, 1);
+  assert.equal((await calls(streamed)).length, 1);
+
+  const chat = new ChatAnthropic({ model, apiKey: key("langchain-failed"), anthropicApiUrl: service, maxRetries: 0 });
+  for (const text of ["langchain failed [[status=529]]", "langchain failed streamed [[status=529]]"]) {
+    const isStream = text.includes("streamed");
+    await assert.rejects(async () => {
+      if (!isStream) return chat.invoke(text);
+      for await (const chunk of await chat.stream(text)) assert.ok(chunk);
+    });
+    assert.equal((await calls(text)).length, 1);
+  }
+});

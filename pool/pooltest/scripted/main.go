@@ -15,6 +15,7 @@
 //	[[late]]          after the turn, write the result of another one
 //	[[run=command]]   run it with a shell and answer with what it says
 //	[[leave]]         end a moment after the turn, without being asked
+//	[[random=1]]      answer with a random turn, which that number chooses, without calling the API
 //	[[task=300ms]]    begin what takes so long; in the background, where that is offered
 //
 // Everything else in the text is for the API. Tools that the API calls do nothing and say "done".

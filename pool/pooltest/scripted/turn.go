@@ -34,11 +34,15 @@ func (c *cli) turn(message gjson.Result) {
 	if t.wants.Has("task") {
 		left = c.beginTask(t.wants.Duration("task"))
 	}
-	answer, err := t.run()
+	conclude := t.random
+	if !t.wants.Has("random") {
+		answer, err := t.run()
+		conclude = func() { t.conclude(answer, err) }
+	}
 	c.mu.Lock()
 	c.running, c.interrupt = false, nil
 	c.mu.Unlock()
-	t.conclude(answer, err)
+	conclude()
 	c.lifecycle(message, "completed")
 	c.sayState("idle")
 	if left != nil {
