@@ -17,35 +17,24 @@ const (
 	hordeFew      = 4 // processes
 )
 
-// heldHorde is a horde that stands still.
-type heldHorde struct {
-	stopped confine.Family // those that were stopped at the last look
-	calm    int            // looks in a row at which it wanted nothing
-}
-
 // hold has hordes stand still that are a crowd by themselves, until they want nothing any more. hordes has each user's.
 func (w *watcher) hold(hordes map[string]confine.Family) {
 	wanting := w.tryHeld(hordes)
-	held := make(map[string]heldHorde)
+	held, stopped := make(map[string]int), confine.Family(nil)
 	for user, horde := range hordes {
-		before, was := w.held[user]
-		calm := before.calm + 1
-		if !was || wanting[user] {
+		calm, was := w.held[user]
+		if calm++; !was || wanting[user] {
 			calm = 0
 		}
 		many := horde.Sessions() > w.pool.tuning.horde
 		if many && (was && calm < underLooks || !was && crowded(int64(horde.Running()))) {
 			horde.SetStopped(true)
-			held[user] = heldHorde{stopped: horde, calm: calm}
+			held[user], stopped = calm, append(stopped, horde...)
 		}
 	}
-	for user, before := range w.held {
-		if _, still := held[user]; !still { // also where another user has its processes by now
-			before.stopped.SetStopped(false)
-		}
-	}
+	w.stopped.Except(stopped).SetStopped(false) // whoever has them by now
 	w.tellHeld(held)
-	w.held = held
+	w.held, w.stopped = held, stopped
 }
 
 // tryHeld has a few of each held horde go on for a moment, and tells whose want to run.
@@ -82,7 +71,7 @@ func (w *watcher) hordes(looks []look) map[string]confine.Family {
 }
 
 // tellHeld logs whose horde stands still, and whose no longer.
-func (w *watcher) tellHeld(held map[string]heldHorde) {
+func (w *watcher) tellHeld(held map[string]int) {
 	log := w.pool.opts.Logger
 	for user := range held {
 		if _, was := w.held[user]; !was {

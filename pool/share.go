@@ -87,9 +87,10 @@ func (w *watcher) apply(looks []look, slow map[string]bool) {
 }
 
 // setSlow slows a process with all it started, or no longer. Where the service may not say how they are scheduled, they
-// stand still for most of the time until the next look.
+// stand still for most of the time until the next look, unless a horde of their user's does all the time.
 func (w *watcher) setSlow(l look, slow bool) {
-	if err := l.usage.SetIdle(slow); err == nil || !slow {
+	_, held := w.held[l.user]
+	if err := l.usage.SetIdle(slow); err == nil || !slow || held {
 		return
 	}
 	life := w.pool.life

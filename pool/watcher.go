@@ -24,9 +24,11 @@ type watcher struct {
 	last  time.Time           // when all were looked at
 	pulse confine.MachineLoad // what it was then
 	known map[*cli.Process]*record
-	slow  map[string]bool      // users whose processes do only what nobody else wants to use the processors for
-	held  map[string]heldHorde // by users
-	turn  int                  // whose it is of a horde to go on for a moment
+	slow  map[string]bool // users whose processes do only what nobody else wants to use the processors for
+	held  map[string]int  // users whose hordes stand still: looks in a row at which they wanted nothing
+	turn  int             // whose it is of a horde to go on for a moment
+
+	stopped confine.Family // what stands still of all hordes
 
 	suspects bool      // somebody may have to be slowed at the next look
 	waking   bool      // somebody who was slowed has to be set back at the next look, too
@@ -53,7 +55,7 @@ type look struct {
 
 func newWatcher(p *Pool) *watcher {
 	return &watcher{pool: p, known: make(map[*cli.Process]*record), slow: make(map[string]bool),
-		held: make(map[string]heldHorde)}
+		held: make(map[string]int)}
 }
 
 // run looks at processes' memory and processor time until the pool's life ends: every few seconds, and at once when

@@ -3,8 +3,11 @@ package pool
 import (
 	"log/slog"
 	"os"
+	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -74,13 +77,32 @@ func TestWatcher_WhatStandsStillGoesOnWhenItsUserIsAnotherOne(t *testing.T) {
 	family, pids := newFamily(t, 3)
 	w := newTestWatcher()
 	family.SetStopped(true)
-	w.held["ada"] = heldHorde{stopped: family}
+	w.held["ada"], w.stopped = 0, family
 	w.hold(map[string]confine.Family{"ada": family})
 	require.Contains(t, w.held, "ada")
 	awaitStopped(t, pids, true) // until it wants nothing for a while
 	w.hold(map[string]confine.Family{"eve": family})
 	require.Empty(t, w.held)
 	awaitStopped(t, pids, false)
+}
+
+// Of a user whose token is replaced some conversations may stay, and what stands still of each counts by itself.
+func TestWatcher_WhatStandsStillGoesOnWhenPartOfItIsAnotherUsers(t *testing.T) {
+	t.Parallel()
+	stays, staying := newFamily(t, 3)
+	goes, going := newFamily(t, 3)
+	w := newTestWatcher()
+	w.pool.tuning.horde = 2
+	both := slices.Concat(stays, goes)
+	both.SetStopped(true)
+	w.held["ada"], w.stopped = 0, both
+	w.hold(map[string]confine.Family{"ada": both})
+	awaitStopped(t, slices.Concat(staying, going), true)
+	w.hold(map[string]confine.Family{"ada": stays, "eve": goes})
+	require.Contains(t, w.held, "ada")
+	require.NotContains(t, w.held, "eve")
+	awaitStopped(t, going, false)
+	awaitStopped(t, staying, true)
 }
 
 func TestWatcher_WhoIsSlowedIsSetBackWhenItsUserIsAnotherOne(t *testing.T) {
@@ -112,4 +134,19 @@ func TestWatcher_WhoIsSlowedIsSetBackWhenItsUserIsAnotherOne(t *testing.T) {
 		w.share([]look{l}, confine.MachineLoad{}, time.Second)
 	}
 	require.False(t, w.waking)
+}
+
+// To go on between two looks would undo that a horde stands still.
+func TestWatcher_WhereNobodyCanBeSlowedOtherwiseAHordeStillStandsStill(t *testing.T) {
+	if os.Getuid() == 0 {
+		cmd := exec.Command("/proc/self/exe", "-test.run", "^"+t.Name()+"$")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 12345, Gid: 12345}}
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		return
+	}
+	w := newTestWatcher()
+	w.held["ada"] = 0
+	w.setSlow(look{seen: seen{user: "ada"}}, true) // which has no process to stand still
+	w.pool.work.Wait()
 }

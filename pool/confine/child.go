@@ -64,6 +64,7 @@ type Child struct {
 	dir         string
 	pid         int
 	uid         int           // of its own; 0 if it runs under the service's
+	group       *childGroup   // nil if it is in the service's
 	orphanTicks atomic.Uint64 // processor time of orphans of its that have ended, in ticks
 
 	stdout, stderr *os.File
@@ -166,6 +167,7 @@ func (c *Child) Signal(sig syscall.Signal) error {
 func (c *Child) Stop(ctx context.Context, ladder Ladder) error {
 	if p, err := look(c.pid); err == nil && !errors.Is(c.Signal(0), os.ErrProcessDone) {
 		p.leaveIdle()
+		c.group.setIdle(false)
 	}
 	_ = c.Stdin.Close() // closed before, perhaps
 	if !c.endsWithin(ctx, ladder.CloseGrace) && ladder.TermGrace > 0 && ctx.Err() == nil {
@@ -227,6 +229,7 @@ func (c *Child) cleanUp() error {
 		if errors.Is(c.Signal(0), os.ErrProcessDone) {
 			return nil, nil
 		}
+		c.group.kill()
 		if err := killAll(c.isLeftover, c.leftovers); err != nil {
 			return nil, err
 		}
@@ -234,6 +237,9 @@ func (c *Child) cleanUp() error {
 		_, _ = c.process.Wait() // a zombie: doesn't block, and its state is known
 		c.reaped = true
 		c.mu.Unlock()
+		if err := c.group.remove(); err != nil {
+			c.launcher.logger.Warn("a control group can't be removed", "error", err)
+		}
 		reaper.forget(c)
 		return nil, nil
 	})

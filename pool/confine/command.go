@@ -3,6 +3,7 @@ package confine
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -47,11 +48,23 @@ func (l *Launcher) command(spec Spec, c *Child) (command, error) {
 	return cmd, nil
 }
 
-func (c command) attr(files []*os.File) *os.ProcAttr {
-	return &os.ProcAttr{
+// start starts the child in its group, or where that fails in the service's own.
+func (c command) start(files []*os.File, group *childGroup, logger *slog.Logger) (*os.Process, error) {
+	attr := &os.ProcAttr{
 		Dir: c.dir, Env: c.env, Files: files,
 		Sys: &syscall.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGKILL},
 	}
+	if group == nil {
+		return os.StartProcess(c.path, c.argv, attr)
+	}
+	attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(group.dir.Fd())
+	process, err := os.StartProcess(c.path, c.argv, attr)
+	if err == nil {
+		return process, nil
+	}
+	logger.Warn("a process can't be started in its control group", "error", err)
+	attr.Sys.UseCgroupFD = false
+	return os.StartProcess(c.path, c.argv, attr)
 }
 
 // markedEnv never returns nil, for which the child would inherit the service's whole environment.

@@ -43,6 +43,7 @@ type Options struct {
 // files and the network no more than Landlock's rules for them allow.
 type Confinement struct {
 	UIDs       *UIDs    // nil: children run under the service's uid
+	Cgroups    *Cgroups // nil: children stay in the service's control group
 	Connect    []uint16 // TCP ports that all of them may connect to, on whatever host
 	Bind       []uint16 // TCP ports they may listen on
 	BestEffort bool     // start them also where the kernel lacks a protection; Probe tells which
@@ -193,18 +194,27 @@ func (l *Launcher) spawn(spec Spec) (*Child, error) {
 	}
 	cmd, err := l.command(spec, c)
 	if err == nil {
-		err = reaper.fork(c, func() (*os.Process, error) { return os.StartProcess(cmd.path, cmd.argv, cmd.attr(theirs[:])) })
+		c.group = l.newGroup()
+		err = reaper.fork(c, func() (*os.Process, error) { return cmd.start(theirs[:], c.group, l.logger) })
 	}
 	for _, f := range theirs {
 		f.Close()
 	}
 	if err != nil {
 		c.closePipes()
-		return nil, fmt.Errorf("confine: start: %w", err)
+		return nil, fmt.Errorf("confine: start: %w", errors.Join(err, c.group.remove()))
 	}
 	if err := limit(c.pid); err != nil {
 		l.logger.Debug("child runs without all its limits", "pid", c.pid, "error", err)
 	}
 	c.begin()
 	return c, nil
+}
+
+// newGroup is nil where there are no groups.
+func (l *Launcher) newGroup() *childGroup {
+	if l.confinement == nil {
+		return nil
+	}
+	return l.confinement.Cgroups.newGroup()
 }

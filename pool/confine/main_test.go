@@ -37,6 +37,7 @@ var helpers = map[string]func(args []string){
 	"polite":   polite,
 	"instance": instance,
 	"probe":    probeInFolder,
+	"grouped":  grouped,
 	"modest":   modest,
 	"precede":  raisePriority,
 	"hold":     func(args []string) { check(hold.Main(args)) },

@@ -23,11 +23,11 @@ const (
 	ProtectionSyscalls = "syscalls" // what needs none of the system calls that are denied
 	ProtectionLimits   = "limits"   // of files, their size, processes, and no core dumps
 	ProtectionSignals  = "signals"  // no signals to others' processes, no abstract sockets of theirs
+	ProtectionCgroup   = "cgroup"   // a control group for each child that limits its memory and processes; an extra
 )
 
-// protections are all of them, in the order in which they are told.
-var protections = []string{ProtectionUID, ProtectionFiles, ProtectionNetwork, ProtectionSyscalls, ProtectionLimits,
-	ProtectionSignals}
+// protections are all of them but for extras, in the order in which they are told.
+var protections = []string{ProtectionUID, ProtectionFiles, ProtectionNetwork, ProtectionSyscalls, ProtectionLimits, ProtectionSignals}
 
 // probeTimeout bounds all of a probe.
 const probeTimeout = 20 * time.Second
@@ -46,13 +46,13 @@ func (r Report) InForce(names ...string) bool {
 // Table tells of each protection whether it is in force.
 func (r Report) Table() map[string]bool {
 	table := make(map[string]bool)
-	for _, name := range protections {
+	for _, name := range append(slices.Clone(protections), ProtectionCgroup) {
 		table[name] = r.InForce(name)
 	}
 	return table
 }
 
-// Missing says in words what is not in force and why, nothing if all of it is.
+// Missing says in words what is not in force and why, nothing if all of it but for extras is.
 func (r Report) Missing() string {
 	var missing []string
 	for _, name := range protections {
@@ -115,7 +115,11 @@ func (l *Launcher) probe(ctx context.Context, program string) (report Report, er
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, l.endProber(prober)) }()
-	return readReport(prober)
+	report, err = readReport(prober)
+	if groups := l.confinement; err == nil && groups != nil && groups.Cgroups != nil {
+		report[ProtectionCgroup] = groups.Cgroups.missing(victim.group, victim.pid) // which lives as long as it is let
+	}
+	return report, err
 }
 
 func readReport(prober *Child) (Report, error) {

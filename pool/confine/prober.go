@@ -183,7 +183,7 @@ func limitAttempts() []attempt {
 		{"dumps core", above(unix.RLIMIT_CORE, 0)},
 		{"opens too many files", above(unix.RLIMIT_NOFILE, maxFiles)},
 		{"writes too large files", above(unix.RLIMIT_FSIZE, maxFileSize)},
-		{"starts too many processes", above(unix.RLIMIT_NPROC, maxProcesses)},
+		{"starts too many processes", above(unix.RLIMIT_NPROC, MostProcesses)},
 		{"locks memory", above(unix.RLIMIT_MEMLOCK, maxLocked)},
 		{"leaves signals waiting", above(unix.RLIMIT_SIGPENDING, maxSignals)},
 		{"takes a higher priority", above(unix.RLIMIT_NICE, 0)},

@@ -72,11 +72,11 @@ func (p plan) confine() error {
 
 // Limits of a child. Those of a process hold for each of them, that of processes for all of the uid together.
 const (
-	maxFiles     = 4 << 10  // see MostFiles as well
-	maxFileSize  = 1 << 30  // bytes
-	maxProcesses = 512      // threads count
-	maxLocked    = 64 << 10 // bytes, which can't be dropped when memory is short, and aren't counted
-	maxSignals   = 4 << 10  // that wait, and timers
+	maxFiles      = 4 << 10  // see MostFiles as well
+	maxFileSize   = 1 << 30  // bytes
+	MostProcesses = 512      // threads count
+	maxLocked     = 64 << 10 // bytes, which can't be dropped when memory is short, and aren't counted
+	maxSignals    = 4 << 10  // that wait, and timers
 )
 
 func (p plan) limit() error {
@@ -85,7 +85,7 @@ func (p plan) limit() error {
 		unix.RLIMIT_MEMLOCK: maxLocked, unix.RLIMIT_SIGPENDING: maxSignals, unix.RLIMIT_NICE: 0, unix.RLIMIT_RTPRIO: 0,
 	}
 	if p.UID != 0 { // else it would count what the service itself has running
-		limits[unix.RLIMIT_NPROC] = maxProcesses
+		limits[unix.RLIMIT_NPROC] = MostProcesses
 	}
 	for resource, most := range limits {
 		var now syscall.Rlimit

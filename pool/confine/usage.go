@@ -16,6 +16,13 @@ type Usage struct {
 	CPU       time.Duration // processor time since its start, also of what has ended since
 
 	Family
+	group *childGroup
+}
+
+// SetIdle is Family.SetIdle, for the child's control group as well.
+func (u Usage) SetIdle(idle bool) error {
+	u.group.setIdle(idle)
+	return u.Family.SetIdle(idle)
 }
 
 // Family is a child and all it started, as one look at the machine found them.
@@ -34,6 +41,15 @@ func (f Family) Living() (living int) {
 // Without are all but one of them.
 func (f Family) Without(pid int) Family {
 	return slices.DeleteFunc(slices.Clone(f), func(p process) bool { return p.pid == pid })
+}
+
+// Except are those that aren't in another family.
+func (f Family) Except(other Family) Family {
+	in := make(map[identity]bool, len(other))
+	for _, p := range other {
+		in[p.identity] = true
+	}
+	return slices.DeleteFunc(slices.Clone(f), func(p process) bool { return in[p.identity] })
 }
 
 // Part are n of them, from the given one on and again from the beginning, or all if they are fewer.
@@ -75,7 +91,7 @@ func UsageOf(children ...*Child) ([]Usage, error) {
 	usages, memory := make([]Usage, len(children)), make(inMemory)
 	for i, c := range children {
 		u, h := &usages[i], newFootprint(memory)
-		u.Family = families[i]
+		u.Family, u.group = families[i], c.group
 		u.CPU = time.Duration(c.orphanTicks.Load()) * tick // #nosec G115 -- far below
 		for _, p := range families[i] {
 			u.CPU += time.Duration(p.ticks) * tick // #nosec G115 -- of a lifetime

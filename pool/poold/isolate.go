@@ -32,6 +32,8 @@ func (i *Instance) isolate() error {
 		Bind:       i.settings.BindPorts,
 		BestEffort: i.settings.Isolation == "best-effort",
 	}
+	i.cgroups = i.newCgroups()
+	confinement.Cgroups = i.cgroups
 	err := i.launchWithUIDs(confinement)
 	if err != nil && confinement.BestEffort {
 		i.log.Warn("processes run under the service's own uid", "error", err)
@@ -39,6 +41,9 @@ func (i *Instance) isolate() error {
 	}
 	if err != nil {
 		return fmt.Errorf("poold: ISOLATION=%s: %w", i.settings.Isolation, err)
+	}
+	if i.cgroups != nil && !i.report.InForce(confine.ProtectionCgroup) {
+		i.log.Warn("control groups don't hold", "missing", i.report[confine.ProtectionCgroup])
 	}
 	missing := i.report.Missing()
 	if missing == "" {
@@ -64,6 +69,18 @@ func (i *Instance) checkPorts() error {
 		}
 	}
 	return nil
+}
+
+// newCgroups has each process get a control group where the machine lets us. They are an extra: without them all else
+// holds, and with them the kernel's limit is above the one at which a turn is ended with a word to its user.
+func (i *Instance) newCgroups() *confine.Cgroups {
+	limits := confine.CgroupLimits{Memory: int64(i.settings.MaxProcessRSS) * 5 / 2, Processes: confine.MostProcesses}
+	groups, err := confine.NewCgroups(limits, i.log)
+	if err != nil {
+		i.log.Info("processes have no control groups", "error", err)
+		return nil
+	}
+	return groups
 }
 
 func (i *Instance) launchWithUIDs(confinement confine.Confinement) error {

@@ -48,7 +48,8 @@ type Instance struct {
 	settings settings.Pool
 	log      *slog.Logger
 	folder   *confine.Folder
-	uids     *confine.UIDs // nil while children run under the service's uid
+	uids     *confine.UIDs    // nil while children run under the service's uid
+	cgroups  *confine.Cgroups // nil where there are none
 	launcher *confine.Launcher
 	report   confine.Report
 	broker   *broker.Broker
@@ -212,6 +213,11 @@ func (i *Instance) abandon() {
 	if i.launcher != nil {
 		if err := i.launcher.Close(); err != nil {
 			i.log.Error("children are left", "error", err)
+		}
+	}
+	if i.cgroups != nil {
+		if err := i.cgroups.Close(); err != nil {
+			i.log.Warn("control groups are left", "error", err)
 		}
 	}
 	if i.uids != nil {
