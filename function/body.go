@@ -22,10 +22,20 @@ func (f *Front) read(ctx context.Context, w http.ResponseWriter, r *http.Request
 	return body, req, err
 }
 
+// isJSON reports whether a Content-Type is that of JSON.
+func isJSON(contentType string) bool {
+	const wanted = "application/json"
+	if contentType == wanted { // as usual: there is nothing to parse
+		return true
+	}
+	kind, _, _ := mime.ParseMediaType(contentType)
+	return kind == wanted
+}
+
 // readBody takes the whole body, which has to be JSON by its header.
-func (f *Front) readBody(ctx context.Context, w http.ResponseWriter, r *http.Request, intake *api.Intake) (*api.Body,
-	error) {
-	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
+func (f *Front) readBody(ctx context.Context, w http.ResponseWriter, r *http.Request, intake *api.Intake) (
+	*api.Body, error) {
+	if !isJSON(r.Header.Get("Content-Type")) {
 		return nil, api.Invalid("Content-Type must be application/json")
 	}
 	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {

@@ -32,8 +32,8 @@ func (p *passing) open(from http.Header) {
 func passHeaders(to, from http.Header, more ...string) {
 	for _, name := range append(more, api.HeaderInstance, api.HeaderPID, api.HeaderProcess, api.HeaderTiming,
 		api.HeaderTurn) {
-		if v := from.Get(name); v != "" {
-			to.Set(name, v)
+		if v := from.Values(name); len(v) > 0 && v[0] != "" {
+			to[name] = v[:1:1] // names are constants in their canonical form
 		}
 	}
 }

@@ -99,8 +99,8 @@ func (s *slot) leave() {
 // readyUnlessGone makes the process ready. That goes on when the caller gives up meanwhile, so that the client's next
 // try finds it. On an error the slot is given back and the request has left.
 func (s *slot) readyUnlessGone(ctx context.Context, req *api.Request) (*Handle, error) {
-	if s.process != nil && s.process.Satisfies(with(s.settings, req)) { // as usually: there is nothing to wait for
-		return s.readyWithin(ctx, req)
+	if s.isReady(req) {
+		return s.readyHandle(ctx, req)
 	}
 	type outcome struct {
 		h   *Handle
@@ -108,7 +108,7 @@ func (s *slot) readyUnlessGone(ctx context.Context, req *api.Request) (*Handle, 
 	}
 	done := make(chan outcome)
 	s.pool.work.Go(func() {
-		h, err := s.readyWithin(context.WithoutCancel(ctx), req)
+		h, err := s.readyHandle(context.WithoutCancel(ctx), req)
 		select {
 		case done <- outcome{h, err}:
 		case <-ctx.Done():
@@ -127,11 +127,13 @@ func (s *slot) readyUnlessGone(ctx context.Context, req *api.Request) (*Handle, 
 
 var errSpawnTimeout = errors.New("pool: the process was not ready in time")
 
-// readyWithin makes the process ready in the time there is. On an error the slot is given back and the request has
-// left.
-func (s *slot) readyWithin(ctx context.Context, req *api.Request) (*Handle, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, s.pool.opts.SpawnTimeout, errSpawnTimeout)
-	defer cancel()
+// isReady reports whether the conversation's process is as the request wants it, as usual: there is nothing to wait for.
+func (s *slot) isReady(req *api.Request) bool {
+	return s.process != nil && s.process.Satisfies(with(s.settings, req))
+}
+
+// readyHandle makes the process ready. On an error the slot is given back and the request has left.
+func (s *slot) readyHandle(ctx context.Context, req *api.Request) (*Handle, error) {
 	how, err := s.ready(ctx, req)
 	if err != nil {
 		s.leave()
@@ -142,8 +144,20 @@ func (s *slot) readyWithin(ctx context.Context, req *api.Request) (*Handle, erro
 	return h, nil
 }
 
-// ready gives the conversation a process with the settings the request wants, and tells how it was found.
+// ready gives the conversation a process with the settings the request wants, in the time there is, and tells how it was
+// found.
 func (s *slot) ready(ctx context.Context, req *api.Request) (how string, err error) {
+	if s.isReady(req) {
+		s.settings, s.origin = with(s.settings, req), api.ContextKept
+		s.process.Thaw()
+		return ProcessReused, nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, s.pool.opts.SpawnTimeout, errSpawnTimeout)
+	defer cancel()
+	return s.makeReady(ctx, req)
+}
+
+func (s *slot) makeReady(ctx context.Context, req *api.Request) (how string, err error) {
 	if err := s.learn(ctx); err != nil {
 		return "", err
 	}
@@ -180,7 +194,7 @@ func (s *slot) ready(ctx context.Context, req *api.Request) (how string, err err
 		return "", errors.Join(err, endErr)
 	}
 	if errors.Is(err, cli.ErrDied) && (how == ProcessReused || how == ProcessStandby) {
-		return s.ready(ctx, req)
+		return s.makeReady(ctx, req)
 	}
 	return "", err
 }
@@ -194,7 +208,7 @@ func (s *slot) spawn(ctx context.Context, req *api.Request) (how string, err err
 	if err := s.reserve(); err != nil {
 		return "", err
 	}
-	for s.dir == nil && s.user.atConversationLimit() && p.evictFiles(s.user) {
+	for s.dir == nil && s.user.atConversationLimit() && p.evict(s.user.takeLongestUnused()) {
 	}
 	began := time.Now()
 	how, s.origin = ProcessStandby, api.ContextNone
@@ -216,6 +230,26 @@ func (s *slot) spawn(ctx context.Context, req *api.Request) (how string, err err
 	p.opts.Logger.Info("process started", "user", api.ShortUser(s.user.id), "pid", proc.PID(),
 		"process", how, "seconds", time.Since(began).Seconds())
 	return how, nil
+}
+
+// reserve takes room for one more process of the slot's user. Where there is none, the process that has been idle for
+// longest gives way: the user's own if the user has too many, else an unproven user's, else anybody's.
+func (s *slot) reserve() error {
+	p := s.pool
+	for {
+		victim, ofUser, ok := s.user.tryReserve()
+		switch {
+		case ok:
+			return nil
+		case victim != nil:
+			victim.endIdle()
+		case ofUser:
+			return api.RateLimited(time.Second, "%d conversations of this user are in use", p.opts.MaxProcessesPerUser)
+		default:
+			p.opts.Logger.Warn("no room for another process", "user", api.ShortUser(s.user.id)) // an alert counts these lines
+			return api.Overloaded(time.Second, "no room for another process")
+		}
+	}
 }
 
 // allowed refuses what a request may not ask of this pool.

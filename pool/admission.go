@@ -67,7 +67,7 @@ type admission struct {
 func newAdmission(p *Pool) *admission {
 	return &admission{
 		prove:  p.opts.Broker.Prove,
-		full:   func() bool { return p.reserved.Load() > int64(p.opts.MaxProcesses) }, // who asks is counted already
+		full:   func() bool { return p.table.reserved.Load() > int64(p.opts.MaxProcesses) }, // who asks is counted already
 		bare:   func() bool { return p.opts.Standby > 0 && p.standbys.Stats().Ready == 0 },
 		trials: make(map[broker.Credential]*trial),
 	}
@@ -241,7 +241,11 @@ func (a *admission) refusedLocked(n int) bool {
 // the conversation of the slot go, and of others that nobody uses.
 func (s *slot) dropRefused() {
 	u := s.user
-	for _, other := range u.takeAtRest() {
+	var others []*slot
+	if u.isRefused() {
+		others = u.takeAtRest()
+	}
+	for _, other := range others {
 		u.pool.work.Go(func() {
 			other.drop()
 			other.yield()

@@ -1,170 +1,127 @@
 package pool
 
 import (
-	"cmp"
 	"container/list"
 	"time"
 
-	"claudepool/pool/api"
 	"claudepool/pool/cli"
 )
 
 // knownWithoutFiles is how many conversations of a user stay known whose files gave way, for each that may have files.
 const knownWithoutFiles = 10
 
-// countLocked changes how many requests and processes a user has.
-func (u *user) countLocked(requests, processes int) {
-	u.changeLocked(func() {
-		u.requests += requests
-		u.processes += processes
-		u.pool.slots += processes
-	})
-	u.pool.empty.Broadcast()
-}
-
-// changeLocked makes a change that may make the user a newcomer, or one no longer, and keeps the pool's count right.
-func (u *user) changeLocked(change func()) {
-	p := u.pool
-	before := u.isNewcomerLocked()
-	change()
-	switch after := u.isNewcomerLocked(); {
-	case after && !before:
-		p.newcomers++
-	case before && !after:
-		p.newcomers--
-	}
-	p.reserved.Store(int64(p.slots + p.newcomers))
-}
-
-// isNewcomerLocked reports whether the user is about to get a process and has none. Who isn't let in yet may never get
-// one.
-func (u *user) isNewcomerLocked() bool { return u.requests > u.unadmitted && u.processes == 0 }
-
-// countUnadmitted changes how many of the user's requests wait to be let in.
-func (u *user) countUnadmitted(more int) {
-	u.pool.mu.Lock()
-	defer u.pool.mu.Unlock()
-	u.changeLocked(func() { u.unadmitted += more })
-}
-
 // room is how many more processes there may be.
-func (p *Pool) room() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.opts.MaxProcesses - p.slots
+func (t *table) room() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.opts.MaxProcesses - t.slots
 }
 
-// reserve takes room for one more process of the slot's user. Where there is none, the process that has been idle for
-// longest gives way: the user's own if the user has too many, else an unproven user's, else anybody's.
-func (s *slot) reserve() error {
-	p := s.pool
-	for {
-		victim, ofUser, ok := s.user.tryReserve()
-		switch {
-		case ok:
-			return nil
-		case victim != nil:
-			victim.endIdle()
-		case ofUser:
-			return api.RateLimited(time.Second, "%d conversations of this user are in use", p.opts.MaxProcessesPerUser)
-		default:
-			p.opts.Logger.Warn("no room for another process", "user", api.ShortUser(s.user.id)) // an alert counts these lines
-			return api.Overloaded(time.Second, "no room for another process")
-		}
-	}
-}
-
-// tryReserve takes room, or the slot of who could make some. ofUser says that the user has too many processes.
+// tryReserve takes room for one more process of the user, or the slot of who could make some. ofUser says that the user
+// has too many processes.
 func (u *user) tryReserve() (victim *slot, ofUser, ok bool) {
-	p := u.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	ofUser = u.processes >= p.opts.MaxProcessesPerUser
-	if !ofUser && p.slots < p.opts.MaxProcesses {
-		u.countLocked(0, 1)
+	t := u.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ofUser = u.processes >= t.opts.MaxProcessesPerUser
+	if !ofUser && t.slots < t.opts.MaxProcesses {
+		u.countLocked(0, 0, 1)
 		return nil, false, true
 	}
-	from := &p.idle
+	from := &t.idle
 	if ofUser {
 		from = &u.idle
 	}
-	if c := from.nextVictim(); c != nil {
+	if c := from.nextVictimLocked(); c != nil {
 		victim = c.takeLocked()
 	}
 	return victim, ofUser, false
 }
 
+// firstLocked is the conversation that was used longest ago, or nil.
+func (l *line) firstLocked() *conversation {
+	if front := l.list.Front(); front != nil {
+		return at(front)
+	}
+	return nil
+}
+
+// nextVictimLocked is the conversation that gives way first, or nil: an unproven user's, else the one that was used
+// longest ago.
+func (l *line) nextVictimLocked() *conversation {
+	for e := l.list.Front(); e != nil; e = e.Next() {
+		if at(e).user.isUnproven() {
+			return at(e)
+		}
+	}
+	return l.firstLocked()
+}
+
+// takeAllLocked takes the slots of all that stand in the line.
+func (l *line) takeAllLocked() (taken []*slot) {
+	for c := l.firstLocked(); c != nil; c = l.firstLocked() {
+		taken = append(taken, c.takeLocked())
+	}
+	return taken
+}
+
+// takeIdle takes the slots of all conversations with a process that nobody uses.
+func (t *table) takeIdle() []*slot {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.idle.takeAllLocked()
+}
+
+// takeIdle takes the slots of the user's conversations with a process that nobody uses. From now on the user is to be
+// given up.
+func (u *user) takeIdle() []*slot {
+	u.table.mu.Lock()
+	defer u.table.mu.Unlock()
+	if !u.leaving {
+		u.leaving, u.leavingSince = true, time.Now()
+	}
+	return u.idle.takeAllLocked()
+}
+
+// isUnproven reports whether the API has never accepted the user's credential.
+func (u *user) isUnproven() bool { return !u.standing.proven.Load() }
+
 // atConversationLimit reports whether the user has as many conversations with files as may be.
 func (u *user) atConversationLimit() bool {
-	p := u.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return u.workspaces >= p.opts.MaxConversations
+	u.table.mu.Lock()
+	defer u.table.mu.Unlock()
+	return u.workspaces >= u.table.opts.MaxConversations
 }
 
 // takeLongestUnused takes the slot of the conversation with files that was used longest ago: of those without a
-// process, else of the idle ones. Nil is for all users.
-func (p *Pool) takeLongestUnused(of *user) *slot {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if of != nil {
-		if c := of.longestUnusedLocked(); c != nil {
-			return c.takeLocked()
-		}
-		return nil
-	}
-	for _, l := range []*line{&p.dormant, &p.idle} {
+// process, else of the idle ones.
+func (t *table) takeLongestUnused() *slot {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, l := range []*line{&t.dormant, &t.idle} {
 		for e := l.list.Front(); e != nil; e = e.Next() {
-			if c := e.Value.(*conversation); c.mayLoseFilesLocked() {
-				return c.takeLocked()
+			if at(e).mayLoseFilesLocked() {
+				return at(e).takeLocked()
 			}
 		}
 	}
 	return nil
 }
 
-// takeOfTooLarge takes the slot of the longest unused conversation of a user whose files are far more than a user may
-// have.
-func (p *Pool) takeOfTooLarge() *slot {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	most := p.quota.tooMuch()
-	return p.takeOfLargestLocked(func(u *user) bool { return !u.space.Within(most) })
-}
-
-// takeOfUnproven takes the slot of the longest unused conversation of the unproven user whose files take most.
-func (p *Pool) takeOfUnproven() *slot {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.takeOfLargestLocked((*user).isUnproven)
-}
-
-// takeOfLargestLocked takes the slot of the longest unused conversation of that one of such users whose files take
-// most.
-func (p *Pool) takeOfLargestLocked(such func(*user) bool) *slot {
+// takeLongestUnused is the same of the user's conversations.
+func (u *user) takeLongestUnused() *slot {
+	u.table.mu.Lock()
+	defer u.table.mu.Unlock()
 	var victim *conversation
-	for _, u := range p.users {
-		if such(u) && (victim == nil || u.space.Bytes > victim.user.space.Bytes) {
-			victim = cmp.Or(u.longestUnusedLocked(), victim)
+	for _, c := range u.conversations {
+		if c.mayLoseFilesLocked() && (victim == nil || c.losesFilesBeforeLocked(victim)) {
+			victim = c
 		}
 	}
 	if victim == nil {
 		return nil
 	}
 	return victim.takeLocked()
-}
-
-// longestUnusedLocked is, of the user's conversations whose files may give way, the one that was used longest ago.
-func (u *user) longestUnusedLocked() (victim *conversation) {
-	for _, c := range u.conversations {
-		if !c.mayLoseFilesLocked() {
-			continue
-		}
-		if victim == nil || c.losesFilesBeforeLocked(victim) {
-			victim = c
-		}
-	}
-	return victim
 }
 
 // losesFilesBeforeLocked reports whether its files give way before the other's: those without a process go first, and of
@@ -180,7 +137,7 @@ func (c *conversation) losesFilesBeforeLocked(other *conversation) bool {
 // older version, a request of the user may be on its way that would begin the conversation anew instead of going on
 // from there.
 func (c *conversation) mayLoseFilesLocked() bool {
-	if c.dir == nil || c.heldLocked() || c.mirror.busy {
+	if c.dir == nil || c.heldLocked() || c.saver.busy.Load() {
 		return false
 	}
 	return c.mirror.version == 0 || c.mirror.fresh && !c.mirror.off || c.user.requests == 0
@@ -188,12 +145,11 @@ func (c *conversation) mayLoseFilesLocked() bool {
 
 // withoutFiles says that the conversation's files have been removed.
 func (s *slot) withoutFiles() {
-	s.pool.mu.Lock()
-	defer s.pool.mu.Unlock()
 	u := s.user
+	u.table.mu.Lock()
+	defer u.table.mu.Unlock()
 	s.setDirLocked(nil)
-	s.pool.toMeasure[u] = true // to be measured anew
-	most := knownWithoutFiles * s.pool.opts.MaxConversations
+	most := knownWithoutFiles * u.table.opts.MaxConversations
 	if s.mirror.fresh && !s.mirror.off && len(u.conversations)-u.workspaces < most {
 		s.mirror.fetch = true
 		if s.mirror.apart {
@@ -202,27 +158,8 @@ func (s *slot) withoutFiles() {
 		return
 	}
 	s.removeLocked()
-	u.recalled = nil // the archive has it, or what was said before the last turns
+	u.recalled.Store(nil) // the archive has it, or what was said before the last turns
 	u.forgetLocked()
-}
-
-// unreserve gives the room of one process back.
-func (u *user) unreserve() {
-	p := u.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	u.countLocked(0, -1)
-}
-
-// takeIdle takes the slots of the user's conversations with a process that nobody uses. From now on the user is to be
-// given up.
-func (u *user) takeIdle() []*slot {
-	u.pool.mu.Lock()
-	defer u.pool.mu.Unlock()
-	if !u.leaving {
-		u.leaving, u.leavingSince = true, time.Now()
-	}
-	return u.idle.takeAllLocked()
 }
 
 // due is what has come due among conversations at rest.
@@ -234,62 +171,114 @@ type due struct {
 }
 
 // takeDue takes what is due at now, from the heads and tails of the lines.
-func (p *Pool) takeDue(now time.Time) due {
-	d := due{next: p.opts.CleanupInterval}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for c := p.idle.first(); c != nil; c = p.idle.first() {
-		if left := p.opts.IdleTimeout - now.Sub(c.lastUsed); left > 0 {
+func (t *table) takeDue(now time.Time) due {
+	d := due{next: t.opts.CleanupInterval}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for c := t.idle.firstLocked(); c != nil; c = t.idle.firstLocked() {
+		if left := t.opts.IdleTimeout - now.Sub(c.lastUsed); left > 0 {
 			d.next = min(d.next, left)
 			break
 		}
 		d.expired = append(d.expired, c.takeLocked())
 	}
-	d.addToFreezeLocked(p, now)
-	d.addStaleLocked(p, now)
+	d.addToFreezeLocked(t, now)
+	d.addStaleLocked(t, now)
 	return d
 }
 
 // addToFreezeLocked adds the processes that are to be frozen. They are at the end of the line: what was used before
 // them has been tried already, and one that was held at that time isn't tried again before its next use.
-func (d *due) addToFreezeLocked(p *Pool, now time.Time) {
-	pause := p.froze.Add(freezePause).Sub(now)
-	for e := p.idle.list.Back(); e != nil && !e.Value.(*conversation).freezeTried; e = e.Prev() {
-		c := e.Value.(*conversation)
-		if left := max(p.opts.FreezeAfter-now.Sub(c.lastUsed), pause); left > 0 {
+func (d *due) addToFreezeLocked(t *table, now time.Time) {
+	pause := t.froze.Add(freezePause).Sub(now)
+	for e := t.idle.list.Back(); e != nil && !at(e).freezeTried; e = e.Prev() {
+		c := at(e)
+		if left := max(t.opts.FreezeAfter-now.Sub(c.lastUsed), pause); left > 0 {
 			d.next = min(d.next, left)
 			continue
 		}
 		c.freezeTried = true
-		d.toFreeze = append(d.toFreeze, c.process.Idle())
+		d.toFreeze = append(d.toFreeze, c.unused)
 	}
 	if len(d.toFreeze) > 0 {
-		p.froze = now
+		t.froze = now
 	}
 }
 
 // addStaleLocked forgets conversations whose files have been kept for long enough, and adds them.
-func (d *due) addStaleLocked(p *Pool, now time.Time) {
-	var next *list.Element
-	for e := p.dormant.list.Front(); e != nil; e = next {
-		next = e.Next()
-		c := e.Value.(*conversation)
-		if now.Sub(c.lastUsed) < p.opts.WorkspaceTTL {
-			return
+func (d *due) addStaleLocked(t *table, now time.Time) {
+	for e := t.dormant.list.Front(); e != nil && now.Sub(at(e).lastUsed) >= t.opts.WorkspaceTTL; {
+		c := at(e)
+		if e = e.Next(); c.user.requests > 0 {
+			continue
 		}
-		if c.user.requests == 0 {
-			c.removeLocked()
-			c.user.recalled = nil // the archive may still have it
-			c.user.forgetLocked()
-			d.stale = append(d.stale, c)
-		}
+		c.removeLocked()
+		c.user.recalled.Store(nil) // the archive may still have it
+		c.user.forgetLocked()
+		d.stale = append(d.stale, c)
 	}
 }
 
-// takeAllLocked takes the slots of all that stand in the line.
-func (l *line) takeAllLocked() (taken []*slot) {
-	for c := l.first(); c != nil; c = l.first() {
-		taken = append(taken, c.takeLocked())
+// seen is what others may know of a conversation with a process at one moment.
+type seen struct {
+	c        *conversation
+	user     string
+	process  *cli.Process
+	started  time.Time
+	lastUsed time.Time
+	busy     bool
+}
+
+// processes returns the conversations that have a process now.
+func (t *table) processes() []seen {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := make([]seen, 0, len(t.running))
+	for c := range t.running {
+		all = append(all, seen{c, c.user.id, c.process, c.started, c.lastUsed, c.heldLocked()})
 	}
-	return taken
+	return all
+}
+
+// line is conversations at rest, the one that was used longest ago first.
+type line struct {
+	list list.List
+	last *list.Element // what was added last, if it is still there
+}
+
+// at is who stands at a place in a line.
+func at(place *list.Element) *conversation { return place.Value.(*conversation) }
+
+// addLocked puts a conversation in its place. That is the end of the line, or where all of a user's conversations are
+// put back at once, near the one that was put back before.
+func (l *line) addLocked(c *conversation) *list.Element {
+	after := l.list.Back()
+	if l.last != nil && isLaterLocked(after, c) {
+		after = l.last
+		for next := after.Next(); next != nil && !isLaterLocked(next, c); next = after.Next() {
+			after = next
+		}
+	}
+	for after != nil && isLaterLocked(after, c) {
+		after = after.Prev()
+	}
+	if after == nil {
+		l.last = l.list.PushFront(c)
+	} else {
+		l.last = l.list.InsertAfter(c, after)
+	}
+	return l.last
+}
+
+// isLaterLocked reports whether the conversation at a place was used after the other.
+func isLaterLocked(place *list.Element, c *conversation) bool {
+	return place != nil && at(place).lastUsed.After(c.lastUsed)
+}
+
+// removeLocked takes a conversation out.
+func (l *line) removeLocked(place *list.Element) {
+	if l.last == place {
+		l.last = place.Prev()
+	}
+	l.list.Remove(place)
 }

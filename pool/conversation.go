@@ -2,18 +2,14 @@ package pool
 
 import (
 	"container/list"
+	"maps"
 	"time"
-
-	"github.com/google/uuid"
 
 	"claudepool/pool/api"
 	"claudepool/pool/cli"
 	"claudepool/pool/vault"
 	"claudepool/pool/workspace"
 )
-
-// knownFormer is how many former tokens of a user are remembered; what an older one leads to is looked up again.
-const knownFormer = 16
 
 // conversation is one of a user's conversations. It outlives its process: a conversation whose process was reaped is
 // resumed from its transcript. What isn't here is in its slot.
@@ -23,16 +19,18 @@ type conversation struct {
 	named       bool          // a client chose the id
 	incarnation string        // unique: after a deletion another one may begin under the same id
 	abandoned   chan struct{} // closed when the pool closes without its process's end
+	saver       saver         // has a lock of its own
 
-	// Guarded by Pool.mu.
+	// Guarded by the table's lock.
 	slot        *slot        // nil while somebody has it; for slot.go alone
 	waiters     []chan *slot // first come, first served; buffered by one: nil sends away
 	place       place        // where it stands while nobody has its slot
 	lastUsed    time.Time
-	freezeTried bool // freezing its process was tried since its last use
+	unused      cli.Idle // its process, as who used it last has left it
+	freezeTried bool     // freezing its process was tried since its last use
 
-	// Guarded by Pool.mu. While somebody has the slot, nobody else changes it, and who has it may read it without the
-	// lock.
+	// Guarded by the table's lock. While somebody has the slot, nobody else changes it, and who has it may read it
+	// without the lock.
 	id           string            // the CLI's session id; until the first process of an unnamed one it may still change
 	process      *cli.Process      // nil while there is none
 	started      time.Time         // when the process became the conversation's
@@ -42,13 +40,23 @@ type conversation struct {
 	spoken       bool              // a turn has gone well: it has more than the history that it began with
 	removed      bool              // deleted, or moved to another user: not to be used by who waited for it
 
-	mirror mirror // guarded by Pool.mu; see there
+	mirror mirror // guarded by the table's lock; see there
 }
 
-// place is where a conversation stands in its pool's lines, and with a process in its user's.
+// place is where a conversation stands in its table's lines, and with a process in its user's.
 type place struct {
-	pool, user *list.Element
-	files      bool // atRest counts it
+	all, user *list.Element
+	files     bool // atRest counts it
+}
+
+// mirror is what the archive has of a conversation, as far as known here. Guarded by the table's lock.
+type mirror struct {
+	version int64           // 0 is none
+	unsaved *vault.Manifest // of the newest turn, until the archive has that
+	off     bool            // another instance goes on with it, or it is too large
+	fresh   bool            // the archive has all that was said in good turns
+	fetch   bool            // the archive's transcript has to replace what is here; for who has the slot to change
+	apart   bool            // the archive has the settings in the body: while that is to be fetched they aren't here
 }
 
 // newConversation makes a conversation that the caller holds, and that isn't known yet.
@@ -58,60 +66,51 @@ func (u *user) newConversation(id, incarnation string, digests api.Digests) *slo
 	return &slot{conversation: c}
 }
 
-// pick finds or begins the conversation a request is meant for.
-func (u *user) pick(req *api.Request) *conversation {
-	p := u.pool
-	readings := req.Readings()
-	whole := readings[len(readings)-1]
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	switch {
-	case req.SessionID != "":
-		if c := u.conversations[req.SessionID]; c != nil {
-			return c
+// lookUp returns the user's conversation of that id, without one the default one, or nil.
+func (u *user) lookUp(id string) *conversation {
+	u.table.mu.Lock()
+	defer u.table.mu.Unlock()
+	if id == "" {
+		return u.defaultConversation
+	}
+	return u.conversations[id]
+}
+
+// known returns the user's conversations by their ids.
+func (u *user) known() map[string]*conversation {
+	u.table.mu.Lock()
+	defer u.table.mu.Unlock()
+	return maps.Clone(u.conversations)
+}
+
+// folders returns those of the user's conversations, and whether requests may be filling them.
+func (u *user) folders() (all []*workspace.Folder, busy bool) {
+	u.table.mu.Lock()
+	defer u.table.mu.Unlock()
+	for _, c := range u.conversations {
+		if c.dir != nil {
+			all = append(all, c.dir)
 		}
-		c := u.beginLocked(req.SessionID, whole)
-		c.named = true
+	}
+	return all, u.requests > 0
+}
+
+// begin makes a conversation the user's and puts its slot down. It returns the one that is there already under its id,
+// or as the default one, if it is to be that.
+func (u *user) begin(s *slot, isDefault bool) *conversation {
+	u.table.mu.Lock()
+	defer u.table.mu.Unlock()
+	if c := u.conversations[s.id]; c != nil {
 		return c
-	case len(req.Messages) > 1:
-		if c := u.recognizeLocked(readings); c != nil {
-			return c
-		}
-		return u.beginLocked(uuid.NewString(), whole)
-	case req.Stateless:
-		return u.beginLocked(uuid.NewString(), whole)
 	}
-	if u.defaultConversation == nil {
-		u.defaultConversation = u.beginLocked(uuid.NewString(), whole)
+	if isDefault && u.defaultConversation != nil {
+		return u.defaultConversation
 	}
-	return u.defaultConversation
-}
-
-// recognizeLocked finds the conversation in which exactly that was said which a request says was said before. Of the
-// ways in which its client may have kept the answers the fullest that leads anywhere counts, and if it leads to several
-// conversations, nobody knows which is meant.
-func (u *user) recognizeLocked(readings []api.Reading) *conversation {
-	var digests []api.Digest
-	for _, r := range readings {
-		digests = append(digests, r.History.Now)
-	}
-	for _, r := range readings {
-		digests = append(digests, r.History.Loose, r.History.Former)
-	}
-	for _, d := range digests {
-		if len(u.byDigest[d]) == 0 { // as of those who say nothing was
-			continue
-		}
-		return closest(u.byDigest[d], d)
-	}
-	return nil
-}
-
-func (u *user) beginLocked(id string, r api.Reading) *conversation {
-	s := u.newConversation(id, uuid.NewString(), r.History.Begin())
-	s.seed, s.fresh = r, true
 	s.joinLocked()
 	s.restLocked()
+	if isDefault {
+		u.defaultConversation = s.conversation
+	}
 	return s.conversation
 }
 
@@ -119,6 +118,38 @@ func (u *user) beginLocked(id string, r api.Reading) *conversation {
 func (c *conversation) joinLocked() {
 	c.user.conversations[c.id] = c
 	c.setDigestsLocked(c.digests, c.digestsValid)
+}
+
+// recognize finds the conversation in which exactly that was said which one of the digests stands for. The first one
+// that leads anywhere counts, and if it leads to several conversations, nobody knows which is meant.
+func (u *user) recognize(digests []api.Digest) *conversation {
+	u.table.mu.Lock()
+	defer u.table.mu.Unlock()
+	for _, d := range digests {
+		if known := u.byDigest[d]; len(known) > 0 { // none is known to those who say nothing was said
+			return closestLocked(known)
+		}
+	}
+	return nil
+}
+
+// closestLocked is, of conversations by the ways in which what was said before leads there, the one with the fullest
+// way, nil if several have it. Those that have nothing but the history they began with are all alike: one of them is as
+// good as another, if there is none that has more.
+func closestLocked(known map[*conversation]int) (found *conversation) {
+	best, several := 0, false
+	for c, way := range known {
+		switch {
+		case found == nil || c.spoken && !found.spoken || c.spoken == found.spoken && way < best:
+			found, best, several = c, way, false
+		case c.spoken && found.spoken && way == best:
+			several = true
+		}
+	}
+	if several {
+		return nil
+	}
+	return found
 }
 
 // setDigestsLocked notes what has been said in the conversation, and whether that is right.
@@ -135,56 +166,33 @@ func (c *conversation) setDigestsLocked(digests api.Digests, valid bool) {
 	if !valid || c.removed {
 		return
 	}
-	for _, d := range digests {
+	for way, d := range digests {
 		if d == (api.Digest{}) {
 			continue
 		}
 		if known[d] == nil {
-			known[d] = make(map[*conversation]bool, 1)
+			known[d] = make(map[*conversation]int, 1)
 		}
-		known[d][c] = true
-	}
-}
-
-// takeAtRest takes the slots of all the user's conversations that nobody holds, if the user still is a refused one.
-func (u *user) takeAtRest() (taken []*slot) {
-	u.pool.mu.Lock()
-	defer u.pool.mu.Unlock()
-	if !u.isRefused() {
-		return nil
-	}
-	for _, c := range u.conversations {
-		if !c.heldLocked() {
-			taken = append(taken, c.takeLocked())
+		if _, fuller := known[d][c]; !fuller {
+			known[d][c] = way
 		}
 	}
-	return taken
 }
 
-// finish gives the slot back after a request.
-func (s *slot) finish() {
-	if s.process != nil && !s.stuck && !s.process.Alive() {
-		_ = s.end() // else yield sees to it
+// setDirLocked gives the conversation a workspace, or none.
+func (c *conversation) setDirLocked(f *workspace.Folder) {
+	if c.dir != nil {
+		c.user.workspaces--
 	}
-	p := s.pool
-	p.mu.Lock()
-	s.lastUsed, s.freezeTried = time.Now(), false
-	p.mu.Unlock()
-	s.yield()
-}
-
-// remove takes the conversation from its user.
-func (s *slot) remove() {
-	s.pool.mu.Lock()
-	defer s.pool.mu.Unlock()
-	s.removeLocked()
+	if c.dir = f; f != nil {
+		c.user.workspaces++
+	}
 }
 
 // removeLocked takes a conversation from its user. Its files are still to be removed.
 func (c *conversation) removeLocked() {
 	if c.dir != nil && !c.removed {
 		c.user.workspaces--
-		c.pool.toMeasure[c.user] = true // to be measured anew
 	}
 	c.removed = true
 	c.setDigestsLocked(c.digests, c.digestsValid)
@@ -195,79 +203,58 @@ func (c *conversation) removeLocked() {
 	delete(c.user.conversations, c.id)
 }
 
-// seen is what others may know of a conversation with a process at one moment.
-type seen struct {
-	c        *conversation
-	user     string
-	process  *cli.Process
-	started  time.Time
-	lastUsed time.Time
-	busy     bool
+// removeUnused takes a conversation from its user that the archive had, unless it is in use. What is not said to be
+// deleted goes only if it was to be fetched.
+func (c *conversation) removeUnused(isDeleted bool) bool {
+	t := c.user.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	isMissing := isDeleted && c.mirror.version > 0 || !isDeleted && c.mirror.fetch
+	if !isMissing || c.removed || c.heldLocked() || c.process != nil || c.saver.busy.Load() {
+		return false
+	}
+	c.removeLocked()
+	return true
 }
 
-// processes returns the conversations that have a process now.
-func (p *Pool) processes() []seen {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	all := make([]seen, 0, len(p.running))
-	for c := range p.running {
-		all = append(all, seen{c, c.user.id, c.process, c.started, c.lastUsed, c.heldLocked()})
+// addArchived adds what the archive has of a conversation to the user's. s is that, with its mirror.
+func (u *user) addArchived(s *slot, isDefault bool) {
+	u.table.mu.Lock()
+	defer u.table.mu.Unlock()
+	c := u.conversations[s.id]
+	switch {
+	case c == nil:
+	case c.incarnation == s.incarnation && c.mirror.version >= s.mirror.version || c.saver.busy.Load():
+		return
+	case c.heldLocked() || c.process != nil:
+		c.mirror.off = true // it was begun here while the archive could not be asked
+		return
+	default:
+		isDefault = isDefault || u.defaultConversation == c
+		s.setDirLocked(c.dir)
+		c.removeLocked()
 	}
-	return all
-}
-
-// moveConversations makes held conversations of a former user the present one's, all at once. copied has those that the
-// archive has under the present user already, with their versions there. It returns the new slots, held too, by the
-// old ones.
-func (from *user) moveConversations(to *user, held []*slot, copied map[*conversation]int64) map[*slot]*slot {
-	p := from.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	moved := make(map[*slot]*slot)
-	for _, old := range held {
-		if copied[old.conversation] == 0 && old.mirror.fetch {
-			continue // all that is of it is where it is
-		}
-		if there := to.conversations[old.id]; there != nil {
-			if copied[old.conversation] == 0 || !there.unusedCopyLocked(old.conversation) {
-				continue
-			}
-			there.removeLocked()
-		}
-		moved[old] = to.takeOverLocked(old, copied[old.conversation])
-	}
-	to.formerIDs = append(to.formerIDs[max(0, len(to.formerIDs)+1-knownFormer):], from.id)
-	p.toMeasure[to] = true
-	return moved
-}
-
-// takeOverLocked makes another user's held conversation this one's. version is the archive's under this user, or 0.
-func (to *user) takeOverLocked(old *slot, version int64) *slot {
-	p := to.pool
-	s := to.newConversation(old.id, old.incarnation, old.digests)
-	c := s.conversation
-	c.named, c.spoken, c.digestsValid = old.named, old.spoken, old.digestsValid
-	c.lastUsed, c.freezeTried = old.lastUsed, old.freezeTried
-	c.setDirLocked(old.dir)
-	c.mirror = mirror{off: old.mirror.off}
-	if version > 0 {
-		c.mirror = mirror{version: version, fresh: old.mirror.fresh, fetch: old.mirror.fetch,
-			apart: old.mirror.fetch && old.mirror.apart || vault.Settings(old.settings).IsLarge()}
-	}
-	s.settings, s.seed, s.goodTurn = old.settings, old.seed, old.goodTurn
-	s.fresh, s.dirty, s.answered = old.fresh, old.dirty, old.answered
 	s.joinLocked()
-	if old.user.defaultConversation == old.conversation && to.defaultConversation == nil {
-		to.defaultConversation = c
+	if isDefault {
+		u.defaultConversation = s.conversation
 	}
-	old.conversation.removeLocked()
-	if old.process != nil {
-		c.process, c.started = old.process, old.started
-		old.process = nil
-		delete(p.running, old.conversation)
-		p.running[c] = true
-		old.user.countLocked(0, -1)
-		to.countLocked(0, 1)
+	s.restLocked()
+}
+
+// compare tells whether the conversation is the default one, and what there is of another user's under the same id. isFree
+// says that this is nothing, or an unused copy.
+func (c *conversation) compare(other *user) (isDefault bool, there mirror, isFree bool) {
+	c.user.table.mu.Lock()
+	defer c.user.table.mu.Unlock()
+	isDefault = c.user.defaultConversation == c
+	known := other.conversations[c.id]
+	if known == nil {
+		return isDefault, mirror{}, true
 	}
-	return s
+	return isDefault, known.mirror, known.unusedCopyLocked(c)
+}
+
+// unusedCopyLocked reports whether c is what the archive has of a copy of the other, and nothing more.
+func (c *conversation) unusedCopyLocked(of *conversation) bool {
+	return c.incarnation == of.incarnation && c.mirror.fetch && c.dir == nil && c.process == nil && !c.heldLocked()
 }

@@ -42,7 +42,7 @@ func (s *slot) retryEnd() {
 		select {
 		case <-p.life.Done():
 			p.opts.Logger.Error("the pool closes without a process's end", "user", api.ShortUser(s.user.id), "pid", pid)
-			s.user.disown()
+			s.user.setOwned(false)
 			s.processEnded()
 			close(s.abandoned)
 			return

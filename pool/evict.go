@@ -9,12 +9,18 @@ import (
 // only later what has become free.
 const mostAtOnce = 16
 
-// evictFiles has the files give way that were used longest ago: the user's, or with nil anybody's. It reports whether
-// there were any that nobody uses.
-func (p *Pool) evictFiles(of *user) bool { return p.evict(p.takeLongestUnused(of)) }
+// takeOfLargest takes the slot of the longest unused conversation of that one of such users whose files take most.
+func (p *Pool) takeOfLargest(such func(*user, workspace.Space) bool) *slot {
+	for _, u := range p.spaces.largestFirst(such) {
+		if s := u.takeLongestUnused(); s != nil {
+			return s
+		}
+	}
+	return nil
+}
 
-// evict removes the files of a conversation, unless it is nil. What the archive has all of comes back from there;
-// another conversation is forgotten, and begins anew when somebody asks for it.
+// evict removes the files of a conversation, unless it is nil, and reports whether it did. What the archive has all of
+// comes back from there; another conversation is forgotten, and begins anew when somebody asks for it.
 func (p *Pool) evict(s *slot) bool {
 	if s == nil {
 		return false
@@ -27,6 +33,7 @@ func (p *Pool) evict(s *slot) bool {
 		p.opts.Logger.Warn("files that give way could not be removed", "user", api.ShortUser(s.user.id), "error", err)
 	}
 	s.withoutFiles()
+	p.spaces.mark(s.user)
 	p.opts.Logger.Info("a conversation's files gave way to another's", "user", api.ShortUser(s.user.id))
 	s.yield()
 	p.work.Go(s.user.releaseIfUnused)
@@ -36,6 +43,7 @@ func (p *Pool) evict(s *slot) bool {
 // makeRoom has files give way while too little of the disk is free. While nothing can give way, no conversation begins.
 func (q *quota) makeRoom() {
 	p, full := q.pool, false
+	isTooLarge := func(_ *user, files workspace.Space) bool { return !files.Within(q.tooMuch()) }
 	for range mostAtOnce {
 		disk, err := p.tuning.disk(p.opts.Workspaces)
 		if err != nil {
@@ -46,10 +54,10 @@ func (q *quota) makeRoom() {
 		if missing == (workspace.Space{}) {
 			break
 		}
-		if p.evict(p.takeOfTooLarge()) {
+		if p.evict(p.takeOfLargest(isTooLarge)) {
 			continue
 		}
-		if !missing.Within(p.measured()) {
+		if !missing.Within(p.spaces.total()) {
 			p.opts.Logger.Warn("the disk is short, not by what users have", "free_bytes", disk.Free.Bytes,
 				"free_files", disk.Free.Files)
 			break
@@ -64,4 +72,7 @@ func (q *quota) makeRoom() {
 }
 
 // evictForRoom has the files of the unproven user give way who has most, else those used longest ago.
-func (p *Pool) evictForRoom() bool { return p.evict(p.takeOfUnproven()) || p.evictFiles(nil) }
+func (p *Pool) evictForRoom() bool {
+	isUnproven := func(u *user, _ workspace.Space) bool { return u.isUnproven() }
+	return p.evict(p.takeOfLargest(isUnproven)) || p.evict(p.table.takeLongestUnused())
+}

@@ -49,7 +49,7 @@ func (p *Pool) CleanUp(at time.Time) { p.cleanUp(at) }
 
 // Stalled is the number of turns whose process waits for a client to read.
 func (p *Pool) Stalled() (stalled int) {
-	for _, s := range p.processes() {
+	for _, s := range p.table.processes() {
 		if s.process.Stalled() {
 			stalled++
 		}
@@ -59,9 +59,9 @@ func (p *Pool) Stalled() (stalled int) {
 
 // Conversations is the number of conversations that are known.
 func (p *Pool) Conversations() (n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, u := range p.users {
+	p.table.mu.Lock()
+	defer p.table.mu.Unlock()
+	for _, u := range p.table.users {
 		n += len(u.conversations)
 	}
 	return n
@@ -69,35 +69,35 @@ func (p *Pool) Conversations() (n int) {
 
 // Former is how many former tokens of a user are remembered.
 func (p *Pool) Former(user string) int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.users[user].formerIDs)
+	p.table.mu.Lock()
+	defer p.table.mu.Unlock()
+	return len(p.table.users[user].formerIDs)
 }
 
 // Sound looks whether conversations are found by what has been said in them, no others are, and all stand in their lines in
 // the order of their last use.
 func (p *Pool) Sound() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, u := range p.users {
+	p.table.mu.Lock()
+	defer p.table.mu.Unlock()
+	for _, u := range p.table.users {
 		for digest, known := range u.byDigest {
-			for c := range known {
-				if _, is := c.digests.Way(digest); !is || !c.digestsValid || u.conversations[c.id] != c {
+			for c, way := range known {
+				if is, _ := c.digests.Way(digest); is != way || !c.digestsValid || u.conversations[c.id] != c {
 					return errors.New("found by what hasn't been said")
 				}
 			}
 		}
 		for _, c := range u.conversations {
 			for _, digest := range c.digests {
-				if c.digestsValid && digest != (api.Digest{}) && !u.byDigest[digest][c] {
+				if _, found := u.byDigest[digest][c]; c.digestsValid && digest != (api.Digest{}) && !found {
 					return errors.New("not all can be found")
 				}
 			}
 		}
 	}
-	for _, l := range []*line{&p.idle, &p.dormant} {
-		for at := l.list.Front(); at != nil && at.Next() != nil; at = at.Next() {
-			if isLater(at, at.Next().Value.(*conversation)) {
+	for _, l := range []*line{&p.table.idle, &p.table.dormant} {
+		for place := l.list.Front(); place != nil && place.Next() != nil; place = place.Next() {
+			if isLaterLocked(place, at(place.Next())) {
 				return errors.New("a line is out of order")
 			}
 		}
@@ -107,7 +107,7 @@ func (p *Pool) Sound() error {
 
 // Doom has all processes' turns end, also those that have just ended.
 func (p *Pool) Doom() {
-	for _, s := range p.processes() {
+	for _, s := range p.table.processes() {
 		s.process.Abort(errors.New("doomed"))
 	}
 }
@@ -131,10 +131,7 @@ func (p *Pool) CheckSpace() {
 
 // EvictLargest has files of the user give way who has most, as if nobody were proven.
 func (p *Pool) EvictLargest() bool {
-	p.mu.Lock()
-	s := p.takeOfLargestLocked(func(*user) bool { return true })
-	p.mu.Unlock()
-	return p.evict(s)
+	return p.evict(p.takeOfLargest(func(*user, workspace.Space) bool { return true }))
 }
 
 // CheckMemory looks at the memory of all processes now, as if they might have limit bytes each.

@@ -72,8 +72,6 @@ func (h *Handle) Run(ctx context.Context, sent func(), emit func(ctx context.Con
 // revive puts a new process in the place of the one that died.
 func (h *Handle) revive(ctx context.Context) error {
 	h.process.Kill() // its stdin may be closed while it lives on
-	ctx, cancel := context.WithTimeoutCause(ctx, h.pool.opts.SpawnTimeout, errSpawnTimeout)
-	defer cancel()
 	how, err := h.ready(ctx, h.req)
 	if h.how = how; err == nil {
 		h.pid = h.process.PID()
@@ -86,6 +84,7 @@ func (h *Handle) run(ctx context.Context, sent func(),
 	emit func(context.Context, [][]byte) error) (cli.Outcome, error) {
 	h.failed, h.dirty = true, true
 	h.hideDigests()
+	h.pool.spaces.mark(h.user)
 	if h.attempt == nil {
 		h.attempt = h.user.attempts.begin(h.req)
 	}

@@ -2,8 +2,11 @@ package pool
 
 import (
 	"context"
+	"errors"
+	"time"
 
 	"claudepool/pool/api"
+	"claudepool/pool/cli"
 )
 
 // Hold has the user stay this instance's until it is let go: meanwhile no other instance begins a turn of the user's.
@@ -14,4 +17,91 @@ func (p *Pool) Hold(ctx context.Context, req *api.Request, outage bool) (letGo f
 		return nil, err
 	}
 	return u.leave, nil
+}
+
+// hold takes the conversation's slot, waiting for it in line.
+func (c *conversation) hold(ctx context.Context) (*slot, error) {
+	s, turn, err := c.lineUp()
+	switch {
+	case errors.Is(err, errQueueFull):
+		return nil, api.RateLimited(time.Second, "%d requests of this conversation are waiting already",
+			c.pool.opts.QueueLimit)
+	case s != nil || err != nil:
+		return s, err
+	}
+	return c.wait(ctx, turn)
+}
+
+// wait waits for the slot in line.
+func (c *conversation) wait(ctx context.Context, turn chan *slot) (s *slot, err error) {
+	limit := c.pool.opts.QueueTimeout
+	timeout := time.NewTimer(limit)
+	defer timeout.Stop()
+	select {
+	case s := <-turn:
+		if s == nil {
+			return nil, ErrDraining
+		}
+		return s, nil
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-timeout.C:
+		err = api.RateLimited(time.Second, "waited for %s behind this conversation's other requests", limit)
+	}
+	if c.leaveLine(turn) {
+		return nil, err
+	}
+	if s := <-turn; s != nil {
+		s.yield() // it came while we were leaving
+	}
+	return nil, err
+}
+
+// finish gives the slot back after a request.
+func (s *slot) finish() {
+	if s.process != nil && !s.stuck && !s.process.Alive() {
+		_ = s.end() // else yield sees to it
+	}
+	var unused cli.Idle
+	if s.process != nil {
+		unused = s.process.Idle()
+	}
+	s.used(unused)
+	s.yield()
+}
+
+// yield hands the slot to the next in line. It is the caller's no more. A process that has ended, or whose user or pool
+// is to have none, goes.
+func (s *slot) yield() {
+	p, c, proc := s.pool, s.conversation, s.process
+	if s.stuck {
+		p.work.Go(s.retryEnd)
+		return
+	}
+	retire, useless := s.putDown()
+	signal(p.wake)
+	signal(p.changed)
+	switch {
+	case retire:
+		p.work.Go(s.endIdle)
+	case useless:
+		p.work.Go(c.dropFiles)
+	case proc != nil && !proc.Alive(): // awaitExit couldn't take it before
+		if s := c.takeWith(proc); s != nil {
+			p.work.Go(s.endIdle)
+		}
+	}
+}
+
+// install gives the conversation its process, for which room was reserved.
+func (s *slot) install(proc *cli.Process) {
+	s.setProcess(proc)
+	signal(s.pool.changed)
+	s.pool.work.Go(func() { s.conversation.awaitExit(proc) })
+}
+
+// processEnded says that nothing of the conversation's process is left.
+func (s *slot) processEnded() {
+	s.unsetProcess()
+	signal(s.pool.changed)
 }

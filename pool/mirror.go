@@ -2,12 +2,10 @@ package pool
 
 import (
 	"context"
-	"maps"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"claudepool/pool/api"
-	"claudepool/pool/cli"
-	"claudepool/pool/seal"
 	"claudepool/pool/vault"
 )
 
@@ -17,264 +15,162 @@ import (
 // mirrorWait is how long giving up a user waits for what is being mirrored.
 const mirrorWait = 2 * time.Second
 
-// mirror is what a conversation has of itself in the archive. Guarded by Pool.mu.
-type mirror struct {
-	version  int64           // the archive's, as far as known here; 0 is none
-	next     *vault.Manifest // to be saved, when what is being saved has been
-	busy     bool
+// saver is what is to be saved of a conversation. Its methods may be called concurrently.
+type saver struct {
+	busy atomic.Bool // something is being saved; changed under mu
+
+	mu       sync.Mutex         // guards the following
+	next     *vault.Manifest    // to be saved, when what is being saved has been
 	stop     context.CancelFunc // ends what is being saved; nil before it is
 	done     chan struct{}      // closed when nothing is being saved any more
-	off      bool               // another instance goes on with it, or it is too large
-	deleting bool               // to be deleted
-	fresh    bool               // the archive has all that was said in good turns
-	fetch    bool               // the archive's transcript has to replace what is here; for who has the slot to change
-	apart    bool               // the archive has the settings in the body: while that is to be fetched they aren't here
+	deleting bool               // to be deleted: nothing more is to be saved
 }
 
-// askOnce returns what the archive is asked about the user, and whether it is to be asked now.
-func (u *user) askOnce(req *api.Request) (r *recall, isNew bool) {
-	p := u.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if u.recalled != nil {
-		return u.recalled, false
+// put has a manifest saved next. The newest one wins. If nothing is being saved now, the caller has to see to it, and to
+// close done.
+func (s *saver) put(m *vault.Manifest) (done chan struct{}, isIdle bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.deleting {
+		return nil, false
 	}
-	u.recalled = &recall{done: make(chan struct{})}
-	if u.keys == nil {
-		u.keys = seal.Derive(req.Token())
+	s.next = m
+	if s.busy.Load() {
+		return nil, false
 	}
-	return u.recalled, true
+	s.busy.Store(true)
+	s.done = make(chan struct{})
+	return s.done, true
 }
 
-// dropRecall has the archive asked again about the user, unless that has been done since r; nil is any.
-func (u *user) dropRecall(r *recall) {
-	p := u.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if r == nil || u.recalled == r {
-		u.recalled = nil
+// take is what is to be saved now. Nil ends the saving. ctx ends when it isn't to be saved any more.
+func (s *saver) take(parent context.Context) (ctx context.Context, next *vault.Manifest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next, s.next = s.next, nil
+	s.busy.Store(next != nil)
+	ctx, s.stop = context.WithCancel(parent)
+	return ctx, next
+}
+
+// retry has the same saved again if nothing newer is to be.
+func (s *saver) retry(m *vault.Manifest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.next == nil && !s.deleting {
+		s.next = m
 	}
 }
 
-// conversationsOf returns the user's conversations by their ids.
-func (u *user) conversationsOf() map[string]*conversation {
-	p := u.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return maps.Clone(u.conversations)
+// drop has nothing more saved. busy says whether something is still under way.
+func (s *saver) drop(busy bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.next = nil
+	s.busy.Store(busy)
 }
 
-// removeUnused takes a conversation from its user that the archive had, unless it is in use. What is not said to be
-// deleted goes only if it was to be fetched.
-func (c *conversation) removeUnused(isDeleted bool) bool {
-	p := c.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	isMissing := isDeleted && c.mirror.version > 0 || !isDeleted && c.mirror.fetch
-	if !isMissing || c.removed || c.heldLocked() || c.process != nil || c.mirror.busy {
+// setDeleting says whether the conversation is to be deleted. What is being saved then is cut short; done is closed when
+// that has ended.
+func (s *saver) setDeleting(deleting bool) (busy bool, done chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.deleting = deleting
+	if !deleting {
+		return s.busy.Load(), s.done
+	}
+	s.next = nil
+	if s.busy.Load() && s.stop != nil {
+		s.stop()
+	}
+	return s.busy.Load(), s.done
+}
+
+// saves counts a user's conversations that are being saved. Its methods may be called concurrently.
+type saves struct {
+	mu   sync.Mutex // guards the following
+	n    int
+	none chan struct{} // closed when there is none any more
+}
+
+func (s *saves) begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.n++; s.n == 1 {
+		s.none = make(chan struct{})
+	}
+}
+
+func (s *saves) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.n--; s.n == 0 {
+		close(s.none)
+	}
+}
+
+// await waits a while until there is none. It reports whether that is so.
+func (s *saves) await(atMost time.Duration) bool {
+	s.mu.Lock()
+	busy, none := s.n > 0, s.none
+	s.mu.Unlock()
+	if !busy {
+		return true
+	}
+	select {
+	case <-none:
+		return true
+	case <-time.After(atMost):
 		return false
 	}
-	c.removeLocked()
-	return true
 }
 
-// addArchived adds what the archive has of a conversation to the user's.
-func (u *user) addArchived(kept vault.Conversation) {
-	p := u.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	c := u.conversations[kept.Session]
-	switch {
-	case c == nil:
-	case c.incarnation == kept.Incarnation && c.mirror.version >= kept.Version || c.mirror.busy:
-		return
-	case c.heldLocked() || c.process != nil:
-		c.mirror.off = true // it was begun here while the archive could not be asked
-		return
-	}
-	s := u.newConversation(kept.Session, kept.Incarnation, kept.Digests)
-	s.spoken, s.named = true, kept.Named
-	s.mirror = mirror{version: kept.Version, fresh: true, fetch: true, apart: kept.SettingsInBody}
-	s.settings, s.goodTurn, s.answered = cli.Settings(kept.Settings), kept.GoodTurn, true
-	isDefault := kept.Default || c != nil && u.defaultConversation == c
-	if c != nil {
-		s.setDirLocked(c.dir)
-		c.removeLocked()
-	}
-	s.joinLocked()
-	if isDefault {
-		u.defaultConversation = s.conversation
-	}
-	s.restLocked()
-}
+// awaitMirrored waits a while for what is being saved of the user's conversations, so that the next owner finds it. It
+// reports whether nothing is being saved any more.
+func (u *user) awaitMirrored() bool { return u.saves.await(mirrorWait) }
 
-// version is the archive's of the conversation.
-func (s *slot) version() int64 {
-	s.pool.mu.Lock()
-	defer s.pool.mu.Unlock()
-	return s.mirror.version
-}
-
-// fetched says that the archive's transcript is here.
-func (s *slot) fetched() {
-	s.pool.mu.Lock()
-	defer s.pool.mu.Unlock()
-	s.mirror.fetch = false
-}
-
-// save has the conversation, after a good turn, mirrored in the background. The newest turn wins.
+// save has the conversation, after a good turn, mirrored in the background.
 func (s *slot) save() {
-	p := s.pool
-	if p.vault == nil || s.goodTurn == "" || s.user.isUnproven() { // what is kept proves its user later
+	p, u, c, dir := s.pool, s.user, s.conversation, s.dir
+	if p.vault == nil || s.goodTurn == "" || u.isUnproven() || u.keys.Load() == nil { // what is kept proves its user later
 		return
 	}
 	m := manifestOf(s)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	u, state := s.user, &s.conversation.mirror
-	if state.off || state.deleting || u.keys == nil {
+	if !s.setUnsaved(m) {
 		return
 	}
-	m.Default = u.defaultConversation == s.conversation
-	state.next, state.fresh = m, false
-	if state.busy {
+	done, isIdle := c.saver.put(m)
+	if !isIdle {
 		return
 	}
-	state.busy, state.done = true, make(chan struct{})
-	if u.mirroring == 0 {
-		u.mirrored = make(chan struct{})
-	}
-	u.mirroring++
-	c, dir, done := s.conversation, s.dir, state.done
+	u.saves.begin()
 	p.work.Go(func() {
 		c.mirrorAll(dir)
 		close(done)
-		u.hasMirrored()
+		u.saves.end()
 	})
-}
-
-func (u *user) hasMirrored() {
-	p := u.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if u.mirroring--; u.mirroring == 0 {
-		close(u.mirrored)
-	}
-}
-
-// nextToMirror is what is to be saved now, and in which version. Nil ends the saving. ctx ends when it isn't to be
-// saved any more; that the pool closes is no reason.
-func (c *conversation) nextToMirror() (ctx context.Context, next *vault.Manifest, version int64) {
-	p := c.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	m := &c.mirror
-	next, m.next = m.next, nil
-	m.busy = next != nil
-	ctx, m.stop = context.WithCancel(context.WithoutCancel(p.life))
-	return ctx, next, m.version + 1
-}
-
-// setVersion notes what the archive has, and whether that is what was said last.
-func (c *conversation) setVersion(version int64, isNewest, isApart bool) {
-	p := c.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	c.mirror.version, c.mirror.fresh, c.mirror.apart = version, isNewest && c.mirror.next == nil, isApart
 }
 
 // keepForRetry has the same saved again if nothing newer is to be, unless the user is somebody else's by now: who has
 // gone on with the conversation there must not be overtaken.
 func (c *conversation) keepForRetry(m *vault.Manifest) {
-	p := c.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	switch {
-	case !c.user.owned || c.mirror.deleting || p.life.Err() != nil:
-		c.mirror.next = nil
-	case c.mirror.next == nil:
-		c.mirror.next = m
+	if !c.user.isOwned() || c.pool.life.Err() != nil {
+		c.saver.drop(true)
+		return
 	}
+	c.saver.retry(m)
 }
 
-// setMirroring says whether something is still under way for a conversation that isn't mirrored any more.
-func (c *conversation) setMirroring(busy bool) {
-	p := c.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	c.mirror.busy, c.mirror.off, c.mirror.next = busy, true, nil
-}
-
-// markDeleting says that nothing more of the conversation is to be saved. If something is being saved now, which it
-// cuts short, done is closed when that has ended.
-func (s *slot) markDeleting() (busy bool, done chan struct{}) {
-	s.pool.mu.Lock()
-	defer s.pool.mu.Unlock()
-	m := &s.conversation.mirror
-	m.deleting, m.next = true, nil
-	if m.busy && m.stop != nil {
-		m.stop()
+// resumeSaving says that the conversation could not be deleted. What wasn't saved is saved after all.
+func (s *slot) resumeSaving() {
+	s.saver.setDeleting(false)
+	if m := s.mirrored(); s.dir != nil && !m.fetch && !m.fresh {
+		s.save()
 	}
-	return m.busy, m.done
-}
-
-// unmarkDeleting takes that back, and reports whether the archive lacks something that is here.
-func (s *slot) unmarkDeleting() bool {
-	s.pool.mu.Lock()
-	defer s.pool.mu.Unlock()
-	s.mirror.deleting = false
-	return s.dir != nil && !s.mirror.fetch && !s.mirror.fresh
 }
 
 // unarchived says that the archive has nothing of the conversation any more: what it gets next is the first version.
 func (s *slot) unarchived() {
-	s.pool.mu.Lock()
-	defer s.pool.mu.Unlock()
-	s.mirror = mirror{}
-}
-
-// awaitMirrored waits a while for what is being saved of the user's conversations, so that the next owner finds it. It
-// reports whether nothing is being saved any more.
-func (u *user) awaitMirrored() bool {
-	p := u.pool
-	p.mu.Lock()
-	busy, done := u.mirroring > 0, u.mirrored
-	p.mu.Unlock()
-	if !busy {
-		return true
-	}
-	select {
-	case <-done:
-		return true
-	case <-time.After(mirrorWait):
-		return false
-	}
-}
-
-// copying is what it takes to make an archived conversation another user's: the version there is, and the one to make.
-type copying struct {
-	manifest vault.Manifest
-	from, to int64
-	apart    bool // the settings are in the archive alone
-}
-
-// planCopy says how what the archive has of the held conversation is to be copied for another user, and whether it is.
-func (s *slot) planCopy(to *user) (plan copying, moves bool) {
-	p := s.pool
-	plan = copying{manifest: *manifestOf(s), to: 1}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	plan.from, plan.apart = s.mirror.version, s.mirror.fetch && s.mirror.apart
-	plan.manifest.Default = s.user.defaultConversation == s.conversation
-	there := to.conversations[s.id]
-	if there != nil {
-		plan.to = there.mirror.version + 1
-	}
-	stays := plan.from == 0 || !s.mirror.fresh || s.mirror.off || there != nil && !there.unusedCopyLocked(s.conversation)
-	return plan, !stays
-}
-
-// unusedCopyLocked reports whether c is what the archive has of a copy of the other, and nothing more.
-func (c *conversation) unusedCopyLocked(of *conversation) bool {
-	return c.incarnation == of.incarnation && c.mirror.fetch && c.dir == nil && c.process == nil && !c.heldLocked()
+	s.saver.setDeleting(false)
+	s.setMirror(mirror{})
 }

@@ -1,9 +1,9 @@
 // Package pool keeps claude processes alive between requests: one per conversation, found again by its user, run one
 // turn at a time, reaped when idle. It decides nothing about which instance a user belongs to; it asks its Ownership.
 //
-// A request's way is Pool.Acquire → Handle.Run → Handle.Release. Nothing is spawned, killed or awaited under the pool's
-// lock: whoever has work to do on a conversation first takes its slot, then works without the lock. The lock is for
-// pool.go, user.go, release.go, conversation.go, slot.go, capacity.go and mirror.go alone.
+// A request's way is Pool.Acquire → Handle.Run → Handle.Release. Nothing is spawned, killed or awaited under the lock of
+// the table of users and conversations: whoever has work to do on a conversation first takes its slot, then works
+// without the lock.
 package pool
 
 import (
@@ -11,9 +11,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
-	"time"
 
-	"claudepool/infra/snapshot"
 	"claudepool/pool/standby"
 	"claudepool/pool/vault"
 	"claudepool/pool/workspace"
@@ -59,24 +57,10 @@ type Pool struct {
 	cutAll context.CancelCauseFunc
 	work   sync.WaitGroup // the pool's own goroutines
 
-	reserved, idling atomic.Int64 // what Load tells; changed under mu
-	diskFull         atomic.Bool  // the disk is short, and nothing can give way
-	atRest           atomic.Int64 // conversations with files that nobody uses; changed under mu
-
-	mu        sync.Mutex // guards everything below, and what users and conversations say it guards
-	users     map[string]*user
-	toMeasure map[*user]bool         // who is to be measured
-	space     workspace.Space        // what users' files took when they were measured last
-	slots     int                    // users' processes that exist or are being started or stopped
-	newcomers int                    // users with requests and no process
-	queued    int                    // requests that wait for a conversation
-	running   map[*conversation]bool // those that have a process
-	idle      line                   // those of them that nobody holds
-	dormant   line                   // those without a process that nobody holds
-	draining  bool
-	empty     *sync.Cond // signalled when a request has left or a process has ended
-	cleanup   cleanupStats
-	froze     time.Time // when conversations' processes were frozen last
+	table    *table // users and conversations
+	spaces   *spaces
+	cleanups cleanups
+	diskFull atomic.Bool // the disk is short, and nothing can give way
 }
 
 // New returns a running pool. Its owner has to call Close.
@@ -86,13 +70,12 @@ func New(opts Options, owner Ownership) *Pool {
 	}
 	p := &Pool{
 		opts: opts, tuning: production, owner: owner, index: workspace.NewIndex(opts.Workspaces),
-		wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
-		users: make(map[string]*user), toMeasure: make(map[*user]bool), running: make(map[*conversation]bool),
+		wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), spaces: newSpaces(),
 	}
 	if opts.tuning != nil {
 		p.tuning = *opts.tuning
 	}
-	p.empty = sync.NewCond(&p.mu)
+	p.table = newTable(&p.opts)
 	p.life, p.cutAll = context.WithCancelCause(context.Background())
 	p.starter = newStarter(p)
 	p.standbys = newStandbys(p)
@@ -122,7 +105,7 @@ func signal(ch chan struct{}) {
 func (p *Pool) Drain(ctx context.Context) {
 	p.refuse()
 	signal(p.changed)
-	p.retire(p.takeAllIdle())
+	p.retire(p.table.takeIdle())
 	p.waitEmpty(ctx)
 }
 
@@ -131,7 +114,7 @@ func (p *Pool) Drain(ctx context.Context) {
 func (p *Pool) Close() {
 	p.refuse()
 	p.cutAll(ErrClosing)
-	p.retire(p.takeAllIdle())
+	p.retire(p.table.takeIdle())
 	p.standbys.Close()
 	p.waitEmpty(context.Background())
 	p.work.Wait()
@@ -140,21 +123,7 @@ func (p *Pool) Close() {
 // refuse has no request begin from now on, also none of those that wait.
 func (p *Pool) refuse() {
 	p.standbys.Stop()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.draining = true
-	for _, u := range p.users {
-		for _, c := range u.conversations {
-			c.dismissLocked()
-		}
-	}
-}
-
-// takeAllIdle takes the slots of all conversations with a process that nobody uses.
-func (p *Pool) takeAllIdle() []*slot {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.idle.takeAllLocked()
+	p.table.refuse()
 }
 
 // retire ends the processes of idle conversations side by side, and gives up the users who then have none.
@@ -166,36 +135,14 @@ func (p *Pool) retire(idle []*slot) {
 
 // waitEmpty returns when no request and no process is left, or ctx is done.
 func (p *Pool) waitEmpty(ctx context.Context) {
-	stop := context.AfterFunc(ctx, func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.empty.Broadcast()
-	})
-	defer stop()
-	p.mu.Lock()
-	for ctx.Err() == nil && !p.isEmptyLocked() {
-		p.empty.Wait()
-	}
-	p.mu.Unlock()
+	p.table.waitEmpty(ctx)
 	p.standbys.Wait(ctx)
-}
-
-func (p *Pool) isEmptyLocked() bool {
-	if p.slots > 0 {
-		return false
-	}
-	for _, u := range p.users {
-		if u.requests > 0 || u.releasing != nil || u.owned {
-			return false
-		}
-	}
-	return true
 }
 
 // Load tells how much of the pool is taken: processes that exist or users who are about to get one, and how many
 // processes could give way. It waits for nobody.
 func (p *Pool) Load() (reserved, idle int) {
-	return int(p.reserved.Load()), int(p.idling.Load())
+	return int(p.table.reserved.Load()), int(p.table.idling.Load())
 }
 
 // Full reports whether no conversation can begin here now, whatever room Load tells of: every uid has files that
@@ -207,58 +154,21 @@ func (p *Pool) Full() bool {
 	if p.standbys.Stats().Ready > 0 {
 		return false
 	}
-	if p.opts.Launcher.Full() && p.atRest.Load() == 0 {
+	if p.opts.Launcher.Full() && p.table.atRest.Load() == 0 {
 		return true
 	}
-	return p.reserved.Load() > 0 && p.idling.Load() == 0 && p.opts.MemoryShort()
+	return p.table.reserved.Load() > 0 && p.table.idling.Load() == 0 && p.opts.MemoryShort()
 }
 
 // Users returns the ids of the users this pool has been admitted to and not yet given up.
-func (p *Pool) Users() []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var ids []string
-	for id, u := range p.users {
-		if u.owned {
-			ids = append(ids, id)
-		}
-	}
-	return ids
-}
+func (p *Pool) Users() []string { return p.table.owned() }
 
 // Evict gives the user up as soon as none of its requests is left: its processes are stopped, then it is released.
 // Those that come while another's turn goes on are served as ever, as turns can be long; those that come afterwards get
 // ErrDraining, or wait for the release.
 func (p *Pool) Evict(id string) {
-	p.mu.Lock()
-	u := p.users[id]
-	p.mu.Unlock()
-	if u != nil {
+	if u := p.table.find(id); u != nil {
 		p.retire(u.takeIdle())
 		u.releaseIfUnused()
 	}
-}
-
-// tell tells what only the lock guards.
-func (p *Pool) tell(s *snapshot.Instance) {
-	p.mu.Lock()
-	cleanup := p.cleanup
-	s.Draining, s.Queued = p.draining, p.queued
-	p.mu.Unlock()
-	s.Cleanup = snapshot.Cleanup{Last: cleanup.last, Total: cleanup.total, AvgLifetime: cleanup.averageLifetime()}
-}
-
-type cleanupStats struct {
-	last     time.Time
-	total    int64
-	lifetime time.Duration // of all that were cleaned, summed
-}
-
-// cleaned counts a process that was idle for too long.
-func (p *Pool) cleaned(lifetime time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.cleanup.last = time.Now()
-	p.cleanup.total++
-	p.cleanup.lifetime += lifetime
 }

@@ -61,9 +61,32 @@ func (q *quota) round() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	p := q.pool
-	p.addDue(q.meter, q.hasGrown())
+	q.addDue(q.hasGrown())
 	held := q.held()
 	q.meter.Run(p.tuning.quotaInterval/2, func(u *user, total workspace.Total) { q.judge(u, total, held[u]) })
+}
+
+// addDue adds the users whose files may have changed since they were added last and measured: who had a turn, and if
+// asked for, who has a process that isn't frozen.
+func (q *quota) addDue(running bool) {
+	p := q.pool
+	changed := p.spaces.takeChanged()
+	if running {
+		for _, c := range p.table.processes() {
+			if !c.process.Frozen() && !q.meter.IsDue(c.c.user) {
+				changed[c.c.user] = true
+			}
+		}
+	}
+	for u := range changed {
+		folders, busy := u.folders()
+		if busy || q.meter.IsDue(u) {
+			p.spaces.mark(u) // for the next time
+		}
+		if !q.meter.IsDue(u) {
+			q.meter.Add(u, folders)
+		}
+	}
 }
 
 // hasGrown reports whether so much was written that running processes have to be measured.
@@ -82,7 +105,7 @@ func (q *quota) close() {
 func (q *quota) held() map[*user]confine.Unlinked {
 	var owners []*user
 	var procs []*cli.Process
-	for _, c := range q.pool.processes() {
+	for _, c := range q.pool.table.processes() {
 		if q.meter.IsDue(c.c.user) {
 			owners, procs = append(owners, c.c.user), append(procs, c.process)
 		}
@@ -107,14 +130,14 @@ func (q *quota) judge(u *user, measured workspace.Total, held confine.Unlinked) 
 	if measured.TooDeep {
 		total = total.Max(q.tooMuch().Plus(workspace.Space{Bytes: 1, Files: 1}))
 	}
-	before := u.setMeasured(total)
+	before := p.spaces.set(u, total)
 	total.Bytes += held.Bytes
 	if !held.TooMany && total.Within(before.Max(q.limit).Min(q.tooMuch())) {
 		return
 	}
 	p.opts.Logger.Warn("a user's workspaces are over their quota", "user", api.ShortUser(u.id), "bytes", measured.Bytes,
 		"files", measured.Files, "too_deep", measured.TooDeep, "held", held.Bytes, "too_many_open", held.TooMany)
-	for _, c := range p.processes() {
+	for _, c := range p.table.processes() {
 		if c.user != u.id {
 			continue
 		}
@@ -128,7 +151,7 @@ func (q *quota) judge(u *user, measured workspace.Total, held confine.Unlinked) 
 // full refuses a user who has far too much.
 func (u *user) full() error {
 	q := u.pool.quota
-	if u.measured().Within(q.tooMuch()) {
+	if u.pool.spaces.get(u).Within(q.tooMuch()) {
 		return nil
 	}
 	return api.Invalid("this user's workspaces hold more than twice what they may, %d bytes and %d files, "+

@@ -2,8 +2,10 @@ package pool
 
 import (
 	"strconv"
+	"sync"
 	"time"
 
+	"claudepool/infra/snapshot"
 	"claudepool/pool/api"
 	"claudepool/pool/cli"
 )
@@ -31,7 +33,7 @@ func (p *Pool) reap() {
 // cleanUp ends what is due at now, freezes what has just become idle, and returns how long it takes until something
 // else may be due.
 func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
-	r := p.takeDue(now)
+	r := p.table.takeDue(now)
 	for _, s := range r.expired {
 		p.work.Go(func() { s.cleanUp(now) })
 	}
@@ -51,7 +53,7 @@ func (s *slot) cleanUp(now time.Time) {
 		s.yield()
 		return
 	}
-	p.cleaned(lifetime)
+	p.cleanups.count(lifetime)
 	p.opts.Logger.Info("Cleanup idle process user=" + api.ShortUser(s.user.id) + " idle=" + seconds(idle) + "s")
 	s.yield()
 	s.user.releaseIfUnused()
@@ -59,3 +61,25 @@ func (s *slot) cleanUp(now time.Time) {
 
 // seconds writes a duration as the cleanup line has it: with one decimal.
 func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', 1, 64) }
+
+// cleanups is the processes that were ended as they were idle for too long. Its methods may be called concurrently.
+type cleanups struct {
+	mu       sync.Mutex // guards the following
+	last     time.Time
+	total    int64
+	lifetime time.Duration // of all of them, summed
+}
+
+func (c *cleanups) count(lifetime time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = time.Now()
+	c.total++
+	c.lifetime += lifetime
+}
+
+func (c *cleanups) snapshot() snapshot.Cleanup {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return snapshot.Cleanup{Last: c.last, Total: c.total, AvgLifetime: c.lifetime / time.Duration(max(1, c.total))}
+}

@@ -11,6 +11,7 @@ import (
 	"claudepool/pool/api"
 	"claudepool/pool/claude"
 	"claudepool/pool/cli"
+	"claudepool/pool/seal"
 	"claudepool/pool/vault"
 )
 
@@ -41,7 +42,7 @@ func (u *user) recall(ctx context.Context, req *api.Request) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err == nil || req.SessionID == "" || u.has(req.SessionID) {
+	if err == nil || req.SessionID == "" || u.lookUp(req.SessionID) != nil {
 		return nil
 	}
 	return err
@@ -68,17 +69,33 @@ func (u *user) recallAll(ctx context.Context, req *api.Request) error {
 	return nil
 }
 
+// askOnce returns what the archive is asked about the user, and whether it is to be asked now.
+func (u *user) askOnce(req *api.Request) (r *recall, isNew bool) {
+	if u.keys.Load() == nil {
+		u.keys.Store(seal.Derive(req.Token()))
+	}
+	for {
+		if r = u.recalled.Load(); r != nil {
+			return r, false
+		}
+		r = &recall{done: make(chan struct{})}
+		if u.recalled.CompareAndSwap(nil, r) {
+			return r, true
+		}
+	}
+}
+
 // find answers a recall. A failed one is forgotten, so that the next request asks again.
 func (u *user) find(r *recall) {
 	p := u.pool
 	defer close(r.done)
-	kept, err := p.vault.List(p.life, u.keys)
+	kept, err := p.vault.List(p.life, u.keys.Load())
 	if err != nil {
 		if !errors.Is(err, vault.ErrPaused) {
 			p.opts.Logger.Warn("the archive can't be read, conversations of other instances are unknown", "error", err)
 		}
 		r.err = err
-		u.dropRecall(r)
+		u.recalled.CompareAndSwap(r, nil)
 		return
 	}
 	u.dropMissing(kept)
@@ -88,15 +105,24 @@ func (u *user) find(r *recall) {
 	for _, c := range kept.Conversations {
 		u.standing.proven.Store(true) // or nothing would have been saved
 		c.Settings = p.restrained(c.Settings)
-		u.addArchived(c)
+		u.addArchived(u.archived(c), c.Default)
 	}
+}
+
+// archived makes a conversation of what the archive has.
+func (u *user) archived(kept vault.Conversation) *slot {
+	s := u.newConversation(kept.Session, kept.Incarnation, kept.Digests)
+	s.spoken, s.named = true, kept.Named
+	s.mirror = mirror{version: kept.Version, fresh: true, fetch: true, apart: kept.SettingsInBody}
+	s.settings, s.goodTurn, s.answered = cli.Settings(kept.Settings), kept.GoodTurn, true
+	return s
 }
 
 // dropMissing drops conversations that were deleted at another instance, and those that were to be fetched and aren't
 // there any more.
 func (u *user) dropMissing(kept vault.Listing) {
 	p := u.pool
-	for id, c := range u.conversationsOf() {
+	for id, c := range u.known() {
 		state := kept.State(id)
 		if state != vault.Saved && c.removeUnused(state == vault.Deleted) {
 			p.work.Go(func() { c.dropFiles() })
@@ -135,13 +161,13 @@ func (s *slot) learn(ctx context.Context) error {
 // damaged.
 func (s *slot) load(ctx context.Context) (vault.Body, error) {
 	p := s.pool
-	body, err := p.vault.Load(ctx, s.user.keys, s.id, s.version())
+	body, err := p.vault.Load(ctx, s.user.keys.Load(), s.id, s.mirrored().version)
 	if err != nil {
 		p.opts.Logger.Warn("an archived conversation can't be fetched", "user", api.ShortUser(s.user.id), "error", err)
 		if errors.Is(err, archive.ErrPermanent) {
 			return body, err
 		}
-		s.user.dropRecall(nil)
+		s.user.recalled.Store(nil)
 		err = api.Unavailable(time.Second, "this conversation can't be fetched now, try again")
 	}
 	return body, err
@@ -160,7 +186,7 @@ func (s *slot) fetch(ctx context.Context, transcript claude.Transcript) error {
 	if err = transcript.Restore(text); err != nil {
 		return fmt.Errorf("pool: fetch: %w", err)
 	}
-	s.fetched()
+	s.setFetched()
 	s.dirty = bytes.Contains(text, []byte(s.goodTurn)) // what it has beyond the last good turn doesn't count
 	return nil
 }

@@ -2,26 +2,6 @@ package pool
 
 import "claudepool/pool/api"
 
-// closest is the conversation that what was said before leads to by the fullest way, nil if several are. Those that
-// have nothing but the history they began with are all alike: one of them is as good as another, if there is none that
-// has more.
-func closest(known map[*conversation]bool, d api.Digest) (found *conversation) {
-	best, several := 0, false
-	for c := range known {
-		way, _ := c.digests.Way(d)
-		switch {
-		case found == nil || c.spoken && !found.spoken || c.spoken == found.spoken && way < best:
-			found, best, several = c, way, false
-		case c.spoken && found.spoken && way == best:
-			several = true
-		}
-	}
-	if several {
-		return nil
-	}
-	return found
-}
-
 // fits reports whether the conversation still is the one the request is meant for: a turn that went before may have
 // moved it on.
 func (s *slot) fits(req *api.Request) bool {

@@ -96,7 +96,7 @@ func (s *slot) prepare(ctx context.Context, req *api.Request) (claude.Options, e
 		}
 		switch {
 		case errors.Is(err, archive.ErrPermanent): // what is kept is damaged
-			s.fetched()
+			s.setFetched()
 			opts.Resume, err = s.seedFrom(t, s.said(req))
 		case err == nil:
 			opts.Resume, err = s.restore(t, req)

@@ -33,12 +33,14 @@ func manifestOf(s *slot) *vault.Manifest {
 // mirrorAll saves until nothing newer is to be saved.
 func (c *conversation) mirrorAll(dir *workspace.Folder) {
 	p := c.pool
-	writer := p.vault.NewWriter(c.user.keys)
+	writer := p.vault.NewWriter(c.user.keys.Load())
+	life := context.WithoutCancel(p.life) // that the pool closes is no reason not to save
 	for retry := firstMirrorRetry; ; {
-		ctx, next, version := c.nextToMirror()
+		ctx, next := c.saver.take(life)
 		if next == nil {
 			return
 		}
+		version := c.mirrored().version + 1
 		isNewest, err := c.saveOne(ctx, writer, dir, next, version)
 		switch {
 		case err == nil:
@@ -46,7 +48,7 @@ func (c *conversation) mirrorAll(dir *workspace.Folder) {
 			if !isNewest {
 				c.keepForRetry(next)
 			}
-			c.setVersion(version, isNewest, next.Settings.IsLarge())
+			c.setSaved(next, version, isNewest, next.Settings.IsLarge())
 		case errors.Is(err, archive.ErrConflict), errors.Is(err, claude.ErrTooLarge):
 			p.opts.Logger.Warn("a conversation is not mirrored any more", "user", api.ShortUser(c.user.id), "error", err)
 			c.stopMirroring(err)
@@ -106,16 +108,17 @@ func (c *conversation) awaitTurn(ctx context.Context, t claude.Transcript, turn 
 // stopMirroring gives a conversation up. What the archive has of one that has become too large is removed: to go on
 // from there would lose what was said since.
 func (c *conversation) stopMirroring(why error) {
-	c.setMirroring(true)
+	c.setOff()
+	c.saver.drop(true)
 	if errors.Is(why, claude.ErrTooLarge) {
 		c.tryDeleteArchived() // before another one may begin under the same id
 	}
-	c.setMirroring(false)
+	c.saver.drop(false)
 }
 
 // stopSaving has nothing more of a conversation saved that is to be deleted, and returns when nothing is being saved.
 func (s *slot) stopSaving(ctx context.Context) error {
-	busy, done := s.markDeleting()
+	busy, done := s.saver.setDeleting(true)
 	if !busy {
 		return nil
 	}
@@ -124,13 +127,6 @@ func (s *slot) stopSaving(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	}
-}
-
-// resumeSaving says that the conversation could not be deleted. What wasn't saved is saved after all.
-func (s *slot) resumeSaving() {
-	if s.unmarkDeleting() {
-		s.save()
 	}
 }
 
@@ -147,7 +143,7 @@ func (c *conversation) deleteArchived() error {
 	if p.vault == nil {
 		return nil
 	}
-	return p.vault.Delete(context.WithoutCancel(p.life), c.user.keys, c.id) // although the pool may be closing
+	return p.vault.Delete(context.WithoutCancel(p.life), c.user.keys.Load(), c.id) // although the pool may be closing
 }
 
 // sleep ends early with the pool's life, too.

@@ -1,10 +1,6 @@
 package pool
 
-import (
-	"time"
-
-	"claudepool/infra/snapshot"
-)
+import "claudepool/infra/snapshot"
 
 // Snapshot tells what the pool holds now. The caller adds the instance's id.
 func (p *Pool) Snapshot() snapshot.Instance {
@@ -12,9 +8,10 @@ func (p *Pool) Snapshot() snapshot.Instance {
 		CleanupInterval: p.opts.CleanupInterval}
 	standbys := p.standbys.Stats()
 	s.Standby, s.Misses = standbys.Ready, standbys.Misses
-	p.tell(&s)
+	s.Draining, s.Queued = p.table.queue()
+	s.Cleanup = p.cleanups.snapshot()
 	users := make(map[string]*snapshot.User)
-	for _, c := range p.processes() {
+	for _, c := range p.table.processes() {
 		s.Processes++
 		u := users[c.user]
 		if u == nil {
@@ -31,12 +28,4 @@ func (p *Pool) Snapshot() snapshot.Instance {
 		s.Users = append(s.Users, *u)
 	}
 	return s
-}
-
-// averageLifetime is that of processes that were cleaned up.
-func (c cleanupStats) averageLifetime() time.Duration {
-	if c.total == 0 {
-		return 0
-	}
-	return c.lifetime / time.Duration(c.total)
 }

@@ -16,7 +16,7 @@ func newStandbys(p *Pool) *standby.Keeper {
 		Logger: p.opts.Logger, Starter: p.starter,
 		CLI: claude.Options{PermissionMode: mode, AllowBypass: mode == "bypassPermissions"},
 		Min: p.opts.Standby, StartTimeout: p.opts.SpawnTimeout, FreezeAfter: p.opts.FreezeAfter, Quiet: p.tuning.quiet,
-		Room: p.room, MemoryShort: p.opts.MemoryShort, Changed: func() { signal(p.changed) }, OnClaim: p.tuning.onClaim,
+		Room: p.table.room, MemoryShort: p.opts.MemoryShort, Changed: func() { signal(p.changed) }, OnClaim: p.tuning.onClaim,
 	})
 }
 

@@ -100,6 +100,7 @@ func (c *conversation) dropFiles() {
 	if err := c.removeWorkspace(); err != nil {
 		p.opts.Logger.Warn("a workspace could not be removed", "error", err)
 	}
+	p.spaces.mark(c.user)
 }
 
 func credentialOf(req *api.Request) broker.Credential {

@@ -14,6 +14,7 @@ import (
 	"claudepool/infra/archive"
 	"claudepool/pool/api"
 	"claudepool/pool/broker"
+	"claudepool/pool/vault"
 )
 
 // A token is its user's identity. Who comes with a new one and with the one before is the same person: what was the
@@ -64,16 +65,18 @@ func (u *user) takeOver(ctx context.Context, req, former *api.Request, outage bo
 		return err
 	}
 	moved := from.moveConversations(u, held, copied)
+	p.spaces.mark(from)
+	p.spaces.mark(u)
 	defer yieldAll(slices.Collect(maps.Values(moved)))
 	for old, s := range moved {
 		s.adopted(old, credentialOf(former), credentialOf(req))
-		if copied[old.conversation] == 0 {
+		if _, isCopied := copied[old.conversation]; !isCopied {
 			s.save()
 		}
 	}
 	// Before anybody can be given the former user:
 	_ = each(context.WithoutCancel(ctx), held, deletesAtOnce, func(s *slot) error {
-		if copied[s.conversation] > 0 && moved[s] != nil {
+		if _, isCopied := copied[s.conversation]; isCopied && moved[s] != nil {
 			s.tryDeleteArchived()
 		}
 		return nil
@@ -88,7 +91,7 @@ func (u *user) takeOver(ctx context.Context, req, former *api.Request, outage bo
 // are taken in the order of their ids, so that two who take all of them don't wait for each other.
 func (u *user) holdAll(ctx context.Context, session string) (held []*slot, err error) {
 	for {
-		known := u.conversationsOf()
+		known := u.known()
 		for _, id := range slices.Sorted(maps.Keys(known)) {
 			if session != "" && session != id {
 				continue
@@ -100,12 +103,21 @@ func (u *user) holdAll(ctx context.Context, session string) (held []*slot, err e
 			}
 			held = append(held, s)
 		}
-		if u.isHeldBy(held, session) {
+		if isAll(held, u.known(), session) {
 			return held, nil
 		}
 		yieldAll(held)
 		held = nil
 	}
+}
+
+// isAll reports whether the slots are those of all known conversations, or of that of one session. Turns that ended
+// while they were waited for may have begun others, and who held one before may have taken its conversation away.
+func isAll(held []*slot, known map[string]*conversation, session string) bool {
+	if session != "" {
+		maps.DeleteFunc(known, func(id string, _ *conversation) bool { return id != session })
+	}
+	return len(held) == len(known) && !slices.ContainsFunc(held, func(s *slot) bool { return s.removed })
 }
 
 // yieldAll puts slots down, the last one used first, which is how their line takes them up fastest.
@@ -132,11 +144,11 @@ func each(ctx context.Context, held []*slot, atOnce int, do func(*slot) error) e
 }
 
 // reseal copies what the archive has of the held conversations to where the present user will look for it, and returns
-// under which versions. What it had copied when it failed before may be old by now and is copied again. One that can't
+// what it then has there. What it had copied when it failed before may be old by now and is copied again. One that can't
 // be copied, now or ever, is left out.
-func (from *user) reseal(ctx context.Context, to *user, held []*slot) (copied map[*conversation]int64, err error) {
+func (from *user) reseal(ctx context.Context, to *user, held []*slot) (copied map[*conversation]mirror, err error) {
 	p := from.pool
-	copied = make(map[*conversation]int64)
+	copied = make(map[*conversation]mirror)
 	var mu sync.Mutex // guards copied
 	err = each(ctx, held, copiesAtOnce, func(s *slot) error {
 		plan, moves := s.planCopy(to)
@@ -152,28 +164,51 @@ func (from *user) reseal(ctx context.Context, to *user, held []*slot) (copied ma
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		copied[s.conversation] = plan.to
+		copied[s.conversation] = plan.mirror()
 		return err
 	})
 	if err != nil {
-		from.dropRecall(nil) // another instance may know more
-		to.dropRecall(nil)
+		from.recalled.Store(nil) // another instance may know more
+		to.recalled.Store(nil)
 		return nil, api.Unavailable(busyRetry, "the conversations of the previous token can't be moved now, try again")
 	}
 	return copied, nil
 }
 
+// copying is what it takes to make an archived conversation another user's.
+type copying struct {
+	manifest vault.Manifest
+	from     mirror
+	to       int64 // the version to make
+}
+
+// apart reports whether the settings are in the archive alone.
+func (c *copying) apart() bool { return c.from.fetch && c.from.apart }
+
+// mirror is what the archive has of the conversation after the copying.
+func (c *copying) mirror() mirror {
+	return mirror{version: c.to, fresh: true, fetch: c.from.fetch, apart: c.apart() || c.manifest.Settings.IsLarge()}
+}
+
+// planCopy says how what the archive has of the held conversation is to be copied for another user, and whether it is.
+func (s *slot) planCopy(to *user) (plan copying, moves bool) {
+	isDefault, there, isFree := s.compare(to)
+	plan = copying{manifest: *manifestOf(s), from: s.mirrored(), to: there.version + 1}
+	plan.manifest.Default = isDefault
+	return plan, plan.from.version > 0 && plan.from.fresh && !plan.from.off && isFree
+}
+
 // copyTo carries a copying out.
 func (from *user) copyTo(ctx context.Context, to *user, plan copying) error {
 	v := from.pool.vault
-	body, err := v.Load(ctx, from.keys, plan.manifest.Session, plan.from)
+	body, err := v.Load(ctx, from.keys.Load(), plan.manifest.Session, plan.from.version)
 	if err != nil {
 		return err
 	}
-	if plan.apart && body.Settings != nil {
+	if plan.apart() && body.Settings != nil {
 		plan.manifest.Settings = *body.Settings
 	}
-	return v.Save(context.WithoutCancel(ctx), to.keys, plan.manifest, plan.to, body)
+	return v.Save(context.WithoutCancel(ctx), to.keys.Load(), plan.manifest, plan.to, body)
 }
 
 // adopted makes what was another user's the slot's user's: the process's calls carry the new token, and the workspace
@@ -250,5 +285,6 @@ func (s *slot) delete(ctx context.Context) error {
 	}
 	err = s.conversation.removeWorkspace()
 	s.remove() // what is left of the files is nobody's
+	s.pool.spaces.mark(s.user)
 	return err
 }

@@ -2,39 +2,45 @@ package pool
 
 import (
 	"context"
-	"crypto/subtle"
 	"errors"
-	"slices"
+	"sync/atomic"
 	"time"
+
+	"github.com/google/uuid"
 
 	"claudepool/pool/api"
 	"claudepool/pool/seal"
-	"claudepool/pool/workspace"
 )
 
 // longestLeaving is how long a user who is to be given up is served on while its turns overlap, or there would be no
 // end.
 const longestLeaving = 30 * time.Second
 
+// releaseTimeout bounds one attempt to give a user up. The Ownership remembers what it could not carry out.
+const releaseTimeout = 5 * time.Second
+
 var errTwoTokens = errors.New("pool: two tokens share a user id")
 
-// user is one identity with its conversations. All fields are guarded by Pool.mu, but for the first ones, which stay.
+// user is one identity with its conversations. All fields are guarded by the table's lock, but for the first ones.
 type user struct {
 	pool   *Pool
+	table  *table
 	id     string
 	digest [32]byte // of the whole token: the id is only a part of it
 
 	standing standing // of its credential; needs no lock
 	attempts attempts // has a lock of its own
 
-	conversations       map[string]*conversation              // by session id
-	byDigest            map[api.Digest]map[*conversation]bool // those whose digests are right, by each of them
-	defaultConversation *conversation                         // for requests with neither session id nor history
-	idle                line                                  // those with a process that nobody uses
+	keys     atomic.Pointer[seal.Keys] // for the archive; nil before the first recall
+	recalled atomic.Pointer[recall]    // nil before the first request since the user became this instance's
+	saves    saves                     // has a lock of its own
+
+	conversations       map[string]*conversation             // by session id
+	byDigest            map[api.Digest]map[*conversation]int // those whose digests are right, by each of them: its way
+	defaultConversation *conversation                        // for requests with neither session id nor history
+	idle                line                                 // those with a process that nobody uses
 
 	workspaces int // conversations that have one
-
-	space workspace.Space // what the files took when they were measured last
 
 	requests     int  // entered and not yet left
 	unadmitted   int  // those of them that wait for the API's word on the credential
@@ -44,12 +50,7 @@ type user struct {
 	leavingSince time.Time
 	releasing    chan struct{} // not nil while the user is being given up; closed when that is done
 
-	keys      *seal.Keys // for the archive; nil before the first recall
-	recalled  *recall    // nil before the first request since the user became this instance's
-	formerIDs []string   // ids of users whose conversations became this one's, the latest
-
-	mirroring int           // conversations that are being saved
-	mirrored  chan struct{} // closed when none is any more
+	formerIDs []string // ids of users whose conversations became this one's, the latest
 }
 
 // enter lets a request in, so that from here on its user can't be given up, and makes sure that the user is this
@@ -83,17 +84,18 @@ func (p *Pool) joinOwned(ctx context.Context, req *api.Request, outage bool) (*u
 	if p.owner.Proven(u.id) {
 		u.standing.proven.Store(true)
 	}
-	p.mu.Lock()
-	u.owned = true
-	p.mu.Unlock()
+	u.setOwned(true)
 	return u, nil
 }
 
 // join counts the request in.
 func (p *Pool) join(ctx context.Context, req *api.Request) (*user, error) {
-	id, digest := req.UserID(), req.UserDigest()
 	for {
-		u, busy, err := p.tryJoin(id, digest)
+		u := p.table.find(req.UserID())
+		if u == nil {
+			u = newUser(p, req)
+		}
+		u, busy, err := p.table.join(u, req.UserDigest())
 		if busy == nil {
 			return u, err
 		}
@@ -105,124 +107,72 @@ func (p *Pool) join(ctx context.Context, req *api.Request) (*user, error) {
 	}
 }
 
-// tryJoin counts a request in unless its user is being given up; busy is closed when that is done.
-func (p *Pool) tryJoin(id string, digest [32]byte) (u *user, busy chan struct{}, err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.draining {
-		return nil, nil, ErrDraining
-	}
-	if u = p.users[id]; u == nil {
-		u = &user{pool: p, id: id, digest: digest, conversations: make(map[string]*conversation),
-			byDigest: make(map[api.Digest]map[*conversation]bool)}
-		p.users[id] = u
-	}
+func newUser(p *Pool, req *api.Request) *user {
+	return &user{pool: p, table: p.table, id: req.UserID(), digest: req.UserDigest(),
+		conversations: make(map[string]*conversation), byDigest: make(map[api.Digest]map[*conversation]int)}
+}
+
+// pick finds or begins the conversation a request is meant for.
+func (u *user) pick(req *api.Request) *conversation {
+	readings := req.Readings()
+	id := req.SessionID
+	isDefault := id == "" && len(req.Messages) == 1 && !req.Stateless
 	switch {
-	case subtle.ConstantTimeCompare(u.digest[:], digest[:]) != 1:
-		return nil, nil, errTwoTokens
-	case u.releasing != nil:
-		return nil, u.releasing, nil
-	case u.leaving && (u.requests == 0 || time.Since(u.leavingSince) > longestLeaving):
-		return nil, nil, ErrDraining // its processes are ending; the caller comes back
-	}
-	u.countLocked(1, 0)
-	return u, nil, nil
-}
-
-// has reports whether one of the user's conversations has the id.
-func (u *user) has(session string) bool {
-	p := u.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return u.conversations[session] != nil
-}
-
-// addDue has the users measured whose files may have changed since they were added last and measured: who had a turn,
-// and if asked for, who has a process that isn't frozen.
-func (p *Pool) addDue(due *workspace.Meter[*user], running bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for u := range p.toMeasure {
-		if u.addDueLocked(due) && u.requests == 0 {
-			delete(p.toMeasure, u)
+	case id != "", isDefault:
+		if c := u.lookUp(id); c != nil {
+			return c
+		}
+	case len(req.Messages) > 1:
+		if c := u.recognize(digestsOf(readings)); c != nil {
+			return c
 		}
 	}
-	if !running {
+	if id == "" {
+		id = uuid.NewString()
+	}
+	whole := readings[len(readings)-1]
+	s := u.newConversation(id, uuid.NewString(), whole.History.Begin())
+	s.named, s.seed, s.fresh = req.SessionID != "", whole, true
+	return u.begin(s, isDefault)
+}
+
+// digestsOf are those by which what the request says was said before can be found: of the ways in which its client may
+// have kept the answers, the fullest first.
+func digestsOf(readings []api.Reading) (digests []api.Digest) {
+	for _, r := range readings {
+		digests = append(digests, r.History.Now)
+	}
+	for _, r := range readings {
+		digests = append(digests, r.History.Loose, r.History.Former)
+	}
+	return digests
+}
+
+// leave ends what enter began.
+func (u *user) leave() {
+	if u.countOut() {
+		u.releaseIfUnused()
+	}
+}
+
+// releaseIfUnused gives the user up if nothing of it is left here: no request, no process. The order is stop, confirm
+// dead, release.
+func (u *user) releaseIfUnused() {
+	keepHome, ok := u.beginRelease()
+	if !ok {
 		return
 	}
-	for c := range p.running {
-		if !c.process.Frozen() {
-			c.user.addDueLocked(due)
-		}
+	p, id := u.pool, u.id
+	if !u.awaitMirrored() {
+		p.opts.Logger.Warn("a user is given up before its last turn is mirrored", "user", api.ShortUser(id))
 	}
-}
-
-// addDueLocked adds the user with its workspaces, unless it is there.
-func (u *user) addDueLocked(due *workspace.Meter[*user]) bool {
-	if due.IsDue(u) {
-		return false
+	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
+	defer cancel()
+	if err := p.owner.Release(ctx, id, keepHome); err != nil {
+		p.opts.Logger.Warn("release failed, will be retried", "user", api.ShortUser(id), "error", err)
 	}
-	var folders []*workspace.Folder
-	for _, c := range u.conversations {
-		if c.dir != nil {
-			folders = append(folders, c.dir)
-		}
+	for u.forgetSome() {
 	}
-	due.Add(u, folders)
-	return true
-}
-
-// measured is what the user's files took when they were measured last.
-func (u *user) measured() workspace.Space {
-	p := u.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return u.space
-}
-
-// setMeasured notes what the user's files take, and returns what they took before.
-func (u *user) setMeasured(now workspace.Space) (before workspace.Space) {
-	p := u.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	before, u.space = u.space, now
-	if p.users[u.id] == u { // else it was forgotten meanwhile
-		p.space = p.space.Plus(now).Minus(before)
-	}
-	return before
-}
-
-// measured is what all users' files took when they were measured last.
-func (p *Pool) measured() workspace.Space {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.space
-}
-
-// isUnproven reports whether the API has never accepted the user's credential.
-func (u *user) isUnproven() bool { return !u.standing.proven.Load() }
-
-// isHeldBy reports whether the slots are those of all the user's conversations, or of that of one session. Turns that
-// ended while they were waited for may have begun others, and who held one before may have taken its conversation away.
-func (u *user) isHeldBy(held []*slot, session string) bool {
-	p := u.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n := len(u.conversations)
-	if session != "" {
-		n = 0
-		if u.conversations[session] != nil {
-			n = 1
-		}
-	}
-	return len(held) == n && !slices.ContainsFunc(held, func(s *slot) bool { return s.removed })
-}
-
-// hasTakenOver reports whether the former user's conversations are this one's already and nothing of that one is here.
-func (u *user) hasTakenOver(former string) bool {
-	p := u.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	past := p.users[former]
-	return slices.Contains(u.formerIDs, former) && (past == nil || !past.owned && past.releasing == nil)
+	u.endRelease()
+	signal(p.changed)
 }

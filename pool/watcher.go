@@ -116,7 +116,7 @@ func (w *watcher) look(now time.Time, pulse confine.MachineLoad, limit int64, sh
 
 // see asks for what all processes take, and keeps it for the next time.
 func (w *watcher) see(passed time.Duration) ([]look, error) {
-	all := w.pool.processes()
+	all := w.pool.table.processes()
 	procs := make([]*cli.Process, len(all))
 	for i, s := range all {
 		procs[i] = s.process

@@ -113,7 +113,7 @@ func TestKeys_OddTokensAreMalformed(t *testing.T) {
 		require.ErrorIs(t, err, ErrMalformed, "%q", token)
 	}
 	signed := "v1." + encoding.EncodeToString([]byte("no json"))
-	_, err := keys.Verify(signed+"."+encoding.EncodeToString(keyOf([]byte(newKey)).sum(signed)), noon)
+	_, err := keys.Verify(signed+"."+encoding.EncodeToString(keyOf([]byte(newKey)).sum([]byte(signed))), noon)
 	require.ErrorIs(t, err, ErrMalformed)
 }
 

@@ -104,9 +104,12 @@ func build(fields, body []byte, messages gjson.Result) (*Request, error) {
 // have.
 const maxField = 2 << 20
 
+// usualFields is what all fields but the messages usually take, in bytes.
+const usualFields = 512
+
 // split takes the messages out of a request. The rest is an object of its own, without what this service doesn't know.
 func split(whole gjson.Result) (fields []byte, messages gjson.Result, err error) {
-	fields = append(fields, '{')
+	fields = append(make([]byte, 0, usualFields), '{')
 	whole.ForEach(func(key, value gjson.Result) bool {
 		switch {
 		case key.Str == "messages":
@@ -151,7 +154,7 @@ func parseFields(fields []byte) (*Request, error) {
 	if err := json.Unmarshal(fields, &raw); err != nil {
 		return nil, malformed(err)
 	}
-	req := raw.Request
+	req := &raw.Request
 	var err error
 	if req.System, err = systemText(raw.System); err != nil {
 		return nil, err
@@ -159,7 +162,8 @@ func parseFields(fields []byte) (*Request, error) {
 	if req.Thinking, err = thinkingSwitch(raw.Thinking); err != nil {
 		return nil, err
 	}
-	return &req, nil
+	raw.System, raw.Thinking = nil, nil // they would be kept with the request
+	return req, nil
 }
 
 // parseMessages finds the messages in the body, whose contents they share.
@@ -180,11 +184,21 @@ func parseMessages(body []byte, list gjson.Result) (messages []Message, err erro
 		case len(messages) == maxMessages:
 			err = Invalid("messages: at most %d are accepted", maxMessages)
 		default:
-			messages = append(messages, Message{Role: strings.Clone(role.Str), Content: part(body, content)})
+			messages = append(messages, Message{Role: roleOf(role.Str), Content: part(body, content)})
 		}
 		return err == nil
 	})
 	return messages, err
+}
+
+// roleOf is the role without what it was read from.
+func roleOf(read string) string {
+	for _, role := range [...]string{"user", "assistant"} {
+		if read == role {
+			return role
+		}
+	}
+	return strings.Clone(read)
 }
 
 // checkShape counts levels and values, before anything recurses or is built.

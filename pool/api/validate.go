@@ -91,6 +91,9 @@ func (r *Request) validateServers() error {
 	if len(r.MCPServers) > maxServers {
 		return Invalid("mcp_servers: at most %d are accepted", maxServers)
 	}
+	if len(r.MCPServers) == 0 {
+		return nil
+	}
 	if text, _ := json.Marshal(r.MCPServers); len(text) > maxServersSize { // of strings only: can't fail
 		return Invalid("mcp_servers: must not be longer than %d bytes in all", maxServersSize)
 	}

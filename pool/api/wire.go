@@ -34,8 +34,8 @@ const (
 
 // SetRequestID tells the client the id of its request, in both headers that have it.
 func SetRequestID(h http.Header, id string) {
-	h.Set(HeaderRequestID, id)
-	h.Set(headerRequestID, id)
+	value := []string{id}
+	h[HeaderRequestID], h[headerRequestID] = value, value
 }
 
 // The paths of the service, the same at fronts and at instances.

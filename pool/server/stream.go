@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -108,6 +109,11 @@ func (s *stream) resumable(turn string) {
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
+// streamHeader is what every stream's header has, for http.Header to share.
+var streamHeader = http.Header{
+	"Content-Type": {"text/event-stream"}, "Cache-Control": {"no-cache, no-transform"}, "X-Accel-Buffering": {"no"},
+}
+
 func (s *stream) openLocked() {
 	if s.opened || s.closed {
 		return
@@ -117,9 +123,7 @@ func (s *stream) openLocked() {
 	if s.turn != "" {
 		header.Set(api.HeaderTurn, s.turn)
 	}
-	header.Set("Content-Type", "text/event-stream")
-	header.Set("Cache-Control", "no-cache, no-transform")
-	header.Set("X-Accel-Buffering", "no")
+	maps.Copy(header, streamHeader)
 	header.Set(api.HeaderRequestID, s.requestID)
 	header.Set(api.HeaderInstance, s.instance)
 	s.w.WriteHeader(http.StatusOK)
