@@ -17,8 +17,8 @@ const (
 	callTime = 55 * time.Second
 	// callTries is how many instances are asked to pass a call through.
 	callTries = 3
-	// callsAtOnce is how many calls are passed through at a time. An address has one, or as many as are a part of those that
-	// are free beside: the more are under way, the fewer are left to each.
+	// callsAtOnce is how many calls are passed through at a time. An address has one, or as many as are a part of those
+	// that are free beside: the more are under way, the fewer are left to each.
 	callsAtOnce, callsPart = 32, 4
 	// callsShare is which part of what turns' bodies may take those of calls may take besides.
 	callsShare = 4

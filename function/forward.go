@@ -198,7 +198,8 @@ func (f *Front) passError(ctx context.Context, w http.ResponseWriter, c call, an
 	}
 	body, err := io.ReadAll(io.LimitReader(answer.Body, maxErrorBody))
 	hasBegun := answer.Header.Get(api.HeaderBegun) != ""
-	repeated := answer.StatusCode == http.StatusConflict && !hasBegun // the hop; else it is an idempotency key that was used
+	// the hop; else it is an idempotency key that was used
+	repeated := answer.StatusCode == http.StatusConflict && !hasBegun
 	if err != nil || refused || answer.StatusCode < 400 || repeated ||
 		answer.Header.Get("Content-Type") != "application/json" {
 		silent := api.BadGateway("the instance gave no answer")

@@ -14,8 +14,8 @@ type kept struct {
 	taken map[string]int64 // by user
 }
 
-// newKept returns the room there is with so much memory. One of the largest answers of a user always finds it where there
-// are no others, and leaves room to other users.
+// newKept returns the room there is with so much memory. One of the largest answers of a user always finds it where
+// there are no others, and leaves room to other users.
 func newKept(memory uint64) *kept {
 	most := max(int64(memory/messagesShare), 2*maxMessage) // #nosec G115 -- a part of a machine's memory
 	return &kept{most: most, ofUser: max(most/keptOfUser, maxMessage), taken: make(map[string]int64)}

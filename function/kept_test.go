@@ -68,7 +68,8 @@ func TestMessages_AnswersThatAreKeptHaveABoundForAUserAndInAll(t *testing.T) {
 	require.Empty(t, response.Header.Get("Retry-After"))
 	require.Contains(t, body, "overloaded_error")
 	other := []string{"X-Api-Key", "sk-ant-api03-another", "Authorization", ""}
-	response, body = do(t, http.MethodPost, url+api.PathMessagesAPI, fmt.Sprintf(asChatRequest, `,"max_tokens":1`), other...)
+	response, body = do(t, http.MethodPost, url+api.PathMessagesAPI, fmt.Sprintf(asChatRequest, `,"max_tokens":1`),
+		other...)
 	require.Equal(t, 200, response.StatusCode, "one user leaves room to others: %s", body[:min(len(body), 500)])
 	response, _ = say(t, url, `,"stream":true`)
 	require.Equal(t, 200, response.StatusCode)

@@ -99,7 +99,8 @@ type reply struct {
 }
 
 func (f *Front) reply(w http.ResponseWriter, id, user string, as answering) *reply {
-	r := &reply{front: f, id: id, user: user, w: w, control: http.NewResponseController(w), shape: as.shape, last: time.Now()}
+	r := &reply{front: f, id: id, user: user, w: w, control: http.NewResponseController(w), shape: as.shape,
+		last: time.Now()}
 	emit := r.event
 	if !as.asked.Stream {
 		r.collected = messages.NewCollector(maxMessage)

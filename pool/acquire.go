@@ -127,7 +127,8 @@ func (s *slot) readyUnlessGone(ctx context.Context, req *api.Request) (*Handle, 
 
 var errSpawnTimeout = errors.New("pool: the process was not ready in time")
 
-// isReady reports whether the conversation's process is as the request wants it, as usual: there is nothing to wait for.
+// isReady reports whether the conversation's process is as the request wants it, as usual: there is nothing to wait
+// for.
 func (s *slot) isReady(req *api.Request) bool {
 	return s.process != nil && s.process.Satisfies(with(s.settings, req))
 }
@@ -144,8 +145,8 @@ func (s *slot) readyHandle(ctx context.Context, req *api.Request) (*Handle, erro
 	return h, nil
 }
 
-// ready gives the conversation a process with the settings the request wants, in the time there is, and tells how it was
-// found.
+// ready gives the conversation a process with the settings the request wants, in the time there is, and tells how it
+// was found.
 func (s *slot) ready(ctx context.Context, req *api.Request) (how string, err error) {
 	if s.isReady(req) {
 		s.settings, s.origin = with(s.settings, req), api.ContextKept

@@ -96,7 +96,8 @@ func TestAdmission_ARefusalEndsNoMoreThanTheTurnOfWhomTheAPIOnceAccepted(t *test
 	t.Parallel()
 	s := newScriptedService(t, nil)
 	s.ask("ada", "one", nil).text(t)
-	require.Eventually(t, func() bool { return s.owner.Proven(s.id("ada")) }, time.Minute, 5*time.Millisecond, "other instances know")
+	require.Eventually(t, func() bool { return s.owner.Proven(s.id("ada")) }, time.Minute, 5*time.Millisecond,
+		"other instances know")
 	s.judge(http.StatusUnauthorized, "ada")
 	require.True(t, s.ask("ada", "two", nil).of("result")[0].Get("is_error").Bool())
 	s.judge(0)
@@ -193,7 +194,8 @@ func TestAdmission_WhoWaitsToBeLetInTakesNoPlace(t *testing.T) {
 		return 0
 	})
 	go func() {
-		if response, err := s.start(t.Context(), "eve", "hello", fields{"mcp_servers": fields{"tools": fields{"type": "http", "url": "http://127.0.0.1:1/"}}}); err == nil {
+		if response, err := s.start(t.Context(), "eve", "hello",
+			fields{"mcp_servers": fields{"tools": fields{"type": "http", "url": "http://127.0.0.1:1/"}}}); err == nil {
 			read(response)
 		}
 	}()
@@ -230,11 +232,12 @@ func TestAdmission_TheNextTokenOfAProvenUserIsNoStrangers(t *testing.T) {
 	require.True(t, s.ask("ada2", "two", moved).of("result")[0].Get("is_error").Bool())
 	s.judge(0)
 	require.Equal(t, "reply to: three", s.ask("ada2", "three", nil).text(t))
-	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: three"}, s.lastCall().Messages(), "nothing was thrown away")
+	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: three"}, s.lastCall().Messages(),
+		"nothing was thrown away")
 }
 
-// Where more come than can be asked about, the time that each waits is no part of that which the API has: all would be too
-// late, and count as people of whom the API can't say.
+// Where more come than can be asked about, the time that each waits is no part of that which the API has: all would be
+// too late, and count as people of whom the API can't say.
 func TestAdmission_InACrowdOfStrangersTheHonestAreLetInAndNobodyElse(t *testing.T) {
 	t.Parallel()
 	s := newScriptedService(t, nil)

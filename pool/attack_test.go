@@ -39,8 +39,8 @@ const inNamespace = "CLAUDEPOOL_TEST_NAMESPACE"
 const metadataServer = "169.254.169.254"
 
 // TestAttacks has the agent of tenant B, through the Bash tool of the real CLI, try what it must not be able to do to
-// tenant A, to the service and to what is around it. Every attempt is made twice: without isolation, where it has to get
-// through so that the test shows something, and with it.
+// tenant A, to the service and to what is around it. Every attempt is made twice: without isolation, where it has to
+// get through so that the test shows something, and with it.
 func TestAttacks(t *testing.T) {
 	if os.Getenv(inNamespace) == "" {
 		runInNamespace(t)
@@ -127,7 +127,8 @@ func runInNamespace(t *testing.T) {
 func nameserver() string {
 	config, _ := os.ReadFile("/etc/resolv.conf")
 	for line := range strings.Lines(string(config)) {
-		if fields := strings.Fields(line); len(fields) == 2 && fields[0] == "nameserver" && net.ParseIP(fields[1]).To4() != nil {
+		if fields := strings.Fields(line); len(fields) == 2 && fields[0] == "nameserver" &&
+			net.ParseIP(fields[1]).To4() != nil {
 			return fields[1]
 		}
 	}
@@ -190,7 +191,8 @@ func surroundings(t *testing.T) map[string]string {
 }
 
 // newScene is a scene without standbys; change may alter the pool's options.
-func newScene(t *testing.T, confinement *confine.Confinement, around map[string]string, change func(*pool.Options)) *scene {
+func newScene(t *testing.T, confinement *confine.Confinement, around map[string]string,
+	change func(*pool.Options)) *scene {
 	s := &scene{free: confinement == nil, service: newServiceWith(t, confinement, func(o *pool.Options) {
 		o.PermissionMode, o.Confined = "bypassPermissions", true
 		o.FreezeAfter, o.TurnTimeout = time.Hour, 10*time.Minute
@@ -303,7 +305,9 @@ func (s *scene) place(of tenant, name string, content []byte, mode os.FileMode) 
 func listen(t *testing.T, addr string) string {
 	tcp, err := net.Listen("tcp", addr)
 	require.NoError(t, err)
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "token") })}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, "token")
+	})}
 	go func() { _ = server.Serve(tcp) }()
 	t.Cleanup(func() { server.Close() })
 	udp, err := net.ListenPacket("udp", tcp.Addr().String())
@@ -356,7 +360,8 @@ func answerNames(conn net.Conn) {
 		for _, q := range m.Questions {
 			if q.Type == dnsmessage.TypeA {
 				header := dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 1}
-				m.Answers = append(m.Answers, dnsmessage.Resource{Header: header, Body: &dnsmessage.AResource{A: [4]byte{127, 0, 0, 1}}})
+				m.Answers = append(m.Answers, dnsmessage.Resource{Header: header,
+					Body: &dnsmessage.AResource{A: [4]byte{127, 0, 0, 1}}})
 			}
 		}
 		answer, err := m.Pack()
@@ -373,7 +378,8 @@ func (s *scene) attack() map[string]string {
 	for name, value := range s.environment {
 		fmt.Fprintf(&script, "export %s='%s'\n", name, value)
 	}
-	script.WriteString(`try() { if timeout -k 1 20 bash -c "$2" >/dev/null 2>&1 </dev/null; then echo "@@$1=through"; else echo "@@$1=held"; fi; }` + "\n")
+	script.WriteString(`try() { if timeout -k 1 20 bash -c "$2" >/dev/null 2>&1 </dev/null; then echo "@@$1=through"; ` +
+		`else echo "@@$1=held"; fi; }` + "\n")
 	for _, a := range append(attempts(), abilities()...) {
 		command := a.command
 		if s.free && a.control != "" {

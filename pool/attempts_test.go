@@ -24,7 +24,8 @@ func attempts() []attempt {
 			if how == "udp" && (target.name == "the instance" || target.port == "$A_BROKER_PORT") {
 				continue // they have no UDP, so there would be no control
 			}
-			all = append(all, attempt{name: "reach " + target.name + " by " + how, command: "$TOOL " + how + " " + target.host + " " + target.port})
+			all = append(all, attempt{name: "reach " + target.name + " by " + how, command: "$TOOL " + how + " " + target.host +
+				" " + target.port})
 		}
 	}
 	return all
@@ -34,7 +35,8 @@ func attempts() []attempt {
 var direct = []attempt{
 	{name: "read A's file by its path", command: `cat $A/work/secret`},
 	{name: "list A's workspace", command: `ls $A/work`},
-	{name: "read A's transcripts", command: `find $A/home/.claude/projects -name "*.jsonl" -print0 | xargs -0 cat | grep hello`},
+	{name: "read A's transcripts", command: `find $A/home/.claude/projects -name "*.jsonl" -print0 | xargs -0 cat | ` +
+		`grep hello`},
 	{name: "write into A's workspace", command: `touch $A/work/planted && rm $A/work/planted`},
 	{name: "append to A's file", command: `printf "" >> $A/work/secret`},
 	{name: "rename A's file", command: `mv $A/work/secret $A/work/s2 && mv $A/work/s2 $A/work/secret`},
@@ -46,46 +48,58 @@ var direct = []attempt{
 	{name: "list the root of workspaces", command: `ls $INSTANCE/..`},
 	{name: "write to the instance's folder", command: `touch $INSTANCE/x && rm $INSTANCE/x`},
 	{name: "enter A in the index", command: `mkdir $A_INDEX-x && rmdir $A_INDEX-x`},
-	{name: "plant settings for A", command: `mkdir -p $A/home/.claude && touch $A/home/.claude/settings.local.json && rm $A/home/.claude/settings.local.json`},
-	{name: "plant a hook for A", command: `mkdir -p $A/home/.claude && echo "{\"hooks\":{}}" > $A/home/.claude/hooks.json && rm $A/home/.claude/hooks.json`},
+	{name: "plant settings for A", command: `mkdir -p $A/home/.claude && touch $A/home/.claude/settings.local.json && ` +
+		`rm $A/home/.claude/settings.local.json`},
+	{name: "plant a hook for A", command: `mkdir -p $A/home/.claude && echo "{\"hooks\":{}}" > ` +
+		`$A/home/.claude/hooks.json && rm $A/home/.claude/hooks.json`},
 	{name: "plant an MCP server for A", command: `echo "{}" > $A/work/.mcp.json && rm $A/work/.mcp.json`},
 	{name: "change A's configuration", command: `printf "" >> $A/home/.claude.json`},
-	{name: "plant an MCP server above all workspaces", command: `echo "{}" > $INSTANCE/.mcp.json && rm $INSTANCE/.mcp.json`},
+	{name: "plant an MCP server above all workspaces",
+		command: `echo "{}" > $INSTANCE/.mcp.json && rm $INSTANCE/.mcp.json`},
 	{name: "plant instructions above all workspaces", command: `echo hi > $INSTANCE/CLAUDE.md && rm $INSTANCE/CLAUDE.md`},
 	{name: "list a standby's workspace", command: `ls $STANDBY/home`},
 	{name: "read what a standby left", command: `cat $STANDBY/home/.claude.json`},
 	{name: "read what a standby left by a link", command: `ln -sf $STANDBY/home/.claude.json spare && cat spare`},
 	{name: "write into a standby's workspace", command: `touch $STANDBY/work/planted && rm $STANDBY/work/planted`},
-	{name: "plant a hook for a standby's user", command: `mkdir -p $STANDBY/home/.claude && echo "{\"hooks\":{}}" > $STANDBY/home/.claude/hooks.json && rm $STANDBY/home/.claude/hooks.json`},
-	{name: "plant an MCP server for a standby's user", command: `echo "{}" > $STANDBY/work/.mcp.json && rm $STANDBY/work/.mcp.json`},
+	{name: "plant a hook for a standby's user",
+		command: `mkdir -p $STANDBY/home/.claude && echo "{\"hooks\":{}}" > $STANDBY/home/.claude/hooks.json && rm ` +
+			`$STANDBY/home/.claude/hooks.json`},
+	{name: "plant an MCP server for a standby's user",
+		command: `echo "{}" > $STANDBY/work/.mcp.json && rm $STANDBY/work/.mcp.json`},
 	{name: "change a standby's configuration", command: `printf "" >> $STANDBY/home/.claude.json`},
 	{name: "read a standby's environment", command: `cat /proc/$STANDBY_PID/environ`},
 	{name: "list a standby's files", command: `ls /proc/$STANDBY_PID/fd`},
 	{name: "signal a standby", command: `kill -CONT $STANDBY_PID`},
 	{name: "trace a standby", command: `$TOOL ptrace $STANDBY_PID`},
 	{name: "plant settings for everybody", command: `mkdir /etc/claude-code-attack && rmdir /etc/claude-code-attack`},
-	{name: "plant a program in the path", command: `touch /usr/local/bin/claudepool-attack && rm /usr/local/bin/claudepool-attack`},
+	{name: "plant a program in the path", command: `touch /usr/local/bin/claudepool-attack && rm ` +
+		`/usr/local/bin/claudepool-attack`},
 	{name: "fill /tmp", command: `f=$(mktemp -p /tmp) && rm $f`},
 	{name: "fill /dev/shm", command: `f=$(mktemp -p /dev/shm) && rm $f`},
 	{name: "fill /var/tmp", command: `f=$(mktemp -p /var/tmp) && rm $f`},
 	{name: "leave a job in a spool that is open to all", command: `f=$(mktemp -p $SPOOL) && rm $f`},
 	{name: "leave a job where cron looks", command: `mkdir /etc/claudepool-cron.d && rmdir /etc/claudepool-cron.d`},
-	{name: "leave a job in the system's spool", command: `mkdir /var/spool/claudepool-attack && rmdir /var/spool/claudepool-attack`},
+	{name: "leave a job in the system's spool",
+		command: `mkdir /var/spool/claudepool-attack && rmdir /var/spool/claudepool-attack`},
 	{name: "read the passwords", command: `cat /etc/shadow`},
 	{name: "read root's home", command: `ls /root`},
 	{name: "write a huge file", command: `truncate -s 3G huge; r=$?; rm -f huge; exit $r`},
 	{name: "make a device", command: `rm -f dev; mknod dev c 1 3 && rm dev`},
 	{name: "give a file away", command: `touch given && chown 0:4242 given; r=$?; rm -f given; exit $r`},
 	{name: "list processes", command: `ls /proc`},
-	{name: "read A's memory", command: `head -c 1 /proc/$A_PID/mem 2>&1 | grep "Input/output"`}, // address 0: looked at, but nothing is there
+	// address 0: looked at, but nothing is there
+	{name: "read A's memory", command: `head -c 1 /proc/$A_PID/mem 2>&1 | grep "Input/output"`},
 	{name: "read the service's environment", command: `cat /proc/$SERVICE/environ`},
 	{name: "list the service's files", command: `ls /proc/$SERVICE/fd`},
 	{name: "write A's oom_score_adj", command: `cat /proc/$A_PID/oom_score_adj > s && cat s > /proc/$A_PID/oom_score_adj`},
-	{name: "take A's secret to the broker", command: `s=$(tr "\0" "\n" < /proc/$A_PID/environ | grep ^CLAUDE_CODE_OAUTH_TOKEN= | cut -d= -f2) && $TOOL broker http://$A_BROKER:$A_BROKER_PORT "$s"`},
+	{name: "take A's secret to the broker", command: `s=$(tr "\0" "\n" < /proc/$A_PID/environ | grep ` +
+		`^CLAUDE_CODE_OAUTH_TOKEN= | cut -d= -f2) && $TOOL broker http://$A_BROKER:$A_BROKER_PORT "$s"`},
 	{name: "call the API with a guessed secret", command: `$TOOL broker $ANTHROPIC_BASE_URL cp-00`, control: ownCall},
 	{name: "call the API with no secret", command: `$TOOL broker $ANTHROPIC_BASE_URL ""`, control: ownCall},
-	{name: "call what the broker doesn't pass on", command: `$TOOL get $ANTHROPIC_BASE_URL/v1/models`, control: `$TOOL get http://$META:$META_PORT/`},
-	{name: "take its own process's secret", command: `tr "\0" "\n" < /proc/$CLAUDE_PID/environ | grep ^CLAUDE_CODE_OAUTH_TOKEN=`},
+	{name: "call what the broker doesn't pass on", command: `$TOOL get $ANTHROPIC_BASE_URL/v1/models`,
+		control: `$TOOL get http://$META:$META_PORT/`},
+	{name: "take its own process's secret", command: `tr "\0" "\n" < /proc/$CLAUDE_PID/environ | grep ` +
+		`^CLAUDE_CODE_OAUTH_TOKEN=`},
 	{name: "read everybody's connections", command: `cat /proc/$CLAUDE_PID/net/tcp`},
 	{name: "read its own view of connections", command: `cat /proc/self/net/unix`},
 	{name: "signal A", command: `kill -CONT $A_PID`},
@@ -125,14 +139,16 @@ var direct = []attempt{
 }
 
 // ownCall is an API call with the secret of the caller's own process, which without isolation can be read.
-const ownCall = `$TOOL broker $ANTHROPIC_BASE_URL "$(tr "\0" "\n" < /proc/$CLAUDE_PID/environ | grep ^CLAUDE_CODE_OAUTH_TOKEN= | cut -d= -f2)"`
+const ownCall = `$TOOL broker $ANTHROPIC_BASE_URL "$(tr "\0" "\n" < /proc/$CLAUDE_PID/environ | grep ` +
+	`^CLAUDE_CODE_OAUTH_TOKEN= | cut -d= -f2)"`
 
 // abilities are what a tenant has to be able to do, in the same way.
 func abilities() []attempt {
 	if nameserver() == "" {
 		return ownAbilities
 	}
-	return append([]attempt{{name: "resolve names", command: `getent ahostsv4 somebody.example | grep 127.0.0.1`}}, ownAbilities...)
+	return append([]attempt{{name: "resolve names", command: `getent ahostsv4 somebody.example | grep 127.0.0.1`}},
+		ownAbilities...)
 }
 
 var ownAbilities = []attempt{
@@ -142,5 +158,6 @@ var ownAbilities = []attempt{
 	{name: "signal its own", command: `sleep 10 & kill -9 $!`},
 	{name: "use pipes of bash", command: `cat <(echo hi) | grep hi`},
 	{name: "reach the broker", command: `b=${ANTHROPIC_BASE_URL#http://}; $TOOL tcp ${b%:*} ${b#*:}`},
-	{name: "run git", command: `git init -q repository && cd repository && git add . && git -c user.name=b -c user.email=b@b commit -qm x --allow-empty`},
+	{name: "run git", command: `git init -q repository && cd repository && git add . && git -c user.name=b -c ` +
+		`user.email=b@b commit -qm x --allow-empty`},
 }

@@ -46,7 +46,8 @@ func TestBackground_TheStreamGoesOnUntilTheModelHasBeenToldOfAllWithTheRealCLI(t
 	require.EqualValues(t, 30, r.receipt().Get("usage.input_tokens").Int(), "of all results")
 
 	history := []fields{{"role": "user", "content": "one"}, {"role": "assistant", "content": "reply to: one"},
-		{"role": "user", "content": inBackground("two", "sleep 1; echo done")}, {"role": "assistant", "content": strings.Join(r.results(), "")},
+		{"role": "user", "content": inBackground("two", "sleep 1; echo done")}, {"role": "assistant",
+			"content": strings.Join(r.results(), "")},
 		{"role": "user", "content": inBackground("three", "true")}}
 	next := s.ask("ada", "", fields{"messages": history})
 	require.Equal(t, r.pid, next.pid, "found by the texts of all results")
@@ -112,13 +113,15 @@ func (s *service) taskPID() (pid string) {
 func TestBackground_AProcessWithATaskIsNotIdle(t *testing.T) {
 	t.Parallel()
 	s := newScriptedService(t, func(o *pool.Options) {
-		o.Standby, o.IdleTimeout, o.FreezeAfter, o.CleanupInterval = 1, 300*time.Millisecond, 20*time.Millisecond, 10*time.Millisecond
+		o.Standby, o.IdleTimeout, o.FreezeAfter, o.CleanupInterval = 1, 300*time.Millisecond, 20*time.Millisecond,
+			10*time.Millisecond
 	})
 	s.awaitStandbys(1)
 	r := s.ask("ada", "one [[task=1s]]", wait)
 	require.Len(t, r.results(), 2, r.body)
 	require.Equal(t, pool.ProcessCold, r.process, "standbys offer nothing of the kind")
-	require.Eventually(t, func() bool { reserved, _ := s.pool.Load(); return reserved == 0 }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { reserved, _ := s.pool.Load(); return reserved == 0 }, 30*time.Second,
+		10*time.Millisecond)
 	again := s.ask("ada", "two [[task=1s]]", nil)
 	require.Len(t, again.results(), 2, again.body)
 	require.Equal(t, pool.ProcessResumed, again.process)

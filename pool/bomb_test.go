@@ -24,7 +24,8 @@ func (s *scene) ofUID(uid int) map[int]string {
 	require.NoError(s.t, err)
 	for _, folder := range folders {
 		status, err := os.ReadFile(filepath.Join(folder, "status"))
-		if err != nil || !bytes.Contains(status, fmt.Appendf(nil, "\nUid:\t%d\t", uid)) || bytes.Contains(status, []byte("State:\tZ")) {
+		if err != nil || !bytes.Contains(status, fmt.Appendf(nil, "\nUid:\t%d\t", uid)) ||
+			bytes.Contains(status, []byte("State:\tZ")) {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(folder))
@@ -73,7 +74,8 @@ func TestAttacks_NothingOutlivesItsProcess(t *testing.T) {
 		return false
 	}
 	for seconds := range outliving {
-		require.Eventually(t, func() bool { return sleeping(seconds) }, time.Minute, 10*time.Millisecond, "the control: %s runs", seconds)
+		require.Eventually(t, func() bool { return sleeping(seconds) }, time.Minute, 10*time.Millisecond,
+			"the control: %s runs", seconds)
 	}
 	s.pool.Evict(userID("bob"))
 	require.Eventually(t, func() bool { return len(s.owner.releasedUsers()) == 1 }, time.Minute, 10*time.Millisecond)
@@ -162,5 +164,6 @@ func (s *scene) latencies(when string) {
 		require.Equal(s.t, s.victim.pid, r.pid)
 	}
 	slices.Sort(took)
-	s.t.Logf("A's turns %s: median %s, longest %s", when, took[len(took)/2].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
+	s.t.Logf("A's turns %s: median %s, longest %s", when, took[len(took)/2].Round(time.Millisecond),
+		took[len(took)-1].Round(time.Millisecond))
 }

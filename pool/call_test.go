@@ -18,7 +18,8 @@ func TestRefusal_IsTheAPIsErrorInThisServicesWords(t *testing.T) {
 		`{"error":{"type":"x\"y","message":"m"}}`:                        {Type: "api_error", Message: "m"},
 		`{"error":"odd"}`: {Type: "api_error", Message: "the API refuses the call"},
 		`[]`:              {Type: "api_error", Message: "the API refuses the call"},
-		`{"error":{"type":"a","message":"` + strings.Repeat("x", maxReason+1) + `"}}`: {Type: "a", Message: "the API refuses the call"},
+		`{"error":{"type":"a","message":"` + strings.Repeat("x", maxReason+1) + `"}}`: {Type: "a",
+			Message: "the API refuses the call"},
 	} {
 		want.Status = http.StatusNotFound
 		answer := broker.Answer{Status: http.StatusNotFound, Body: []byte(body), RetryAfter: "9"}

@@ -124,8 +124,8 @@ func (u *user) takeLongestUnused() *slot {
 	return victim.takeLocked()
 }
 
-// losesFilesBeforeLocked reports whether its files give way before the other's: those without a process go first, and of
-// alike ones what was used longer ago.
+// losesFilesBeforeLocked reports whether its files give way before the other's: those without a process go first, and
+// of alike ones what was used longer ago.
 func (c *conversation) losesFilesBeforeLocked(other *conversation) bool {
 	if running := c.process != nil; running != (other.process != nil) {
 		return !running

@@ -33,9 +33,9 @@ var claims = flag.Int64("claims", 60, "standbys that are claimed in the claim te
 
 var saidBy = regexp.MustCompile(`I am (user-\d+)`)
 
-// More new users come at once than there are standbys, some hang up in the middle of their claim, some standbys are killed
-// at any moment. Still nobody gets a process that was another's, and no call carries a credential or a system prompt but
-// that of the user it speaks for.
+// More new users come at once than there are standbys, some hang up in the middle of their claim, some standbys are
+// killed at any moment. Still nobody gets a process that was another's, and no call carries a credential or a system
+// prompt but that of the user it speaks for.
 func TestClaims_AStandbyIsOneUsersAndNobodyElses(t *testing.T) {
 	var claimed atomic.Int64
 	const standbys, crowd = 6, 9
@@ -82,7 +82,8 @@ func (c *claimants) come(i int) {
 	r := c.ask(user, "I am "+user, systemOf(i))
 	c.giveUp(userID(user))
 	if r.status != 200 || len(r.of("result")) != 1 {
-		assert.Contains(c.t, []int{200, 502, 503, 529}, r.status, r.body) // killed while it was being made ready, or before its message was sent
+		// killed while it was being made ready, or before its message was sent
+		assert.Contains(c.t, []int{200, 502, 503, 529}, r.status, r.body)
 		return
 	}
 	assert.Equal(c.t, "reply to: I am "+user, r.text(c.t), r.process+" "+r.body)
@@ -162,7 +163,8 @@ func (s *service) killSomeStandbys() (stop func()) {
 	}
 }
 
-// What goes wrong between the claim and the first turn costs the standby, and neither its user's answer nor anybody's secret.
+// What goes wrong between the claim and the first turn costs the standby, and neither its user's answer nor anybody's
+// secret.
 func TestClaims_WhatGoesWrongBeforeTheTurnIsNobodyElsesConcern(t *testing.T) {
 	var fault atomic.Pointer[func(*cli.Process)]
 	s := newScriptedService(t, func(o *pool.Options) {
@@ -238,7 +240,8 @@ func TestClaims_WhatGoesWrongBeforeTheTurnIsNobodyElsesConcern(t *testing.T) {
 	require.Equal(t, "reply to: one", r.text(t), "a call of it was under way")
 	require.NotEqual(t, pid, r.pid)
 	gone()
-	require.Eventually(t, func() bool { return busy.Calls() == 0 }, 20*time.Second, time.Millisecond, "it ends with its process")
+	require.Eventually(t, func() bool { return busy.Calls() == 0 }, 20*time.Second, time.Millisecond,
+		"it ends with its process")
 	require.NoError(t, finish.Close()) // or the client would wait for it
 	require.Zero(t, (<-answer).status)
 	require.Len(t, s.api.Calls(), before+1)
@@ -248,7 +251,8 @@ func TestClaims_WhatGoesWrongBeforeTheTurnIsNobodyElsesConcern(t *testing.T) {
 	ctx, hangUp := context.WithCancel(t.Context())
 	during(func(*cli.Process) {
 		hangUp()
-		assert.Eventually(t, func() bool { return strings.Contains(s.logs.String(), "client gone") }, 20*time.Second, time.Millisecond)
+		assert.Eventually(t, func() bool { return strings.Contains(s.logs.String(), "client gone") }, 20*time.Second,
+			time.Millisecond)
 	})
 	_, err := s.start(ctx, "dan", "one", nil)
 	require.ErrorIs(t, err, context.Canceled)

@@ -12,7 +12,8 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// ways are the ways in which clients keep what was said. Those that keep nothing say which conversation they mean instead.
+// ways are the ways in which clients keep what was said. Those that keep nothing say which conversation they mean
+// instead.
 var ways = []string{"formed", "joined", "last message", "last text", "deltas", "empty ones too", "session", "default"}
 
 // client is a user who has one conversation, and keeps it in one of the ways.
@@ -62,7 +63,8 @@ func (c *client) abandon(content any, begun func() bool) {
 
 func isGood(r reply) bool {
 	results := r.of("result")
-	return r.status == http.StatusOK && len(results) == 1 && !results[0].Get("is_error").Bool() && results[0].Get("subtype").Str == "success"
+	return r.status == http.StatusOK && len(results) == 1 && !results[0].Get("is_error").Bool() &&
+		results[0].Get("subtype").Str == "success"
 }
 
 // answerOf are the messages that a client keeps of an answer.
@@ -94,7 +96,8 @@ func answerOf(r reply, way string) (kept []fields) {
 			}
 		}
 	}
-	said := map[string]string{"joined": strings.Join(texts, ""), "empty ones too": strings.Join(texts, ""), "last message": strings.Join(last, ""), "deltas": deltas}
+	said := map[string]string{"joined": strings.Join(texts, ""), "empty ones too": strings.Join(texts, ""),
+		"last message": strings.Join(last, ""), "deltas": deltas}
 	if len(texts) > 0 {
 		said["last text"] = texts[len(texts)-1]
 	}

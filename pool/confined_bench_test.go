@@ -13,8 +13,8 @@ import (
 	"claudepool/infra/testkit/need"
 )
 
-// Users in turn get a process that is confined and one that isn't: how long their first turns take, and the memory after
-// them (PSS).
+// Users in turn get a process that is confined and one that isn't: how long their first turns take, and the memory
+// after them (PSS).
 func BenchmarkConfinement_FirstTurnOfANewProcess(b *testing.B) {
 	need.Root(b)
 	ways := []struct {

@@ -241,8 +241,8 @@ func (u *user) addArchived(s *slot, isDefault bool) {
 	s.restLocked()
 }
 
-// compare tells whether the conversation is the default one, and what there is of another user's under the same id. isFree
-// says that this is nothing, or an unused copy.
+// compare tells whether the conversation is the default one, and what there is of another user's under the same id.
+// isFree says that this is nothing, or an unused copy.
 func (c *conversation) compare(other *user) (isDefault bool, there mirror, isFree bool) {
 	c.user.table.mu.Lock()
 	defer c.user.table.mu.Unlock()

@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A conversation of which the archive has nothing but what can't be read goes on all the same, with what its request says was
-// said before, or with nothing, and the receipt says so.
+// A conversation of which the archive has nothing but what can't be read goes on all the same, with what its request
+// says was said before, or with nothing, and the receipt says so.
 func TestHandoff_ADamagedConversationGoesOn(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -20,7 +20,8 @@ func TestHandoff_ADamagedConversationGoesOn(t *testing.T) {
 	}{
 		"with nothing":                       {"", nil, "lost", []string{"user: three"}},
 		"with nothing, its settings neither": {strings.Repeat("s", 64<<10), nil, "lost", []string{"user: three"}},
-		"with a history": {"", []fields{{"role": "user", "content": "one"}, {"role": "assistant", "content": "reply to: one"}}, "seeded",
+		"with a history": {"", []fields{{"role": "user", "content": "one"}, {"role": "assistant",
+			"content": "reply to: one"}}, "seeded",
 			[]string{"user: one", "assistant: reply to: one", "user: three"}},
 	} {
 		t.Run(name, func(t *testing.T) {

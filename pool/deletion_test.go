@@ -65,7 +65,11 @@ var savers = map[string]saver{
 		<-ctx.Done()
 		return errors.Join(err, ctx.Err())
 	},
-	"was stored":           func(ctx context.Context, store func() error) error { err := store(); <-ctx.Done(); return err },
+	"was stored": func(ctx context.Context, store func() error) error {
+		err := store()
+		<-ctx.Done()
+		return err
+	},
 	"is to be tried again": func(context.Context, func() error) error { return errAway },
 	"is to be tried again, though it was stored": func(_ context.Context, store func() error) error {
 		return errors.Join(store(), errAway)

@@ -10,8 +10,8 @@ import (
 	"claudepool/pool/workspace"
 )
 
-// tune gives the options a tuning of their own, with which the quota is measured only when a test says so, and interrupts
-// may take their time.
+// tune gives the options a tuning of their own, with which the quota is measured only when a test says so, and
+// interrupts may take their time.
 func (o *Options) tune() *tuning {
 	if o.tuning == nil {
 		t := production
@@ -74,8 +74,8 @@ func (p *Pool) Former(user string) int {
 	return len(p.table.users[user].formerIDs)
 }
 
-// Sound looks whether conversations are found by what has been said in them, no others are, and all stand in their lines in
-// the order of their last use.
+// Sound looks whether conversations are found by what has been said in them, no others are, and all stand in their
+// lines in the order of their last use.
 func (p *Pool) Sound() error {
 	p.table.mu.Lock()
 	defer p.table.mu.Unlock()

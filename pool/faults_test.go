@@ -11,7 +11,8 @@ import (
 	"claudepool/pool"
 )
 
-// The CLI tries a cut stream again, up to ten times with pauses of 0.5 s, 1 s, 2 s and so on, and says so in the stream.
+// The CLI tries a cut stream again, up to ten times with pauses of 0.5 s, 1 s, 2 s and so on, and says so in the
+// stream.
 func TestPool_ACutAnswerIsTriedAgainByTheCLI(t *testing.T) {
 	t.Parallel()
 	s := newService(t, nil)
@@ -106,5 +107,6 @@ func TestPool_TheSessionOfAnotherIsOutOfReach(t *testing.T) {
 	}
 	again := s.ask("ada", "again", session)
 	require.Equal(t, "reply to: again", again.text(t))
-	require.Equal(t, []string{"user: my secret is heliotrope", "assistant: reply to: my secret is heliotrope", "user: again"}, s.lastCall().Messages())
+	require.Equal(t, []string{"user: my secret is heliotrope", "assistant: reply to: my secret is heliotrope",
+		"user: again"}, s.lastCall().Messages())
 }

@@ -9,13 +9,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What a turn has started that is forgotten ends with it: nothing of it runs, calls the API or is told when the next begins.
+// What a turn has started that is forgotten ends with it: nothing of it runs, calls the API or is told when the next
+// begins.
 func TestPool_WhatAForgottenTurnStartedEndsBeforeTheNext(t *testing.T) {
 	t.Parallel()
 	length := strconv.Itoa(200_000_000 + os.Getpid()) // that no other run of this test has
 	nohup := `Bash {"command":"nohup setsid sh -c 'sleep ` + length + `' >/dev/null 2>&1 & echo started"}`
 	sleep := `Bash {"command":"sleep ` + length + `"}`
-	agent := `Agent {"description":"d","prompt":"lilac \u005b\u005bwords=600\u005d\u005d\u005b\u005bdelay=100ms\u005d\u005d",` +
+	agent := `Agent {"description":"d",` +
+		`"prompt":"lilac \u005b\u005bwords=600\u005d\u005d\u005b\u005bdelay=100ms\u005d\u005d",` +
 		`"subagent_type":"general-purpose","run_in_background":false}`
 	s := newService(t, allowing(t, "Bash"))
 	s.ask("ada", "one", nil).text(t)
@@ -54,7 +56,8 @@ func TestPool_WhatAForgottenTurnStartedEndsBeforeTheNext(t *testing.T) {
 	}
 }
 
-// Also where what the turn leaves takes a while to end, a client that goes on with another question finds its conversation.
+// Also where what the turn leaves takes a while to end, a client that goes on with another question finds its
+// conversation.
 func TestPool_AfterAFailedTurnItsConversationIsFoundAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newService(t, nil)

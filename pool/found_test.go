@@ -34,7 +34,8 @@ func TestConversation_IsFoundAgainHoweverItsClientKeepsTheAnswers(t *testing.T) 
 				blocks(),
 				blocks(text("last \n")),
 			} {
-				picture := fmt.Sprintf(`[{"type":"image","source":{"type":"base64","media_type":"image/png","data":%q}},{"type":"text","text":%q}]`, dot, question)
+				picture := fmt.Sprintf(`[{"type":"image","source":{"type":"base64","media_type":"image/png","data":%q}},`+
+					`{"type":"text","text":%q}]`, dot, question)
 				r := c.ask(json.RawMessage(picture), nil)
 				require.True(t, isGood(r), r.body)
 				if session == "" {
@@ -43,13 +44,15 @@ func TestConversation_IsFoundAgainHoweverItsClientKeepsTheAnswers(t *testing.T) 
 				require.Equal(t, session, sessionOf(r), "question %d", i)
 				for _, m := range c.kept { // as clients do that read and write it
 					if raw, ok := m["content"].(json.RawMessage); ok {
-						m["content"] = json.RawMessage(strings.Replace(string(raw), `"type":"base64","media_type":"image/png"`, `"media_type": "image\/png", "type": "base64"`, 1))
+						m["content"] = json.RawMessage(strings.Replace(string(raw), `"type":"base64","media_type":"image/png"`,
+							`"media_type": "image\/png", "type": "base64"`, 1))
 					}
 				}
 			}
 			require.True(t, isGood(c.ask(blocks(text("done")), nil)))
 			seen := strings.Join(saw(s.lastCall()), "\n")
-			for _, said := range []string{"first ", "second", "reply to: streamed again", "before ", "after", "I run it", "tool said: hi", "last"} {
+			for _, said := range []string{"first ", "second", "reply to: streamed again", "before ", "after", "I run it",
+				"tool said: hi", "last"} {
 				require.Equal(t, 1, strings.Count(seen, "| "+said)+strings.Count(seen, "assistant | "+said+"|"), said)
 			}
 			require.Equal(t, 1, s.pool.Conversations())
@@ -95,7 +98,8 @@ func TestConversation_TheSameRequestAfterAHangUpIsAnsweredThere(t *testing.T) {
 				begun := func() bool { return s.api.Open() > 0 }
 				if command != "" {
 					mark := filepath.Join(s.root, "*", "work", "begun-"+strconv.Itoa(i))
-					question = "question " + blocks(running(fmt.Sprintf("[ -e begun-%d ] && echo hi || { touch begun-%d; %s; }", i, i, command)))
+					question = "question " + blocks(running(fmt.Sprintf("[ -e begun-%d ] && echo hi || { touch begun-%d; %s; }", i, i,
+						command)))
 					begun = func() bool { found, _ := filepath.Glob(mark); return len(found) > 0 }
 				}
 				c.abandon(question, begun)
@@ -111,16 +115,18 @@ func TestConversation_TheSameRequestAfterAHangUpIsAnsweredThere(t *testing.T) {
 	}
 }
 
-// Of what a release before this one has archived only one digest is known: that of the result's text, and of blocks by their
-// bytes. From the next turn on all are.
+// Of what a release before this one has archived only one digest is known: that of the result's text, and of blocks by
+// their bytes. From the next turn on all are.
 func TestConversation_OfAReleaseBeforeIsFoundByItsHistoryAndGoesOn(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	require.NoError(t, os.CopyFS(dir, os.DirFS("testdata/fca6aad")))
 	store := archive.NewFolder(dir, time.Hour)
-	picture := fmt.Sprintf(`[{"type":"image","source":{"type":"base64","media_type":"image/png","data":%q}},{"type":"text","text":"two [[words=3]]"}]`, dot)
+	picture := fmt.Sprintf(`[{"type":"image","source":{"type":"base64","media_type":"image/png","data":%q}},`+
+		`{"type":"text","text":"two [[words=3]]"}]`, dot)
 	tool := `three [[tool=Bash {"command":"echo hi"}]]`
-	kept := []fields{user("one"), assistant("reply to: one"), user(json.RawMessage(picture)), assistant([]fields{text("w0 w1 w2 ")}), user(tool), assistant("tool said: hi")}
+	kept := []fields{user("one"), assistant("reply to: one"), user(json.RawMessage(picture)),
+		assistant([]fields{text("w0 w1 w2 ")}), user(tool), assistant("tool said: hi")}
 
 	s := newService(t, keepingIn(store))
 	c := &client{service: s, user: "fixture", way: "joined", kept: kept}
@@ -133,7 +139,8 @@ func TestConversation_OfAReleaseBeforeIsFoundByItsHistoryAndGoesOn(t *testing.T)
 	require.Equal(t, []string{"assistant: w0 w1 w2", "user: " + tool, "assistant: tool said: hi"}, seen[3:6])
 	require.Contains(t, string(s.lastCall().Body), dot)
 
-	c.kept[2] = user(json.RawMessage(strings.Replace(picture, `"type":"image"`, `"type" : "image"`, 1))) // which only the new ones bear
+	// which only the new ones bear
+	c.kept[2] = user(json.RawMessage(strings.Replace(picture, `"type":"image"`, `"type" : "image"`, 1)))
 	second := c.ask("five", nil)
 	require.Equal(t, "reply to: five", second.text(t))
 	require.Equal(t, sessionOf(first), sessionOf(second))

@@ -42,7 +42,8 @@ func TestFreeze_AnIdleProcessIsStoppedAndGoesOnWithTheNextRequest(t *testing.T) 
 	require.Equal(t, first.pid, second.pid)
 	awaitState(t, first.pid, "T")
 	s.pool.Evict(s.pool.Users()[0])
-	require.Eventually(t, func() bool { return len(s.pool.Users()) == 0 }, 30*time.Second, 10*time.Millisecond, "a frozen process can be ended")
+	require.Eventually(t, func() bool { return len(s.pool.Users()) == 0 }, 30*time.Second, 10*time.Millisecond,
+		"a frozen process can be ended")
 }
 
 func TestReceipt_TellsHowARequestWasServed(t *testing.T) {

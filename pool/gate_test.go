@@ -24,7 +24,8 @@ func starting(t *testing.T, does string) (s *service, dir string, counts func() 
 	dir = t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "starting"), 0o700))
 	cli := filepath.Join(dir, "cli")
-	text := "#!/bin/sh\ndir=" + dir + "\nmkdir $dir/starting/$$\nnumber=$(ls $dir/starting | wc -l)\necho $number >>$dir/counts\n" +
+	text := "#!/bin/sh\ndir=" + dir + "\nmkdir $dir/starting/$$\nnumber=$(ls $dir/starting | wc -l)\necho $number " +
+		">>$dir/counts\n" +
 		does + "\nrmdir $dir/starting/$$\nexec " + scripted + ` "$@"` + "\n"
 	require.NoError(t, os.WriteFile(cli, []byte(text), 0o700))
 	s = startService(t, cli, nil, func(o *pool.Options) { o.MaxProcesses = 100 })

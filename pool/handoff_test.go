@@ -90,7 +90,8 @@ func TestHandoff_AnotherInstanceGoesOnWithTheRealCLI(t *testing.T) {
 
 	require.Equal(t, []string{"plain"}, zipped(append([]byte("before"), gzipped(t, "plain")...)), "the control")
 	require.NoError(t, walkFiles(dir, func(_ string, content []byte) {
-		for _, word := range []string{"question", "reply to", "be brief", token("ada"), named, userID("ada")} { // none so short that noise has it
+		// none so short that noise has it
+		for _, word := range []string{"question", "reply to", "be brief", token("ada"), named, userID("ada")} {
 			require.NotContains(t, string(content), word)
 		}
 		require.Empty(t, zipped(content), "a transcript is compressed, and then sealed")
@@ -100,16 +101,20 @@ func TestHandoff_AnotherInstanceGoesOnWithTheRealCLI(t *testing.T) {
 	next := second.ask("ada", "two", nil)
 	require.Equal(t, "reply to: two", next.text(t))
 	require.Equal(t, pool.ProcessResumed, next.process)
-	require.Equal(t, []string{"user: first question", "assistant: reply to: first question", "user: two"}, second.lastCall().Messages())
+	require.Equal(t, []string{"user: first question", "assistant: reply to: first question", "user: two"},
+		second.lastCall().Messages())
 	require.Contains(t, string(second.lastCall().Body), "be brief")
 	require.Equal(t, "reply to: more", second.ask("ada", "more", fields{"session_id": named}).text(t))
 	require.Equal(t, []string{"user: other", "assistant: reply to: other", "user: more"}, second.lastCall().Messages())
-	withHistory := fields{"messages": []fields{{"role": "user", "content": "first question"}, {"role": "assistant", "content": "reply to: first question"},
-		{"role": "user", "content": "two"}, {"role": "assistant", "content": "reply to: two"}, {"role": "user", "content": "three"}}}
+	withHistory := fields{"messages": []fields{{"role": "user", "content": "first question"},
+		{"role": "assistant", "content": "reply to: first question"},
+		{"role": "user", "content": "two"}, {"role": "assistant", "content": "reply to: two"},
+		{"role": "user", "content": "three"}}}
 	require.Equal(t, next.pid, second.ask("ada", "", withHistory).pid, "found by its history")
 }
 
-// An instance that was killed has saved what its last good turn led to. Here it lives on, and comes back with what is old.
+// An instance that was killed has saved what its last good turn led to. Here it lives on, and comes back with what is
+// old.
 func TestHandoff_WhoHasTheUserNextIsRightAndAnOldOwnerIsNot(t *testing.T) {
 	store, dir := kept(t)
 	first, second := newScriptedService(t, keepingIn(store)), newScriptedService(t, keepingIn(store))
@@ -122,11 +127,13 @@ func TestHandoff_WhoHasTheUserNextIsRightAndAnOldOwnerIsNot(t *testing.T) {
 		return strings.Contains(first.logs.String(), "a conversation is not mirrored any more")
 	}, 10*time.Second, 10*time.Millisecond)
 	second.ask("ada", "three", nil).text(t)
-	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two", "assistant: reply to: two", "user: three"}, second.lastCall().Messages())
+	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two", "assistant: reply to: two",
+		"user: three"}, second.lastCall().Messages())
 	saved(t, dir, 3)
 
 	first.pool.Evict(userID("ada"))
-	require.Eventually(t, func() bool { return len(first.owner.releasedUsers()) == 1 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return len(first.owner.releasedUsers()) == 1 }, 10*time.Second,
+		10*time.Millisecond)
 	first.ask("ada", "four", nil).text(t)
 	require.Len(t, first.lastCall().Messages(), 7, "back at the first instance, all that was said at the second is there")
 	require.NotContains(t, string(first.lastCall().Body), "elsewhere")
@@ -269,7 +276,9 @@ func TestHandoff_WhatWasDeletedElsewhereDoesntComeBack(t *testing.T) {
 	require.Equal(t, []string{"user: two"}, first.lastCall().Messages())
 	require.Eventually(t, func() bool {
 		left := false
-		_ = walkFiles(first.root, func(_ string, content []byte) { left = left || strings.Contains(string(content), "heliotrope") })
+		_ = walkFiles(first.root, func(_ string, content []byte) {
+			left = left || strings.Contains(string(content), "heliotrope")
+		})
 		return !left
 	}, time.Minute, 10*time.Millisecond, "nor are its files kept")
 

@@ -201,7 +201,8 @@ func startService(t testing.TB, cli string, confinement *confine.Confinement, ch
 		Logger: log, Launcher: launcher, Broker: b, ClaudeBin: cli, Workspaces: folder.Path(),
 		MaxProcesses: 8, MaxProcessesPerUser: 4, MaxConversations: 100, QueueLimit: 32, MaxProcessRSS: 4 << 30,
 		Quota:       workspace.Space{Bytes: 1 << 30, Files: 100_000},
-		IdleTimeout: time.Minute, FreezeAfter: time.Minute, CleanupInterval: time.Minute, WorkspaceTTL: time.Hour, TurnTimeout: time.Minute,
+		IdleTimeout: time.Minute, FreezeAfter: time.Minute, CleanupInterval: time.Minute, WorkspaceTTL: time.Hour,
+		TurnTimeout:  time.Minute,
 		QueueTimeout: time.Minute, SilenceTimeout: time.Minute, SpawnTimeout: 30 * time.Second, PermissionMode: "default",
 	}
 	opts.ForTests()
@@ -266,7 +267,8 @@ func (s *service) start(ctx context.Context, user, text string, more fields) (*h
 	return s.startWith(ctx, http.DefaultClient, user, text, more)
 }
 
-func (s *service) startWith(ctx context.Context, client *http.Client, user, text string, more fields) (*http.Response, error) {
+func (s *service) startWith(ctx context.Context, client *http.Client, user, text string, more fields) (*http.Response,
+	error) {
 	body := fields{"oauth_credentials": fields{"access_token": token(user)}, "model": "haiku",
 		"messages": []fields{{"role": "user", "content": text}}}
 	maps.Copy(body, more)
@@ -289,14 +291,16 @@ func (s *service) send(ctx context.Context, client *http.Client, path string, ra
 	if err != nil {
 		return nil, err
 	}
-	r.Header.Set(api.HeaderHop, s.keys.Sign(hop.Claims{Instance: "i1", User: id, RequestID: uuid.NewString(), Path: path}, time.Now()))
+	r.Header.Set(api.HeaderHop, s.keys.Sign(hop.Claims{Instance: "i1", User: id, RequestID: uuid.NewString(), Path: path},
+		time.Now()))
 	return client.Do(r)
 }
 
 func read(response *http.Response) reply {
 	defer response.Body.Close()
 	raw, _ := io.ReadAll(response.Body)
-	r := reply{status: response.StatusCode, header: response.Header, pid: response.Header.Get(api.HeaderPID), process: response.Header.Get(api.HeaderProcess), body: string(raw)}
+	r := reply{status: response.StatusCode, header: response.Header, pid: response.Header.Get(api.HeaderPID),
+		process: response.Header.Get(api.HeaderProcess), body: string(raw)}
 	if _, receipt, ok := strings.Cut(r.body, ": receipt "); ok { // the headers may have gone before there was a process
 		r.pid, r.process = gjson.Get(receipt, "pid").Raw, gjson.Get(receipt, "process").Str
 	}

@@ -24,8 +24,8 @@ func toolResult(id string, content any) fields {
 	return fields{"type": "tool_result", "tool_use_id": id, "content": content}
 }
 
-// saw is what the API was sent, but for what the CLI adds of its own: for each message the role and the blocks, of those of
-// text the text alone.
+// saw is what the API was sent, but for what the CLI adds of its own: for each message the role and the blocks, of
+// those of text the text alone.
 func saw(c pooltest.Call) (all []string) {
 	for _, m := range gjson.GetBytes(c.Body, "messages").Array() {
 		said := []string{m.Get("role").Str}
@@ -94,30 +94,38 @@ var histories = map[string]struct {
 		[]string{"user | one | two", "assistant | second", "user | three"},
 	},
 	"tools inside": {
-		[]fields{user("one"), assistant([]fields{text("I look"), toolUse("t1"), toolUse("t2")}), user([]fields{toolResult("t2", "t2 found"), toolResult("t1", "t1 found")}),
+		[]fields{user("one"), assistant([]fields{text("I look"), toolUse("t1"), toolUse("t2")}),
+			user([]fields{toolResult("t2", "t2 found"), toolResult("t1", "t1 found")}),
 			assistant("first"), user("two")},
-		[]string{"user | one", "assistant | I look | " + looked("t1") + " | " + looked("t2"), "user | " + found("t2") + " | " + found("t1"), "assistant | first", "user | two"},
+		[]string{"user | one", "assistant | I look | " + looked("t1") + " | " + looked("t2"), "user | " + found("t2") +
+			" | " + found("t1"), "assistant | first", "user | two"},
 	},
 	"a tool's result with text inside": {
-		[]fields{user("one"), assistant([]fields{toolUse("t1")}), user([]fields{text("go on"), toolResult("t1", "t1 found")}), assistant("first"), user("two")},
-		[]string{"user | one", "assistant | " + looked("t1"), "user | go on | " + found("t1"), "assistant | first", "user | two"},
+		[]fields{user("one"), assistant([]fields{toolUse("t1")}), user([]fields{text("go on"), toolResult("t1", "t1 found")}),
+			assistant("first"), user("two")},
+		[]string{"user | one", "assistant | " + looked("t1"), "user | go on | " + found("t1"), "assistant | first",
+			"user | two"},
 	},
 	"a tool's result beside the question": {
-		[]fields{user("one"), assistant([]fields{text("I look"), toolUse("t1")}), user([]fields{toolResult("t1", "t1 found"), text("and?")})},
+		[]fields{user("one"), assistant([]fields{text("I look"), toolUse("t1")}),
+			user([]fields{toolResult("t1", "t1 found"), text("and?")})},
 		[]string{"user | one", "assistant | I look | " + looked("t1"), "user | " + found("t1") + " | and?"},
 	},
 	"tools' results before the question": {
-		[]fields{user("one"), assistant([]fields{toolUse("t1"), toolUse("t2")}), user([]fields{toolResult("t1", "t1 found")}), user([]fields{toolResult("t2", "t2 found")}), user("and?")},
-		[]string{"user | one", "assistant | " + looked("t1") + " | " + looked("t2"), "user | " + found("t1") + " | " + found("t2") + " | and?"},
+		[]fields{user("one"), assistant([]fields{toolUse("t1"), toolUse("t2")}), user([]fields{toolResult("t1", "t1 found")}),
+			user([]fields{toolResult("t2", "t2 found")}), user("and?")},
+		[]string{"user | one", "assistant | " + looked("t1") + " | " + looked("t2"), "user | " + found("t1") + " | " +
+			found("t2") + " | and?"},
 	},
 	"a tool's result, a question and no answer": {
-		[]fields{user("one"), assistant([]fields{toolUse("t1")}), user([]fields{toolResult("t1", "t1 found")}), user("hello?"), assistant(""), user("and?")},
+		[]fields{user("one"), assistant([]fields{toolUse("t1")}), user([]fields{toolResult("t1", "t1 found")}),
+			user("hello?"), assistant(""), user("and?")},
 		[]string{"user | one", "assistant | " + looked("t1"), "user | " + found("t1") + " | hello? | and?"},
 	},
 }
 
-// The API sees the client's messages, those of one role as one, and nothing that nobody said; also when the first turn fails,
-// and when its process ends and another goes on from the transcript.
+// The API sees the client's messages, those of one role as one, and nothing that nobody said; also when the first turn
+// fails, and when its process ends and another goes on from the transcript.
 func TestHistory_ReachesTheAPIAsTheClientSentIt(t *testing.T) {
 	for name, test := range histories {
 		t.Run(name, func(t *testing.T) {
@@ -143,7 +151,8 @@ func TestHistory_ThatEndsInAToolsResultOutlivesFailures(t *testing.T) {
 	s := newService(t, nil)
 	begin := []fields{user("one"), assistant([]fields{toolUse("t1")})}
 	ask := func(question string) reply {
-		return s.ask("ada", "", fields{"messages": append(begin, user([]fields{toolResult("t1", "t1 found"), text(question)}))})
+		return s.ask("ada", "", fields{"messages": append(begin,
+			user([]fields{toolResult("t1", "t1 found"), text(question)}))})
 	}
 	seen := func(question string) []string {
 		return []string{"user | one", "assistant | " + looked("t1"), "user | " + found("t1") + " | " + question}
@@ -163,9 +172,11 @@ func TestHistory_ThatEndsInAToolsResultOutlivesFailures(t *testing.T) {
 	require.Equal(t, seen("and?"), saw(s.lastCall()))
 }
 
-// An empty answer is one, also to a process that goes on from the transcript. What the CLI itself asks in such a turn stays.
+// An empty answer is one, also to a process that goes on from the transcript. What the CLI itself asks in such a turn
+// stays.
 func TestHistory_AnEmptyAnswerIsNotReplacedByOneThatNobodyGave(t *testing.T) {
-	for name, empty := range map[string]string{"nothing": blocks(), "white space": blocks(text(" \n")), "thinking": blocks(thinking("hm"))} {
+	for name, empty := range map[string]string{"nothing": blocks(), "white space": blocks(text(" \n")),
+		"thinking": blocks(thinking("hm"))} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newService(t, nil)
@@ -181,7 +192,8 @@ func TestHistory_AnEmptyAnswerIsNotReplacedByOneThatNobodyGave(t *testing.T) {
 	}
 }
 
-// The API takes four marks for caching, and none for an hour behind one for five minutes; the CLI sets three for an hour.
+// The API takes four marks for caching, and none for an hour behind one for five minutes; the CLI sets three for an
+// hour.
 func TestHistory_TheAPIGetsTheCLIsOwnMarksForCachingAlone(t *testing.T) {
 	t.Parallel()
 	s := newService(t, nil)
@@ -190,7 +202,8 @@ func TestHistory_TheAPIGetsTheCLIsOwnMarksForCachingAlone(t *testing.T) {
 		return block
 	}
 	nested := marked(toolResult("t1", []fields{marked(text("t1 found"))}))
-	history := []fields{user([]fields{marked(text("one"))}), assistant([]fields{marked(text("I look")), marked(toolUse("t1"))}), user([]fields{nested}),
+	history := []fields{user([]fields{marked(text("one"))}),
+		assistant([]fields{marked(text("I look")), marked(toolUse("t1"))}), user([]fields{nested}),
 		assistant([]fields{marked(text("first"))}), user([]fields{marked(text("two")), marked(text("three"))})}
 	ask := func(history []fields) {
 		r := s.ask("ada", "", fields{"messages": history, "system": []fields{marked(text("be brief"))}})

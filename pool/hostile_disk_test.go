@@ -13,17 +13,19 @@ import (
 	"claudepool/pool/workspace"
 )
 
-// Each of these fills the disk in a way of its own. Whoever does it is ended, and nobody else; afterwards nothing is left.
+// Each of these fills the disk in a way of its own. Whoever does it is ended, and nobody else; afterwards nothing is
+// left.
 func TestHostile_WhoFillsTheDiskIsEndedAlone(t *testing.T) {
 	need.Root(t)
 	s := newScene(t, confinement(t), nil, func(o *pool.Options) {
 		o.Quota = workspace.Space{Bytes: 32 << 20, Files: 5000}
 	})
 	for user, command := range map[string]string{
-		"nests-6000-folders":         `perl -e "for (1..6000) { mkdir q(d); chdir q(d) }"; sleep 60`,
-		"makes-20000-files":          `perl -e "for (1..20000) { open F, qq(>f\$_) }"; sleep 60`,
-		"writes-on-after-its-turn":   `(while :; do head -c 1000000 /dev/zero >> fill; sleep 0.02; done) >/dev/null 2>&1 &`,
-		"writes-to-what-has-no-name": `exec 3>f; rm f; (while :; do head -c 1000000 /dev/zero >&3; sleep 0.02; done) >/dev/null 2>&1 &`,
+		"nests-6000-folders":       `perl -e "for (1..6000) { mkdir q(d); chdir q(d) }"; sleep 60`,
+		"makes-20000-files":        `perl -e "for (1..20000) { open F, qq(>f\$_) }"; sleep 60`,
+		"writes-on-after-its-turn": `(while :; do head -c 1000000 /dev/zero >> fill; sleep 0.02; done) >/dev/null 2>&1 &`,
+		"writes-to-what-has-no-name": `exec 3>f; rm f; (while :; do head -c 1000000 /dev/zero >&3; sleep 0.02; done) ` +
+			`>/dev/null 2>&1 &`,
 	} {
 		t.Run(user, func(t *testing.T) {
 			of := s.newTenant(user)

@@ -27,7 +27,8 @@ func TestHostile_ATenantThatUsesUpAllPortsCostsNobodyElseAny(t *testing.T) {
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
-		if response, err := s.start(ctx, "bob", `[[tool=Bash {"command":"./tool ports ${ANTHROPIC_BASE_URL#http://}"}]]`, nil); err == nil {
+		if response, err := s.start(ctx, "bob", `[[tool=Bash {"command":"./tool ports ${ANTHROPIC_BASE_URL#http://}"}]]`,
+			nil); err == nil {
 			read(response)
 		}
 	}()

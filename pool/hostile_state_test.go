@@ -19,9 +19,11 @@ import (
 	"claudepool/pool/seal"
 )
 
-// largest is all that a request may say that is kept with its conversation. JSON writes the prompt's characters in six each.
+// largest is all that a request may say that is kept with its conversation. JSON writes the prompt's characters in six
+// each.
 func largest(t *testing.T) fields {
-	return fields{"system": strings.Repeat("<", 256<<10), "mcp_servers": fields{"birds": fields{"type": "http", "url": toolServer(t),
+	return fields{"system": strings.Repeat("<",
+		256<<10), "mcp_servers": fields{"birds": fields{"type": "http", "url": toolServer(t),
 		"headers": fields{"X-Large": strings.Repeat("x", 60<<10)}}}}
 }
 
@@ -30,18 +32,21 @@ func TestHostile_TheLargestConversationIsKeptRotatedAndDeleted(t *testing.T) {
 	store, dir := kept(t)
 	whole := func(s *service) {
 		t.Helper()
-		require.GreaterOrEqual(t, strings.Count(gjson.GetBytes(s.lastCall().Body, "system").String(), "<"), 256<<10, "the system prompt is there")
+		require.GreaterOrEqual(t, strings.Count(gjson.GetBytes(s.lastCall().Body, "system").String(), "<"), 256<<10,
+			"the system prompt is there")
 	}
 	first := newService(t, keepingIn(store))
 	first.ask("ada", "one", largest(t)).text(t)
 	saved(t, dir, 1)
-	require.Equal(t, "reply to: two", first.ask("new", "two", replacing("ada", "new", nil)).text(t), "while it has a process")
+	require.Equal(t, "reply to: two", first.ask("new", "two", replacing("ada", "new", nil)).text(t),
+		"while it has a process")
 	whole(first)
 	first.pool.Close()
 	require.Len(t, records(t, dir), 1)
 
 	second := newService(t, keepingIn(store))
-	require.Equal(t, "reply to: three", second.ask("newer", "three", replacing("new", "newer", nil)).text(t), "when only the archive has it")
+	require.Equal(t, "reply to: three", second.ask("newer", "three", replacing("new", "newer", nil)).text(t),
+		"when only the archive has it")
 	whole(second)
 	require.Len(t, second.lastCall().Messages(), 5)
 	second.pool.Close()
@@ -120,7 +125,8 @@ func TestHostile_HundredsOfConversationsMoveAndGoWhileAnothersTurnGoesOn(t *test
 
 func TestHostile_WhatWasOnlyRefusedIsForgottenWithItsProcess(t *testing.T) {
 	s := newScriptedService(t, nil)
-	history := []fields{{"role": "user", "content": "before"}, {"role": "assistant", "content": "said"}, {"role": "user", "content": "no [[status=400]]"}}
+	history := []fields{{"role": "user", "content": "before"}, {"role": "assistant", "content": "said"},
+		{"role": "user", "content": "no [[status=400]]"}}
 	large := fields{"system": strings.Repeat("s", 256<<10), "messages": history}
 	require.True(t, s.ask("eve", "", large).of("result")[0].Get("is_error").Bool())
 	named := fields{"session_id": uuid.NewString()}
@@ -133,7 +139,8 @@ func TestHostile_WhatWasOnlyRefusedIsForgottenWithItsProcess(t *testing.T) {
 		s.pool.CleanUp(time.Now().Add(2 * time.Minute))
 		return s.pool.Conversations() == 1
 	}, time.Minute, 5*time.Millisecond)
-	require.Eventually(t, func() bool { return len(s.workspaces()) == 1 }, time.Minute, 5*time.Millisecond, "nor are their files kept")
+	require.Eventually(t, func() bool { return len(s.workspaces()) == 1 }, time.Minute, 5*time.Millisecond,
+		"nor are their files kept")
 	require.NoDirExists(t, filepath.Join(s.root, userID("eve")))
 	require.Equal(t, "reply to: two", s.ask("ada", "two", nil).text(t), "one that was answered once is resumed")
 	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two"}, s.lastCall().Messages())
@@ -187,7 +194,8 @@ func TestPool_LargeSettingsComeBackWithWhatGaveWay(t *testing.T) {
 	store, dir := kept(t)
 	s := newService(t, keepingIn(store, func(o *pool.Options) { o.MaxConversations = 1 }))
 	session := fields{"session_id": uuid.NewString()}
-	s.ask("ada", "one", fields{"session_id": session["session_id"], "system": strings.Repeat("heliotrope", 20_000)}).text(t)
+	s.ask("ada", "one", fields{"session_id": session["session_id"], "system": strings.Repeat("heliotrope",
+		20_000)}).text(t)
 	saved(t, dir, 1)
 	require.Eventually(t, func() bool {
 		s.ask("ada", "other", fields{"session_id": uuid.NewString()}).text(t)

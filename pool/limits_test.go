@@ -56,7 +56,8 @@ func TestPool_WhenAllAreBusyAnotherUserIsTurnedAway(t *testing.T) {
 func TestPool_AUserWithTooManyProcessesLosesAnOwnOne(t *testing.T) {
 	t.Parallel()
 	s := newScriptedService(t, func(o *pool.Options) { o.MaxProcessesPerUser = 2 })
-	a, b, c := fields{"session_id": uuid.NewString()}, fields{"session_id": uuid.NewString()}, fields{"session_id": uuid.NewString()}
+	a, b, c := fields{"session_id": uuid.NewString()}, fields{"session_id": uuid.NewString()},
+		fields{"session_id": uuid.NewString()}
 	bob := s.ask("bob", "one", nil) // idle for longest, but not ada's
 	bob.text(t)
 	first := s.ask("ada", "one", a)
@@ -131,7 +132,8 @@ func TestPool_AClientThatReadsSlowlyHoldsUpNobodyAndFillsNoMemory(t *testing.T) 
 	s.ask("ada", "one", other).text(t)
 	s.ask("bob", "one", nil).text(t)
 	// Small socket buffers, or the answer would be kept there.
-	slowly := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+	slowly := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network,
+		addr string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
 		if tcp, ok := conn.(*net.TCPConn); ok {
 			_ = tcp.SetReadBuffer(64 << 10)
@@ -215,7 +217,8 @@ func TestPool_ADrainDoesntWaitForAClientThatNeverReads(t *testing.T) {
 func TestPool_OfAUsersConversationsTheLongestUnusedGiveWay(t *testing.T) {
 	t.Parallel()
 	store, dir := kept(t)
-	s := newScriptedService(t, keepingIn(store, func(o *pool.Options) { o.MaxConversations, o.MaxProcessesPerUser = 3, 2 }))
+	s := newScriptedService(t, keepingIn(store,
+		func(o *pool.Options) { o.MaxConversations, o.MaxProcessesPerUser = 3, 2 }))
 	var sessions []fields
 	for i := range 6 {
 		sessions = append(sessions, fields{"session_id": uuid.NewString()})

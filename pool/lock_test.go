@@ -157,8 +157,8 @@ func tableLock(p *types.Package) *types.Var {
 	return nil
 }
 
-// needsLock reports whether the function is to be called with the table's lock held. Types with a lock of their own have
-// such functions, too.
+// needsLock reports whether the function is to be called with the table's lock held. Types with a lock of their own
+// have such functions, too.
 func needsLock(f *types.Func) bool {
 	if !strings.HasSuffix(f.Name(), "Locked") {
 		return false

@@ -149,7 +149,8 @@ func TestPool_SecretsOfMCPServersAreInNoCommandLine(t *testing.T) {
 	seen := fmt.Sprint("seen-", os.Getpid()) // an argument, which is no place for a secret
 	r := s.ask("ada", "one", fields{"mcp_servers": fields{
 		"birds": fields{"type": "http", "url": door.URL, "headers": fields{"X-Key": "heliotrope-of-the-header"}},
-		"owls":  fields{"command": self, "args": []string{"-mcp", seen}, "env": fields{"OWL_KEY": "heliotrope-of-the-environment"}},
+		"owls": fields{"command": self, "args": []string{"-mcp",
+			seen}, "env": fields{"OWL_KEY": "heliotrope-of-the-environment"}},
 	}})
 	require.Equal(t, "reply to: one", r.text(t))
 	for _, name := range []string{"birds", "owls"} {

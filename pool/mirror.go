@@ -26,8 +26,8 @@ type saver struct {
 	deleting bool               // to be deleted: nothing more is to be saved
 }
 
-// put has a manifest saved next. The newest one wins. If nothing is being saved now, the caller has to see to it, and to
-// close done.
+// put has a manifest saved next. The newest one wins. If nothing is being saved now, the caller has to see to it, and
+// to close done.
 func (s *saver) put(m *vault.Manifest) (done chan struct{}, isIdle bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -70,8 +70,8 @@ func (s *saver) drop(busy bool) {
 	s.busy.Store(busy)
 }
 
-// setDeleting says whether the conversation is to be deleted. What is being saved then is cut short; done is closed when
-// that has ended.
+// setDeleting says whether the conversation is to be deleted. What is being saved then is cut short; done is closed
+// when that has ended.
 func (s *saver) setDeleting(deleting bool) (busy bool, done chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,8 +1,8 @@
 // Package pool keeps claude processes alive between requests: one per conversation, found again by its user, run one
 // turn at a time, reaped when idle. It decides nothing about which instance a user belongs to; it asks its Ownership.
 //
-// A request's way is Pool.Acquire → Handle.Run → Handle.Release. Nothing is spawned, killed or awaited under the lock of
-// the table of users and conversations: whoever has work to do on a conversation first takes its slot, then works
+// A request's way is Pool.Acquire, Handle.Run, Handle.Release. Nothing is spawned, killed or awaited under the lock
+// of the table of users and conversations: whoever has work to do on a conversation first takes its slot, then works
 // without the lock.
 package pool
 

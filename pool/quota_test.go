@@ -109,8 +109,8 @@ func (s *service) awaitReleased(n int) {
 	require.Eventually(s.t, func() bool { return len(s.owner.releasedUsers()) == n }, time.Minute, 5*time.Millisecond)
 }
 
-// smallQuota leaves no other reason for which an idle process could end, and takes no notice of what else is written to and
-// removed from the machine's disk meanwhile.
+// smallQuota leaves no other reason for which an idle process could end, and takes no notice of what else is written to
+// and removed from the machine's disk meanwhile.
 func smallQuota(o *pool.Options) {
 	o.Quota, o.IdleTimeout = workspace.Space{Bytes: 4 << 20, Files: 1000}, time.Hour
 	o.SetDisk(func() (total, free workspace.Space) { return total, free })
@@ -278,7 +278,8 @@ func TestDisk_WhereOthersFilledItNobodysFilesGiveWayButThoseOfWhoHasTooMuch(t *t
 	s.ask("bob", "two", nil).text(t)
 	s.pool.CheckSpace()
 	s.awaitEnd(bob.pid)
-	require.Eventually(t, func() bool { s.pool.CheckSpace(); return !fileExists(workspace) }, time.Minute, 10*time.Millisecond)
+	require.Eventually(t, func() bool { s.pool.CheckSpace(); return !fileExists(workspace) }, time.Minute,
+		10*time.Millisecond)
 	require.Equal(t, ada.pid, s.ask("ada", "two", nil).pid)
 	require.Equal(t, "reply to: three", s.ask("cleo", "three", nil).text(t), "there may be room enough")
 }

@@ -52,7 +52,8 @@ func TestPool_WhatAnIdleProcessStartedGoesWithIt(t *testing.T) {
 		last = s.ask("ada", `[[tool=Bash {"command":"`+command+`"}]]`, nil)
 		require.Contains(t, last.text(t), "started")
 	}
-	require.Eventually(t, func() bool { return len(sleepers(t, length)) == len(commands) }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return len(sleepers(t, length)) == len(commands) }, 30*time.Second,
+		10*time.Millisecond)
 
 	long := s.ask("ada", "long [[words=35]][[delay=100ms]]", nil)
 	long.text(t)
@@ -60,7 +61,8 @@ func TestPool_WhatAnIdleProcessStartedGoesWithIt(t *testing.T) {
 	require.Len(t, sleepers(t, length), len(commands), "and so is what its process started")
 
 	ended := time.Now()
-	require.Eventually(t, func() bool { return !exists(long.pid) && len(sleepers(t, length)) == 0 }, 30*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return !exists(long.pid) && len(sleepers(t, length)) == 0 }, 30*time.Second,
+		20*time.Millisecond)
 	t.Logf("gone %v after the deadline", time.Since(ended)-timeout)
 	require.Eventually(t, func() bool { return len(s.owner.releasedUsers()) == 1 }, 30*time.Second, 10*time.Millisecond)
 	require.EqualValues(t, 1, s.pool.Snapshot().Cleanup.Total)
@@ -94,7 +96,8 @@ func TestPool_AProcessOverItsMemoryIsReplacedBetweenTurns(t *testing.T) {
 	require.Equal(t, first.pid, s.ask("ada", "two", nil).pid)
 
 	s.pool.CheckMemory(resident(t, first.pid) * 3 / 4)
-	require.Eventually(t, func() bool { return !exists(first.pid) }, 30*time.Second, 10*time.Millisecond, "an idle one goes at once")
+	require.Eventually(t, func() bool { return !exists(first.pid) }, 30*time.Second, 10*time.Millisecond,
+		"an idle one goes at once")
 	second := s.ask("ada", "three", nil)
 	second.text(t)
 	require.Equal(t, "resumed", second.process)
@@ -146,7 +149,8 @@ func TestPool_AWorkspaceIsKeptForItsTimeAndNoLonger(t *testing.T) {
 			idle(6 * time.Minute)
 			return s.pool.Snapshot().Cleanup.Total == times
 		}, time.Minute, time.Millisecond)
-		require.Eventually(t, func() bool { return len(s.owner.releasedUsers()) == int(times) }, time.Minute, time.Millisecond)
+		require.Eventually(t, func() bool { return len(s.owner.releasedUsers()) == int(times) }, time.Minute,
+			time.Millisecond)
 	}
 	reaped(1)
 	require.DirExists(t, workspace)
@@ -158,7 +162,8 @@ func TestPool_AWorkspaceIsKeptForItsTimeAndNoLonger(t *testing.T) {
 	idle(59 * time.Minute)
 	require.DirExists(t, workspace)
 	idle(61 * time.Minute)
-	require.Eventually(t, func() bool { _, err := os.Stat(workspace); return os.IsNotExist(err) }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { _, err := os.Stat(workspace); return os.IsNotExist(err) }, time.Minute,
+		time.Millisecond)
 	entries, err := filepath.Glob(filepath.Join(s.root, "*", "*-*-*-*-*"))
 	require.NoError(t, err)
 	require.Empty(t, entries, "nor is it in the index")

@@ -20,7 +20,8 @@ func (r reply) receipt() gjson.Result {
 	return gjson.Parse(line)
 }
 
-// What a CLI says of tokens and money are running totals, which go on in a process that resumes. A receipt has the turn's alone.
+// What a CLI says of tokens and money are running totals, which go on in a process that resumes. A receipt has the
+// turn's alone.
 func TestReceipt_HasWhatThisTurnTookAlone(t *testing.T) {
 	t.Parallel()
 	s := newService(t, nil)
@@ -39,7 +40,8 @@ func TestReceipt_HasWhatThisTurnTookAlone(t *testing.T) {
 		require.Equal(t, first.receipt().Get("cost_usd").Num, receipt.Get("cost_usd").Num, name)
 	}
 	require.Positive(t, first.receipt().Get("cost_usd").Num)
-	require.Greater(t, resumed.of("result")[0].Get("total_cost_usd").Num, 2*resumed.receipt().Get("cost_usd").Num, "the CLI's own is a total")
+	require.Greater(t, resumed.of("result")[0].Get("total_cost_usd").Num, 2*resumed.receipt().Get("cost_usd").Num,
+		"the CLI's own is a total")
 	require.EqualValues(t, 2, tool.receipt().Get("api_calls").Int())
 	require.EqualValues(t, 20, tool.receipt().Get("usage.input_tokens").Int())
 	require.Equal(t, []string{"none", "kept", "kept", "resumed"}, []string{first.receipt().Get("context").Str,
@@ -61,5 +63,6 @@ func TestAdmission_ALargeRequestOfAStrangerIsProvenFirst(t *testing.T) {
 
 func (s *service) awaitNoProcess() {
 	s.t.Helper()
-	require.Eventually(s.t, func() bool { reserved, _ := s.pool.Load(); return reserved == 0 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(s.t, func() bool { reserved, _ := s.pool.Load(); return reserved == 0 }, 10*time.Second,
+		5*time.Millisecond)
 }

@@ -26,13 +26,15 @@ func (s *service) takeUp(ctx context.Context, user, lastEvent string) *http.Resp
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+api.PathResume, strings.NewReader(body))
 	require.NoError(s.t, err)
 	r.Header.Set(api.HeaderLastEvent, lastEvent)
-	r.Header.Set(api.HeaderHop, s.keys.Sign(hop.Claims{Instance: "i1", User: userID(user), RequestID: uuid.NewString(), Path: api.PathResume}, time.Now()))
+	r.Header.Set(api.HeaderHop, s.keys.Sign(hop.Claims{Instance: "i1", User: userID(user), RequestID: uuid.NewString(),
+		Path: api.PathResume}, time.Now()))
 	response, err := http.DefaultClient.Do(r)
 	require.NoError(s.t, err)
 	return response
 }
 
-// some reads at most n events, then hangs up. It returns them, and the id of the last; ended says that there are no more.
+// some reads at most n events, then hangs up. It returns them, and the id of the last; ended says that there are no
+// more.
 func some(response *http.Response, n int) (events []string, last string, ended bool) {
 	defer response.Body.Close()
 	lines := bufio.NewScanner(response.Body)

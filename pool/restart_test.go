@@ -11,7 +11,8 @@ import (
 	"claudepool/pool"
 )
 
-// While nothing can be started, as on a machine in trouble, it isn't for the transcript: the conversation is there afterwards.
+// While nothing can be started, as on a machine in trouble, it isn't for the transcript: the conversation is there
+// afterwards.
 func TestPool_AConversationOutlivesThatNoProcessCanBeStarted(t *testing.T) {
 	t.Parallel()
 	broken := filepath.Join(t.TempDir(), "broken")

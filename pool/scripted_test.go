@@ -23,11 +23,13 @@ func TestScripted_IsPooledLikeTheRealOne(t *testing.T) {
 	first := s.ask("ada", "one", nil)
 	require.Equal(t, "reply to: one", first.text(t))
 	require.Equal(t, "reply to: two", s.ask("ada", "two", nil).text(t))
-	require.Eventually(t, func() bool { reserved, _ := s.pool.Load(); return reserved == 0 }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { reserved, _ := s.pool.Load(); return reserved == 0 }, 30*time.Second,
+		10*time.Millisecond)
 	third := s.ask("ada", "three", nil)
 	require.Equal(t, "reply to: three", third.text(t))
 	require.Equal(t, pool.ProcessResumed, third.process)
-	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two", "assistant: reply to: two", "user: three"}, s.lastCall().Messages())
+	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two", "assistant: reply to: two",
+		"user: three"}, s.lastCall().Messages())
 }
 
 // Each of these turns goes wrong in a way the real CLI can't be made to show. The client is told, the next request is
@@ -64,15 +66,16 @@ func TestPool_AProcessThatEndsBetweenTurnsIsReplacedAndItsConversationResumed(t 
 	s := newScriptedService(t, nil)
 	first := s.ask("ada", "one [[leave]]", nil)
 	first.text(t)
-	require.Eventually(t, func() bool { reserved, _ := s.pool.Load(); return reserved == 0 }, 30*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { reserved, _ := s.pool.Load(); return reserved == 0 }, 30*time.Second,
+		5*time.Millisecond)
 	next := s.ask("ada", "two", nil)
 	require.Equal(t, "reply to: two", next.text(t))
 	require.Equal(t, pool.ProcessResumed, next.process)
 	require.Len(t, s.lastCall().Messages(), 3)
 }
 
-// A process that dies over a message it has not taken up is replaced. The headers have named it by then; the receipt names the
-// one that answered.
+// A process that dies over a message it has not taken up is replaced. The headers have named it by then; the receipt
+// names the one that answered.
 func TestPool_AReceiptNamesTheProcessThatAnswered(t *testing.T) {
 	s := newScriptedService(t, nil)
 	first := s.ask("ada", "one", nil)

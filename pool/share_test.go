@@ -17,7 +17,8 @@ func looked(known map[string]*record, used map[string]float64) (looks []look) {
 		if known[user] == nil {
 			known[user] = &record{}
 		}
-		looks = append(looks, look{seen: seen{user: user}, record: known[user], spent: time.Duration(processors * float64(time.Second))})
+		looks = append(looks, look{seen: seen{user: user}, record: known[user],
+			spent: time.Duration(processors * float64(time.Second))})
 	}
 	return looks
 }

@@ -142,9 +142,9 @@ func (u *user) takeAtRest() (taken []*slot) {
 	return taken
 }
 
-// putDown hands the slot to the next in line. It is still the caller's if the process is to retire first, as its user or
-// the instance is to have none. A conversation without a process of which no turn has gone well is useless, and removed:
-// its client has to say all of it again.
+// putDown hands the slot to the next in line. It is still the caller's if the process is to retire first, as its user
+// or the instance is to have none. A conversation without a process of which no turn has gone well is useless, and
+// removed: its client has to say all of it again.
 func (s *slot) putDown() (retire, useless bool) {
 	c, t := s.conversation, s.user.table
 	t.mu.Lock()

@@ -43,7 +43,8 @@ func home(t *testing.T, s *service) string {
 
 // Everything the first request asks for is in force for its first turn, and nothing of the warm-up is left anywhere.
 func TestStandby_ServesAFirstRequestAsIfItHadBeenStartedForIt(t *testing.T) {
-	for name, newService := range map[string]func(testing.TB, func(*pool.Options)) *service{"real": newService, "scripted": newScriptedService} {
+	for name, newService := range map[string]func(testing.TB, func(*pool.Options)) *service{"real": newService,
+		"scripted": newScriptedService} {
 		t.Run(name, func(t *testing.T) {
 			s := newService(t, withStandby(1))
 			s.awaitStandbys(1)
@@ -92,7 +93,8 @@ func TestStandby_TheWarmUpCostsNobodyAnything(t *testing.T) {
 // where clients send system prompts.
 func TestStandby_OneWithoutATurnTakesASystemPrompt(t *testing.T) {
 	t.Parallel()
-	for name, newService := range map[string]func(testing.TB, func(*pool.Options)) *service{"real": newService, "scripted": newScriptedService} {
+	for name, newService := range map[string]func(testing.TB, func(*pool.Options)) *service{"real": newService,
+		"scripted": newScriptedService} {
 		t.Run(name, func(t *testing.T) {
 			s := newService(t, withStandby(2))
 			s.awaitStandbys(2)

@@ -58,12 +58,14 @@ func TestSlot_ARequestWhoseProcessCantBeReplacedFailsAndAnotherIsServed(t *testi
 	session := fields{"session_id": uuid.NewString()}
 	s.ask("ada", "one", session).text(t)
 	undying.Store(true)
-	refused := s.ask("ada", "two", fields{"session_id": session["session_id"], "system": "be brief"}) // needs another process
+	// needs another process
+	refused := s.ask("ada", "two", fields{"session_id": session["session_id"], "system": "be brief"})
 	require.Equal(t, 503, refused.status, refused.body)
 	requireRefused(t, 429, "rate_limit_error", s.ask("ada", "three", session))
 	require.Equal(t, "reply to: four", s.ask("ada", "four", fields{"session_id": uuid.NewString()}).text(t))
 	undying.Store(false)
-	require.Eventually(t, func() bool { return strings.Contains(s.logs.String(), "has ended at last") }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(s.logs.String(), "has ended at last") }, time.Minute,
+		time.Millisecond)
 	require.Equal(t, "reply to: five", s.ask("ada", "five", session).text(t))
 }
 
@@ -74,7 +76,8 @@ func TestSlot_APoolClosesWithoutAProcessesEndAndDoesntGiveItsUserUp(t *testing.T
 	s.ask("bob", "one", nil).text(t)
 	undying.Store(true)
 	s.pool.Evict(userID("ada"))
-	require.Eventually(t, func() bool { return strings.Contains(s.logs.String(), "could not be ended") }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(s.logs.String(), "could not be ended") }, time.Minute,
+		time.Millisecond)
 	s.pool.Close()
 	require.Empty(t, s.owner.releasedUsers())
 }

@@ -144,8 +144,8 @@ func each(ctx context.Context, held []*slot, atOnce int, do func(*slot) error) e
 }
 
 // reseal copies what the archive has of the held conversations to where the present user will look for it, and returns
-// what it then has there. What it had copied when it failed before may be old by now and is copied again. One that can't
-// be copied, now or ever, is left out.
+// what it then has there. What it had copied when it failed before may be old by now and is copied again. One that
+// can't be copied, now or ever, is left out.
 func (from *user) reseal(ctx context.Context, to *user, held []*slot) (copied map[*conversation]mirror, err error) {
 	p := from.pool
 	copied = make(map[*conversation]mirror)

@@ -65,7 +65,8 @@ func TestInherit_TheProcessGoesOnUnderTheNewTokenWithTheRealCLI(t *testing.T) {
 	require.NotContains(t, s.logs.String(), token("ada"))
 	next := newScriptedService(t, keepingIn(store))
 	next.ask("new", "three", nil).text(t)
-	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two", "assistant: reply to: two", "user: three"}, next.lastCall().Messages())
+	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two", "assistant: reply to: two",
+		"user: three"}, next.lastCall().Messages())
 	next.ask("ada", "hello", nil).text(t)
 	require.Equal(t, []string{"user: hello"}, next.lastCall().Messages(), "the former token is another user")
 }
@@ -82,7 +83,8 @@ func TestInherit_WhatOnlyTheArchiveHasMovesToo(t *testing.T) {
 	require.Len(t, second.lastCall().Messages(), 5, "to say it again changes nothing")
 	former := strings.Count(strings.Join(second.owner.admittedUsers(), " "), userID("ada"))
 	second.ask("new", "four", replacing("ada", "new", nil)).text(t)
-	require.Equal(t, former, strings.Count(strings.Join(second.owner.admittedUsers(), " "), userID("ada")), "nor does it cost anything")
+	require.Equal(t, former, strings.Count(strings.Join(second.owner.admittedUsers(), " "), userID("ada")),
+		"nor does it cost anything")
 	second.pool.Close()
 	require.Len(t, records(t, dir), 1)
 }
@@ -175,7 +177,8 @@ func TestInherit_AnArchiveThatFailsHalfWayLeavesAllWhereItWas(t *testing.T) {
 			return r.status == http.StatusOK
 		}, time.Minute, 10*time.Millisecond)
 		require.Equal(t, "reply to: three", r.text(t))
-		require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two", "assistant: reply to: two", "user: three"}, s.lastCall().Messages())
+		require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two", "assistant: reply to: two",
+			"user: three"}, s.lastCall().Messages())
 		require.Equal(t, pids[i], r.pid)
 	}
 }
@@ -203,7 +206,8 @@ func TestForget_LeavesNothingOfAConversation(t *testing.T) {
 	require.Equal(t, `{"deleted":1}`, s.forget("ada", session))
 	require.NoError(t, s.pool.Sound())
 	require.Equal(t, `{"deleted":0}`, s.forget("ada", session), "to say it again does no harm")
-	require.Eventually(t, func() bool { return len(records(t, dir)) == 2 }, time.Minute, 10*time.Millisecond, "bob's is being saved")
+	require.Eventually(t, func() bool { return len(records(t, dir)) == 2 }, time.Minute, 10*time.Millisecond,
+		"bob's is being saved")
 	s.ask("ada", "new", fields{"session_id": session}).text(t)
 	require.Equal(t, []string{"user: new"}, s.lastCall().Messages())
 

@@ -29,11 +29,13 @@ var damages = map[string]struct {
 	// Of which user the CLI has to be the real one: where it is the CLI that finds the damage, or could write through it.
 	real string
 }{
-	"deleted":   {replaced(func(string) error { return nil }), api.ContextLost, ""},
-	"no folder": {func(t *testing.T, path string) { require.NoError(t, os.RemoveAll(filepath.Dir(path))) }, api.ContextLost, ""},
-	"a folder":  {replaced(func(path string) error { return os.MkdirAll(filepath.Join(path, "full"), 0o700) }), api.ContextLost, ""},
-	"a fifo":    {replaced(func(path string) error { return syscall.Mkfifo(path, 0o600) }), api.ContextLost, "ada"},
-	"a link":    {replaced(func(path string) error { return os.Symlink("/etc/passwd", path) }), api.ContextLost, "ada"},
+	"deleted": {replaced(func(string) error { return nil }), api.ContextLost, ""},
+	"no folder": {func(t *testing.T, path string) { require.NoError(t, os.RemoveAll(filepath.Dir(path))) },
+		api.ContextLost, ""},
+	"a folder": {replaced(func(path string) error { return os.MkdirAll(filepath.Join(path, "full"), 0o700) }),
+		api.ContextLost, ""},
+	"a fifo": {replaced(func(path string) error { return syscall.Mkfifo(path, 0o600) }), api.ContextLost, "ada"},
+	"a link": {replaced(func(path string) error { return os.Symlink("/etc/passwd", path) }), api.ContextLost, "ada"},
 	"a file on the way": {func(t *testing.T, path string) {
 		projects := filepath.Dir(filepath.Dir(path))
 		require.NoError(t, os.RemoveAll(projects))
@@ -45,8 +47,9 @@ var damages = map[string]struct {
 		require.NoError(t, os.Symlink("/etc", projects))
 	}, api.ContextLost, "ada"},
 	"emptied": {rewritten(func([]byte) []byte { return nil }), api.ContextLost, "ada bob"},
-	"garbage": {rewritten(func([]byte) []byte { return bytes.Repeat([]byte("no JSON\x00\n"), 1000) }), api.ContextLost, "ada bob"},
-	"cut":     {rewritten(func(text []byte) []byte { return text[:len(text)-100] }), api.ContextResumed, "ada bob"},
+	"garbage": {rewritten(func([]byte) []byte { return bytes.Repeat([]byte("no JSON\x00\n"), 1000) }), api.ContextLost,
+		"ada bob"},
+	"cut": {rewritten(func(text []byte) []byte { return text[:len(text)-100] }), api.ContextResumed, "ada bob"},
 	"mixed": {rewritten(func(text []byte) []byte { return append([]byte("{no JSON\n\x00\n"), text...) }),
 		api.ContextResumed, "ada bob"},
 }
@@ -66,8 +69,8 @@ func rewritten(change func(text []byte) []byte) func(*testing.T, string) {
 	}
 }
 
-// Whoever runs in a workspace can do what they like to its transcript, and disks fail: the conversation goes on with what is
-// left of it, and the receipt tells.
+// Whoever runs in a workspace can do what they like to its transcript, and disks fail: the conversation goes on with
+// what is left of it, and the receipt tells.
 func TestPool_NoStateOfATranscriptMakesAConversationUnusable(t *testing.T) {
 	requests := map[string]func(text string) fields{
 		"ada": func(string) fields { return nil },
@@ -96,8 +99,8 @@ func TestPool_NoStateOfATranscriptMakesAConversationUnusable(t *testing.T) {
 	}
 }
 
-// goesOn has the user go on by a request that says "two", of which the receipt is to tell this unless it tells what was said
-// before, and once more.
+// goesOn has the user go on by a request that says "two", of which the receipt is to tell this unless it tells what was
+// said before, and once more.
 func (s *service) goesOn(t *testing.T, who string, request fields, context string) {
 	t.Helper()
 	said := []string{"user: one", "assistant: reply to: one"}

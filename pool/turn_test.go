@@ -79,7 +79,8 @@ func TestPool_AClientThatHangsUpDoesntPoisonTheNextRequest(t *testing.T) {
 	require.Equal(t, "reply to: next", next.text(t))
 	t.Logf("answered %v after the hang-up", time.Since(sent))
 	require.Equal(t, first.pid, next.pid, "the process stays")
-	require.Eventually(t, func() bool { return s.api.Open() == 0 }, 10*time.Second, time.Millisecond, "the abandoned turn's API call has ended")
+	require.Eventually(t, func() bool { return s.api.Open() == 0 }, 10*time.Second, time.Millisecond,
+		"the abandoned turn's API call has ended")
 	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: next"}, s.lastCall().Messages())
 }
 
@@ -196,7 +197,8 @@ func TestPool_SessionsOfAUserNeverSeeEachOther(t *testing.T) {
 	s.ask("ada", "beta", fields{"session_id": b}).text(t)
 	require.Equal(t, []string{"user: beta"}, s.lastCall().Messages())
 	require.NotContains(t, string(s.lastCall().Body), "alpha")
-	require.Eventually(t, func() bool { reserved, _ := s.pool.Load(); return reserved == 0 }, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { reserved, _ := s.pool.Load(); return reserved == 0 }, 10*time.Second,
+		20*time.Millisecond)
 
 	again := s.ask("ada", "gamma", fields{"session_id": a})
 	again.text(t)
@@ -228,7 +230,8 @@ func TestPool_HistoryIsOneTurnAndNothingIsSentTwice(t *testing.T) {
 	require.Equal(t, []string{"user: I am Zoe", "assistant: Hello Zoe", "user: Who am I?"}, s.lastCall().Messages())
 	require.Len(t, s.api.Calls(), 1)
 
-	history = append(history, fields{"role": "assistant", "content": "reply to: Who am I?"}, fields{"role": "user", "content": "And you?"})
+	history = append(history, fields{"role": "assistant", "content": "reply to: Who am I?"},
+		fields{"role": "user", "content": "And you?"})
 	second := s.ask("ada", "", fields{"messages": history})
 	require.Equal(t, "reply to: And you?", second.text(t))
 	require.Equal(t, first.pid, second.pid)
@@ -253,7 +256,8 @@ func TestPool_FailuresOfTheAPIAreToldAndForgotten(t *testing.T) {
 	s := newService(t, func(o *pool.Options) { o.SilenceTimeout = 5 * time.Second })
 	s.ask("ada", "one", nil).text(t)
 	said := []string{"user: one", "assistant: reply to: one"}
-	for fault, status := range map[string]int64{"[[status=401]]": 401, "[[status=429]]": 429, "[[status=529]]": 529, "[[status=500]]": 500, "[[silence]]": 0} {
+	for fault, status := range map[string]int64{"[[status=401]]": 401, "[[status=429]]": 429, "[[status=529]]": 529,
+		"[[status=500]]": 500, "[[silence]]": 0} {
 		r := s.ask("ada", "heliotrope "+fault, nil)
 		require.True(t, r.done, fault)
 		require.NotContains(t, r.body, "127.0.0.1", fault)

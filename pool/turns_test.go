@@ -26,8 +26,8 @@ func (s *service) begin(user, text string, calls int) (response *http.Response, 
 	}
 }
 
-// fail has a turn that doesn't go well: by itself, or when the API has been asked so many times, spoil has been called and
-// its client has hung up.
+// fail has a turn that doesn't go well: by itself, or when the API has been asked so many times, spoil has been called
+// and its client has hung up.
 func (s *service) fail(user, text string, calls int, spoil func()) {
 	s.t.Helper()
 	if calls == 0 {
@@ -115,7 +115,8 @@ func TestPool_ASummaryThatAGoodTurnMadeStays(t *testing.T) {
 // What counts as the turn's last line is one of the main conversation, also where that has no text.
 func TestPool_ATurnWithoutAnAnswerIsAGoodOne(t *testing.T) {
 	t.Parallel()
-	agent := `[[1:tool=Agent {"description":"d","prompt":"look around","subagent_type":"general-purpose","run_in_background":false}]]`
+	agent := `[[1:tool=Agent {"description":"d","prompt":"look around","subagent_type":"general-purpose",` +
+		`"run_in_background":false}]]`
 	for name, text := range map[string]string{
 		"empty":                  "violet [[empty]]",
 		"empty after a subagent": "violet " + agent + "[[2:empty]][[3:empty]]",
@@ -132,7 +133,8 @@ func TestPool_ATurnWithoutAnAnswerIsAGoodOne(t *testing.T) {
 			live := s.lastCall().Messages()
 			require.Contains(t, strings.Join(live, "\n"), "violet")
 			require.NotContains(t, strings.Join(live, "\n"), "lilac")
-			require.Equal(t, strings.Contains(text, "Agent"), strings.Contains(string(s.lastCall().Body), "reply to: look around"))
+			require.Equal(t, strings.Contains(text, "Agent"), strings.Contains(string(s.lastCall().Body),
+				"reply to: look around"))
 
 			s.ask("ada", "lilac [[status=500]]", nil)
 			s.reap()

@@ -159,8 +159,8 @@ func TestPool_ACLIThatIsNotReadyInTimeIsGivenUp(t *testing.T) {
 	}
 }
 
-// A tool may take as long as it likes: only an API that says nothing is silent. The CLI tells of a task after some three
-// seconds, then no more.
+// A tool may take as long as it likes: only an API that says nothing is silent. The CLI tells of a task after some
+// three seconds, then no more.
 func TestPool_AToolThatRunsQuietlyIsNoSilence(t *testing.T) {
 	t.Parallel()
 	s := newService(t, func(o *pool.Options) {

@@ -69,7 +69,8 @@ var steps = []step{
 	{"handed to another instance", 1, func(w *walk) { w.reaped(); w.at = 1 - w.at; w.service = w.instances[w.at] }},
 }
 
-// realSteps are those that only the real CLI can show: a turn that compacts, or runs subagents, or leaves work in the background.
+// realSteps are those that only the real CLI can show: a turn that compacts, or runs subagents, or leaves work in the
+// background.
 var realSteps = []step{
 	{"subagent", 3, func(w *walk) { w.good(lookAround) }},
 	{"failed after a subagent", 2, func(w *walk) { w.fail(lookAround + "[[2:status=500]]") }},
@@ -83,7 +84,8 @@ var realSteps = []step{
 }
 
 // lookAround has the model ask a subagent.
-const lookAround = `[[1:tool=Agent {"description":"d","prompt":"look around","subagent_type":"general-purpose","run_in_background":false}]]`
+const lookAround = `[[1:tool=Agent {"description":"d","prompt":"look around","subagent_type":"general-purpose",` +
+	`"run_in_background":false}]]`
 
 type step struct {
 	name   string
@@ -133,7 +135,8 @@ func walkAll(t *testing.T, n, atOnce int, start func(testing.TB, func(*pool.Opti
 func walkThrough(t *testing.T, seed uint64, number int, instances [2]*service, steps []step) {
 	random := rand.New(rand.NewPCG(seed, uint64(number)))
 	w := &walk{instances: instances, rand: random}
-	w.client = client{service: instances[0], user: fmt.Sprint("walker-", number), way: ways[random.IntN(len(ways))], session: uuid.NewString()}
+	w.client = client{service: instances[0], user: fmt.Sprint("walker-", number), way: ways[random.IntN(len(ways))],
+		session: uuid.NewString()}
 	done := false
 	defer func() {
 		if !done {
@@ -162,8 +165,8 @@ func (w *walk) choose(steps []step) step {
 	return all[w.rand.IntN(len(all))]
 }
 
-// question is one that hasn't been asked before. What is asked for has the last word in it, as the API merges a question
-// that has got an empty answer with the next.
+// question is one that hasn't been asked before. What is asked for has the last word in it, as the API merges a
+// question that has got an empty answer with the next.
 func (w *walk) question(wants string) string {
 	w.asked++
 	return fmt.Sprintf("question %d of %s %s", w.asked, w.user, wants)
@@ -205,11 +208,12 @@ func (w *walk) again() {
 	w.answered(question)
 }
 
-// hasPast reports whether there is something to summarize. Of a summary in a summary the stand-in can't tell what is asked.
+// hasPast reports whether there is something to summarize. Of a summary in a summary the stand-in can't tell what is
+// asked.
 func (w *walk) hasPast() bool { return len(w.said) > 4 && !w.summarized }
 
-// compacted has a turn fill the model's window, so that the next one begins with a summary. From there on the API is to see
-// what it sees then.
+// compacted has a turn fill the model's window, so that the next one begins with a summary. From there on the API is to
+// see what it sees then.
 func (w *walk) compacted() {
 	if !w.hasPast() {
 		return

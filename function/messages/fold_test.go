@@ -114,8 +114,10 @@ func TestFold_AnErrorThatIsNullIsNone(t *testing.T) {
 func TestFold_AVoidCallGetsNoResult(t *testing.T) {
 	stream, whole, _ := folded(&Asked{Model: "haiku"}, []string{
 		`{"type":"stream_event","event":{"type":"message_start","message":{"id":"msg_1"}}}`,
-		`{"type":"stream_event","event":{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"toolu_1"}}}`,
-		`{"type":"assistant","message":{"id":"msg_1","content":[{"type":"tool_use","id":"toolu_1","name":"Bash","input":{}}]}}`,
+		`{"type":"stream_event","event":{"type":"content_block_start","index":0,"content_block":{"type":"tool_use",` +
+			`"id":"toolu_1"}}}`,
+		`{"type":"assistant","message":{"id":"msg_1","content":[{"type":"tool_use","id":"toolu_1","name":"Bash","input":{}` +
+			`}]}}`,
 		`{"type":"stream_event","event":{"type":"content_block_stop","index":0}}`,
 		`{"type":"stream_event","event":{"type":"message_stop"}}`,
 		`{"type":"user","message":{"content":[{"type":"tool_result","tool_use_id":"toolu_1","content":"x"}]}}`,

@@ -48,7 +48,8 @@ func TestTranslation_PrintsTheRatiosOfTheEndpoints(t *testing.T) {
 	for row, pairs := range map[string]string{
 		"short request, first token": "4 +2", "short request, total": "4 +2", "events/s of 2 streams": "2 +2",
 	} {
-		require.Regexp(t, fmt.Sprintf(`(?m)^%s +[1-9].* +[1-9].* +\d+\.\d{3} +\d+\.\d{3} to [\d.+Inf]+ +%s$`, row, pairs), table.String())
+		require.Regexp(t, fmt.Sprintf(`(?m)^%s +[1-9].* +[1-9].* +\d+\.\d{3} +\d+\.\d{3} to [\d.+Inf]+ +%s$`, row, pairs),
+			table.String())
 	}
 }
 

@@ -134,8 +134,8 @@ func (c *comparison) newUsers(ctx context.Context, n int, both opponents) error 
 	return nil
 }
 
-// laterRequests has two users go on, in turn. Each request is a sample of its own, as the scatter of a request is larger
-// than that of processes; what requests of a process share, the interval allows for, as it is one over rounds.
+// laterRequests has two users go on, in turn. Each request is a sample of its own, as the scatter of a request is
+// larger than that of processes; what requests of a process share, the interval allows for, as it is one over rounds.
 func (c *comparison) laterRequests(ctx context.Context, n int, was, is *user) error {
 	users := [2]*user{base: was, now: is}
 	return abba(n, c.sizes.laters, func(i, side int) (sample, error) {

@@ -53,8 +53,8 @@ func (o opponents) threads() (both [2]threads, err error) {
 	return both, nil
 }
 
-// saving is how long a service is left alone after a run of many streams, in which it saves what was said. What is still
-// to be saved would be counted as the next run's.
+// saving is how long a service is left alone after a run of many streams, in which it saves what was said. What is
+// still to be saved would be counted as the next run's.
 const saving = 300 * time.Millisecond
 
 // cost is what a run of many streams took.

@@ -94,7 +94,8 @@ func testCalls(t *testing.T, d *deployment) {
 		page, more = "?limit=2&after_id="+gjson.Get(body, "last_id").Str, gjson.Get(body, "has_more").Bool()
 	}
 	require.Equal(t, pooltest.Models, ids)
-	status, _, body = d.call(1, http.MethodGet, api.PathModels+"?limit=1&before_id="+ids[2], "", "anthropic-version", "2026-10-21")
+	status, _, body = d.call(1, http.MethodGet, api.PathModels+"?limit=1&before_id="+ids[2], "", "anthropic-version",
+		"2026-10-21")
 	require.Equal(t, http.StatusOK, status, body)
 	require.Equal(t, ids[1], gjson.Get(body, "data.0.id").Str)
 	require.True(t, gjson.Get(body, "has_more").Bool())

@@ -190,7 +190,8 @@ func TestMessages_AClientOfTheMessagesAPITalksToTheRealCLI(t *testing.T) {
 		c := newChat(t, "fails")
 		first, _ := c.ask("before")
 		before := slices.Clip(c.messages)
-		for status, kind := range map[string]string{"400": "invalid_request_error", "403": "permission_error", "529": "overloaded_error"} {
+		for status, kind := range map[string]string{"400": "invalid_request_error", "403": "permission_error",
+			"529": "overloaded_error"} {
 			for _, stream := range []bool{false, true} {
 				c.messages = before
 				response, body := c.post("fail [[status="+status+"]]", stream)

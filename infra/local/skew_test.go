@@ -46,7 +46,8 @@ func releaseBefore(t *testing.T) string {
 // release builds these sources as a release that speaks a version of the wire.
 func release(t *testing.T, wire int) string {
 	t.Helper()
-	return build(t, fmt.Sprint("wire-", wire), ".", "-ldflags", fmt.Sprintf("-s -w -X claudepool/infra/hop.current=%d", wire))
+	return build(t, fmt.Sprint("wire-", wire), ".", "-ldflags", fmt.Sprintf("-s -w -X claudepool/infra/hop.current=%d",
+		wire))
 }
 
 func TestSkew_ReleasesServeSideBySide(t *testing.T) {

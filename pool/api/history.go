@@ -42,8 +42,8 @@ type Reply struct {
 	Shown   string // of a stream of /v1/messages
 }
 
-// History is what a request says was said before: in one of the ways, nobody knows which, in one with any white space, and
-// as releases before this one took it.
+// History is what a request says was said before: in one of the ways, nobody knows which, in one with any white space,
+// and as releases before this one took it.
 type History struct{ Now, Loose, Former Digest }
 
 // HistoryOf is that of messages as a client sends them. Users' texts, images and documents count, and the texts of the

@@ -86,7 +86,8 @@ func TestDigests_AConversationIsFoundHoweverItsClientKeepsTheAnswers(t *testing.
 	}
 }
 
-// Clients that know no blocks are given texts of different messages with a blank line between them, and some trim lines.
+// Clients that know no blocks are given texts of different messages with a blank line between them, and some trim
+// lines.
 func TestDigests_WhiteSpaceInAnswersIsNotWhatTellsConversationsApart(t *testing.T) {
 	asked := []Message{said("user", "a b")}
 	d := Digests{}.Extend(asked, Reply{All: "let me see it is", Shown: "let me see itit is"}).

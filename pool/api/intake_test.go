@@ -93,7 +93,8 @@ func TestIntake_SmallBodiesHaveABoundToo(t *testing.T) {
 func TestIntake_NothingStaysHeldOfWhatFailed(t *testing.T) {
 	i := NewIntake(megabyte, 0)
 	for range 10 {
-		_, err := i.Read(io.MultiReader(strings.NewReader(strings.Repeat("x", megabyte/2)), broken{io.ErrUnexpectedEOF}), -1, nil)
+		_, err := i.Read(io.MultiReader(strings.NewReader(strings.Repeat("x", megabyte/2)), broken{io.ErrUnexpectedEOF}), -1,
+			nil)
 		require.Error(t, err)
 		_, err = i.Read(strings.NewReader(strings.Repeat("x", 2*megabyte)), -1, nil)
 		require.Error(t, err)

@@ -27,7 +27,8 @@ const (
 )
 
 // protections are all of them but for extras, in the order in which they are told.
-var protections = []string{ProtectionUID, ProtectionFiles, ProtectionNetwork, ProtectionSyscalls, ProtectionLimits, ProtectionSignals}
+var protections = []string{ProtectionUID, ProtectionFiles, ProtectionNetwork, ProtectionSyscalls, ProtectionLimits,
+	ProtectionSignals}
 
 // probeTimeout bounds all of a probe.
 const probeTimeout = 20 * time.Second

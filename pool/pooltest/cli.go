@@ -54,8 +54,8 @@ func AttackTool() (string, error) {
 // takes longer to link a program than to run most tests. It may be called by several processes at a time.
 func Build(packages ...string) (dir string, err error) { return BuildApart("", ".", packages...) }
 
-// BuildApart is as Build for other sources, or with more flags before the packages. The programs are kept in a folder of
-// that name, so that Go links only what isn't up to date there.
+// BuildApart is as Build for other sources, or with more flags before the packages. The programs are kept in a folder
+// of that name, so that Go links only what isn't up to date there.
 func BuildApart(name, sources string, flagsAndPackages ...string) (dir string, err error) {
 	tools, err := toolsFolder()
 	if err != nil {

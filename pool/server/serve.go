@@ -40,7 +40,8 @@ func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, 
 }
 
 // acquire gets the turn, which begins with that. On an error the body is released.
-func (s *Server) acquire(ctx context.Context, claims hop.Claims, req *api.Request, release func(), out *stream) (Turn, error) {
+func (s *Server) acquire(ctx context.Context, claims hop.Claims, req *api.Request, release func(), out *stream) (Turn,
+	error) {
 	turn, err := s.backend.Acquire(ctx, req, claims.Outage)
 	if err != nil {
 		release()
@@ -52,7 +53,8 @@ func (s *Server) acquire(ctx context.Context, claims hop.Claims, req *api.Reques
 }
 
 // read reads and decodes what the hop's user asks for. What has been read counts as held until it is released.
-func (s *Server) read(r *http.Request, claims hop.Claims, decode func([]byte) (*api.Request, error)) (*api.Request, func(), error) {
+func (s *Server) read(r *http.Request, claims hop.Claims, decode func([]byte) (*api.Request, error)) (*api.Request,
+	func(), error) {
 	body, err := s.intake.Read(r.Body, r.ContentLength, nil)
 	if err != nil {
 		return nil, nil, err
@@ -69,8 +71,8 @@ func (s *Server) read(r *http.Request, claims hop.Claims, decode func([]byte) (*
 	return req, body.Release, nil
 }
 
-// finish runs the turn to its end whether the client stays or not, and hands its stream over while it does. It may be that
-// of an idempotency key.
+// finish runs the turn to its end whether the client stays or not, and hands its stream over while it does. It may be
+// that of an idempotency key.
 func (s *Server) finish(ctx context.Context, turn Turn, user [32]byte, release func(), out *stream, of *key) error {
 	r := newReplay(user, s.tuning.replayBytes)
 	r.isShared = of != nil

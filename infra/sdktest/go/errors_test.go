@@ -49,7 +49,8 @@ func TestErrors_ATurnThatFailedIsNeverSentAgain(t *testing.T) {
 			require.Equal(t, 2, u.requests)
 			message, _ := u.create(params(says(fmt.Sprintf("go after %d", status))))
 			require.Equal(t, fmt.Sprintf("reply to: go after %d", status), text(message))
-			require.Equal(t, []string{fmt.Sprintf("user: go after %d", status)}, once(t, fmt.Sprintf("go after %d", status)).Messages)
+			require.Equal(t, []string{fmt.Sprintf("user: go after %d", status)}, once(t,
+				fmt.Sprintf("go after %d", status)).Messages)
 		})
 	}
 }

@@ -28,7 +28,8 @@ type Block map[string]string
 
 var stopReasons = []string{"end_turn", "max_tokens", "stop_sequence", "refusal"}
 
-var deltasOf = map[string][]string{"text": {"text_delta", "citations_delta"}, "thinking": {"thinking_delta", "signature_delta"},
+var deltasOf = map[string][]string{"text": {"text_delta", "citations_delta"},
+	"thinking":        {"thinking_delta", "signature_delta"},
 	"server_tool_use": {"input_json_delta"}}
 
 // Check reads a whole stream. Its error says where that isn't as clients expect.
@@ -110,7 +111,8 @@ func (m *Message) start(name string, head gjson.Result) error {
 	switch {
 	case name != "message_start":
 		return fmt.Errorf("before message_start")
-	case head.Get("type").Str != "message" || head.Get("role").Str != "assistant" || head.Get("id").Str == "" || head.Get("model").Str == "":
+	case head.Get("type").Str != "message" || head.Get("role").Str != "assistant" || head.Get("id").Str == "" ||
+		head.Get("model").Str == "":
 		return fmt.Errorf("no message")
 	case head.Get("content").Raw != "[]" || head.Get("stop_reason").Type != gjson.Null:
 		return fmt.Errorf("a message that isn't at its beginning")
@@ -171,12 +173,14 @@ func (m *Message) begin(block gjson.Result) error {
 	switch b["type"] {
 	case "text", "thinking", "redacted_thinking", "server_tool_use":
 	case "mcp_tool_use":
-		if _, twice := m.calls[b["id"]]; twice || b["id"] == "" || b["name"] == "" || b["server_name"] == "" || !block.Get("input").IsObject() {
+		if _, twice := m.calls[b["id"]]; twice || b["id"] == "" || b["name"] == "" || b["server_name"] == "" ||
+			!block.Get("input").IsObject() {
 			return fmt.Errorf("no call of a tool")
 		}
 		m.calls[b["id"]] = m.open
 	case "mcp_tool_result":
-		if at, called := m.calls[b["tool_use_id"]]; !called || at < 0 || !block.Get("is_error").IsBool() || !block.Get("content").IsArray() {
+		if at, called := m.calls[b["tool_use_id"]]; !called || at < 0 || !block.Get("is_error").IsBool() ||
+			!block.Get("content").IsArray() {
 			return fmt.Errorf("no result of a call")
 		}
 		m.calls[b["tool_use_id"]] = -1

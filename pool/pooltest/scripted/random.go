@@ -17,7 +17,8 @@ func (t *turn) random() {
 	said, id := turns.Random(uint64(t.wants.Number("random"))), uuid.NewString() // #nosec G115 -- a test's
 	own := strings.NewReplacer(`"uuid":"u"`, fmt.Sprintf(`"uuid":%q`, id),
 		`"session_id":"s"`, fmt.Sprintf(`"session_id":%q`, t.cli.session.id),
-		`{"type":"result",`, fmt.Sprintf(`{"type":"result","user_message_uuid":%q,"session_id":%q,`, t.uuid, t.cli.session.id))
+		`{"type":"result",`, fmt.Sprintf(`{"type":"result","user_message_uuid":%q,"session_id":%q,`, t.uuid,
+			t.cli.session.id))
 	for _, line := range said.Lines {
 		if strings.HasPrefix(line, `{"type":"error"`) {
 			os.Exit(1)

@@ -1,5 +1,5 @@
-// Package turns writes what the CLI writes in a turn, as it was seen to, at random: answers that are cut and begun anew, or
-// given without having been streamed, several in a turn, with tools, subagents and errors in the middle.
+// Package turns writes what the CLI writes in a turn, as it was seen to, at random: answers that are cut and begun
+// anew, or given without having been streamed, several in a turn, with tools, subagents and errors in the middle.
 package turns
 
 import (
@@ -16,7 +16,8 @@ type Turn struct {
 	Texts, Thoughts string
 	Tools           []string // ids of the calls
 	Input, Output   int      // tokens of all answers, also of those that were cut
-	Failure         bool     // the turn fails: with a result, or with an error of the pool's, in place of which the CLI has died
+	// the turn fails: with a result, or with an error of the pool's, in place of which the CLI has died
+	Failure bool
 
 	r *rand.Rand
 	n int // ids given
@@ -32,7 +33,8 @@ func Random(seed uint64) *Turn {
 	stops := []string{"tool_use", "max_tokens", "refusal", "end_turn"}
 	for range t.r.IntN(4) {
 		t.Answer(stops[t.r.IntN(3)])
-		t.line(`{"type":"user","isSynthetic":true,"message":{"role":"user","content":"Resume directly"},"parent_tool_use_id":null}`)
+		t.line(`{"type":"user","isSynthetic":true,"message":{"role":"user","content":"Resume directly"},` +
+			`"parent_tool_use_id":null}`)
 	}
 	if t.r.IntN(6) > 0 {
 		t.Answer("end_turn")
@@ -45,21 +47,24 @@ func Random(seed uint64) *Turn {
 		t.Lines = append(t.Lines, `{"type":"error","error":{"type":"overloaded_error","message":"no"}}`)
 		return t
 	}
-	t.line(`{"type":"assistant","error":"server_error","message":{"id":"e","content":[{"type":"text","text":"API Error"}]}}`)
+	t.line(`{"type":"assistant","error":"server_error","message":{"id":"e","content":[{"type":"text","text":"API ` +
+		`Error"}]}}`)
 	t.line(`{"type":"result","subtype":"success","is_error":true,"api_error_status":529,"result":"overloaded"}`)
 	return t
 }
 
 func (t *Turn) line(format string, args ...any) {
 	if t.r.IntN(12) == 0 {
-		t.Lines = append(t.Lines, fmt.Sprintf(`{"type":"assistant","message":{"id":"msg_sub","role":"assistant","content":[{"type":"text",`+
+		t.Lines = append(t.Lines, fmt.Sprintf(`{"type":"assistant","message":{"id":"msg_sub","role":"assistant",`+
+			`"content":[{"type":"text",`+
 			`"text":"of a subagent %d"}]},"parent_tool_use_id":"toolu_0","uuid":"u"}`, t.n))
 	}
 	t.Lines = append(t.Lines, fmt.Sprintf(format, args...))
 }
 
 func (t *Turn) event(format string, args ...any) {
-	t.line(`{"type":"stream_event","event":%s,"session_id":"s","parent_tool_use_id":null,"uuid":"u"}`, fmt.Sprintf(format, args...))
+	t.line(`{"type":"stream_event","event":%s,"session_id":"s","parent_tool_use_id":null,"uuid":"u"}`,
+		fmt.Sprintf(format, args...))
 }
 
 func (t *Turn) id(kind string) string {
@@ -103,7 +108,8 @@ func (t *Turn) blocks() (all []spoken) {
 	return all
 }
 
-// Answer adds one answer: it streams an answer, or gives one without streaming it, after having begun it in vain some times.
+// Answer adds one answer: it streams an answer, or gives one without streaming it, after having begun it in vain some
+// times.
 func (t *Turn) Answer(stop string) {
 	blocks := t.blocks()
 	unstreamed := false
@@ -131,7 +137,8 @@ func (t *Turn) Answer(stop string) {
 }
 
 func (t *Turn) start(id string) {
-	t.event(`{"type":"message_start","message":{"id":%q,"type":"message","role":"assistant","model":"claude-haiku-5-5","content":[],`+
+	t.event(`{"type":"message_start","message":{"id":%q,"type":"message","role":"assistant","model":"claude-haiku-5-5",`+
+		`"content":[],`+
 		`"stop_reason":null,"usage":{"input_tokens":11,"output_tokens":1}}}`, id)
 	t.Input += 11
 }
@@ -172,7 +179,8 @@ func (t *Turn) deltas(i int, b spoken, size int) {
 		for n < len(text) && text[n]&0xc0 == 0x80 { // not within a character
 			n++
 		}
-		t.event(`{"type":"content_block_delta","index":%d,"delta":{"type":"%s_delta",%q:%s}}`, i, b.kind, b.kind, quote(text[:n]))
+		t.event(`{"type":"content_block_delta","index":%d,"delta":{"type":"%s_delta",%q:%s}}`, i, b.kind, b.kind,
+			quote(text[:n]))
 		text = text[n:]
 	}
 	if b.kind == "thinking" && size == len(b.text) {
@@ -180,8 +188,8 @@ func (t *Turn) deltas(i int, b spoken, size int) {
 	}
 }
 
-// cut begins an answer that is cut within a block: the one that will be given, or another one, of which the blocks before
-// that one are kept.
+// cut begins an answer that is cut within a block: the one that will be given, or another one, of which the blocks
+// before that one are kept.
 func (t *Turn) cut(blocks []spoken) {
 	if blocks = blocks[:1]; t.r.IntN(2) == 0 {
 		blocks = t.blocks()
@@ -214,7 +222,8 @@ func (t *Turn) cut(blocks []spoken) {
 
 // repeat writes the line in which the CLI has a block that ends.
 func (t *Turn) repeat(id string, b spoken) {
-	t.line(`{"type":"assistant","message":{"id":%q,"role":"assistant","model":"claude-haiku-5-5","content":[%s],"stop_reason":null,`+
+	t.line(`{"type":"assistant","message":{"id":%q,"role":"assistant","model":"claude-haiku-5-5","content":[%s],`+
+		`"stop_reason":null,`+
 		`"usage":{"input_tokens":11,"output_tokens":1}},"parent_tool_use_id":null,"uuid":"u"}`, id, b.json())
 }
 
@@ -257,7 +266,8 @@ func (t *Turn) result(tool string) {
 	if t.r.IntN(20) == 0 {
 		return // which is made up for
 	}
-	t.line(`{"type":"user","message":{"role":"user","content":[{"type":"tool_result","tool_use_id":%q,"is_error":%t,"content":%s}]},`+
+	t.line(`{"type":"user","message":{"role":"user","content":[{"type":"tool_result","tool_use_id":%q,"is_error":%t,`+
+		`"content":%s}]},`+
 		`"parent_tool_use_id":null,"uuid":"u"}`, tool, t.r.IntN(2) == 0,
 		[]string{`"said"`, `[{"type":"text","text":"said"},{"type":"image","source":{}}]`}[t.r.IntN(2)])
 }
