@@ -75,7 +75,8 @@ func TestHostile_BusyThreadsGiveWayToOthers(t *testing.T) {
 		}
 		return n > least
 	}
-	require.Eventually(t, func() bool { return all(unix.SCHED_IDLE, many) }, time.Minute, 50*time.Millisecond, "%s", s.logs)
+	require.Eventually(t, func() bool { return all(unix.SCHED_IDLE, many) }, time.Minute, 50*time.Millisecond,
+		"%s", s.logs)
 	require.Equal(t, 1, strings.Count(s.logs.String(), "give way to others"), "bob's alone")
 	s.latencies("meanwhile")
 	require.NotContains(t, s.logs.String(), "give way no more")
