@@ -1,4 +1,4 @@
-# Everything that is needed is fetched into .tools/, which git ignores; see setup.sh for what and why.
+# The CLI and the SDKs are fetched into .tools/, which git ignores; infra/setup.sh has what else is needed.
 include infra/claude.env
 CLAUDE_BIN     := $(CURDIR)/.tools/claude-$(CLAUDE_VERSION)/claude
 STATICCHECK    := honnef.co/go/tools/cmd/staticcheck@v0.8.2

@@ -116,7 +116,7 @@ func (f *Front) ask(ctx context.Context, w http.ResponseWriter, r *http.Request,
 	passAnswer(w, id, answer)
 }
 
-var errNobody = api.Unavailable(callRetry, "no instance can ask the API now, try again")
+var errNoInstance = api.Unavailable(callRetry, "no instance can ask the API now, try again")
 
 // passToAny asks one instance after the other until one has an answer. To ask twice does no harm. Instances of the
 // release before don't know such calls.
@@ -125,7 +125,7 @@ func (f *Front) passToAny(ctx context.Context, c call, to api.Call) (*http.Respo
 		answer, err := f.passTo(ctx, c, to, instance)
 		switch {
 		case ctx.Err() != nil:
-			return nil, errNobody
+			return nil, errNoInstance
 		case err != nil:
 			f.opts.Logger.InfoContext(ctx, "an instance can't be asked", "instance", instance.Instance, "error", err)
 		case answer.Header.Get(api.HeaderPassed) != "":
@@ -134,7 +134,7 @@ func (f *Front) passToAny(ctx context.Context, c call, to api.Call) (*http.Respo
 			_ = answer.Body.Close()
 		}
 	}
-	return nil, errNobody
+	return nil, errNoInstance
 }
 
 func (f *Front) passTo(ctx context.Context, c call, to api.Call, instance router.Owner) (*http.Response, error) {

@@ -20,14 +20,14 @@ func (f *Front) chat(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// belowChat is where paths begin that OpenAI's clients alone ask at.
-const belowChat = "/v1/chat/"
+// chatPrefix is where paths begin that OpenAI's clients alone ask at.
+const chatPrefix = "/v1/chat/"
 
-// inShape has answers be in OpenAI's shape, wherever they come from, where OpenAI's clients ask: of models that is who
-// names no version of the Messages API.
+// inShape puts answers to OpenAI's clients into OpenAI's shape, whatever wrote them. Requests for models are theirs if
+// they name no version of the Messages API.
 func inShape(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
 	switch {
-	case strings.HasPrefix(r.URL.Path, belowChat):
+	case strings.HasPrefix(r.URL.Path, chatPrefix):
 		return &chatAnswers{ResponseWriter: w}
 	case r.URL.Path == api.PathModels && r.Header.Get("Anthropic-Version") == "":
 		r.URL.RawQuery = "limit=1000" // as there are no pages

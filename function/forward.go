@@ -40,7 +40,7 @@ type call struct {
 // errNotNow says that nothing was run and that trying again shortly makes sense.
 var errNotNow = errors.New("front: the owner can't take the request now")
 
-// begun is why a request failed of which some may have been run.
+// begun wraps the error of a request that may have been run in part.
 type begun struct{ error }
 
 func (b begun) Unwrap() error { return b.error }
@@ -120,7 +120,7 @@ func (f *Front) send(ctx context.Context, c call, owner router.Owner) (*http.Res
 	}
 	answer, again := f.exchange(ctx, c, owner)
 	if errors.Is(again, hop.ErrUnreached) && c.path == api.PathMessages && !f.opts.Router.Answered(ctx, owner) {
-		return nil, err // the first time it may have been accepted: it must not seem never to have been sent
+		return nil, err // the first one may have been accepted: the error must not be ErrUnreached
 	}
 	return answer, again
 }

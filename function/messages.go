@@ -16,8 +16,8 @@ import (
 const (
 	// maxMessage is how many bytes an answer may have that is not streamed: it is kept until it is whole.
 	maxMessage = 32 << 20
-	// freeMessage is how many of them are as good as none: about what a stream takes.
-	freeMessage = 64 << 10
+	// unchargedBytes is how many of them are as good as none: about what a stream takes.
+	unchargedBytes = 64 << 10
 	// messagesShare is which part of the memory there is the rest of all such answers may take: what is made of one at
 	// its end can be three times as large as it is.
 	messagesShare = 8
@@ -150,7 +150,7 @@ func (r *reply) charge() error {
 	if r.collected.Full() {
 		return api.BadGateway("the answer is larger than %d bytes: it has to be streamed", maxMessage)
 	}
-	more := int64(r.collected.Size()) - freeMessage - r.held
+	more := int64(r.collected.Size()) - unchargedBytes - r.held
 	if more <= 0 {
 		return nil
 	}

@@ -20,12 +20,12 @@ import (
 // When room is short, or many were refused lately, the instance asks the API first, without a process.
 
 const (
-	// mostUnjudged is how many unproven users may have processes at a time whose calls the API hasn't answered yet: a
+	// maxUnjudged is how many unproven users may have processes at a time whose calls the API hasn't answered yet: a
 	// course of students who all begin at once.
-	mostUnjudged = 20
-	// mostRefusals is after how many refused credentials within refusalsLately the API is asked first.
-	mostRefusals   = 10
-	refusalsLately = time.Minute
+	maxUnjudged = 20
+	// maxRefusals is after how many refused credentials within refusalWindow the API is asked first.
+	maxRefusals   = 10
+	refusalWindow = time.Minute
 	// tellAgain is how often the Ownership is told of a user who is proven again and again.
 	tellAgain = time.Hour
 	// crowdedRetry is after how long it makes sense for a new user to come again.
@@ -61,7 +61,7 @@ type admission struct {
 	mu       sync.Mutex // guards the following
 	trials   map[broker.Credential]*trial
 	unjudged int         // trials whose calls the API hasn't answered
-	refusals []time.Time // the latest, at most mostRefusals
+	refusals []time.Time // the latest, at most maxRefusals
 }
 
 func newAdmission(p *Pool) *admission {
@@ -129,20 +129,20 @@ func (a *admission) begin(u *user, c broker.Credential) (*trial, error) {
 	defer a.mu.Unlock()
 	t := a.trials[c]
 	if t == nil {
-		if a.unjudged >= mostUnjudged {
+		if a.unjudged >= maxUnjudged {
 			return nil, errCrowded
 		}
 		t = &trial{admission: a, user: u, credential: c}
 		a.trials[c] = t
 		a.unjudged++
 	}
-	t.user = u // who begins anew after a failure may be known by another object than before
+	t.user = u // after a failure the same user may be another object
 	t.requests++
 	return t, nil
 }
 
-// end ends a request's part in the trial. Nil is none. Who goes before the API has said anything counts as refused, or
-// hanging up in time would be a way to have processes started.
+// end ends a request's part in the trial; a nil trial has none. A user whose requests all end before the API has
+// answered counts as refused: else hanging up in time would be a way to have processes started.
 func (t *trial) end() {
 	if t == nil {
 		return
@@ -217,7 +217,7 @@ func (a *admission) refuse() {
 }
 
 func (a *admission) refuseLocked() {
-	if len(a.refusals) == mostRefusals {
+	if len(a.refusals) == maxRefusals {
 		a.refusals = slices.Delete(a.refusals, 0, 1)
 	}
 	a.refusals = append(a.refusals, time.Now())
@@ -226,7 +226,7 @@ func (a *admission) refuseLocked() {
 // guarded reports whether strangers have to be proven before anything is done for them.
 func (a *admission) guarded() bool {
 	a.mu.Lock()
-	many := a.unjudged >= mostUnjudged || a.refusedLocked(mostRefusals)
+	many := a.unjudged >= maxUnjudged || a.refusedLocked(maxRefusals)
 	some := a.refusedLocked(1)
 	a.mu.Unlock()
 	return many || a.full() || some && a.bare()
@@ -234,7 +234,7 @@ func (a *admission) guarded() bool {
 
 // refusedLocked reports whether so many were refused lately.
 func (a *admission) refusedLocked(n int) bool {
-	return len(a.refusals) >= n && time.Since(a.refusals[len(a.refusals)-n]) < refusalsLately
+	return len(a.refusals) >= n && time.Since(a.refusals[len(a.refusals)-n]) < refusalWindow
 }
 
 // dropRefused has nothing stay of a user whose credential was refused and never accepted: the process, the files and

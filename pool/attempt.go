@@ -13,8 +13,8 @@ import (
 const attemptPatience = 500 * time.Millisecond
 
 // attempts are a user's turns that are running for requests of which history is a part. While a turn runs, its
-// conversation isn't the one that the history leads to; as soon as the turn is given up it is again, and who asks waits
-// in line for it. Its methods may be called concurrently.
+// conversation isn't the one that the history leads to; as soon as the turn is given up it is again, and a request
+// for it waits in line. Its methods may be called concurrently.
 type attempts struct {
 	mu      sync.Mutex // guards running
 	running map[api.Digest]*attempt

@@ -7,7 +7,7 @@ import (
 	"claudepool/pool/cli"
 )
 
-// knownWithoutFiles is how many conversations of a user stay known whose files gave way, for each that may have files.
+// knownWithoutFiles is how many conversations without files a user may have for each one that may have files.
 const knownWithoutFiles = 10
 
 // room is how many more processes there may be.
@@ -17,8 +17,8 @@ func (t *table) room() int {
 	return t.opts.MaxProcesses - t.slots
 }
 
-// tryReserve takes room for one more process of the user, or the slot of who could make some. ofUser says that the user
-// has too many processes.
+// tryReserve takes room for one more process of the user, or the slot of a conversation whose process could give way.
+// ofUser says that the user has too many processes.
 func (u *user) tryReserve() (victim *slot, ofUser, ok bool) {
 	t := u.table
 	t.mu.Lock()
@@ -100,7 +100,7 @@ func (t *table) takeLongestUnused() *slot {
 	defer t.mu.Unlock()
 	for _, l := range []*line{&t.dormant, &t.idle} {
 		for e := l.list.Front(); e != nil; e = e.Next() {
-			if at(e).mayLoseFilesLocked() {
+			if at(e).evictableLocked() {
 				return at(e).takeLocked()
 			}
 		}
@@ -114,7 +114,7 @@ func (u *user) takeLongestUnused() *slot {
 	defer u.table.mu.Unlock()
 	var victim *conversation
 	for _, c := range u.conversations {
-		if c.mayLoseFilesLocked() && (victim == nil || c.losesFilesBeforeLocked(victim)) {
+		if c.evictableLocked() && (victim == nil || c.evictedBeforeLocked(victim)) {
 			victim = c
 		}
 	}
@@ -124,27 +124,27 @@ func (u *user) takeLongestUnused() *slot {
 	return victim.takeLocked()
 }
 
-// losesFilesBeforeLocked reports whether its files give way before the other's: those without a process go first, and
+// evictedBeforeLocked reports whether its files give way before the other's: those without a process go first, and
 // of alike ones what was used longer ago.
-func (c *conversation) losesFilesBeforeLocked(other *conversation) bool {
+func (c *conversation) evictedBeforeLocked(other *conversation) bool {
 	if running := c.process != nil; running != (other.process != nil) {
 		return !running
 	}
 	return c.lastUsed.Before(other.lastUsed)
 }
 
-// mayLoseFilesLocked reports whether the conversation has files that nobody uses or saves. Where the archive has an
+// evictableLocked reports whether the conversation has files that nobody uses or saves. Where the archive has an
 // older version, a request of the user may be on its way that would begin the conversation anew instead of going on
 // from there.
-func (c *conversation) mayLoseFilesLocked() bool {
+func (c *conversation) evictableLocked() bool {
 	if c.dir == nil || c.heldLocked() || c.saver.busy.Load() {
 		return false
 	}
 	return c.mirror.version == 0 || c.mirror.fresh && !c.mirror.off || c.user.requests == 0
 }
 
-// withoutFiles says that the conversation's files have been removed.
-func (s *slot) withoutFiles() {
+// filesEvicted says that the conversation's files have been removed.
+func (s *slot) filesEvicted() {
 	u := s.user
 	u.table.mu.Lock()
 	defer u.table.mu.Unlock()
@@ -165,7 +165,7 @@ func (s *slot) withoutFiles() {
 // due is what has come due among conversations at rest.
 type due struct {
 	expired  []*slot         // idle for too long
-	toFreeze []cli.Idle      // to be frozen; who uses one meanwhile wakes it
+	toFreeze []cli.Idle      // to be frozen; a request that uses one meanwhile wakes it
 	stale    []*conversation // not known any more
 	next     time.Duration   // until something else may be due
 }
@@ -190,7 +190,7 @@ func (t *table) takeDue(now time.Time) due {
 // addToFreezeLocked adds the processes that are to be frozen. They are at the end of the line: what was used before
 // them has been tried already, and one that was held at that time isn't tried again before its next use.
 func (d *due) addToFreezeLocked(t *table, now time.Time) {
-	pause := t.froze.Add(freezePause).Sub(now)
+	pause := t.lastFreeze.Add(freezePause).Sub(now)
 	for e := t.idle.list.Back(); e != nil && !at(e).freezeTried; e = e.Prev() {
 		c := at(e)
 		if left := max(t.opts.FreezeAfter-now.Sub(c.lastUsed), pause); left > 0 {
@@ -201,7 +201,7 @@ func (d *due) addToFreezeLocked(t *table, now time.Time) {
 		d.toFreeze = append(d.toFreeze, c.unused)
 	}
 	if len(d.toFreeze) > 0 {
-		t.froze = now
+		t.lastFreeze = now
 	}
 }
 
@@ -246,7 +246,7 @@ type line struct {
 	last *list.Element // what was added last, if it is still there
 }
 
-// at is who stands at a place in a line.
+// at is the conversation at a place in a line.
 func at(place *list.Element) *conversation { return place.Value.(*conversation) }
 
 // addLocked puts a conversation in its place. That is the end of the line, or where all of a user's conversations are

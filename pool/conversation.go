@@ -107,7 +107,7 @@ func (u *user) begin(s *slot, isDefault bool) *conversation {
 		return u.defaultConversation
 	}
 	s.joinLocked()
-	s.restLocked()
+	s.putBackLocked()
 	if isDefault {
 		u.defaultConversation = s.conversation
 	}
@@ -196,7 +196,7 @@ func (c *conversation) removeLocked() {
 	}
 	c.removed = true
 	c.setDigestsLocked(c.digests, c.digestsValid)
-	c.leaveLinesLocked()
+	c.leaveListsLocked()
 	if c.user.defaultConversation == c {
 		c.user.defaultConversation = nil
 	}
@@ -238,7 +238,7 @@ func (u *user) addArchived(s *slot, isDefault bool) {
 	if isDefault {
 		u.defaultConversation = s.conversation
 	}
-	s.restLocked()
+	s.putBackLocked()
 }
 
 // compare tells whether the conversation is the default one, and what there is of another user's under the same id.

@@ -5,11 +5,11 @@ import (
 	"claudepool/pool/workspace"
 )
 
-// mostAtOnce bounds how many conversations' files give way in one round where the disk is short: some file systems tell
+// maxEvicted bounds how many conversations' files give way in one round where the disk is short: some file systems tell
 // only later what has become free.
-const mostAtOnce = 16
+const maxEvicted = 16
 
-// takeOfLargest takes the slot of the longest unused conversation of that one of such users whose files take most.
+// takeOfLargest takes the slot of the longest unused conversation of the user with most in files, among such users.
 func (p *Pool) takeOfLargest(such func(*user, workspace.Space) bool) *slot {
 	for _, u := range p.spaces.largestFirst(such) {
 		if s := u.takeLongestUnused(); s != nil {
@@ -32,7 +32,7 @@ func (p *Pool) evict(s *slot) bool {
 	if err := s.removeWorkspace(); err != nil { // what is left of them is nobody's any more
 		p.opts.Logger.Warn("files that give way could not be removed", "user", api.ShortUser(s.user.id), "error", err)
 	}
-	s.withoutFiles()
+	s.filesEvicted()
 	p.spaces.mark(s.user)
 	p.opts.Logger.Info("a conversation's files gave way to another's", "user", api.ShortUser(s.user.id))
 	s.yield()
@@ -43,8 +43,8 @@ func (p *Pool) evict(s *slot) bool {
 // makeRoom has files give way while too little of the disk is free. While nothing can give way, no conversation begins.
 func (q *quota) makeRoom() {
 	p, full := q.pool, false
-	isTooLarge := func(_ *user, files workspace.Space) bool { return !files.Within(q.tooMuch()) }
-	for range mostAtOnce {
+	isTooLarge := func(_ *user, files workspace.Space) bool { return !files.Within(q.hardLimit()) }
+	for range maxEvicted {
 		disk, err := p.tuning.disk(p.opts.Workspaces)
 		if err != nil {
 			p.opts.Logger.Error("the disk's room can't be told", "error", err)
@@ -71,7 +71,7 @@ func (q *quota) makeRoom() {
 	p.diskFull.Store(full)
 }
 
-// evictForRoom has the files of the unproven user give way who has most, else those used longest ago.
+// evictForRoom removes files of the unproven user who has most; where there is none, those used longest ago.
 func (p *Pool) evictForRoom() bool {
 	isUnproven := func(u *user, _ workspace.Space) bool { return u.isUnproven() }
 	return p.evict(p.takeOfLargest(isUnproven)) || p.evict(p.table.takeLongestUnused())

@@ -11,7 +11,7 @@ import (
 
 // hold takes the conversation's slot, waiting for it in line.
 func (c *conversation) hold(ctx context.Context) (*slot, error) {
-	s, turn, err := c.lineUp()
+	s, turn, err := c.enqueue()
 	switch {
 	case errors.Is(err, errQueueFull):
 		return nil, api.RateLimited(time.Second, "%d requests of this conversation are waiting already",
@@ -38,7 +38,7 @@ func (c *conversation) wait(ctx context.Context, turn chan *slot) (s *slot, err 
 	case <-timeout.C:
 		err = api.RateLimited(time.Second, "waited for %s behind this conversation's other requests", limit)
 	}
-	if c.leaveLine(turn) {
+	if c.leaveQueue(turn) {
 		return nil, err
 	}
 	if s := <-turn; s != nil {
@@ -68,7 +68,7 @@ func (s *slot) yield() {
 		p.work.Go(s.retryEnd)
 		return
 	}
-	retire, useless := s.putDown()
+	retire, useless := s.passOn()
 	signal(p.wake)
 	signal(p.changed)
 	switch {

@@ -12,14 +12,14 @@ import (
 // horde that is a crowd by itself therefore stands still, but for the CLI, and for a few at a time that go on for a
 // moment at each look, which shows whether they still want to run.
 const (
-	hordeSessions = 24
-	hordeMoment   = 25 * time.Millisecond
-	hordeFew      = 4 // processes
+	hordeSessions  = 24
+	hordeProbeTime = 25 * time.Millisecond
+	hordeProbes    = 4 // processes
 )
 
 // hold has hordes stand still that are a crowd by themselves, until they want nothing any more. hordes has each user's.
 func (w *watcher) hold(hordes map[string]confine.Family) {
-	wanting := w.tryHeld(hordes)
+	wanting := w.probeHeld(hordes)
 	held, stopped := make(map[string]int), confine.Family(nil)
 	for user, horde := range hordes {
 		calm, was := w.held[user]
@@ -37,18 +37,18 @@ func (w *watcher) hold(hordes map[string]confine.Family) {
 	w.held, w.stopped = held, stopped
 }
 
-// tryHeld has a few of each held horde go on for a moment, and tells whose want to run.
-func (w *watcher) tryHeld(hordes map[string]confine.Family) (wanting map[string]bool) {
+// probeHeld has a few of each held horde go on for a moment, and tells whose want to run.
+func (w *watcher) probeHeld(hordes map[string]confine.Family) (wanting map[string]bool) {
 	if len(w.held) == 0 {
 		return nil
 	}
-	w.turn += hordeFew
+	w.turn += hordeProbes
 	few := make(map[string]confine.Family)
 	for user := range w.held {
-		few[user] = hordes[user].Part(w.turn, hordeFew)
+		few[user] = hordes[user].Part(w.turn, hordeProbes)
 		few[user].SetStopped(false)
 	}
-	time.Sleep(hordeMoment)
+	time.Sleep(hordeProbeTime)
 	wanting = make(map[string]bool)
 	for user, family := range few {
 		wanting[user] = family.Running() > 0

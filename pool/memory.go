@@ -8,20 +8,20 @@ import (
 )
 
 const (
-	// farOver is how many times MaxProcessRSS a process may have before it is ended in the middle of a turn.
-	farOver = 2
-	// usualSize is what a process may have that nobody is surprised at, in bytes: who has no more hasn't grown.
-	usualSize = 300 << 20
-	// leastGrowth is by how much a process has to have grown for others to be spared on its account, in bytes.
-	leastGrowth = 32 << 20
+	// hardLimitFactor is how many times MaxProcessRSS a process may have before it is ended in the middle of a turn.
+	hardLimitFactor = 2
+	// baselineSize is an ordinary process's memory, in bytes: one that has less doesn't count as grown.
+	baselineSize = 300 << 20
+	// minGrowth is by how much a process has to have grown for others to be spared on its account, in bytes.
+	minGrowth = 32 << 20
 	// growthWindow is in what time what a process has becomes what it is known to have.
 	growthWindow = time.Minute
-	// reliefPause is how long the machine has to get memory back from who was ended before another one is.
+	// reliefPause is how long to wait for the memory of an ended process before another one is ended.
 	reliefPause = 3 * time.Second
 )
 
 // growth is by how much the process has more than it used to have, in bytes.
-func (l look) growth() int64 { return l.usage.Memory - int64(max(l.size, usualSize)) }
+func (l look) growth() int64 { return l.usage.Memory - int64(max(l.size, baselineSize)) }
 
 // setYield has the kernel end the process before others, or no longer.
 func (l look) setYield(yield bool) {
@@ -36,7 +36,7 @@ func (l look) setYield(yield bool) {
 func (w *watcher) overMemory(l look, limit int64) bool {
 	w.pool.opts.Logger.Warn("process over its memory limit", "user", api.ShortUser(l.user), "pid", l.process.PID(),
 		"bytes", l.usage.Memory, "files", l.usage.Files)
-	return w.dismiss(l, l.usage.Memory > farOver*limit || l.usage.Files > confine.MostFiles)
+	return w.dismiss(l, l.usage.Memory > hardLimitFactor*limit || l.usage.Files > confine.MostFiles)
 }
 
 // dismiss has a process go between turns, or at once. It reports whether it goes now.
@@ -52,9 +52,9 @@ func (w *watcher) dismiss(l look, now bool) bool {
 	return now || s != nil
 }
 
-// freeMemory gives the machine memory back when it runs short: who has grown most goes, not who was there before. Where
-// nobody has grown, what has been idle for longest gives way, as the next request of its user goes on from its
-// transcript.
+// freeMemory gives the machine memory back when it runs short: the process that has grown most is ended, not one that
+// was large before. Where none has grown, the one that has been idle for longest gives way, as the next request of its
+// user goes on from its transcript.
 func (w *watcher) freeMemory(looks []look) (relieved bool) {
 	log := w.pool.opts.Logger
 	var most, oldest *look
@@ -68,7 +68,7 @@ func (w *watcher) freeMemory(looks []look) (relieved bool) {
 		}
 	}
 	switch {
-	case most != nil && (most.growth() > leastGrowth || oldest == nil && most.growth() > 0):
+	case most != nil && (most.growth() > minGrowth || oldest == nil && most.growth() > 0):
 		log.Warn("memory is short: the process that has grown most is ended", "user", api.ShortUser(most.user),
 			"pid", most.process.PID(), "bytes", most.usage.Memory, "growth", most.growth())
 		w.dismiss(*most, true)

@@ -151,8 +151,8 @@ func (s *slot) save() {
 	})
 }
 
-// keepForRetry has the same saved again if nothing newer is to be, unless the user is somebody else's by now: who has
-// gone on with the conversation there must not be overtaken.
+// keepForRetry has the same saved again if nothing newer is to be, unless the user has moved to another instance: what
+// that one has saved since must not be overwritten.
 func (c *conversation) keepForRetry(m *vault.Manifest) {
 	if !c.user.isOwned() || c.pool.life.Err() != nil {
 		c.saver.drop(true)

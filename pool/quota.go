@@ -10,10 +10,10 @@ import (
 	"claudepool/pool/workspace"
 )
 
-// unnoticed is which part of one user's quota all running processes together may write until they are measured.
-const unnoticed = 16
+// unmeasuredPart is which part of one user's quota all running processes together may write until they are measured.
+const unmeasuredPart = 16
 
-// quota is what users' files may take, and who sees to it.
+// quota measures what users' files take and enforces the limits.
 type quota struct {
 	pool  *Pool
 	limit workspace.Space // of one user
@@ -25,12 +25,12 @@ type quota struct {
 
 func newQuota(p *Pool) *quota {
 	q := &quota{pool: p, limit: p.opts.Quota}
-	q.meter = workspace.NewMeter[*user](p.tuning.quotaSlice, q.tooMuch().Files)
+	q.meter = workspace.NewMeter[*user](p.tuning.quotaSlice, q.hardLimit().Files)
 	return q
 }
 
-// tooMuch is what a user must not go beyond in any case: who does is refused.
-func (q *quota) tooMuch() workspace.Space { return q.limit.Plus(q.limit) }
+// hardLimit is twice the quota: requests of a user beyond it are refused.
+func (q *quota) hardLimit() workspace.Space { return q.limit.Plus(q.limit) }
 
 // watchUsers ends processes that fill their user's workspaces beyond the quota.
 func (q *quota) watchUsers() {
@@ -66,8 +66,8 @@ func (q *quota) round() {
 	q.meter.Run(p.tuning.quotaInterval/2, func(u *user, total workspace.Total) { q.judge(u, total, held[u]) })
 }
 
-// addDue adds the users whose files may have changed since they were added last and measured: who had a turn, and if
-// asked for, who has a process that isn't frozen.
+// addDue adds the users whose files may have changed since they were last added and measured: those who had a turn,
+// and with running those who have a process that isn't frozen.
 func (q *quota) addDue(running bool) {
 	p := q.pool
 	changed := p.spaces.takeChanged()
@@ -92,7 +92,7 @@ func (q *quota) addDue(running bool) {
 // hasGrown reports whether so much was written that running processes have to be measured.
 func (q *quota) hasGrown() bool {
 	disk, err := q.pool.tuning.disk(q.pool.opts.Workspaces)
-	return err != nil || q.growth.Exceeds(q.limit.Part(unnoticed), disk)
+	return err != nil || q.growth.Exceeds(q.limit.Part(unmeasuredPart), disk)
 }
 
 func (q *quota) close() {
@@ -128,11 +128,11 @@ func (q *quota) held() map[*user]confine.Unlinked {
 func (q *quota) judge(u *user, measured workspace.Total, held confine.Unlinked) {
 	p, total := q.pool, measured.Space
 	if measured.TooDeep {
-		total = total.Max(q.tooMuch().Plus(workspace.Space{Bytes: 1, Files: 1}))
+		total = total.Max(q.hardLimit().Plus(workspace.Space{Bytes: 1, Files: 1}))
 	}
 	before := p.spaces.set(u, total)
 	total.Bytes += held.Bytes
-	if !held.TooMany && total.Within(before.Max(q.limit).Min(q.tooMuch())) {
+	if !held.TooMany && total.Within(before.Max(q.limit).Min(q.hardLimit())) {
 		return
 	}
 	p.opts.Logger.Warn("a user's workspaces are over their quota", "user", api.ShortUser(u.id), "bytes", measured.Bytes,
@@ -151,7 +151,7 @@ func (q *quota) judge(u *user, measured workspace.Total, held confine.Unlinked) 
 // full refuses a user who has far too much.
 func (u *user) full() error {
 	q := u.pool.quota
-	if u.pool.spaces.get(u).Within(q.tooMuch()) {
+	if u.pool.spaces.get(u).Within(q.hardLimit()) {
 		return nil
 	}
 	return api.Invalid("this user's workspaces hold more than twice what they may, %d bytes and %d files, "+

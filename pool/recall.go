@@ -35,8 +35,8 @@ type recall struct {
 	err  error // valid when done is closed
 }
 
-// recall makes the user's archived conversations known here. While the archive can't tell, a user without any is served
-// as a new one, but nobody who asks for a certain conversation that isn't here.
+// recall makes the user's archived conversations known here. While the archive can't be read, requests are served
+// with what is known here, except those for a session id that isn't: they get the error.
 func (u *user) recall(ctx context.Context, req *api.Request) error {
 	err := u.recallAll(ctx, req)
 	if ctx.Err() != nil {
@@ -48,7 +48,7 @@ func (u *user) recall(ctx context.Context, req *api.Request) error {
 	return err
 }
 
-// recallAll is recall for who has to know all of them.
+// recallAll is recall for callers that need all of the conversations: it fails where the archive can't be read.
 func (u *user) recallAll(ctx context.Context, req *api.Request) error {
 	p := u.pool
 	if p.vault == nil {
@@ -104,7 +104,7 @@ func (u *user) find(r *recall) {
 	}
 	for _, c := range kept.Conversations {
 		u.standing.proven.Store(true) // or nothing would have been saved
-		c.Settings = p.restrained(c.Settings)
+		c.Settings = p.clamped(c.Settings)
 		u.addArchived(u.archived(c), c.Default)
 	}
 }
@@ -130,8 +130,8 @@ func (u *user) dropMissing(kept vault.Listing) {
 	}
 }
 
-// restrained is an archived conversation's settings without what this instance doesn't allow.
-func (p *Pool) restrained(s vault.Settings) vault.Settings {
+// clamped is an archived conversation's settings without what this instance doesn't allow.
+func (p *Pool) clamped(s vault.Settings) vault.Settings {
 	if permissionRank(s.Permission) > permissionRank(p.opts.PermissionMode) {
 		s.Permission = p.opts.PermissionMode
 	}
@@ -151,7 +151,7 @@ func (s *slot) learn(ctx context.Context) error {
 		return nil // they are lost, as the transcript is: see prepare
 	}
 	if err == nil && body.Settings != nil {
-		s.settings = cli.Settings(s.pool.restrained(*body.Settings))
+		s.settings = cli.Settings(s.pool.clamped(*body.Settings))
 	}
 	return err
 }

@@ -97,7 +97,7 @@ func (s *slot) prepare(ctx context.Context, req *api.Request) (claude.Options, e
 		switch {
 		case errors.Is(err, archive.ErrPermanent): // what is kept is damaged
 			s.setFetched()
-			opts.Resume, err = s.seedFrom(t, s.said(req))
+			opts.Resume, err = s.writeSeed(t, s.said(req))
 		case err == nil:
 			opts.Resume, err = s.restore(t, req)
 		}
@@ -119,13 +119,13 @@ func (s *slot) restore(t claude.Transcript, req *api.Request) (exists bool, err 
 		return true, t.Conclude(time.Now())
 	}
 	if len(s.seed.Before) > 0 {
-		return s.seedFrom(t, s.seed.Seed())
+		return s.writeSeed(t, s.seed.Seed())
 	}
 	if s.fresh || s.goodTurn == "" {
 		s.origin = api.ContextNone
 		return false, nil
 	}
-	return s.seedFrom(t, s.said(req)) // it is gone
+	return s.writeSeed(t, s.said(req)) // it is gone
 }
 
 // cut takes out of the transcript what failed turns have left there.
@@ -157,17 +157,17 @@ func (s *slot) fallBack(req *api.Request) (exists bool, err error) {
 		}
 		var said []api.Message
 		if s.origin != api.ContextSeeded {
-			said = s.toSeed(t, req)
+			said = s.seedOf(t, req)
 		}
-		exists, err = s.seedFrom(t, said)
+		exists, err = s.writeSeed(t, said)
 		return err
 	})
 	return exists, err
 }
 
-// toSeed is what was said: as the request has it if that is this conversation's, else as far as the transcript can be
+// seedOf is what was said: as the request has it if that is this conversation's, else as far as the transcript can be
 // read.
-func (s *slot) toSeed(t claude.Transcript, req *api.Request) []api.Message {
+func (s *slot) seedOf(t claude.Transcript, req *api.Request) []api.Message {
 	reading, found := s.reading(req)
 	if found && len(reading.Before) > 0 {
 		return reading.Seed()
@@ -200,8 +200,8 @@ func textsOf(t claude.Transcript, limit int64) []api.Message {
 	return api.Merged(said)
 }
 
-// seedFrom puts what was said in the transcript's place. It reports whether that is anything.
-func (s *slot) seedFrom(t claude.Transcript, said []api.Message) (exists bool, err error) {
+// writeSeed puts what was said in the transcript's place. It reports whether that is anything.
+func (s *slot) writeSeed(t claude.Transcript, said []api.Message) (exists bool, err error) {
 	away := t.SetAside
 	if s.origin == api.ContextSeeded {
 		away = t.Remove

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// writtenUsually is how long a CLI takes to write a turn to its transcript. Who asks the next question at once isn't
-	// kept from its answer by what is being saved, and what follows closely is saved together.
+	// writtenUsually is how long a CLI takes to write a turn to its transcript. Saving waits for it: so
+	// it delays no request that follows at once, and turns that follow closely are saved together.
 	writtenUsually = 100 * time.Millisecond
 	// writtenWait is how long a CLI may take beyond that.
 	writtenWait = 3 * time.Second
@@ -108,7 +108,7 @@ func (c *conversation) awaitTurn(ctx context.Context, t claude.Transcript, turn 
 // stopMirroring gives a conversation up. What the archive has of one that has become too large is removed: to go on
 // from there would lose what was said since.
 func (c *conversation) stopMirroring(why error) {
-	c.setOff()
+	c.stopMirror()
 	c.saver.drop(true)
 	if errors.Is(why, claude.ErrTooLarge) {
 		c.tryDeleteArchived() // before another one may begin under the same id

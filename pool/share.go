@@ -10,10 +10,10 @@ import (
 )
 
 const (
-	// crowd is how many threads for each processor make it worth a look who they belong to.
+	// crowd is how many runnable threads per processor it takes for users' shares to be looked at.
 	crowd = 4
-	// clearlyMore is how many times its share a user has to use to be slowed: in a crowd of alike users half are above it.
-	clearlyMore = 1.5
+	// slowFactor is how many times its share a user has to use to be slowed: in a crowd of alike users half are above it.
+	slowFactor = 1.5
 	// overLooks is at how many looks in a row a user has to have used that to be slowed, so that a process that only
 	// starts isn't.
 	overLooks = 4
@@ -24,16 +24,15 @@ const (
 	underLooks = 3
 	// activeShare is what a user has to use of a processor to count among those that share them.
 	activeShare = 0.05
-	// standStill is for how much of each lookInterval a process stands still that can't be slowed otherwise.
-	standStill = 800 * time.Millisecond
+	// stopTime is for how much of each lookInterval a process stands still that can't be slowed otherwise.
+	stopTime = 800 * time.Millisecond
 )
 
 // crowded reports that more threads want to run than the processors can serve soon.
 func crowded(runnable int64) bool { return runnable > int64(crowd*runtime.GOMAXPROCS(0)) }
 
 // share slows users who use more than their share of the processors while there is a crowd, until they use clearly
-// less. What a slowed user has running goes on with what nobody else wants of the processors, so that it is in nobody's
-// way. The service counts as a user, too.
+// less. The processes of a slowed user get only processor time that others leave. The service counts as a user, too.
 func (w *watcher) share(looks []look, pulse confine.MachineLoad, passed time.Duration) {
 	used, running := make(map[string]float64), make(map[*cli.Process]int)
 	waiting := pulse.Runnable
@@ -54,7 +53,7 @@ func (w *watcher) share(looks []look, pulse confine.MachineLoad, passed time.Dur
 	slow := make(map[string]bool)
 	w.suspects = false
 	for _, l := range looks {
-		if l.over++; used[l.user] <= clearlyMore*fair {
+		if l.over++; used[l.user] <= slowFactor*fair {
 			l.over = 0
 		}
 		if l.under++; used[l.user] > fair/2 || running[l.process] >= crowd { // or it would take more if it got it
@@ -70,7 +69,7 @@ func (w *watcher) share(looks []look, pulse confine.MachineLoad, passed time.Dur
 	w.slow = slow
 }
 
-// apply slows who is to be slowed, and sets others back who were.
+// apply slows the processes of the users in slow, and sets those of other users back.
 func (w *watcher) apply(looks []look, slow map[string]bool) {
 	w.waking = false
 	for _, l := range looks {
@@ -96,7 +95,7 @@ func (w *watcher) setSlow(l look, slow bool) {
 	life := w.pool.life
 	w.pool.work.Go(func() {
 		l.process.SetStopped(l.usage.Family, true)
-		sleep(life, standStill)
+		sleep(life, stopTime)
 		l.process.SetStopped(l.usage.Family, false)
 	})
 }

@@ -61,8 +61,8 @@ func TestWatcher_OnlyWhoUsesMoreThanItsShareInACrowdIsSlowed(t *testing.T) {
 func TestWatcher_WhenMemoryIsShortWhoHasGrownGoesAndNotWhoWasThere(t *testing.T) {
 	const mib = 1 << 20
 	old := look{usage: confine.Usage{Memory: 1500 * mib}, record: &record{size: 1500 * mib}}
-	grown := look{usage: confine.Usage{Memory: 900 * mib}, record: &record{size: usualSize}}
-	fresh := look{usage: confine.Usage{Memory: 200 * mib}, record: &record{size: usualSize}}
+	grown := look{usage: confine.Usage{Memory: 900 * mib}, record: &record{size: baselineSize}}
+	fresh := look{usage: confine.Usage{Memory: 200 * mib}, record: &record{size: baselineSize}}
 	require.EqualValues(t, 0, old.growth())
 	require.EqualValues(t, 600*mib, grown.growth())
 	require.Negative(t, fresh.growth())

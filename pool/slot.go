@@ -11,7 +11,7 @@ import (
 	"claudepool/pool/workspace"
 )
 
-// slot is the right to work on a conversation, and what only who has it may touch. It rests in its conversation until
+// slot is the right to work on a conversation, and what only its holder may touch. It rests in its conversation until
 // somebody takes it, and is then in nobody else's hands until it is put down: conversation.slot is nil meanwhile, and
 // nothing but this file looks there. What others may see of a conversation is published by the methods here.
 type slot struct {
@@ -31,12 +31,12 @@ type slot struct {
 func (c *conversation) takeLocked() *slot {
 	s := c.slot
 	c.slot = nil
-	c.leaveLinesLocked()
+	c.leaveListsLocked()
 	return s
 }
 
-// leaveLinesLocked removes a conversation from where it stands while it is at rest.
-func (c *conversation) leaveLinesLocked() {
+// leaveListsLocked removes a conversation from where it stands while it is at rest.
+func (c *conversation) leaveListsLocked() {
 	t, was := c.user.table, c.place
 	c.place = place{}
 	switch {
@@ -52,8 +52,8 @@ func (c *conversation) leaveLinesLocked() {
 	}
 }
 
-// restLocked puts a slot down in its conversation, from where anybody may take it.
-func (s *slot) restLocked() {
+// putBackLocked puts a slot down in its conversation, from where anybody may take it.
+func (s *slot) putBackLocked() {
 	c, t := s.conversation, s.user.table
 	c.slot = s
 	switch {
@@ -76,8 +76,9 @@ func (c *conversation) heldLocked() bool { return c.slot == nil }
 // errQueueFull says that too many requests of the conversation are waiting already.
 var errQueueFull = errors.New("pool: queue full")
 
-// lineUp takes the slot if it is free, else a place in the line for it: turn gets the slot, or nil who is sent away.
-func (c *conversation) lineUp() (s *slot, turn chan *slot, err error) {
+// enqueue takes the slot if it is free, else a place in the line for it: turn then gets the slot, or nil if the request
+// is sent away.
+func (c *conversation) enqueue() (s *slot, turn chan *slot, err error) {
 	t := c.user.table
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -95,8 +96,8 @@ func (c *conversation) lineUp() (s *slot, turn chan *slot, err error) {
 	return nil, turn, nil
 }
 
-// leaveLine gives a place in the line up, and reports whether it did: else the slot has come already.
-func (c *conversation) leaveLine(turn chan *slot) bool {
+// leaveQueue gives a place in the line up, and reports whether it did: else the slot has come already.
+func (c *conversation) leaveQueue(turn chan *slot) bool {
 	t := c.user.table
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -109,8 +110,8 @@ func (c *conversation) leaveLine(turn chan *slot) bool {
 	return true
 }
 
-// dismissLocked sends all away who wait for the slot.
-func (c *conversation) dismissLocked() {
+// cancelWaitersLocked sends all away who wait for the slot.
+func (c *conversation) cancelWaitersLocked() {
 	for _, turn := range c.waiters {
 		turn <- nil
 	}
@@ -118,8 +119,8 @@ func (c *conversation) dismissLocked() {
 	c.waiters = nil
 }
 
-// takeWith takes the slot of a conversation whose process has ended or is to go, if that is still its process and
-// nobody uses it: whoever does sees to it.
+// takeWith takes the slot of a conversation whose process has ended or is to go, if that is still its process and the
+// slot is free; else the holder of the slot sees to the process.
 func (c *conversation) takeWith(proc *cli.Process) *slot {
 	t := c.user.table
 	t.mu.Lock()
@@ -142,10 +143,10 @@ func (u *user) takeAtRest() (taken []*slot) {
 	return taken
 }
 
-// putDown hands the slot to the next in line. It is still the caller's if the process is to retire first, as its user
+// passOn hands the slot to the next in line. It is still the caller's if the process is to retire first, as its user
 // or the instance is to have none. A conversation without a process of which no turn has gone well is useless, and
 // removed: its client has to say all of it again.
-func (s *slot) putDown() (retire, useless bool) {
+func (s *slot) passOn() (retire, useless bool) {
 	c, t := s.conversation, s.user.table
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -161,7 +162,7 @@ func (s *slot) putDown() (retire, useless bool) {
 		s.removeLocked()
 		useless = true
 	}
-	s.restLocked()
+	s.putBackLocked()
 	return false, useless
 }
 
@@ -272,8 +273,8 @@ func (c *conversation) setMirror(m mirror) {
 	c.mirror = m
 }
 
-// setOff says that the conversation isn't mirrored any more.
-func (c *conversation) setOff() {
+// stopMirror says that the conversation isn't mirrored any more.
+func (c *conversation) stopMirror() {
 	c.user.table.mu.Lock()
 	defer c.user.table.mu.Unlock()
 	c.mirror.off = true

@@ -20,7 +20,7 @@ func newStandbys(p *Pool) *standby.Keeper {
 	})
 }
 
-// claim makes a standby the conversation's, for whose process room was reserved. The error is standby.ErrNone if none
+// claim makes a standby the conversation's process, for which room was reserved. The error is standby.ErrNone if none
 // fits.
 func (s *slot) claim(ctx context.Context, credential broker.Credential) (*cli.Process, error) {
 	if !s.fitsStandby() {

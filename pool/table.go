@@ -12,8 +12,8 @@ import (
 // forgottenAtOnce is how many conversations go in one holding of the table's lock.
 const forgottenAtOnce = 100
 
-// knownFormer is how many former tokens of a user are remembered; what an older one leads to is looked up again.
-const knownFormer = 16
+// maxFormerIDs is how many former tokens of a user are remembered; what an older one leads to is looked up again.
+const maxFormerIDs = 16
 
 // table is the instance's users with their conversations, and how much of the instance they take. Its lock guards all
 // of that, also what users and conversations say it guards. It is for table.go, conversation.go, slot.go and
@@ -24,17 +24,17 @@ type table struct {
 	reserved, idling atomic.Int64 // what Load tells; changed under mu
 	atRest           atomic.Int64 // conversations with files that nobody uses; changed under mu
 
-	mu        sync.Mutex // guards everything below
-	users     map[string]*user
-	slots     int                    // users' processes that exist or are being started or stopped
-	newcomers int                    // users with requests and no process
-	queued    int                    // requests that wait for a conversation
-	running   map[*conversation]bool // those that have a process
-	idle      line                   // those of them that nobody holds
-	dormant   line                   // those without a process that nobody holds
-	draining  bool
-	empty     *sync.Cond // signalled when a request has left or a process has ended
-	froze     time.Time  // when conversations' processes were frozen last
+	mu         sync.Mutex // guards everything below
+	users      map[string]*user
+	slots      int                    // users' processes that exist or are being started or stopped
+	newcomers  int                    // users with requests and no process
+	queued     int                    // requests that wait for a conversation
+	running    map[*conversation]bool // those that have a process
+	idle       line                   // those of them that nobody holds
+	dormant    line                   // those without a process that nobody holds
+	draining   bool
+	empty      *sync.Cond // signalled when a request has left or a process has ended
+	lastFreeze time.Time  // when conversations' processes were frozen last
 }
 
 func newTable(opts *Options) *table {
@@ -65,7 +65,7 @@ func (t *table) join(u *user, digest [32]byte) (joined *user, busy chan struct{}
 		return nil, nil, errTwoTokens
 	case u.releasing != nil:
 		return nil, u.releasing, nil
-	case u.leaving && (u.requests == 0 || time.Since(u.leavingSince) > longestLeaving):
+	case u.leaving && (u.requests == 0 || time.Since(u.leavingSince) > maxLeaving):
 		return nil, nil, ErrDraining // its processes are ending; the caller comes back
 	}
 	t.users[u.id] = u
@@ -210,7 +210,7 @@ func (t *table) refuse() {
 	t.draining = true
 	for _, u := range t.users {
 		for _, c := range u.conversations {
-			c.dismissLocked()
+			c.cancelWaitersLocked()
 		}
 	}
 }
@@ -269,7 +269,7 @@ func (from *user) moveConversations(to *user, held []*slot, copied map[*conversa
 		}
 		moved[old] = to.takeOverLocked(old, kept)
 	}
-	to.formerIDs = append(to.formerIDs[max(0, len(to.formerIDs)+1-knownFormer):], from.id)
+	to.formerIDs = append(to.formerIDs[max(0, len(to.formerIDs)+1-maxFormerIDs):], from.id)
 	return moved
 }
 

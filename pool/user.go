@@ -12,9 +12,9 @@ import (
 	"claudepool/pool/seal"
 )
 
-// longestLeaving is how long a user who is to be given up is served on while its turns overlap, or there would be no
+// maxLeaving is how long a user who is to be given up is served on while its turns overlap, or there would be no
 // end.
-const longestLeaving = 30 * time.Second
+const maxLeaving = 30 * time.Second
 
 // releaseTimeout bounds one attempt to give a user up. The Ownership remembers what it could not carry out.
 const releaseTimeout = 5 * time.Second

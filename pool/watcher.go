@@ -102,7 +102,7 @@ func (w *watcher) look(now time.Time, pulse confine.MachineLoad, limit int64, sh
 	}
 	ended := 0
 	for _, l := range looks {
-		l.setYield(l.usage.Memory > limit || l.growth() > leastGrowth)
+		l.setYield(l.usage.Memory > limit || l.growth() > minGrowth)
 		if (l.usage.Memory > limit || l.usage.Files > confine.MostFiles) && w.overMemory(l, limit) {
 			ended++
 		}
@@ -129,7 +129,7 @@ func (w *watcher) see(passed time.Duration) ([]look, error) {
 	for i, usage := range usages {
 		r := w.known[procs[i]]
 		if r == nil {
-			r = &record{cpu: usage.CPU, size: usualSize}
+			r = &record{cpu: usage.CPU, size: baselineSize}
 		}
 		known[procs[i]] = r
 		looks[i] = look{all[i], usage, r, max(0, usage.CPU-r.cpu)}

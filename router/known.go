@@ -7,7 +7,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 )
 
-// maxKnown is how many users a front knows the owners of. A user more costs some 130 bytes, and one who was forgotten a
+// maxKnown is how many users a front knows the owners of. Each costs some 130 bytes; one that was dropped costs a
 // round trip.
 const maxKnown = 1 << 18
 

@@ -125,7 +125,7 @@ func (f *Fold) assistant(message gjson.Result) {
 	id := message.Get("id").Str
 	streamed := id != "" && id == f.answer
 	if !streamed && (id == "" || id != f.unasked) {
-		f.beginUnasked(message, id)
+		f.beginUnstreamed(message, id)
 	}
 	message.Get("content").ForEach(func(_, block gjson.Result) bool {
 		switch kind := block.Get("type").Str; {
@@ -144,8 +144,8 @@ func (f *Fold) assistant(message gjson.Result) {
 	}
 }
 
-// beginUnasked begins an answer that was not streamed.
-func (f *Fold) beginUnasked(message gjson.Result, id string) {
+// beginUnstreamed begins an answer that was not streamed.
+func (f *Fold) beginUnstreamed(message gjson.Result, id string) {
 	f.endAnswer(0)
 	f.answer = ""
 	f.unasked = strings.Clone(id)

@@ -123,7 +123,7 @@ func (l *lab) hold(ctx context.Context, r *loadReport) error {
 	for i := range users {
 		users[i] = s.newUser()
 	}
-	if err := crowdOf(ctx, 8, users, func(ctx context.Context, u *user) error {
+	if err := forEachUser(ctx, 8, users, func(ctx context.Context, u *user) error {
 		_, err := u.ask(ctx, events(1))
 		return err
 	}); err != nil {
@@ -133,7 +133,7 @@ func (l *lab) hold(ctx context.Context, r *loadReport) error {
 	if err := note(fmt.Sprintf("%d processes held", r.Plan.Held), r.Plan.Held); err != nil {
 		return err
 	}
-	err = crowdOf(ctx, r.Plan.Streams, users[:r.Plan.Streams], func(ctx context.Context, u *user) error {
+	err = forEachUser(ctx, r.Plan.Streams, users[:r.Plan.Streams], func(ctx context.Context, u *user) error {
 		_, err := u.ask(ctx, events(r.Plan.Events))
 		return err
 	})
@@ -144,8 +144,8 @@ func (l *lab) hold(ctx context.Context, r *loadReport) error {
 	return note(fmt.Sprintf("after %d streams of %d events at once", r.Plan.Streams, r.Plan.Events), r.Plan.Held)
 }
 
-// crowdOf does something for all users, so many at a time.
-func crowdOf(ctx context.Context, atOnce int, users []*user, do func(context.Context, *user) error) error {
+// forEachUser does something for all users, so many at a time.
+func forEachUser(ctx context.Context, atOnce int, users []*user, do func(context.Context, *user) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
 	for _, u := range users {

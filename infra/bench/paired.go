@@ -67,13 +67,13 @@ func (l *lab) compare(ctx context.Context, o options) error {
 func (c *comparison) withCLI(s side) string      { return s.cli }
 func (c *comparison) withScripted(s side) string { return s.scripted }
 
-// opponents are the two sides' services.
-type opponents [2]*service
+// servicePair are the two sides' services.
+type servicePair [2]*service
 
 // round starts the services, in turn the other one first, and measures with them.
 func (c *comparison) round(ctx context.Context, n int, cli func(side) string, standby int,
-	measure func(ctx context.Context, n int, both opponents) error) error {
-	var both opponents
+	measure func(ctx context.Context, n int, both servicePair) error) error {
+	var both servicePair
 	for j := range both {
 		i := (n + j) % 2
 		s, err := c.serve(ctx, c.sides[i].local, cli(c.sides[i]), standby, "IDLE_TIMEOUT=1h",
@@ -106,7 +106,7 @@ func abba[T any](first, n int, turn func(i, side int) (T, error), each func([2]T
 }
 
 // newUsers has new users come when a standby is ready for each. When all have been there, they come back.
-func (c *comparison) newUsers(ctx context.Context, n int, both opponents) error {
+func (c *comparison) newUsers(ctx context.Context, n int, both servicePair) error {
 	var users [2][]*user
 	err := abba(n, c.sizes.newUsers, func(_, side int) (sample, error) {
 		if err := c.ready(ctx, both); err != nil {
@@ -145,7 +145,7 @@ func (c *comparison) laterRequests(ctx context.Context, n int, was, is *user) er
 }
 
 // ready waits until both sides have their standbys again, as the start of one would disturb either side.
-func (c *comparison) ready(ctx context.Context, both opponents) error {
+func (c *comparison) ready(ctx context.Context, both servicePair) error {
 	for _, s := range both {
 		if err := s.awaitReplaced(ctx, c.sizes.standby); err != nil {
 			return err
@@ -164,7 +164,7 @@ func (s *service) awaitReplaced(ctx context.Context, standbys int) error {
 }
 
 // scriptedRound measures all that needs no real CLI.
-func (c *comparison) scriptedRound(ctx context.Context, n int, both opponents) error {
+func (c *comparison) scriptedRound(ctx context.Context, n int, both servicePair) error {
 	if err := c.warmUp(ctx, both); err != nil {
 		return err
 	}

@@ -6,13 +6,13 @@ import (
 )
 
 // warmUp has what a new service does once done: its connections, and the growth of its heap.
-func (c *comparison) warmUp(ctx context.Context, both opponents) error {
+func (c *comparison) warmUp(ctx context.Context, both servicePair) error {
 	return takeTurns(ctx, 0, c.sizes.requests, events(1), both[base].newUser(), both[now].newUser(),
 		func(sample, sample) {})
 }
 
 // talk is one of short requests on each side. It is short as well, since a CLI sends all of it to the API each time.
-func (c *comparison) talk(ctx context.Context, n int, both opponents) error {
+func (c *comparison) talk(ctx context.Context, n int, both servicePair) error {
 	var users [2]*user
 	for i, s := range both {
 		users[i] = s.newUser()
@@ -44,7 +44,7 @@ func (c *comparison) talk(ctx context.Context, n int, both opponents) error {
 	}, func(got [2]float64) { c.requestAllocs.add(n, got) })
 }
 
-func (o opponents) threads() (both [2]threads, err error) {
+func (o servicePair) threads() (both [2]threads, err error) {
 	for i, s := range o {
 		if both[i], err = threadsOf(s.cmd.Process.Pid); err != nil {
 			return both, err
@@ -62,7 +62,7 @@ type cost struct{ took, cpu time.Duration }
 
 // crowds lets many streams run at once, on one side after the other. Their first run, in which connections and the heap
 // grow, isn't counted. Runs are short, so that what else the machine does hits both sides of a pair.
-func (c *comparison) crowds(ctx context.Context, n int, both opponents) error {
+func (c *comparison) crowds(ctx context.Context, n int, both servicePair) error {
 	var crowds [2]*crowd
 	for i, s := range both {
 		crowds[i] = &crowd{service: s}

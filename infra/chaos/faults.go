@@ -18,11 +18,11 @@ type fault struct {
 	group string // faults of one group can't overlap: they are about the same thing
 	hold  time.Duration
 	// strike makes it go wrong. What it returns sets it right, hold later.
-	strike func(b *blow) (heal func() error, err error)
+	strike func(b *injection) (heal func() error, err error)
 }
 
-// blow is one fault on its way.
-type blow struct {
+// injection is one fault on its way.
+type injection struct {
 	ctx    context.Context
 	stage  *stage
 	load   *load
@@ -68,18 +68,18 @@ func faults() []fault {
 }
 
 // instance chooses one that no other fault is busy with.
-func (b *blow) instance() (slot int, i *instance) {
+func (b *injection) instance() (slot int, i *instance) {
 	slot = b.choose(instances, func(n int) any { return b.stage.instances[n] })
 	return slot, b.taken[len(b.taken)-1].(*instance)
 }
 
 // front chooses one likewise.
-func (b *blow) front() (slot int, f *front) {
+func (b *injection) front() (slot int, f *front) {
 	slot = b.choose(fronts, func(n int) any { return b.stage.fronts[n] })
 	return slot, b.taken[len(b.taken)-1].(*front)
 }
 
-func (b *blow) choose(n int, at func(n int) any) int {
+func (b *injection) choose(n int, at func(n int) any) int {
 	b.stage.mu.Lock()
 	defer b.stage.mu.Unlock()
 	for _, slot := range b.random.Perm(n) {
@@ -93,7 +93,7 @@ func (b *blow) choose(n int, at func(n int) any) int {
 }
 
 // done lets others choose what this one was busy with.
-func (b *blow) done() {
+func (b *injection) done() {
 	b.stage.mu.Lock()
 	defer b.stage.mu.Unlock()
 	for _, one := range b.taken {
@@ -102,7 +102,7 @@ func (b *blow) done() {
 }
 
 // replace starts an instance in the place of one that is gone or going.
-func (b *blow) replace(slot int) error {
+func (b *injection) replace(slot int) error {
 	next, err := b.stage.newInstance(b.ctx, slot)
 	if err != nil {
 		return err
@@ -113,7 +113,7 @@ func (b *blow) replace(slot int) error {
 	return nil
 }
 
-func (b *blow) replaceFront(slot int) error {
+func (b *injection) replaceFront(slot int) error {
 	next, err := b.stage.newFront(b.ctx)
 	if err != nil {
 		return err
@@ -124,7 +124,7 @@ func (b *blow) replaceFront(slot int) error {
 	return nil
 }
 
-func killInstance(b *blow) (func() error, error) {
+func killInstance(b *injection) (func() error, error) {
 	slot, i := b.instance()
 	i.harm.begin()
 	i.Kill()
@@ -132,7 +132,7 @@ func killInstance(b *blow) (func() error, error) {
 	return func() error { return b.replace(slot) }, nil
 }
 
-func killTwo(b *blow) (func() error, error) {
+func killTwo(b *injection) (func() error, error) {
 	first, err := killInstance(b)
 	if err != nil {
 		return nil, err
@@ -141,7 +141,7 @@ func killTwo(b *blow) (func() error, error) {
 	return func() error { return errors.Join(first(), second()) }, err
 }
 
-func termInstance(b *blow) (func() error, error) {
+func termInstance(b *injection) (func() error, error) {
 	slot, i := b.instance()
 	i.harm.begin()
 	i.graceful.Store(true)
@@ -151,7 +151,7 @@ func termInstance(b *blow) (func() error, error) {
 
 // rollInstances does what an update does: for each a new one first, then the old one's end. It begins to be over when
 // the last one is asked to end.
-func rollInstances(b *blow) (func() error, error) {
+func rollInstances(b *injection) (func() error, error) {
 	end := func() error { return nil }
 	for slot, i := range b.stage.living() {
 		if err := end(); err != nil {
@@ -167,7 +167,7 @@ func rollInstances(b *blow) (func() error, error) {
 	return end, nil
 }
 
-func freezeInstance(b *blow) (func() error, error) {
+func freezeInstance(b *injection) (func() error, error) {
 	_, i := b.instance()
 	harmless, together := i.harm.begin(), i.apart.begin()
 	i.Signal(syscall.SIGSTOP)
@@ -179,7 +179,7 @@ func freezeInstance(b *blow) (func() error, error) {
 	}, nil
 }
 
-func killFront(b *blow) (func() error, error) {
+func killFront(b *injection) (func() error, error) {
 	slot, f := b.front()
 	f.harm.begin()
 	f.retired.Store(true)
@@ -189,7 +189,7 @@ func killFront(b *blow) (func() error, error) {
 }
 
 // termFront takes the front out of what balances the load, then ends it.
-func termFront(b *blow) (func() error, error) {
+func termFront(b *injection) (func() error, error) {
 	slot, f := b.front()
 	if err := b.replaceFront(slot); err != nil {
 		return nil, err
@@ -199,7 +199,7 @@ func termFront(b *blow) (func() error, error) {
 	return func() error { return f.Terminate(endTime) }, nil
 }
 
-func killRedis(b *blow) (func() error, error) {
+func killRedis(b *injection) (func() error, error) {
 	over := b.stage.ledger.outage.begin()
 	b.stage.redis.primary.Kill()
 	return func() error {
@@ -208,11 +208,11 @@ func killRedis(b *blow) (func() error, error) {
 	}, nil
 }
 
-func flushRedis(b *blow) (func() error, error) {
+func flushRedis(b *injection) (func() error, error) {
 	return func() error { return nil }, b.stage.redis.current().FlushAll(b.ctx).Err()
 }
 
-func pauseRedis(b *blow) (func() error, error) {
+func pauseRedis(b *injection) (func() error, error) {
 	over := b.stage.ledger.outage.begin()
 	b.stage.redis.primary.Signal(syscall.SIGSTOP)
 	return func() error {
@@ -222,11 +222,11 @@ func pauseRedis(b *blow) (func() error, error) {
 	}, nil
 }
 
-func failOverRedis(b *blow) (func() error, error) {
+func failOverRedis(b *injection) (func() error, error) {
 	return func() error { return nil }, b.stage.redis.failOver(b.ctx)
 }
 
-func slowRedis(b *blow) (func() error, error) {
+func slowRedis(b *injection) (func() error, error) {
 	b.stage.redis.each(func(r *testkit.Relay) { r.Slow(100 * time.Millisecond) })
 	return func() error {
 		b.stage.redis.each((*testkit.Relay).Mend)
@@ -238,8 +238,8 @@ func cutLine(r *testkit.Relay)  { r.Reset(true) }
 func slowLine(r *testkit.Relay) { r.Slow(2 * time.Second) }
 
 // partInstance takes an instance's Redis away.
-func partInstance(how func(*testkit.Relay)) func(b *blow) (func() error, error) {
-	return func(b *blow) (func() error, error) {
+func partInstance(how func(*testkit.Relay)) func(b *injection) (func() error, error) {
+	return func(b *injection) (func() error, error) {
 		_, i := b.instance()
 		harmless, together := i.harm.begin(), i.apart.begin()
 		how(i.redis)
@@ -253,8 +253,8 @@ func partInstance(how func(*testkit.Relay)) func(b *blow) (func() error, error) 
 }
 
 // partFronts keeps all fronts from an instance.
-func partFronts(how func(*testkit.Relay)) func(b *blow) (func() error, error) {
-	return func(b *blow) (func() error, error) {
+func partFronts(how func(*testkit.Relay)) func(b *injection) (func() error, error) {
+	return func(b *injection) (func() error, error) {
 		_, i := b.instance()
 		harmless := i.harm.begin()
 		how(i.hop)
@@ -267,8 +267,8 @@ func partFronts(how func(*testkit.Relay)) func(b *blow) (func() error, error) {
 }
 
 // partFront takes a front's Redis away. That is no harm: users it served before are served on.
-func partFront(how func(*testkit.Relay)) func(b *blow) (func() error, error) {
-	return func(b *blow) (func() error, error) {
+func partFront(how func(*testkit.Relay)) func(b *injection) (func() error, error) {
+	return func(b *injection) (func() error, error) {
 		_, f := b.front()
 		over := b.stage.ledger.outage.begin()
 		how(f.redis)
@@ -280,7 +280,7 @@ func partFront(how func(*testkit.Relay)) func(b *blow) (func() error, error) {
 	}
 }
 
-func killFirestore(b *blow) (func() error, error) {
+func killFirestore(b *injection) (func() error, error) {
 	over := b.stage.ledger.archive.begin()
 	cutLine(b.stage.firestore.relay) // it takes seconds to start, which are no part of the recovery
 	b.stage.firestore.process.Kill()
@@ -291,8 +291,8 @@ func killFirestore(b *blow) (func() error, error) {
 	}, b.stage.firestore.run(b.ctx)
 }
 
-func lineToFirestore(how func(*testkit.Relay)) func(b *blow) (func() error, error) {
-	return func(b *blow) (func() error, error) {
+func lineToFirestore(how func(*testkit.Relay)) func(b *injection) (func() error, error) {
+	return func(b *injection) (func() error, error) {
 		over := b.stage.ledger.archive.begin()
 		how(b.stage.firestore.relay)
 		return func() error {
@@ -304,7 +304,7 @@ func lineToFirestore(how func(*testkit.Relay)) func(b *blow) (func() error, erro
 }
 
 // fillDisk leaves no room on the small disk of the first instance.
-func fillDisk(b *blow) (func() error, error) {
+func fillDisk(b *injection) (func() error, error) {
 	i := b.stage.living()[0]
 	harmless := i.harm.begin()
 	path := fmt.Sprintf("/proc/%d/root%s/full", i.PID(), b.stage.small())
@@ -327,8 +327,8 @@ func fillDisk(b *blow) (func() error, error) {
 }
 
 // misbehave makes the CLIs of some talkers do what no CLI should.
-func misbehave(directive string) func(b *blow) (func() error, error) {
-	return func(b *blow) (func() error, error) {
+func misbehave(directive string) func(b *injection) (func() error, error) {
+	return func(b *injection) (func() error, error) {
 		b.load.speak(directive)
 		return func() error {
 			b.load.speak("")

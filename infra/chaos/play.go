@@ -105,7 +105,7 @@ func perform(ctx context.Context, s *stage, l *load, acts []fault, o options) (h
 		random := rand.New(rand.NewPCG(uint64(o.seed), nameHash(nameOf(acts))+uint64(n)))
 		wg.Go(func() {
 			time.Sleep(time.Duration(int64(n) * random.Int64N(int64(apartMost))))
-			at, err := f.happen(&blow{ctx: ctx, stage: s, load: l, random: random})
+			at, err := f.happen(&injection{ctx: ctx, stage: s, load: l, random: random})
 			mu.Lock()
 			defer mu.Unlock()
 			if errs[n] = err; at.After(healed) {
@@ -128,7 +128,7 @@ func perform(ctx context.Context, s *stage, l *load, acts []fault, o options) (h
 }
 
 // happen does what the fault is about, and tells when it began to be set right.
-func (f fault) happen(b *blow) (healed time.Time, err error) {
+func (f fault) happen(b *injection) (healed time.Time, err error) {
 	defer b.done()
 	heal, err := f.strike(b)
 	if err != nil {

@@ -132,7 +132,7 @@ func (s *Server) forgetAnswers(ctx context.Context, req *api.Request) error {
 	case errors.Is(err, errKeyUnclear):
 		return errAnswersLeft
 	case err == nil:
-		err = s.keys.strip(h)
+		err = s.keys.dropAnswers(h)
 	}
 	if err == nil && s.opts.Handover != nil && s.opts.Handover.DropLeft(ctx, h.id) != nil {
 		err = errAnswersLeft

@@ -102,7 +102,7 @@ func (k *keys) take(h holder, id keyID, request [32]byte) (taken *key, isNew boo
 	if err != nil {
 		return nil, false, err
 	}
-	defer k.tidyLocked(r)
+	defer k.forgetIfEmptyLocked(r)
 	if taken = r.keys[id]; taken != nil {
 		if taken.request != request {
 			return nil, false, errOtherRequest
@@ -167,11 +167,11 @@ func (k *keys) removeLocked(one *key) {
 	k.dropAnswerLocked(one)
 	delete(one.of.keys, one.id)
 	k.count--
-	k.tidyLocked(one.of)
+	k.forgetIfEmptyLocked(one.of)
 }
 
-// tidyLocked forgets a user without keys.
-func (k *keys) tidyLocked(r *ring) {
+// forgetIfEmptyLocked forgets a user without keys.
+func (k *keys) forgetIfEmptyLocked(r *ring) {
 	if len(r.keys) == 0 {
 		delete(k.users, r.id)
 	}
@@ -250,15 +250,15 @@ func (k *keys) dropAnswerLocked(one *key) {
 	one.turn, one.size, one.place = nil, 0, nil
 }
 
-// strip drops the answers of a user's turns that have ended.
-func (k *keys) strip(h holder) error {
+// dropAnswers drops the answers of a user's turns that have ended.
+func (k *keys) dropAnswers(h holder) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	r, err := k.ringLocked(h)
 	if err != nil {
 		return err
 	}
-	defer k.tidyLocked(r)
+	defer k.forgetIfEmptyLocked(r)
 	for _, one := range r.keys {
 		if !one.expires.IsZero() {
 			k.dropAnswerLocked(one)

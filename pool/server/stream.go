@@ -38,10 +38,10 @@ type stream struct {
 	pinging *time.Timer
 	batch   []byte // the last one, whose memory the next one takes
 
-	end       sync.Mutex // guards the following, also while a write is under way
-	over      bool       // the connection is the next request's
-	patience  context.Context
-	impatient func() bool // ends the watching of patience
+	end          sync.Mutex // guards the following, also while a write is under way
+	over         bool       // the connection is the next request's
+	patience     context.Context
+	stopPatience func() bool // ends the watching of patience
 }
 
 func newStream(w http.ResponseWriter, requestID, instance string, pingInterval time.Duration) *stream {
@@ -164,10 +164,10 @@ func (s *stream) limitWriteWith(ctx context.Context) {
 	if s.patience == ctx || s.over {
 		return
 	}
-	if s.impatient != nil {
-		s.impatient()
+	if s.stopPatience != nil {
+		s.stopPatience()
 	}
-	s.patience, s.impatient = ctx, context.AfterFunc(ctx, func() {
+	s.patience, s.stopPatience = ctx, context.AfterFunc(ctx, func() {
 		if !errors.Is(context.Cause(ctx), context.Canceled) { // as each turn ends, also one that is read slowly to its end
 			s.limitWrite()
 		}
@@ -275,7 +275,7 @@ func (s *stream) close() {
 	s.end.Lock()
 	defer s.end.Unlock()
 	s.over = true
-	if s.impatient != nil {
-		s.impatient()
+	if s.stopPatience != nil {
+		s.stopPatience()
 	}
 }
