@@ -204,6 +204,20 @@ func TestAdmission_WhoWaitsToBeLetInTakesNoPlace(t *testing.T) {
 	require.Zero(t, reserved)
 }
 
+func TestPool_AUserWhoIsOnlyHeldTakesNoRoom(t *testing.T) {
+	t.Parallel()
+	s := newScriptedService(t, nil)
+	req, err := api.Decode([]byte(`{"api_key":"nobody's","messages":[{"role":"user","content":"hello"}]}`))
+	require.NoError(t, err)
+	letGo, err := s.pool.Hold(t.Context(), req, false)
+	require.NoError(t, err)
+	reserved, _ := s.pool.Load()
+	require.Zero(t, reserved)
+	require.Empty(t, s.owner.releasedUsers())
+	letGo()
+	require.Equal(t, []string{req.UserID()}, s.owner.releasedUsers())
+}
+
 func TestAdmission_ABurstOfTwentyNewUsersIsServedAtOnceAndTheNextIsAskedAbout(t *testing.T) {
 	t.Parallel()
 	s := newScriptedService(t, func(o *pool.Options) { o.MaxProcesses = 40 })

@@ -131,10 +131,10 @@ func (u *user) hasTakenOver(former string) bool {
 }
 
 // countOut ends what join began, and reports whether that was the user's last request.
-func (u *user) countOut() (last bool) {
+func (u *user) countOut(unadmitted int) (last bool) {
 	u.table.mu.Lock()
 	defer u.table.mu.Unlock()
-	u.countLocked(-1, 0, 0)
+	u.countLocked(-1, -unadmitted, 0)
 	return u.requests == 0
 }
 

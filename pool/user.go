@@ -95,7 +95,8 @@ func (p *Pool) Hold(ctx context.Context, req *api.Request, outage bool) (letGo f
 	if err != nil {
 		return nil, err
 	}
-	return u.leave, nil
+	u.countUnadmitted(1) // it is no newcomer, as it asks for no process
+	return func() { u.leaveWith(1) }, nil
 }
 
 // join counts the request in.
@@ -159,8 +160,11 @@ func digestsOf(readings []api.Reading) (digests []api.Digest) {
 }
 
 // leave ends what enter began.
-func (u *user) leave() {
-	if u.countOut() {
+func (u *user) leave() { u.leaveWith(0) }
+
+// leaveWith ends what enter began, of a request that may not have been let in yet.
+func (u *user) leaveWith(unadmitted int) {
+	if u.countOut(unadmitted) {
 		u.releaseIfUnused()
 	}
 }

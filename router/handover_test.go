@@ -10,7 +10,7 @@ import (
 
 // leaves has the node hand that over of every user.
 func (n *node) leaves(text string) {
-	n.opts.HandOver = func(user string) ([]byte, time.Duration) { return []byte(user + " " + text), time.Minute }
+	n.opts.HandOver = func(user, _ string) ([]byte, time.Duration) { return []byte(user + " " + text), time.Minute }
 }
 
 func (n *node) requireLeft(t *testing.T, user, text string) {

@@ -41,8 +41,9 @@ type LeaseOptions struct {
 	Load  func() (reserved, idle int)
 	Full  func() bool       // no conversation can begin here now, whatever Load says; nil is never
 	Evict func(user string) // give the user up when its turns have ended
-	// HandOver is what the next owner of a user who is given up is to find, for so long; nil is nothing.
-	HandOver func(user string) (left []byte, ttl time.Duration)
+	// HandOver is what the next owner of a user is to find who was held by the claim and is given up, for so long; nil is
+	// what an owner before has left.
+	HandOver func(user, claim string) (left []byte, ttl time.Duration)
 	Clock    func() time.Duration // nil: CLOCK_BOOTTIME, which goes on while the machine sleeps
 }
 
@@ -158,7 +159,7 @@ func (l *Lease) sendRelease(ctx context.Context, user, claim string, keepHome bo
 	var left []byte
 	var ttl time.Duration
 	if l.opts.HandOver != nil {
-		left, ttl = l.opts.HandOver(user)
+		left, ttl = l.opts.HandOver(user, claim)
 	}
 	keys := []string{ownerKey(user), homeKey(user), instanceKey(l.id), leftKey(user)}
 	err := releaseScript.Run(ctx, l.redis, keys, l.id, claim, home, left, ttl.Milliseconds()).Err()

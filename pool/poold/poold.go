@@ -89,7 +89,7 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 		Capacity: capacity, HomeTTL: s.WorkspaceTTL,
 		Load: func() (int, int) { return i.pool.Load() }, Full: func() bool { return i.pool.Full() },
 		Evict:    func(user string) { i.pool.Evict(user) },
-		HandOver: func(user string) ([]byte, time.Duration) { return i.handler.HandOver(user) },
+		HandOver: func(user, claim string) ([]byte, time.Duration) { return i.handler.HandOver(user, claim) },
 	})
 	opts := i.poolOptions(capacity)
 	opts.Archive, opts.ArchiveMaxBytes = parts.Archive, int64(s.ArchiveMaxBytes)

@@ -77,6 +77,7 @@ func (s *Server) takeKey(ctx context.Context, r keyed) (taken *key, isNew bool, 
 		select {
 		case <-taken.settled:
 		case <-ctx.Done():
+			s.keys.stopWaiting(taken)
 			return nil, false, context.Cause(ctx)
 		}
 		if taken.begun {
@@ -99,9 +100,20 @@ func (s *Server) holder(ctx context.Context, req *api.Request) (holder, error) {
 	if s.keys.knows(h.id, h.claim) {
 		return h, nil
 	}
+	if err := s.opening.Acquire(ctx, 1); err != nil { // what is left takes memory until it is taken over
+		return h, context.Cause(ctx)
+	}
+	defer s.opening.Release(1)
+	if s.keys.knows(h.id, h.claim) {
+		return h, nil
+	}
 	left, err := from.Left(ctx, h.id)
 	if err == nil {
 		h.left, err = h.open(left, s.tuning.replayBytes)
+	}
+	if err == nil {
+		err = s.keys.inherit(h)
+		h.left = nil
 	}
 	if err != nil {
 		s.opts.Logger.WarnContext(ctx, "idempotency keys can't be taken over", "user", api.ShortUser(h.id), "error", err)

@@ -139,6 +139,30 @@ func TestKey_WhoWaitsForOneThatWaitsComesNext(t *testing.T) {
 	})
 }
 
+func TestKey_FewWaitForOneThatWaits(t *testing.T) {
+	inBubble(t, server.Tuning{}, func(t *testing.T, h *house) {
+		begin := make(chan struct{})
+		h.meanwhile(func(context.Context) error { <-begin; return nil })
+		first := h.send(again)
+		synctest.Wait()
+		var others []*client
+		for range server.ReadersOfKey {
+			others = append(others, h.send(again))
+		}
+		synctest.Wait()
+		h.send(again).whole().refused(t, http.StatusTooManyRequests)
+		others[0].leave()
+		synctest.Wait()
+		others[0] = h.send(again)
+		synctest.Wait()
+		close(begin)
+		for _, c := range append(others, first) {
+			c.whole().answered(t, "hello")
+		}
+		require.Equal(t, 1, h.asked())
+	})
+}
+
 func TestKey_OfAnAnswerThatIsTooLargeItIsKeptThatItWasUsed(t *testing.T) {
 	inBubble(t, ringOf(3), func(t *testing.T, h *house) {
 		h.next(says(numbers(9)...))

@@ -3,7 +3,6 @@ package server
 import (
 	"container/list"
 	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"net/http"
 	"sync"
@@ -22,7 +21,7 @@ const (
 	// answersOfUser and answersOfAll are how many bytes of their answers; the oldest give way, and their keys stay.
 	answersOfUser, answersOfAll = 16 << 20, 64 << 20
 	// readersOfKey is how many requests may read one answer at a time.
-	readersOfKey = 8
+	readersOfKey = 8 // and as many may wait for its turn to begin
 	keyRetry     = 5 * time.Second
 )
 
@@ -58,8 +57,9 @@ type holder struct {
 // ring has one user's keys. It is there as long as it has any.
 type ring struct {
 	holder
-	keys  map[keyID]*key
-	bytes int // of their answers
+	keys    map[keyID]*key
+	bytes   int  // of their answers
+	changed bool // since they were taken over from the owner before
 }
 
 // keyID is what is left of a key's digest.
@@ -77,6 +77,7 @@ type key struct {
 	of      *ring
 	settled chan struct{} // closed when the turn has begun or the key was given back
 	begun   bool
+	waiting int           // requests that wait until it is settled
 	turn    *replay       // nil before the turn has begun, and when its stream isn't kept
 	size    int           // bytes of an answer that is kept
 	place   *list.Element // of it among answers; nil: it isn't kept
@@ -107,7 +108,7 @@ func (k *keys) take(h holder, id keyID, request [32]byte) (taken *key, isNew boo
 		if taken.request != request {
 			return nil, false, errOtherRequest
 		}
-		return taken, false, nil
+		return taken, false, taken.awaitLocked()
 	}
 	switch {
 	case len(r.keys) >= keysOfUser:
@@ -120,42 +121,23 @@ func (k *keys) take(h holder, id keyID, request [32]byte) (taken *key, isNew boo
 	return taken, true, nil
 }
 
-// ringLocked returns the user's ring, with what was left by owners before.
-func (k *keys) ringLocked(h holder) (*ring, error) {
-	r := k.users[h.id]
-	if r == nil {
-		r = &ring{keys: make(map[keyID]*key)}
-		k.users[h.id] = r
-	} else if subtle.ConstantTimeCompare(r.digest[:], h.digest[:]) != 1 {
-		return nil, errSharedUserID
+// awaitLocked counts in a request that waits for the key's turn to begin.
+func (one *key) awaitLocked() error {
+	if one.begun {
+		return nil
 	}
-	left := h.left
-	h.left = nil
-	r.holder = h
-	for _, l := range left {
-		k.inheritLocked(r, l)
+	if one.waiting >= readersOfKey {
+		return errManyReaders
 	}
-	return r, nil
+	one.waiting++
+	return nil
 }
 
-// inheritLocked takes in a key that the owner before has left. What it says of one that is known from an earlier time
-// here is newer.
-func (k *keys) inheritLocked(r *ring, l leftKey) {
-	known := r.keys[l.ID]
-	if known != nil && known.expires.IsZero() || time.Until(l.Expires) <= 0 {
-		return
-	}
-	if known != nil {
-		k.dropAnswerLocked(known)
-		known.turn = l.turn
-		k.keepAnswerLocked(known)
-		return
-	}
-	settled := make(chan struct{})
-	close(settled)
-	inherited := &key{id: l.ID, request: l.Request, of: r, settled: settled, begun: true, turn: l.turn}
-	k.addLocked(inherited)
-	k.endLocked(inherited, l.Expires)
+// stopWaiting counts such a request out.
+func (k *keys) stopWaiting(one *key) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	one.waiting--
 }
 
 func (k *keys) addLocked(one *key) {
@@ -191,7 +173,7 @@ func (k *keys) giveBack(one *key) {
 func (k *keys) begin(one *key, turn *replay) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	one.begun, one.turn = true, turn
+	one.begun, one.turn, one.of.changed = true, turn, true
 	close(one.settled)
 }
 
@@ -199,6 +181,7 @@ func (k *keys) begin(one *key, turn *replay) {
 func (k *keys) end(one *key) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	one.of.changed = true
 	k.endLocked(one, time.Now().Add(keyKeep))
 }
 
@@ -259,6 +242,7 @@ func (k *keys) dropAnswers(h holder) error {
 		return err
 	}
 	defer k.forgetIfEmptyLocked(r)
+	r.changed = true
 	for _, one := range r.keys {
 		if !one.expires.IsZero() {
 			k.dropAnswerLocked(one)

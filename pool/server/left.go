@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"compress/gzip"
+	"crypto/subtle"
 	"encoding/gob"
 	"errors"
 	"fmt"
@@ -18,6 +19,8 @@ const (
 	// leftOfUser is how many bytes of answers are left for a user's next owner, compressed, and leftOfAll those of all
 	// users within keyKeep. Of other answers it is left that the key was used.
 	leftOfUser, leftOfAll = 256 << 10, 16 << 20
+	// opened is how many users' left keys are opened at a time.
+	opened = 4
 	// leftPart is what the keys that are left are sealed as.
 	leftPart = "idempotency keys"
 )
@@ -27,7 +30,8 @@ type leftKey struct {
 	ID      keyID
 	Request [32]byte
 	Expires time.Time
-	Answer  *leftAnswer // nil: it isn't kept
+	Answer  *leftAnswer // nil: it isn't here
+	NoRoom  bool        // there is an answer, which was too large to be left
 
 	turn *replay // made of the answer
 }
@@ -40,9 +44,10 @@ type leftAnswer struct {
 	Error   *api.Error   // how it failed
 }
 
-// HandOver returns what a user's next owner is to know of the user's keys, sealed with its token, and for how long.
-func (s *Server) HandOver(user string) (left []byte, ttl time.Duration) {
-	box, used := s.keys.used(user)
+// HandOver returns what the next owner of a user, who was held by the claim, is to know of the user's keys, sealed with
+// its token, and for how long. It returns nil if the owner before has left all of it.
+func (s *Server) HandOver(user, claim string) (left []byte, ttl time.Duration) {
+	box, used := s.keys.used(user, claim)
 	if box == nil || len(used) == 0 {
 		return nil, 0
 	}
@@ -51,9 +56,13 @@ func (s *Server) HandOver(user string) (left []byte, ttl time.Duration) {
 	all := make([]leftKey, 0, len(used))
 	for _, one := range used {
 		answer := one.answer()
-		if answer != nil && len(answer.Lines) <= room && s.leaving.AllowN(time.Now(), len(answer.Lines)) {
+		switch {
+		case answer == nil:
+		case len(answer.Lines) <= room && s.leaving.AllowN(time.Now(), len(answer.Lines)):
 			room -= len(answer.Lines)
 			one.left.Answer = answer
+		default:
+			one.left.NoRoom = true
 		}
 		all = append(all, one.left)
 	}
@@ -84,18 +93,75 @@ func (h holder) open(left []byte, most int) (all []leftKey, err error) {
 	return all, nil
 }
 
+// inherit takes in what owners before have left of the user's keys.
+func (k *keys) inherit(h holder) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r, err := k.ringLocked(h)
+	if err == nil {
+		k.forgetIfEmptyLocked(r)
+	}
+	return err
+}
+
+// ringLocked returns the user's ring, with what was left by owners before.
+func (k *keys) ringLocked(h holder) (*ring, error) {
+	r := k.users[h.id]
+	switch {
+	case r == nil:
+		r = &ring{keys: make(map[keyID]*key)}
+		k.users[h.id] = r
+	case subtle.ConstantTimeCompare(r.digest[:], h.digest[:]) != 1:
+		return nil, errSharedUserID
+	case r.claim == h.claim:
+		return r, nil // what was left has been taken over, and some of it may have been deleted since
+	}
+	left := h.left
+	h.left = nil
+	r.holder = h
+	for _, l := range left {
+		k.inheritLocked(r, l)
+	}
+	r.changed = len(r.keys) != len(left)
+	return r, nil
+}
+
+// inheritLocked takes in a key that the owner before has left. What it says of one that is known from an earlier time
+// here is newer.
+func (k *keys) inheritLocked(r *ring, l leftKey) {
+	known := r.keys[l.ID]
+	if known != nil && known.expires.IsZero() || time.Until(l.Expires) <= 0 {
+		return
+	}
+	if known != nil && l.NoRoom {
+		return
+	}
+	if known != nil {
+		k.dropAnswerLocked(known)
+		known.turn = l.turn
+		k.keepAnswerLocked(known)
+		return
+	}
+	settled := make(chan struct{})
+	close(settled)
+	inherited := &key{id: l.ID, request: l.Request, of: r, settled: settled, begun: true, turn: l.turn}
+	k.addLocked(inherited)
+	k.endLocked(inherited, l.Expires)
+}
+
 // usedKey is a key under which a turn was begun.
 type usedKey struct {
 	left leftKey
 	turn *replay // nil: it isn't kept
 }
 
-// used returns those of a user.
-func (k *keys) used(user string) (box *seal.Keys, all []usedKey) {
+// used returns those of a user, none if no other are known than were left. If none was asked for under the claim by
+// which the user is held, another owner may have left newer ones since.
+func (k *keys) used(user, claim string) (box *seal.Keys, all []usedKey) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	r := k.users[user]
-	if r == nil {
+	if r == nil || r.claim != claim || !r.changed {
 		return nil, nil
 	}
 	for _, one := range r.keys {

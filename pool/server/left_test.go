@@ -46,11 +46,13 @@ func owners(t *testing.T, tuning server.Tuning) (*between, *house, *house) {
 func (b *between) moves(t *testing.T, from *house, users ...string) {
 	t.Helper()
 	for _, user := range users {
-		left, ttl := from.server.HandOver(userID(user))
-		require.NotNil(t, left)
+		left, ttl := from.server.HandOver(userID(user), b.claim)
 		require.NotContains(t, string(left), "line")
 		require.LessOrEqual(t, ttl, 10*time.Minute)
-		b.left[userID(user)] = left
+		if left != nil { // else what was left stays
+			b.left[userID(user)] = left
+		}
+		require.NotNil(t, b.left[userID(user)])
 	}
 	b.claim += "+"
 }
@@ -91,7 +93,7 @@ func TestKey_IsHandedOverToTheNextOwner(t *testing.T) {
 		first.send(ask{key: "new"}).whole().answered(t, "hello")
 		require.Equal(t, 3, first.asked())
 		time.Sleep(10 * time.Minute)
-		left, _ := first.server.HandOver(userID("ada"))
+		left, _ := first.server.HandOver(userID("ada"), b.claim)
 		require.Nil(t, left)
 	})
 }
@@ -113,6 +115,51 @@ func TestKey_OfAnAnswerThatIsTooLargeToBeHandedOverItIsKnownThatItWasUsed(t *tes
 		require.True(t, r.isBegun())
 		second.send(ask{key: "small"}).whole().answered(t, "hello")
 		require.Zero(t, second.asked())
+	})
+}
+
+func TestKey_AnOwnerThatHasNotTakenKeysOverLeavesNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, first, second := owners(t, server.Tuning{})
+		first.send(again).whole().answered(t, "hello")
+		b.moves(t, first, "ada")
+		newer := ask{key: "newer"}
+		second.send(newer).whole().answered(t, "hello")
+		b.moves(t, second, "ada")
+		b.err = errSecret
+		first.send(newer).whole().refused(t, http.StatusServiceUnavailable)
+		b.err = nil
+		first.send(ask{}).whole().answered(t, "hello")
+		b.moves(t, first, "ada")
+		third := newHouseWith(t, server.Tuning{}, b)
+		third.send(newer).whole().answered(t, "hello")
+		third.send(again).whole().answered(t, "hello")
+		require.Zero(t, third.asked())
+	})
+}
+
+func TestKey_AnAnswerTooLargeToBeLeftStaysWhereItIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, first, second := owners(t, server.Tuning{})
+		noise := []string{random(t, server.LeftOfUser), random(t, server.LeftOfUser), random(t, server.LeftOfUser)}
+		first.next(says(noise...))
+		first.send(again).whole().answered(t, noise...)
+		b.moves(t, first, "ada")
+		first.send(again).whole().answered(t, noise...)
+		require.Equal(t, 1, first.asked())
+		b.moves(t, first, "ada")
+		second.send(again).whole().refused(t, http.StatusConflict)
+	})
+}
+
+func TestKey_WhoOnlyReadsLeavesNothingAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, first, second := owners(t, server.Tuning{})
+		first.send(again).whole().answered(t, "hello")
+		b.moves(t, first, "ada")
+		second.send(again).whole().answered(t, "hello")
+		left, _ := second.server.HandOver(userID("ada"), b.claim)
+		require.Nil(t, left)
 	})
 }
 

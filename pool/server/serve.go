@@ -94,7 +94,7 @@ func (s *Server) finish(ctx context.Context, turn Turn, user [32]byte, release f
 			return
 		}
 		if err != nil {
-			err = s.public(ctx, err)
+			err = s.public(context.WithoutCancel(ctx), err) // it is the turn's, whether the client is there or not
 		}
 		s.replays.finish(r, err)
 		s.keys.end(of)

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
 	"claudepool/infra/hop"
@@ -97,7 +98,8 @@ type Server struct {
 	dedup   *dedup
 	replays *replays
 	keys    *keys
-	leaving *rate.Limiter // bytes of answers that are left for other owners
+	leaving *rate.Limiter       // bytes of answers that are left for other owners
+	opening *semaphore.Weighted // what other owners have left, until it is taken over
 	mux     *http.ServeMux
 
 	finishing sync.WaitGroup  // turns that go on without their clients
@@ -115,6 +117,7 @@ func New(backend Backend, opts Options) *Server {
 		s.tuning = *opts.tuning
 	}
 	s.replays, s.keys = newReplays(s.tuning), newKeys()
+	s.opening = semaphore.NewWeighted(opened)
 	s.leaving = rate.NewLimiter(rate.Limit(leftOfAll/keyKeep.Seconds()), leftOfAll)
 	for path, do := range map[string]handler{api.PathMessages: s.serve, api.PathResume: s.resume,
 		api.PathDelete: s.delete} {
