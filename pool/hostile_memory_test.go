@@ -75,8 +75,10 @@ func TestHostile_BusyThreadsGiveWayToOthers(t *testing.T) {
 		}
 		return n > least
 	}
-	require.Eventually(t, func() bool { return all(unix.SCHED_IDLE, many) }, time.Minute, 50*time.Millisecond,
-		"%s", s.logs)
+	for began := time.Now(); !all(unix.SCHED_IDLE, many); {
+		require.Less(t, time.Since(began), 3*time.Minute, "%s", s.logs)
+		s.ask("ada", "hello", nil) // somebody else has a share, whatever else the machine is doing
+	}
 	require.Equal(t, 1, strings.Count(s.logs.String(), "give way to others"), "bob's alone")
 	s.latencies("meanwhile")
 	require.NotContains(t, s.logs.String(), "give way no more")

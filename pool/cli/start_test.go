@@ -135,6 +135,7 @@ func TestStand_AProcessThatSleepsSleepsOn(t *testing.T) {
 	p.SetStopped(families[0], false)
 	is("S")
 	Freeze(p.Idle())
+	is("T")
 	p.SetStopped(families[0], true)
 	p.SetStopped(families[0], false)
 	require.True(t, p.Frozen())
