@@ -203,6 +203,7 @@ func TestClaims_WhatGoesWrongBeforeTheTurnIsNobodyElsesConcern(t *testing.T) {
 
 	during(func(p *cli.Process) {
 		assert.NoError(t, p.Signal(syscall.SIGSTOP)) // what is asked of it stays unanswered
+		awaitState(t, pid, "T")
 		time.AfterFunc(50*time.Millisecond, p.Kill)
 	})
 	r = s.ask("abe", "one", nil)

@@ -80,6 +80,7 @@ func TestPool_AReceiptNamesTheProcessThatAnswered(t *testing.T) {
 	s := newScriptedService(t, nil)
 	first := s.ask("ada", "one", nil)
 	signalProcess(t, first.pid, syscall.SIGSTOP)
+	awaitState(t, first.pid, "T")
 	response, err := s.start(t.Context(), "ada", "two", nil)
 	require.NoError(t, err)
 	require.Equal(t, first.pid, response.Header.Get(api.HeaderPID))

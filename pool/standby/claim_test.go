@@ -113,6 +113,7 @@ func TestClaim_WhatGoesWrongCostsTheProcess(t *testing.T) {
 	die := func(_ *testing.T, p *cli.Process) { p.Kill() }
 	hang := func(t *testing.T, p *cli.Process) {
 		assert.NoError(t, p.Signal(syscall.SIGSTOP))
+		assert.Eventually(t, func() bool { return state(p.PID()) == "T" }, time.Minute, time.Millisecond)
 		time.AfterFunc(patient, func() { _ = p.Signal(syscall.SIGCONT) }) // or it takes long to end it
 	}
 	bind := func(t *testing.T, p *cli.Process) { assert.NoError(t, p.Bind(eve)) }
