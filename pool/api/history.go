@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
@@ -67,15 +68,21 @@ func (h History) Begin() (d Digests) {
 // HistoryOf(h + asked + reply).Now is one of HistoryOf(h).Begin().Extend(asked, reply), however the client has kept the
 // reply.
 func (d Digests) Extend(asked []Message, reply Reply) Digests {
-	isNew := d == (Digests{})
-	for way, text := range []string{reply.All, reply.Message, reply.Block, reply.Deltas, reply.Shown} {
-		if isNew || d[way] != (Digest{}) { // else it isn't known
-			d[way] = extendNow(d[way], asked, text)
+	isNew, before := d == (Digests{}), d
+	replies := [keptFormer]string{reply.All, reply.Message, reply.Block, reply.Deltas, reply.Shown, reply.All, reply.Shown}
+	for way, text := range replies {
+		if !isNew && before[way] == (Digest{}) { // it isn't known
+			continue
 		}
-	}
-	for way, text := range map[int]string{looseAll: reply.All, looseShown: reply.Shown} {
-		if isNew || d[way] != (Digest{}) {
-			d[way] = chainLoose(extendNow(d[way], asked, ""), text)
+		same, extend := keptAll, extendNow
+		if way >= looseAll {
+			same, extend = looseAll, extendLoose
+		}
+		for before[same] != before[way] || replies[same] != text {
+			same++
+		}
+		if d[way] = d[same]; same == way { // mostly only the first of them is
+			d[way] = extend(before[way], asked, text)
 		}
 	}
 	for _, m := range asked {
@@ -146,6 +153,10 @@ func digestNow(messages []Message) (now, loose Digest) {
 	return now, loose
 }
 
+func extendLoose(d Digest, asked []Message, reply string) Digest {
+	return chainLoose(extendNow(d, asked, ""), reply)
+}
+
 // chainLoose adds a reply without its white space.
 func chainLoose(d Digest, reply string) Digest {
 	if isBlank(reply) {
@@ -196,12 +207,14 @@ func digestFormer(messages []Message) (d Digest) {
 }
 
 func chain(digest Digest, role, said string) Digest {
+	var room [512]byte
+	head := append(append(room[:0], digest[:]...), role...)
+	head = binary.BigEndian.AppendUint64(head, uint64(len(said)))
+	if len(head)+len(said) <= len(room) { // without a hasher, which is an allocation as its sum is
+		return sha256.Sum256(append(head, said...))
+	}
 	h := sha256.New()
-	h.Write(digest[:])
-	h.Write([]byte(role))
-	var size [8]byte
-	binary.BigEndian.PutUint64(size[:], uint64(len(said)))
-	h.Write(size[:])
+	h.Write(bytes.Clone(head)) // else room were on the heap, always
 	writeText(h, said)
 	return Digest(h.Sum(nil))
 }
