@@ -91,6 +91,7 @@ func (h *Handle) run(ctx context.Context, sent func(),
 	defer context.AfterFunc(ctx, h.giveUp)()
 	signal(h.pool.changed)
 	h.pool.standbys.TurnBegins()
+	h.pool.parked.TurnBegins()
 	note := func(ctx context.Context, lines [][]byte, end *cli.Outcome) error {
 		switch { // before the client can send the next request
 		case end == nil:

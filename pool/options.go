@@ -21,6 +21,7 @@ type Options struct {
 	Workspaces string // this instance's own folder, free of symbolic links
 
 	Standby             int // processes started in advance, at least
+	Parked              int // of those for conversations that have a past; none without uids of their own
 	MaxProcesses        int
 	MaxProcessesPerUser int
 	MaxConversations    int // of one user, with files

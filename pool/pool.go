@@ -46,6 +46,7 @@ type Pool struct {
 	index     *workspace.Index
 	starter   *starter
 	standbys  *standby.Keeper
+	parked    *standby.Keeper
 	admission *admission
 	quota     *quota
 	vault     *vault.Vault // nil: conversations end with their instance
@@ -78,7 +79,7 @@ func New(opts Options, owner Ownership) *Pool {
 	p.table = newTable(&p.opts)
 	p.life, p.cutAll = context.WithCancelCause(context.Background())
 	p.starter = newStarter(p)
-	p.standbys = newStandbys(p)
+	p.standbys, p.parked = newStandbys(p), newParked(p)
 	p.admission = newAdmission(p)
 	opts.Broker.OnAnswer(p.admission.answered)
 	p.quota = newQuota(p)
@@ -116,6 +117,7 @@ func (p *Pool) Close() {
 	p.cutAll(ErrClosing)
 	p.retire(p.table.takeIdle())
 	p.standbys.Close()
+	p.parked.Close()
 	p.waitEmpty(context.Background())
 	p.work.Wait()
 }
@@ -123,6 +125,7 @@ func (p *Pool) Close() {
 // refuse has no request begin from now on, also none of those that wait.
 func (p *Pool) refuse() {
 	p.standbys.Stop()
+	p.parked.Stop()
 	p.table.refuse()
 }
 
@@ -137,6 +140,7 @@ func (p *Pool) retire(idle []*slot) {
 func (p *Pool) waitEmpty(ctx context.Context) {
 	p.table.waitEmpty(ctx)
 	p.standbys.Wait(ctx)
+	p.parked.Wait(ctx)
 }
 
 // Load tells how much of the pool is taken: processes that exist or users who are about to get one, and how many

@@ -15,8 +15,15 @@ import (
 // start starts a process for the conversation and returns when it has answered its first control request. No state of
 // the transcript keeps it from that: where the CLI can't go on from it, less and less is asked of it.
 func (s *slot) start(ctx context.Context, req *api.Request) (*cli.Process, error) {
-	starter := s.pool.starter
-	over, err := starter.gate.pass(ctx)
+	if taken := s.unpark(ctx, req); taken != nil {
+		opts, err := s.prepare(ctx, req)
+		proc, endErr := s.goOn(ctx, taken, opts)
+		if err = errors.Join(err, endErr); proc != nil || err != nil {
+			return proc, err
+		}
+		return s.startAnew(ctx, opts, req)
+	}
+	over, err := s.pool.starter.gate.pass(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -25,6 +32,11 @@ func (s *slot) start(ctx context.Context, req *api.Request) (*cli.Process, error
 	if err != nil {
 		return nil, err
 	}
+	return s.startAnew(ctx, opts, req)
+}
+
+// startAnew starts a process with these options, or with less to resume.
+func (s *slot) startAnew(ctx context.Context, opts claude.Options, req *api.Request) (*cli.Process, error) {
 	proc, err := s.launch(ctx, opts, req)
 	if opts.Resume && s.diedAtStart(err) {
 		return s.startWithLess(ctx, opts, req)
@@ -75,18 +87,29 @@ func (s *slot) launch(ctx context.Context, opts claude.Options, req *api.Request
 	if err == nil {
 		return proc, nil
 	}
-	if stopErr := s.pool.tuning.stop(proc); stopErr != nil {
+	return nil, errors.Join(err, s.abandon(proc))
+}
+
+// abandon ends a process that was to become the conversation's. One that can't be ended is the conversation's.
+func (s *slot) abandon(proc *cli.Process) error {
+	if err := s.pool.tuning.stop(proc); err != nil {
 		s.install(proc)
-		err = errors.Join(err, s.endFailed(stopErr))
+		return s.endFailed(err)
 	}
-	return nil, err
+	return nil
+}
+
+// options are what the conversation's process is started with, but for its session.
+func (s *slot) options() claude.Options {
+	return claude.Options{Model: s.settings.Model, FallbackModel: s.settings.Fallback,
+		PermissionMode: s.settings.Permission, AllowBypass: s.pool.opts.PermissionMode == "bypassPermissions",
+		Background: s.settings.Background}
 }
 
 // prepare makes the conversation's files ready for a process and says what it has to resume, if anything.
 func (s *slot) prepare(ctx context.Context, req *api.Request) (claude.Options, error) {
-	opts := claude.Options{SessionID: s.id, Model: s.settings.Model, FallbackModel: s.settings.Fallback,
-		PermissionMode: s.settings.Permission, AllowBypass: s.pool.opts.PermissionMode == "bypassPermissions",
-		Background: s.settings.Background}
+	opts := s.options()
+	opts.SessionID = s.id
 	if err := s.makeWorkspace(); err != nil {
 		return opts, err
 	}

@@ -6,8 +6,9 @@ import "claudepool/infra/snapshot"
 func (p *Pool) Snapshot() snapshot.Instance {
 	s := snapshot.Instance{Capacity: p.opts.MaxProcesses, MaxIdle: p.opts.IdleTimeout,
 		CleanupInterval: p.opts.CleanupInterval}
-	standbys := p.standbys.Stats()
+	standbys, parked := p.standbys.Stats(), p.parked.Stats()
 	s.Standby, s.Misses = standbys.Ready, standbys.Misses
+	s.Parked, s.ParkedMisses = parked.Ready, parked.Misses
 	s.Draining, s.Queued = p.table.queue()
 	s.Cleanup = p.cleanups.snapshot()
 	users := make(map[string]*snapshot.User)

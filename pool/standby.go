@@ -11,13 +11,20 @@ import (
 )
 
 func newStandbys(p *Pool) *standby.Keeper {
+	opts := keeperOptions(p)
+	opts.Min, opts.Room = p.opts.Standby, p.table.room
+	return standby.New(opts)
+}
+
+// keeperOptions are those of all that is started in advance.
+func keeperOptions(p *Pool) standby.Options {
 	mode := p.opts.PermissionMode
-	return standby.New(standby.Options{
+	return standby.Options{
 		Logger: p.opts.Logger, Starter: p.starter,
-		CLI: claude.Options{PermissionMode: mode, AllowBypass: mode == "bypassPermissions"},
-		Min: p.opts.Standby, StartTimeout: p.opts.SpawnTimeout, FreezeAfter: p.opts.FreezeAfter, Quiet: p.tuning.quiet,
-		Room: p.table.room, MemoryShort: p.opts.MemoryShort, Changed: func() { signal(p.changed) }, OnClaim: p.tuning.onClaim,
-	})
+		CLI:          claude.Options{PermissionMode: mode, AllowBypass: mode == "bypassPermissions"},
+		StartTimeout: p.opts.SpawnTimeout, FreezeAfter: p.opts.FreezeAfter, Quiet: p.tuning.quiet,
+		MemoryShort: p.opts.MemoryShort, Changed: func() { signal(p.changed) }, OnClaim: p.tuning.onClaim,
+	}
 }
 
 // claim makes a standby the conversation's process, for which room was reserved. The error is standby.ErrNone if none

@@ -112,6 +112,7 @@ func (p *Pool) validate() map[string]bool {
 	ok["ANTHROPIC_BASE_URL"] = validBaseURL(&p.AnthropicBaseURL)
 	ok["WORKSPACES_ROOT"] = filepath.IsAbs(p.WorkspacesRoot) && !strings.ContainsRune(p.WorkspacesRoot, 0)
 	ok["STANDBY"] = p.Standby >= 0 && p.Standby <= 1000
+	ok["PARKED"] = p.Parked >= 0 && p.Parked <= 1000
 	ok["MAX_PROCESSES"] = p.MaxProcesses >= 0 && p.MaxProcesses <= 10_000
 	ok["MAX_PROCESSES_PER_USER"] = p.MaxProcessesPerUser >= 1 && p.MaxProcessesPerUser <= 10_000
 	ok["MAX_CONVERSATIONS_PER_USER"] = p.MaxConversations >= 1 && p.MaxConversations <= 100_000

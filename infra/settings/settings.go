@@ -49,6 +49,7 @@ type Pool struct {
 	WorkspaceTTL    time.Duration `env:"WORKSPACE_TTL" envDefault:"24h"`
 
 	Standby             int `env:"STANDBY" envDefault:"2"`
+	Parked              int `env:"PARKED" envDefault:"1"`
 	MaxProcesses        int `env:"MAX_PROCESSES" unset:"from memory"`
 	MaxProcessesPerUser int `env:"MAX_PROCESSES_PER_USER" envDefault:"4"`
 	MaxConversations    int `env:"MAX_CONVERSATIONS_PER_USER" envDefault:"32"`

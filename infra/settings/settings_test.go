@@ -39,6 +39,7 @@ var design = []struct{ name, value, unset, of string }{
 	{"CLEANUP_INTERVAL", "60s", "", OfPool},
 	{"WORKSPACE_TTL", "24h", "", OfPool},
 	{"STANDBY", "2", "", OfPool},
+	{"PARKED", "1", "", OfPool},
 	{"MAX_PROCESSES", "", "from memory", OfPool},
 	{"MAX_PROCESSES_PER_USER", "4", "", OfPool},
 	{"MAX_CONVERSATIONS_PER_USER", "32", "", OfPool},

@@ -96,6 +96,10 @@ var texts = map[string]struct{ must, about string }{
 		must:  "be a whole number from 0 to 1000",
 		about: "least number of processes that are started in advance; more after bursts of new users",
 	},
+	"PARKED": {
+		must:  "be a whole number from 0 to 1000",
+		about: "the same of processes for conversations that have a past; none without uids of their own",
+	},
 	"MAX_PROCESSES": {
 		must:  "be a whole number from 0 to 10000, 0 for as many as memory allows",
 		about: "processes of this instance",

@@ -32,7 +32,10 @@ type Instance struct {
 	Processes int       `firestore:"processes"`
 	Standby   int       `firestore:"standby"`
 	// requests since the start that a standby would have fitted, but none was ready
-	Misses          int64           `firestore:"misses"`
+	Misses int64 `firestore:"misses"`
+	Parked int   `firestore:"parked"`
+	// the same of requests that a parked process would have fitted
+	ParkedMisses    int64           `firestore:"parked_misses"`
 	Queued          int             `firestore:"queued"` // requests that wait for their conversation
 	Draining        bool            `firestore:"draining"`
 	MaxIdle         time.Duration   `firestore:"max_idle"`

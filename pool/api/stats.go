@@ -35,13 +35,16 @@ type CleanupStats struct {
 }
 
 // Instance is one pool instance. Age is that of its snapshot. Queued requests wait for their conversation;
-// StandbyMisses are the first requests since the start that found no standby ready.
+// StandbyMisses are the first requests since the start that found no standby ready, ParkedMisses those of conversations
+// with a past that found no parked process.
 type Instance struct {
 	ID            string          `json:"id"`
 	Age           float64         `json:"age"`
 	Processes     int             `json:"processes"`
 	Standby       int             `json:"standby"`
 	StandbyMisses int64           `json:"standby_misses"`
+	Parked        int             `json:"parked"`
+	ParkedMisses  int64           `json:"parked_misses"`
 	Queued        int             `json:"queued"`
 	Capacity      int             `json:"capacity"`
 	Draining      bool            `json:"draining"`

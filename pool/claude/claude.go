@@ -19,6 +19,7 @@ const Version = "2.1.330"
 type Options struct {
 	SessionID      string // the conversation's id, a UUID
 	Resume         bool   // go on from the transcript of SessionID, which then must exist
+	Gate           string // path of a Gate; the session is the one whose transcript comes through it
 	Model          string // alias or full name; empty is the CLI's own default
 	FallbackModel  string // comma-separated; empty is none
 	PermissionMode string // empty is the CLI's own default
@@ -37,9 +38,12 @@ func Args(o Options) []string {
 		"--input-format=stream-json", "--output-format=stream-json", "--include-partial-messages",
 		"--system-prompt-snapshot=off",
 	}
-	if o.Resume {
+	switch {
+	case o.Gate != "":
+		args = append(args, "--resume="+o.Gate)
+	case o.Resume:
 		args = append(args, "--resume="+o.SessionID)
-	} else {
+	default:
 		args = append(args, "--session-id="+o.SessionID)
 	}
 	if o.Model != "" {

@@ -113,7 +113,7 @@ func Start(ctx context.Context, launcher *confine.Launcher, b *broker.Broker, sp
 
 func newProcess(c child, stdin io.Writer, stdout io.ReadCloser, grant *broker.Grant, spec Spec) *Process {
 	p := &Process{child: c, stdin: stdin, grant: grant, limits: spec.Limits, log: spec.Logger,
-		resumed: spec.Options.Resume, inForce: settingsOf(spec.Options),
+		resumed: spec.Options.Resume || spec.Options.Gate != "", inForce: settingsOf(spec.Options),
 		controls: make(map[string]chan claude.Line), exited: make(chan struct{})}
 	p.noteActivity()
 	go p.read(stdout)

@@ -14,7 +14,7 @@ import (
 // else can look into it.
 func (l *Launcher) NewWorkspace(folders ...string) (string, error) {
 	owner := -1
-	if l.confinement != nil && l.confinement.UIDs != nil {
+	if l.SeparatesUIDs() {
 		var err error
 		if owner, err = l.confinement.UIDs.acquire(); err != nil {
 			return "", err
@@ -33,9 +33,12 @@ func (l *Launcher) NewWorkspace(folders ...string) (string, error) {
 	return path, nil
 }
 
+// SeparatesUIDs reports whether each workspace has a uid of its own.
+func (l *Launcher) SeparatesUIDs() bool { return l.confinement != nil && l.confinement.UIDs != nil }
+
 // Full reports whether every uid has a workspace, so that NewWorkspace would fail.
 func (l *Launcher) Full() bool {
-	return l.confinement != nil && l.confinement.UIDs != nil && l.confinement.UIDs.full()
+	return l.SeparatesUIDs() && l.confinement.UIDs.full()
 }
 
 // makeWorkspace gives the folder itself away last: until then nobody else can get into it.

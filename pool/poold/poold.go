@@ -140,7 +140,7 @@ func (i *Instance) poolOptions(capacity int) pool.Options {
 	}
 	return pool.Options{
 		Logger: i.log, Launcher: i.launcher, Broker: i.broker, ClaudeBin: s.ClaudeBin, Workspaces: i.folder.Path(),
-		Standby: s.Standby, MaxProcesses: capacity, MaxProcessesPerUser: s.MaxProcessesPerUser,
+		Standby: s.Standby, Parked: s.Parked, MaxProcesses: capacity, MaxProcessesPerUser: s.MaxProcessesPerUser,
 		MaxConversations: s.MaxConversations, QueueLimit: s.QueueLimit, MaxProcessRSS: int64(s.MaxProcessRSS),
 		Quota:       workspace.Space{Bytes: int64(s.WorkspaceBytes), Files: int64(s.WorkspaceFiles)},
 		IdleTimeout: s.IdleTimeout, CleanupInterval: s.CleanupInterval, FreezeAfter: freezeAfter,

@@ -103,8 +103,8 @@ func TestClaim_ABlankProcessIsKeptForASystemPrompt(t *testing.T) {
 	s := newStage(t, func(_ *stage, o *Options) { o.Min = 2 })
 	s.await(2)
 	s.awaitBlank()
-	require.True(t, s.ready[1].blank, "it is the younger one")
-	require.False(t, s.requireClaim("").blank)
+	require.True(t, s.ready[1].kind.blank, "it is the younger one")
+	require.False(t, s.requireClaim("").kind.blank)
 }
 
 // What goes wrong in the midst of a claim costs the process that was tried, and nobody gets it.

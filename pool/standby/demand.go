@@ -3,6 +3,8 @@ package standby
 import (
 	"math"
 	"time"
+
+	"claudepool/pool/claude"
 )
 
 const (
@@ -10,26 +12,45 @@ const (
 	burstTime = 5 * time.Second
 	// burstMemory is how long a burst is remembered, roughly.
 	burstMemory = 10 * time.Minute
-	// blankShare is the weight of the latest arrival in the share of those with a system prompt.
-	blankShare = 0.25
+	// leastShare is the share of arrivals below which a kind is forgotten, and so bounds how many are known.
+	leastShare = 1.0 / 32
 )
 
-// demand follows how many new conversations begin at once, so that as many processes can be ready for the next burst.
+// kind is what a process was started for.
+type kind struct {
+	blank bool           // for a system prompt; see Process
+	cli   claude.Options // what it was started with, but for its session
+}
+
+// fits reports whether a process of the kind can serve who wants the other one.
+func (k kind) fits(wanted kind) bool { return k == wanted || k.cli == wanted.cli && !wanted.blank }
+
+// demand follows how many conversations come at once, so that as many processes can be ready for the next burst, and
+// which kinds of processes they want.
 type demand struct {
 	last   time.Time // when the figures below were right
 	burst  float64   // arrivals of the last moments, fading
 	peak   float64   // the highest burst lately, fading slowly
-	blanks float64   // share of arrivals that only a blank process fits
+	latest float64   // weight of the latest arrival in the shares
+	usual  kind
+	shares map[kind]float64 // of arrivals, by what they wanted; the rest is the usual kind's
 }
 
-// count counts a new conversation.
-func (d *demand) count(now time.Time, blank bool) {
+// count counts an arrival.
+func (d *demand) count(now time.Time, wanted kind) {
 	d.fade(now)
 	d.burst++
 	d.peak = max(d.peak, d.burst)
-	d.blanks *= 1 - blankShare
-	if blank {
-		d.blanks += blankShare
+	for k := range d.shares {
+		if d.shares[k] *= 1 - d.latest; d.shares[k] < leastShare {
+			delete(d.shares, k)
+		}
+	}
+	if wanted != d.usual {
+		if d.shares == nil {
+			d.shares = make(map[kind]float64)
+		}
+		d.shares[wanted] += d.latest
 	}
 }
 
@@ -48,7 +69,29 @@ func (d *demand) peakNow(now time.Time) int {
 	return int(math.Round(d.peak))
 }
 
-// wantsBlank reports whether of total processes more should be blank ones than are.
-func (d *demand) wantsBlank(blanks, total int) bool {
-	return blanks < int(math.Round(d.blanks*float64(total)))
+// missing is the kind of which there should be one more among so many processes: one that is wanted more than it is
+// there, the more wanted ones first, and else the usual one.
+func (d *demand) missing(have map[kind]int, total int) kind {
+	most, best := 0.0, d.usual
+	for k, share := range d.shares {
+		if have[k] < d.part(share, total) && share > most {
+			most, best = share, k
+		}
+	}
+	return best
 }
+
+// spare reports whether there are more of a kind than should be.
+func (d *demand) spare(k kind, have map[kind]int, total int) bool {
+	if k != d.usual {
+		return have[k] > d.part(d.shares[k], total)
+	}
+	left := total
+	for _, share := range d.shares {
+		left -= d.part(share, total)
+	}
+	return have[k] > left
+}
+
+// part is how many of so many processes a share is.
+func (d *demand) part(share float64, total int) int { return int(math.Round(share * float64(total))) }

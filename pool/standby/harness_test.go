@@ -159,7 +159,7 @@ func (s *stage) blanks() (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.ready {
-		if p.blank {
+		if p.kind.blank {
 			n++
 		}
 	}

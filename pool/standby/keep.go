@@ -1,7 +1,6 @@
 package standby
 
 import (
-	"errors"
 	"slices"
 	"time"
 
@@ -92,7 +91,7 @@ func (k *Keeper) isShort(want int) bool {
 	return len(k.ready) < want && !k.stopped && k.life.Err() == nil
 }
 
-// trim ends processes that are dead, too old, more than are wanted, or in the way of blank ones that are wanted.
+// trim ends processes that are dead, too old, more than are wanted, or in the way of others that are wanted more.
 func (k *Keeper) trim(want int) {
 	for _, p := range k.takeSurplus(want) {
 		k.discard(p)
@@ -121,23 +120,23 @@ func (k *Keeper) takeSurplus(want int) (surplus []*Process) {
 	return surplus
 }
 
-// inTheWayLocked is the index of a process that has to go so that there can be a blank one, or -1.
+// inTheWayLocked is the index of a process that has to go so that there can be one of a kind that is wanted more, or
+// -1.
 func (k *Keeper) inTheWayLocked(want int) int {
-	if len(k.ready) < want || !k.wantsBlankLocked(want) {
+	have := k.kindsLocked()
+	if len(k.ready) < want || k.demand.missing(have, want) == k.demand.usual {
 		return -1
 	}
-	return slices.IndexFunc(k.ready, func(p *Process) bool { return !p.blank })
+	return slices.IndexFunc(k.ready, func(p *Process) bool { return k.demand.spare(p.kind, have, want) })
 }
 
-// wantsBlankLocked reports whether more of the processes that are wanted should be blank ones.
-func (k *Keeper) wantsBlankLocked(want int) bool {
-	blanks := 0
+// kindsLocked counts the processes that are ready.
+func (k *Keeper) kindsLocked() map[kind]int {
+	have := make(map[kind]int)
 	for _, p := range k.ready {
-		if p.blank {
-			blanks++
-		}
+		have[p.kind]++
 	}
-	return k.demand.wantsBlank(blanks, want)
+	return have
 }
 
 // freeze freezes processes that have been ready for a while. They stay in the list: Claim thaws them.
@@ -158,9 +157,9 @@ func (k *Keeper) freeze() {
 func (k *Keeper) add(want int) error {
 	k.mu.Lock()
 	k.pending++
-	blank := k.wantsBlankLocked(want)
+	missing := k.demand.missing(k.kindsLocked(), want)
 	k.mu.Unlock()
-	p, err := k.prepare(blank)
+	p, err := k.prepare(missing)
 	k.finish(p)
 	if err != nil {
 		return err
@@ -178,7 +177,7 @@ func (k *Keeper) add(want int) error {
 
 // discard ends a process that pending counts.
 func (k *Keeper) discard(p *Process) {
-	if err := errors.Join(p.Stop(), p.Folder.Remove()); err != nil {
+	if err := p.Discard(); err != nil {
 		k.opts.Logger.Error("a standby could not be removed", "pid", p.PID(), "error", err)
 	}
 	k.finish(nil)

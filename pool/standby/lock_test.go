@@ -17,7 +17,7 @@ import (
 var underLock = []string{"append", "len", "max", "min", "slices.Backward", "slices.Clone", "slices.Delete",
 	"slices.DeleteFunc",
 	"slices.IndexFunc", "time.Now", "time.Since", "life.Err", "ctx.Err", "demand.count", "demand.peakNow",
-	"demand.wantsBlank",
+	"demand.missing", "demand.spare", "kind.fits", "make",
 	"p.Alive", "p.Idle", "empty.Broadcast", "empty.Wait"}
 
 func TestLock_NothingIsStartedStoppedOrAwaitedUnderIt(t *testing.T) {

@@ -23,9 +23,9 @@ const (
 	transcriptInterval = 20 * time.Millisecond
 )
 
-// prepare starts a process and warms it up, so that what it needs is loaded when its user comes. Turns that begin
-// may delay that by maxDelays.
-func (k *Keeper) prepare(blank bool) (*Process, error) {
+// prepare starts a process and has it load what it needs before its user comes. Turns that begin may delay that by
+// maxDelays.
+func (k *Keeper) prepare(of kind) (*Process, error) {
 	if err := k.opts.Starter.Queue(k.life); err != nil {
 		return nil, err
 	}
@@ -37,23 +37,41 @@ func (k *Keeper) prepare(blank bool) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{Session: uuid.NewString(), Folder: folder, blank: blank}
-	opts := k.opts.CLI
-	opts.SessionID = p.Session
-	if p.Process, err = k.opts.Starter.Start(ctx, folder, opts); err != nil {
+	p := &Process{Session: uuid.NewString(), Folder: folder, kind: of}
+	if err := k.start(ctx, p); err != nil {
 		return nil, errors.Join(err, folder.Remove())
 	}
-	if err := k.warmUp(ctx, p, delay); err != nil {
+	if err := k.load(ctx, p, delay); err != nil {
 		err = fmt.Errorf("%w (stderr: %q)", err, p.StderrTail())
-		return nil, errors.Join(err, p.Stop(), folder.Remove())
+		return nil, errors.Join(err, p.Discard())
 	}
 	p.readySince = time.Now()
 	return p, nil
 }
 
-// warmUp makes the process do all that only a first turn does, and forget it. Turns that begin may delay that by so
-// much in all.
-func (k *Keeper) warmUp(ctx context.Context, p *Process, delay time.Duration) error {
+// start starts the process, at a gate if it is to be parked.
+func (k *Keeper) start(ctx context.Context, p *Process) (err error) {
+	opts := p.kind.cli
+	opts.SessionID = p.Session
+	if k.opts.Parked {
+		err = p.Folder.WithTranscript(p.Session, func(t claude.Transcript) (err error) {
+			p.gate, err = t.NewGate()
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		opts.Gate = p.gate.Path()
+	}
+	p.Process, err = k.opts.Starter.Start(ctx, p.Folder, opts)
+	if err != nil && p.gate != nil {
+		err = errors.Join(err, p.gate.Close())
+	}
+	return err
+}
+
+// load has the process do all that it can without a user. Turns that begin may delay that by so much in all.
+func (k *Keeper) load(ctx context.Context, p *Process, delay time.Duration) error {
 	_ = p.SetNice(startNice)
 	defer func() { _ = p.SetNice(0) }()
 	preparing, ready := context.WithCancel(ctx)
@@ -61,7 +79,15 @@ func (k *Keeper) warmUp(ctx context.Context, p *Process, delay time.Duration) er
 	pausing.Go(func() { k.turns.pauseDuring(preparing, delay, p.Signal) })
 	defer pausing.Wait()
 	defer ready()
-	if p.blank {
+	if p.gate != nil {
+		return p.AwaitGate(ctx)
+	}
+	return k.warmUp(ctx, p)
+}
+
+// warmUp makes the process do what only a first turn does, and forget it.
+func (k *Keeper) warmUp(ctx context.Context, p *Process) error {
+	if p.kind.blank {
 		if err := p.AskAside(ctx, "warm-up"); err != nil {
 			return err
 		}
@@ -83,7 +109,7 @@ func (k *Keeper) removeTranscript(ctx context.Context, p *Process) error {
 			if err != nil {
 				return err
 			}
-			if rewound || p.blank {
+			if rewound || p.kind.blank {
 				return t.Remove()
 			}
 			sleep(ctx, transcriptInterval)

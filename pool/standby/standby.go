@@ -2,6 +2,9 @@
 // up by turns that it forgets again, frozen while it waits, claimed at most once, and replaced. How many are kept
 // follows how many were claimed at once lately, as far as there is room.
 //
+// For conversations that have a past a Keeper keeps parked processes: they have done all of their start but for reading
+// a transcript, and wait for one.
+//
 // It knows no users and no conversations, and what decides about room and memory is passed in: see Options.
 package standby
 
@@ -30,7 +33,8 @@ var (
 type Options struct {
 	Logger  *slog.Logger
 	Starter Starter
-	CLI     claude.Options // what each process is started with, but for the session's id
+	CLI     claude.Options // what processes are usually started with, but for the session's id
+	Parked  bool           // processes are parked: for Resume, else for Claim
 
 	Min          int           // how many are kept ready at least; 0 is none, whatever comes
 	StartTimeout time.Duration // from a process's start until it is ready
@@ -64,7 +68,8 @@ type Process struct {
 
 	// A CLI takes a system prompt before its first turn only. A blank process was therefore warmed up by a side
 	// question, which is no turn but doesn't warm as much.
-	blank       bool
+	kind        kind
+	gate        *claude.Gate // of a parked process
 	readySince  time.Time
 	freezeTried bool // freezing it was tried; guarded by Keeper.mu
 }
@@ -72,7 +77,7 @@ type Process struct {
 // Stats is what a Keeper has.
 type Stats struct {
 	Ready  int   // processes that can be claimed
-	Misses int64 // calls of Claim that returned ErrNone, since the Keeper's start
+	Misses int64 // calls of Claim or Resume that returned ErrNone, since the Keeper's start
 }
 
 // Keeper keeps processes ready. Its methods may be called concurrently.
@@ -99,7 +104,11 @@ func New(opts Options) *Keeper {
 	if opts.OnClaim == nil {
 		opts.OnClaim = func(*cli.Process) {}
 	}
-	k := &Keeper{opts: opts, turns: newTraffic(opts.Quiet), wake: make(chan struct{}, 1)}
+	k := &Keeper{opts: opts, turns: newTraffic(opts.Quiet), wake: make(chan struct{}, 1),
+		demand: demand{latest: latestShare, usual: kind{cli: opts.CLI}}}
+	if opts.Parked {
+		k.demand.latest = latestParked
+	}
 	k.life, k.cancel = context.WithCancel(context.Background())
 	k.empty = sync.NewCond(&k.mu)
 	k.work.Go(k.run)
@@ -111,12 +120,26 @@ func New(opts Options) *Keeper {
 // or what binding or initializing failed with; then nothing is left of the process that was tried. One that has
 // died, or has an API call under way, is passed over.
 func (k *Keeper) Claim(ctx context.Context, credential broker.Credential, system string) (*Process, error) {
-	needsBlank := system != ""
-	k.turns.begin() // soon, and no replacement is to be started in its way
-	k.count(needsBlank)
+	wanted := kind{cli: k.opts.CLI, blank: system != ""}
+	k.begin(wanted, true)
+	return k.claim(ctx, wanted, credential, system)
+}
+
+// Resume hands out a parked process that was started with the options: awake, bound to the credential, and still at its
+// gate, where it needs GoOn. In all else it is as Claim. What isn't to be followed leaves no trace in what is kept.
+func (k *Keeper) Resume(ctx context.Context, credential broker.Credential, opts claude.Options, follow bool) (*Process,
+	error) {
+	wanted := kind{cli: opts}
+	k.begin(wanted, follow)
+	return k.claim(ctx, wanted, credential, "")
+}
+
+// claim takes a process and hands it over, and another one where that one has died or has an API call under way.
+func (k *Keeper) claim(ctx context.Context, wanted kind, credential broker.Credential, system string) (*Process,
+	error) {
 	defer signal(k.wake)
 	for {
-		p := k.take(needsBlank)
+		p := k.take(wanted)
 		if p == nil {
 			return nil, ErrNone
 		}
@@ -173,24 +196,28 @@ func (k *Keeper) Close() {
 	k.work.Wait()
 }
 
-// count counts a new conversation.
-func (k *Keeper) count(needsBlank bool) {
+// begin says that a conversation wants a process, and whether others may.
+func (k *Keeper) begin(wanted kind, follow bool) {
+	k.turns.begin() // soon, and no replacement is to be started in its way
+	if !follow {
+		return
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.demand.count(time.Now(), needsBlank)
+	k.demand.count(time.Now(), wanted)
 }
 
 // take takes the youngest process that fits, as what ran last answers soonest; a blank one only where no other
 // fits. It returns nil if there is none, which is a miss.
-func (k *Keeper) take(needsBlank bool) *Process {
+func (k *Keeper) take(wanted kind) *Process {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	best := -1
 	for i, p := range slices.Backward(k.ready) {
-		if needsBlank && !p.blank || !p.Alive() {
+		if !p.kind.fits(wanted) || !p.Alive() {
 			continue
 		}
-		if best < 0 || k.ready[best].blank && !p.blank {
+		if best < 0 || k.ready[best].kind.blank && !p.kind.blank {
 			best = i
 		}
 	}

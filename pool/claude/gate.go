@@ -1,0 +1,116 @@
+package claude
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+)
+
+// A CLI that is told to resume a file whose name ends in .jsonl has done all else of its start when it opens that file.
+// Where a FIFO is in the file's place it waits there, at no cost, until somebody writes: what it then reads is the
+// transcript, and the session is the one whose id stands in its lines. It reads the file once more by its name, by then
+// a regular one, and goes on writing to the transcript of that session in the same folder, which has to be there: of
+// what it has read it writes nothing. (Seen on 2.1.330; pool/parked_test.go holds it against the CLI.)
+
+const (
+	// gateSuffix is what the CLI knows a path from a session's id by.
+	gateSuffix = ".jsonl"
+	// gateLook is how often it is looked whether the CLI has come to the gate.
+	gateLook = 2 * time.Millisecond
+)
+
+// ErrGate says that a CLI didn't take its transcript at the gate.
+var ErrGate = errors.New("claude: the gate was left")
+
+// Gate is where a CLI that was started with Options.Gate waits for a transcript. It is for one goroutine at a time, and
+// has to be closed.
+type Gate struct {
+	path string   // relative to the workspace
+	fifo *os.File // what it is, whatever may stand at the path
+	root string   // the workspace
+}
+
+// NewGate makes a gate where the workspace's transcripts are. Nobody else may be in the workspace yet: what is on the
+// way isn't looked at.
+func (t Transcript) NewGate() (g *Gate, err error) {
+	if err := t.makeFolder(); err != nil {
+		return nil, err
+	}
+	g = &Gate{path: filepath.Join(filepath.Dir(t.path()), uuid.NewString()+gateSuffix), root: t.Files.Name()}
+	if err := unix.Mkfifo(g.Path(), 0o400); err != nil {
+		return nil, fmt.Errorf("claude: gate: %w", err)
+	}
+	if err := os.Lchown(g.Path(), t.Owner, t.Owner); err != nil {
+		return nil, fmt.Errorf("claude: gate: %w", err)
+	}
+	g.fifo, err = os.OpenFile(g.Path(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+	return g, err
+}
+
+// Path is what Options.Gate is to be.
+func (g *Gate) Path() string { return filepath.Join(g.root, g.path) }
+
+// Close gives the gate up. A CLI that waits at it stays there.
+func (g *Gate) Close() error { return g.fifo.Close() }
+
+// Open lets the CLI go on from a transcript, which is in its place and has at most limit bytes. It waits until the CLI
+// has come to the gate. The error is ErrGate if the CLI has left, ErrTooLarge with which nothing was tried, or ctx's
+// cause; nobody knows then what the CLI has read.
+func (g *Gate) Open(ctx context.Context, t Transcript, limit int64) error {
+	text, err := t.Read(limit)
+	if err != nil {
+		return err
+	}
+	w, err := g.await(ctx)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	defer context.AfterFunc(ctx, func() { _ = w.SetWriteDeadline(time.Unix(1, 0)) })()
+	if err := g.replace(t); err != nil { // not before the CLI has come, or it would find no FIFO
+		return err
+	}
+	_, err = w.Write(text)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return context.Cause(ctx)
+	case errors.Is(err, syscall.EPIPE):
+		return ErrGate
+	}
+	return err
+}
+
+// replace puts the transcript, as a second name of it, in the FIFO's place.
+func (g *Gate) replace(t Transcript) error {
+	beside := g.path + ".next"
+	if err := t.Files.Link(t.path(), beside); err != nil {
+		return err
+	}
+	return t.Files.Rename(beside, g.path)
+}
+
+// await opens the gate's inner end when the CLI waits at the outer one.
+func (g *Gate) await(ctx context.Context) (*os.File, error) {
+	for {
+		// The descriptor names the FIFO itself, which has no name by now.
+		w, err := os.OpenFile(fmt.Sprint("/proc/self/fd/", g.fifo.Fd()), os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		if !errors.Is(err, syscall.ENXIO) {
+			return w, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(gateLook):
+		}
+	}
+}
+
+// Remove removes the gate's name, when the CLI has answered what it was asked after Open.
+func (g *Gate) Remove(t Transcript) error { return t.Files.Remove(g.path) }

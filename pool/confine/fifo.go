@@ -1,0 +1,59 @@
+package confine
+
+import (
+	"os"
+	"strconv"
+	"time"
+)
+
+// restTime is how long a process has to have used no processor where the kernel doesn't tell what it waits for.
+const restTime = 500 * time.Millisecond
+
+// Opening tells when a process waits for somebody to write to a FIFO that it opens to read, without opening that, which
+// would end the waiting. It is for one goroutine.
+type Opening struct {
+	pid   int
+	ticks uint64
+	since time.Time // it has used so much
+}
+
+// NewOpening returns one of a child's, which nobody may stop meanwhile.
+func NewOpening(pid int) *Opening { return &Opening{pid: pid} }
+
+// Waits reports whether the process waits now. Where the kernel doesn't tell (gVisor's doesn't), one that has used no
+// processor for a while is taken to.
+func (o *Opening) Waits() (bool, error) {
+	waits, known := waitsIn(o.pid, "wait_for_partner")
+	if known {
+		return waits, nil
+	}
+	p, err := look(o.pid)
+	if err != nil {
+		return false, err
+	}
+	if now := time.Now(); p.ticks != o.ticks || o.since.IsZero() {
+		o.ticks, o.since = p.ticks, now
+	}
+	return p.ticks > 0 && time.Since(o.since) >= restTime, nil
+}
+
+// waitsIn reports whether one of the process's threads waits in that function of the kernel, and whether that is known.
+func waitsIn(pid int, function string) (waits, known bool) {
+	tasks := "/proc/" + strconv.Itoa(pid) + "/task"
+	threads, err := os.ReadDir(tasks)
+	if err != nil {
+		return false, false
+	}
+	buf := make([]byte, 64)
+	for _, thread := range threads {
+		n, err := readProc(pid, "task/"+thread.Name()+"/wchan", buf)
+		if err != nil {
+			continue // it has just ended
+		}
+		known = known || n > 1 // one that runs has "0", as all have where it isn't told
+		if string(buf[:n]) == function {
+			return true, true
+		}
+	}
+	return false, known
+}

@@ -1,0 +1,182 @@
+package pool_test
+
+import (
+	"bytes"
+	"maps"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/tidwall/gjson"
+
+	"claudepool/infra/archive"
+	"claudepool/infra/testkit/need"
+	"claudepool/pool"
+)
+
+// newParking starts a service with the real CLI that keeps a process parked.
+func newParking(t *testing.T, change ...func(*pool.Options)) *service {
+	t.Helper()
+	need.Root(t)
+	return newServiceWith(t, confinement(t), func(o *pool.Options) {
+		o.PermissionMode, o.Confined, o.Parked = "bypassPermissions", true, 1
+		for _, c := range change {
+			c(o)
+		}
+	})
+}
+
+// parked waits for a process that was started with the model, and returns its pid.
+func (s *service) parked(model string) (pid string) {
+	s.t.Helper()
+	require.Eventually(s.t, func() bool {
+		pid = parkedIn(s.root, model)
+		return s.pool.Snapshot().Parked == 1 && pid != ""
+	}, time.Minute, 10*time.Millisecond)
+	return pid
+}
+
+// parkedIn looks for a CLI that was started at a gate below the folder.
+func parkedIn(root, model string) string {
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		if _, err := strconv.Atoi(e.Name()); err != nil {
+			continue
+		}
+		args, _ := os.ReadFile("/proc/" + e.Name() + "/cmdline")
+		line := strings.ReplaceAll(string(args), "\x00", " ")
+		named := model == "" || strings.Contains(line, "--model="+model+" ")
+		if strings.Contains(line, "--resume="+root) && strings.Contains(line, ".jsonl ") && named {
+			return e.Name()
+		}
+	}
+	return ""
+}
+
+const session = "11111111-2222-4333-8444-555555555555"
+
+var three = fields{"model": nil, "messages": []fields{user("one"), assistant("two"), user("three")}}
+
+func with(f fields, name string, value any) fields {
+	more := maps.Clone(f)
+	more[name] = value
+	return more
+}
+
+func TestParked_AHistoryIsTakenUpByAParkedProcess(t *testing.T) {
+	t.Parallel()
+	s := newParking(t)
+	pid := s.parked("")
+	r := s.ask("ada", "", with(three, "session_id", session))
+	require.Equal(t, "reply to: three", r.text(t))
+	require.Equal(t, pid, r.pid)
+	require.Equal(t, pool.ProcessResumed, r.process)
+	require.Equal(t, []string{"user: one", "assistant: two", "user: three"}, s.lastCall().Messages())
+	for _, id := range ids(r) {
+		require.Equal(t, session, id)
+	}
+
+	r = s.ask("ada", "four", fields{"model": nil, "session_id": session})
+	require.Equal(t, pool.ProcessReused, r.process)
+	require.Equal(t, "reply to: four", r.text(t))
+
+	s.ask("ada", "[[status=400]]", fields{"model": nil, "session_id": session}) // is undone
+	r = s.ask("ada", "five", fields{"model": nil, "session_id": session, "system": "be brief"})
+	require.Equal(t, pool.ProcessResumed, r.process)
+	require.NotEqual(t, pid, r.pid, "its transcript is one that any process can resume")
+	require.Equal(t, []string{"user: one", "assistant: two", "user: three", "assistant: reply to: three", "user: four",
+		"assistant: reply to: four", "user: five"}, s.lastCall().Messages())
+}
+
+// ids are the session ids that a client gets to see.
+func ids(r reply) (all []string) {
+	for _, e := range r.events {
+		if id := e.Get("session_id"); id.Exists() {
+			all = append(all, id.Str)
+		}
+	}
+	return all
+}
+
+// What the API sees is the same as of an ordinary resume: its cache of the prompt has to fit.
+func TestParked_TheAPISeesWhatAnOrdinaryResumeSends(t *testing.T) {
+	t.Parallel()
+	for name, h := range histories {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			request := fields{"model": nil, "messages": h.messages, "system": "You are a zebra."}
+			s := newParking(t)
+			pid := s.parked("")
+			require.Equal(t, pid, s.ask("ada", "", request).pid)
+			plain := newConfined(t)
+			plain.ask("ada", "", request)
+			require.Equal(t, h.seen, saw(s.lastCall()))
+			require.Equal(t, prompt(plain), prompt(s))
+		})
+	}
+}
+
+// prompt is what the last call has beside the messages, without what differs between folders and between moments.
+func prompt(s *service) string {
+	body := s.lastCall().Body
+	text := gjson.GetBytes(body, "system").Raw + gjson.GetBytes(body, "tools").Raw + gjson.GetBytes(body, "model").Raw
+	var lines []string
+	for _, line := range strings.Split(text, `\n`) {
+		if !strings.Contains(line, s.root) && !strings.Contains(line, "cch=") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestParked_AConversationOfAnotherInstanceIsTakenUp(t *testing.T) {
+	t.Parallel()
+	store, dir := kept(t)
+	first := newServiceWith(t, nil, keepingIn(store))
+	first.ask("ada", "one", fields{"model": nil, "session_id": session})
+	saved(t, dir, 1)
+	second := newParking(t, archiving(store))
+	pid := second.parked("")
+	r := second.ask("ada", "two", fields{"model": nil, "session_id": session})
+	require.Equal(t, pid, r.pid)
+	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two"}, second.lastCall().Messages())
+	saved(t, dir, 2)
+	third := newParking(t, archiving(store))
+	pid = third.parked("")
+	r = third.ask("ada", "three", fields{"model": nil, "session_id": session})
+	require.Equal(t, pid, r.pid)
+	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two", "assistant: reply to: two",
+		"user: three"}, third.lastCall().Messages(), "what a parked process writes is whole")
+}
+
+func archiving(store archive.Store) func(*pool.Options) { return keepingIn(store) }
+
+func TestParked_WhatIsParkedFollowsWhatIsAskedFor(t *testing.T) {
+	t.Parallel()
+	s := newParking(t)
+	s.parked("")
+	s.ask("eve", "", with(three, "model", "opus")) // nobody knows her
+	require.EqualValues(t, 1, s.pool.Snapshot().ParkedMisses)
+	s.ask("ada", "hello", nil) // is proven by it
+	s.ask("ada", "", with(three, "model", "sonnet"))
+	pid := s.parked("sonnet")
+	r := s.ask("ada", "", with(with(three, "model", "sonnet"), "session_id", session))
+	require.Equal(t, pid, r.pid)
+	require.Equal(t, "claude-sonnet-5-5", s.lastCall().Model)
+	require.False(t, bytes.Contains(s.lastCall().Body, []byte("local-command")), "the CLI tells of a change of model")
+}
+
+// A process that isn't there any more, or hasn't come to its gate, costs its user a start and nothing else.
+func TestParked_WhatGoesWrongAtTheGateCostsAStart(t *testing.T) {
+	t.Parallel()
+	s := newParking(t)
+	pid := s.parked("")
+	kill(t, pid)
+	r := s.ask("ada", "", three)
+	require.Equal(t, "reply to: three", r.text(t))
+	require.NotEqual(t, pid, r.pid)
+	require.Equal(t, []string{"user: one", "assistant: two", "user: three"}, s.lastCall().Messages())
+}
