@@ -200,7 +200,7 @@ func (s *slot) makeReady(ctx context.Context, req *api.Request) (how string, err
 	return "", err
 }
 
-// spawn gets a process for the conversation, making room for it first: a standby if one fits, else a new one.
+// spawn gets a process for the conversation, making room for it first, and tells how.
 func (s *slot) spawn(ctx context.Context, req *api.Request) (how string, err error) {
 	p := s.pool
 	if s.dir == nil && p.diskFull.Load() {
@@ -212,25 +212,32 @@ func (s *slot) spawn(ctx context.Context, req *api.Request) (how string, err err
 	for s.dir == nil && s.user.atConversationLimit() && p.evict(s.user.takeLongestUnused()) {
 	}
 	began := time.Now()
-	how, s.origin = ProcessStandby, api.ContextNone
-	proc, err := s.claim(ctx, credentialOf(req))
-	if errors.Is(err, standby.ErrNone) {
-		how = ProcessCold
-		proc, err = s.start(ctx, req)
-	}
+	proc, how, err := s.obtain(ctx, req)
 	if err != nil {
 		if !s.stuck {
 			s.user.unreserve()
 		}
 		return "", fmt.Errorf("pool: spawn: %w", err)
 	}
-	if proc.Resumed() {
-		how = ProcessResumed
-	}
 	s.install(proc)
 	p.opts.Logger.Info("process started", "user", api.ShortUser(s.user.id), "pid", proc.PID(),
 		"process", how, "seconds", time.Since(began).Seconds())
 	return how, nil
+}
+
+// obtain gets a process for the conversation, one that was started in advance if there is one that fits.
+func (s *slot) obtain(ctx context.Context, req *api.Request) (proc *cli.Process, how string, err error) {
+	s.origin = api.ContextNone
+	if proc, err = s.claim(ctx, credentialOf(req)); !errors.Is(err, standby.ErrNone) {
+		return proc, ProcessStandby, err
+	}
+	if taken := s.unpark(ctx, req); taken != nil {
+		return s.goOn(ctx, taken, req)
+	}
+	if proc, err = s.start(ctx, req); err == nil && proc.Resumed() {
+		return proc, ProcessResumed, nil
+	}
+	return proc, ProcessCold, err
 }
 
 // reserve takes room for one more process of the slot's user. Where there is none, the process that has been idle for

@@ -180,3 +180,66 @@ func TestParked_WhatGoesWrongAtTheGateCostsAStart(t *testing.T) {
 	require.NotEqual(t, pid, r.pid)
 	require.Equal(t, []string{"user: one", "assistant: two", "user: three"}, s.lastCall().Messages())
 }
+
+// beginnings are requests for new conversations that no standby can be fitted to.
+var beginnings = map[string]fields{
+	"an id of the client's": {"session_id": session},
+	"a system prompt":       {"session_id": session, "system": "You are a zebra."},
+	"another model":         {"session_id": session, "model": "sonnet"},
+	"a permission mode":     {"session_id": session, "permission_mode": "plan"},
+	"thinking":              {"session_id": session, "thinking": fields{"type": "disabled"}},
+}
+
+// The API sees of a conversation that begins at a gate what it sees of one that begins with a start.
+func TestParked_ANewConversationNeedsNoStart(t *testing.T) {
+	t.Parallel()
+	for name, more := range beginnings {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			request := fields{"model": nil}
+			maps.Copy(request, more)
+			s, plain := newParking(t), newConfined(t)
+			pid := s.parked("")
+			r := s.ask("ada", "one", request)
+			require.Equal(t, "reply to: one", r.text(t))
+			require.Equal(t, pid, r.pid)
+			require.Equal(t, pool.ProcessStandby, r.process)
+			require.Equal(t, "none", r.receipt().Get("context").Str)
+			plain.ask("ada", "one", request)
+			require.Equal(t, []string{"user: one"}, s.lastCall().Messages())
+			require.Equal(t, prompt(plain), prompt(s))
+			require.False(t, bytes.Contains(s.lastCall().Body, []byte("local-command")))
+
+			require.Equal(t, pool.ProcessReused, s.ask("ada", "two", request).process)
+			s.ask("ada", "[[status=400]]", request) // is undone
+			kill(t, pid)
+			r = s.ask("ada", "three", request)
+			require.Equal(t, pool.ProcessResumed, r.process)
+			require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two", "assistant: reply to: two",
+				"user: three"}, s.lastCall().Messages())
+		})
+	}
+}
+
+func TestParked_AFirstTurnThatFailsLeavesNothing(t *testing.T) {
+	t.Parallel()
+	s := newParking(t)
+	pid := s.parked("")
+	r := s.ask("ada", "[[status=400]]", fields{"model": nil, "session_id": session})
+	require.Equal(t, pid, r.pid)
+	r = s.ask("ada", "one", fields{"model": nil, "session_id": session})
+	require.Equal(t, "reply to: one", r.text(t))
+	require.Equal(t, []string{"user: one"}, s.lastCall().Messages())
+}
+
+func TestParked_AFallbackModelIsKnownNextTime(t *testing.T) {
+	t.Parallel()
+	s := newParking(t)
+	s.parked("")
+	s.ask("ada", "hello", nil) // is proven by it
+	s.ask("ada", "one", fields{"session_id": session, "model": "haiku", "fallback_model": "sonnet"})
+	pid := s.parked("haiku")
+	r := s.ask("ada", "one", fields{"session_id": "11111111-2222-4333-8444-666666666666", "model": "haiku",
+		"fallback_model": "sonnet"})
+	require.Equal(t, pid, r.pid)
+}

@@ -15,14 +15,6 @@ import (
 // start starts a process for the conversation and returns when it has answered its first control request. No state of
 // the transcript keeps it from that: where the CLI can't go on from it, less and less is asked of it.
 func (s *slot) start(ctx context.Context, req *api.Request) (*cli.Process, error) {
-	if taken := s.unpark(ctx, req); taken != nil {
-		opts, err := s.prepare(ctx, req)
-		proc, endErr := s.goOn(ctx, taken, opts)
-		if err = errors.Join(err, endErr); proc != nil || err != nil {
-			return proc, err
-		}
-		return s.startAnew(ctx, opts, req)
-	}
 	over, err := s.pool.starter.gate.pass(ctx)
 	if err != nil {
 		return nil, err

@@ -95,6 +95,16 @@ func (t Transcript) writeTo(f *os.File, history []HistoryMessage, now time.Time)
 	return last, w.Flush()
 }
 
+// WriteNothing makes a CLI started with Options.Resume, or at a Gate, begin a conversation: the API sees nothing of what
+// is written. The CLI doesn't resume an empty file, nor one that has nothing but what it knows a session by.
+func (t Transcript) WriteNothing(now time.Time) error {
+	return t.create(func(f *os.File) error {
+		_, err := f.Write(t.follow(&entry{Type: "system", Subtype: "informational", Content: "a conversation begins",
+			Level: "info", IsMeta: true}, "", now))
+		return err
+	})
+}
+
 // follow makes an entry the next one behind the last, of which the uuid is given, and returns its line.
 func (t Transcript) follow(e *entry, last string, now time.Time) []byte {
 	if last != "" {
@@ -203,6 +213,10 @@ type entry struct {
 	Type        string  `json:"type"`
 	Message     any     `json:"message,omitempty"`
 	Attachment  any     `json:"attachment,omitempty"`
+	Subtype     string  `json:"subtype,omitempty"` // this and the next three are a system entry's
+	Content     string  `json:"content,omitempty"`
+	Level       string  `json:"level,omitempty"`
+	IsMeta      bool    `json:"isMeta,omitempty"`
 	UUID        string  `json:"uuid"`
 	Timestamp   string  `json:"timestamp"`
 	UserType    string  `json:"userType"`

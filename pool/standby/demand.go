@@ -22,8 +22,14 @@ type kind struct {
 	cli   claude.Options // what it was started with, but for its session
 }
 
-// fits reports whether a process of the kind can serve who wants the other one.
-func (k kind) fits(wanted kind) bool { return k == wanted || k.cli == wanted.cli && !wanted.blank }
+// fits reports whether a process of the kind can serve who wants the other one. A new conversation's model can be changed
+// without a trace, though not to the CLI's own default.
+func (k kind) fits(wanted kind, isNew bool) bool {
+	if isNew && wanted.cli.Model != "" {
+		k.cli.Model = wanted.cli.Model
+	}
+	return k.cli == wanted.cli && (k.blank || !wanted.blank)
+}
 
 // demand follows how many conversations come at once, so that as many processes can be ready for the next burst, and
 // which kinds of processes they want.

@@ -2,8 +2,8 @@
 // up by turns that it forgets again, frozen while it waits, claimed at most once, and replaced. How many are kept
 // follows how many were claimed at once lately, as far as there is room.
 //
-// For conversations that have a past a Keeper keeps parked processes: they have done all of their start but for reading
-// a transcript, and wait for one.
+// For all others a Keeper keeps parked processes: they have done all of their start but for reading a transcript, and
+// wait for one, which may be that of a conversation that begins.
 //
 // It knows no users and no conversations, and what decides about room and memory is passed in: see Options.
 package standby
@@ -34,7 +34,7 @@ type Options struct {
 	Logger  *slog.Logger
 	Starter Starter
 	CLI     claude.Options // what processes are usually started with, but for the session's id
-	Parked  bool           // processes are parked: for Resume, else for Claim
+	Parked  bool           // processes are parked: for Unpark, else for Claim
 
 	Min          int           // how many are kept ready at least; 0 is none, whatever comes
 	StartTimeout time.Duration // from a process's start until it is ready
@@ -77,7 +77,7 @@ type Process struct {
 // Stats is what a Keeper has.
 type Stats struct {
 	Ready  int   // processes that can be claimed
-	Misses int64 // calls of Claim or Resume that returned ErrNone, since the Keeper's start
+	Misses int64 // calls of Claim or Unpark that returned ErrNone, since the Keeper's start
 }
 
 // Keeper keeps processes ready. Its methods may be called concurrently.
@@ -122,24 +122,30 @@ func New(opts Options) *Keeper {
 func (k *Keeper) Claim(ctx context.Context, credential broker.Credential, system string) (*Process, error) {
 	wanted := kind{cli: k.opts.CLI, blank: system != ""}
 	k.begin(wanted, true)
-	return k.claim(ctx, wanted, credential, system)
+	return k.claim(ctx, wanted, false, credential, system)
 }
 
-// Resume hands out a parked process that was started with the options: awake, bound to the credential, and still at its
-// gate, where it needs GoOn. In all else it is as Claim. What isn't to be followed leaves no trace in what is kept.
-func (k *Keeper) Resume(ctx context.Context, credential broker.Credential, opts claude.Options, follow bool) (*Process,
-	error) {
-	wanted := kind{cli: opts}
-	k.begin(wanted, follow)
-	return k.claim(ctx, wanted, credential, "")
+// Wish is what a conversation wants of a parked process.
+type Wish struct {
+	CLI    claude.Options // what it is to have been started with, but for its session
+	New    bool           // the conversation has no past: its model can be changed later
+	Follow bool           // what is kept from now on may follow it
+}
+
+// Unpark hands out a parked process that fits the wish: awake, bound to the credential, and still at its gate, where it
+// needs GoOn. In all else it is as Claim.
+func (k *Keeper) Unpark(ctx context.Context, credential broker.Credential, w Wish) (*Process, error) {
+	wanted := kind{cli: w.CLI}
+	k.begin(wanted, w.Follow)
+	return k.claim(ctx, wanted, w.New, credential, "")
 }
 
 // claim takes a process and hands it over, and another one where that one has died or has an API call under way.
-func (k *Keeper) claim(ctx context.Context, wanted kind, credential broker.Credential, system string) (*Process,
-	error) {
+func (k *Keeper) claim(ctx context.Context, wanted kind, isNew bool, credential broker.Credential, system string) (
+	*Process, error) {
 	defer signal(k.wake)
 	for {
-		p := k.take(wanted)
+		p := k.take(wanted, isNew)
 		if p == nil {
 			return nil, ErrNone
 		}
@@ -209,12 +215,12 @@ func (k *Keeper) begin(wanted kind, follow bool) {
 
 // take takes the youngest process that fits, as what ran last answers soonest; a blank one only where no other
 // fits. It returns nil if there is none, which is a miss.
-func (k *Keeper) take(wanted kind) *Process {
+func (k *Keeper) take(wanted kind, isNew bool) *Process {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	best := -1
 	for i, p := range slices.Backward(k.ready) {
-		if !p.kind.fits(wanted) || !p.Alive() {
+		if !p.kind.fits(wanted, isNew) || !p.Alive() {
 			continue
 		}
 		if best < 0 || k.ready[best].kind.blank && !p.kind.blank {
