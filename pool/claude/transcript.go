@@ -95,12 +95,13 @@ func (t Transcript) writeTo(f *os.File, history []HistoryMessage, now time.Time)
 	return last, w.Flush()
 }
 
-// WriteNothing makes a CLI started with Options.Resume, or at a Gate, begin a conversation: the API sees nothing of what
-// is written. The CLI doesn't resume an empty file, nor one that has nothing but what it knows a session by.
+// WriteNothing makes a CLI that resumes begin a conversation: the API sees nothing of what is written. The CLI doesn't
+// resume an empty file, nor one that has nothing but what it notes about a session.
 func (t Transcript) WriteNothing(now time.Time) error {
 	return t.create(func(f *os.File) error {
-		_, err := f.Write(t.follow(&entry{Type: "system", Subtype: "informational", Content: "a conversation begins",
-			Level: "info", IsMeta: true}, "", now))
+		beginning := entry{Type: "system", Subtype: "informational", Level: "info", Content: "a conversation begins",
+			IsMeta: true}
+		_, err := f.Write(t.follow(&beginning, "", now))
 		return err
 	})
 }

@@ -22,8 +22,8 @@ type kind struct {
 	cli   claude.Options // what it was started with, but for its session
 }
 
-// fits reports whether a process of the kind can serve who wants the other one. A new conversation's model can be changed
-// without a trace, though not to the CLI's own default.
+// fits reports whether a process of the kind can serve who wants the other one. A new conversation's model can be
+// changed without a trace, though not to the CLI's own default.
 func (k kind) fits(wanted kind, isNew bool) bool {
 	if isNew && wanted.cli.Model != "" {
 		k.cli.Model = wanted.cli.Model
