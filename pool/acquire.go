@@ -234,10 +234,16 @@ func (s *slot) obtain(ctx context.Context, req *api.Request) (proc *cli.Process,
 	if taken := s.unpark(ctx, req); taken != nil {
 		return s.goOn(ctx, taken, req)
 	}
-	if proc, err = s.start(ctx, req); err == nil && proc.Resumed() {
-		return proc, ProcessResumed, nil
+	proc, err = s.start(ctx, req)
+	return proc, howStarted(proc), err
+}
+
+// howStarted tells how a process that was started for a request is called.
+func howStarted(proc *cli.Process) string {
+	if proc != nil && proc.Resumed() {
+		return ProcessResumed
 	}
-	return proc, ProcessCold, err
+	return ProcessCold
 }
 
 // reserve takes room for one more process of the slot's user. Where there is none, the process that has been idle for

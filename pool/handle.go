@@ -126,6 +126,7 @@ func (h *Handle) conclude(end *cli.Outcome) {
 	if !h.user.isUnproven() { // a good end alone is no proof: some commands the CLI answers without the API
 		h.answered = true
 		h.user.prove()
+		h.fulfil()
 	}
 	h.goodTurn = end.Mark
 	digests := h.digests

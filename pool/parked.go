@@ -11,11 +11,16 @@ import (
 	"claudepool/pool/standby"
 )
 
-// newParked keeps processes parked. What waits for a transcript opens a file that only its uid keeps others from.
-func newParked(p *Pool) *standby.Keeper {
+// parks reports whether processes are parked. What waits for a transcript opens a file that only its uid keeps others
+// from.
+func (p *Pool) parks() bool { return p.opts.Parked > 0 && p.opts.Launcher.SeparatesUIDs() }
+
+// newParked keeps processes parked. Standbys have what room there is first.
+func newParked(p *Pool, standbys *standby.Keeper) *standby.Keeper {
 	opts := keeperOptions(p)
-	opts.Parked, opts.Room = true, func() int { return p.table.room() - p.standbys.Stats().Ready }
-	if p.opts.Launcher.SeparatesUIDs() {
+	opts.Parked = true
+	opts.Room = func() int { return p.table.room() - max(p.opts.Standby, standbys.Count()) }
+	if p.parks() {
 		opts.Min = p.opts.Parked
 	}
 	return standby.New(opts)
@@ -25,11 +30,12 @@ func newParked(p *Pool) *standby.Keeper {
 // returns nil where none fits.
 func (s *slot) unpark(ctx context.Context, req *api.Request) *standby.Process {
 	p := s.pool
-	if s.dir != nil {
+	if s.dir != nil || !p.parks() {
 		return nil
 	}
-	wish := standby.Wish{CLI: s.options(), New: !s.mirror.fetch && len(s.seed.Before) == 0, Follow: !s.user.isUnproven()}
+	wish := standby.Wish{CLI: s.options(), New: !s.mirror.fetch && len(s.seed.Before) == 0}
 	wish.CLI.PermissionMode = p.opts.PermissionMode // it can be changed later
+	s.wish = &wish
 	taken, err := p.parked.Unpark(ctx, credentialOf(req), wish)
 	if err == nil {
 		if err = s.moveInto(taken.Folder); err == nil {
@@ -43,14 +49,22 @@ func (s *slot) unpark(ctx context.Context, req *api.Request) *standby.Process {
 	return nil
 }
 
+// fulfil has what is parked follow what the conversation wished for, now that a turn has gone well: strangers' wishes are
+// nobody's.
+func (s *slot) fulfil() {
+	if s.wish != nil {
+		s.pool.parked.Prefer(*s.wish)
+		s.wish = nil
+	}
+}
+
 // goOn has a parked process go on from the conversation's transcript, or begin where there is none, and tells how that
 // is called. Where the process is of no use another one is started.
 func (s *slot) goOn(ctx context.Context, taken *standby.Process, req *api.Request) (proc *cli.Process, how string,
 	err error) {
 	opts, err := s.prepare(ctx, req)
 	if err != nil {
-		taken.LeaveGate()
-		return nil, "", errors.Join(err, s.abandon(taken.Process))
+		return nil, "", errors.Join(err, s.abandonParked(taken))
 	}
 	how = ProcessResumed
 	if !opts.Resume {
@@ -69,22 +83,26 @@ func (s *slot) goOn(ctx context.Context, taken *standby.Process, req *api.Reques
 // startInstead ends a parked process that is of no use, and starts one in its place.
 func (s *slot) startInstead(ctx context.Context, taken *standby.Process, opts claude.Options, req *api.Request) (
 	proc *cli.Process, how string, err error) {
-	taken.LeaveGate()
-	if err := s.abandon(taken.Process); err != nil {
+	if err := s.abandonParked(taken); err != nil {
 		return nil, "", err
 	}
-	over, err := s.pool.starter.gate.pass(ctx)
+	over, err := s.pool.starter.turnstile.pass(ctx)
 	if err != nil {
 		return nil, "", err
 	}
 	defer over()
-	how = ProcessResumed
 	if !opts.Resume {
-		how = ProcessCold
 		err = s.dir.WithTranscript(s.id, claude.Transcript.Remove)
 	}
 	if err == nil {
 		proc, err = s.startAnew(ctx, opts, req)
 	}
-	return proc, how, err
+	return proc, howStarted(proc), err
+}
+
+// abandonParked ends a process that may still wait, where nothing but a kill reaches it, and has nothing to write.
+func (s *slot) abandonParked(taken *standby.Process) error {
+	taken.LeaveGate()
+	taken.Kill()
+	return s.abandon(taken.Process)
 }

@@ -3,6 +3,7 @@ package pool_test
 import (
 	"bytes"
 	"maps"
+	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -157,13 +158,19 @@ func archiving(store archive.Store) func(*pool.Options) { return keepingIn(store
 func TestParked_WhatIsParkedFollowsWhatIsAskedFor(t *testing.T) {
 	t.Parallel()
 	s := newParking(t)
-	s.parked("")
-	s.ask("eve", "", with(three, "model", "opus")) // nobody knows her
+	first := s.parked("")
+	s.api.Admit(func(credential string) int {
+		if strings.Contains(credential, "eve") {
+			return http.StatusUnauthorized
+		}
+		return 0
+	})
+	s.ask("eve", "", with(three, "model", "opus")) // whom the API doesn't know
 	require.EqualValues(t, 1, s.pool.Snapshot().ParkedMisses)
-	s.ask("ada", "hello", nil) // is proven by it
-	s.ask("ada", "", with(three, "model", "sonnet"))
+	require.Equal(t, first, s.parked(""), "it gives way to nobody's wish")
+	require.Equal(t, "reply to: three", s.ask("ada", "", with(three, "model", "sonnet")).text(t))
 	pid := s.parked("sonnet")
-	r := s.ask("ada", "", with(with(three, "model", "sonnet"), "session_id", session))
+	r := s.ask("bob", "", with(three, "model", "sonnet"))
 	require.Equal(t, pid, r.pid)
 	require.Equal(t, "claude-sonnet-5-5", s.lastCall().Model)
 	require.False(t, bytes.Contains(s.lastCall().Body, []byte("local-command")), "the CLI tells of a change of model")
@@ -236,7 +243,6 @@ func TestParked_AFallbackModelIsKnownNextTime(t *testing.T) {
 	t.Parallel()
 	s := newParking(t)
 	s.parked("")
-	s.ask("ada", "hello", nil) // is proven by it
 	s.ask("ada", "one", fields{"session_id": session, "model": "haiku", "fallback_model": "sonnet"})
 	pid := s.parked("haiku")
 	r := s.ask("ada", "one", fields{"session_id": "11111111-2222-4333-8444-666666666666", "model": "haiku",

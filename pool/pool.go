@@ -79,7 +79,8 @@ func New(opts Options, owner Ownership) *Pool {
 	p.table = newTable(&p.opts)
 	p.life, p.cutAll = context.WithCancelCause(context.Background())
 	p.starter = newStarter(p)
-	p.standbys, p.parked = newStandbys(p), newParked(p)
+	p.standbys = newStandbys(p)
+	p.parked = newParked(p, p.standbys)
 	p.admission = newAdmission(p)
 	opts.Broker.OnAnswer(p.admission.answered)
 	p.quota = newQuota(p)
@@ -155,7 +156,7 @@ func (p *Pool) Full() bool {
 	if p.diskFull.Load() {
 		return true
 	}
-	if p.standbys.Stats().Ready > 0 {
+	if p.standbys.Stats().Ready+p.parked.Stats().Ready > 0 {
 		return false
 	}
 	if p.opts.Launcher.Full() && p.table.atRest.Load() == 0 {

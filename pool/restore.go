@@ -15,7 +15,7 @@ import (
 // start starts a process for the conversation and returns when it has answered its first control request. No state of
 // the transcript keeps it from that: where the CLI can't go on from it, less and less is asked of it.
 func (s *slot) start(ctx context.Context, req *api.Request) (*cli.Process, error) {
-	over, err := s.pool.starter.gate.pass(ctx)
+	over, err := s.pool.starter.turnstile.pass(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -130,13 +130,17 @@ func (s *slot) restore(t claude.Transcript, req *api.Request) (exists bool, err 
 			return false, err
 		}
 	}
+	if s.goodTurn == "" && len(s.seed.Before) == 0 { // what is there was written to begin with
+		s.origin = api.ContextNone
+		return false, t.Remove()
+	}
 	if t.Exists() {
 		return true, t.Conclude(time.Now())
 	}
 	if len(s.seed.Before) > 0 {
 		return s.writeSeed(t, s.seed.Seed())
 	}
-	if s.fresh || s.goodTurn == "" {
+	if s.fresh {
 		s.origin = api.ContextNone
 		return false, nil
 	}

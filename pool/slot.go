@@ -7,6 +7,7 @@ import (
 
 	"claudepool/pool/api"
 	"claudepool/pool/cli"
+	"claudepool/pool/standby"
 	"claudepool/pool/vault"
 	"claudepool/pool/workspace"
 )
@@ -18,13 +19,14 @@ type slot struct {
 	*conversation
 
 	settings cli.Settings
-	seed     api.Reading // history to begin with, until it stands in a transcript
-	fresh    bool        // no turn has gone well: what is there is the seed
-	dirty    bool        // the transcript may hold a turn that failed
-	stuck    bool        // its process could not be ended; it is there yet, and nobody's to use
-	goodTurn string      // uuid of the last entry of the last good turn, or of the seed
-	answered bool        // a turn has gone well
-	origin   string      // where what its process has of what was said before came from, as receipts tell it
+	seed     api.Reading   // history to begin with, until it stands in a transcript
+	fresh    bool          // no turn has gone well: what is there is the seed
+	dirty    bool          // the transcript may hold a turn that failed
+	stuck    bool          // its process could not be ended; it is there yet, and nobody's to use
+	goodTurn string        // uuid of the last entry of the last good turn, or of the seed
+	answered bool          // a turn has gone well
+	wish     *standby.Wish // for a parked process, until a turn has gone well
+	origin   string        // where what its process has of what was said before came from, as receipts tell it
 }
 
 // takeLocked takes the slot of a conversation at rest. The caller has checked that it is.

@@ -15,17 +15,17 @@ import (
 
 // starter starts processes in workspaces. Its methods may be called concurrently.
 type starter struct {
-	launcher *confine.Launcher
-	broker   *broker.Broker
-	spec     cli.Spec // but for its folders and options
-	gate     gate
+	launcher  *confine.Launcher
+	broker    *broker.Broker
+	spec      cli.Spec // but for its folders and options
+	turnstile turnstile
 }
 
 func newStarter(p *Pool) *starter {
 	opts := p.opts
 	limits := cli.Limits{Silence: opts.SilenceTimeout, InterruptGrace: p.tuning.interruptGrace,
 		Rate: fairRate, Burst: fairBurst}
-	return &starter{launcher: opts.Launcher, broker: opts.Broker, gate: newGate(), spec: cli.Spec{
+	return &starter{launcher: opts.Launcher, broker: opts.Broker, turnstile: newTurnstile(), spec: cli.Spec{
 		Bin: opts.ClaudeBin, Limits: limits, Logger: opts.Logger,
 		MCPTimeout: opts.SpawnTimeout / 3, // or a server that is silent would cost the process
 		// The model has as long again for what it does about a command that took too long.
@@ -36,7 +36,7 @@ func newStarter(p *Pool) *starter {
 // Queue waits behind those who wait to have a process started. It keeps no place itself: a standby's would be taken for
 // as long as turns delay its start.
 func (s *starter) Queue(ctx context.Context) error {
-	over, err := s.gate.pass(ctx)
+	over, err := s.turnstile.pass(ctx)
 	if err == nil {
 		over()
 	}

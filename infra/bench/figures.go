@@ -74,6 +74,8 @@ func (c *comparison) write(out io.Writer, head string) error {
 	}{
 		{"new user, first token", c.news.first, duration},
 		{"new user, total", c.news.total, duration},
+		{"new user with a session_id, first token", c.begun[0].first, duration},
+		{"new user with a history, first token", c.begun[1].first, duration},
 		{"later request, first token", c.laters.first, duration},
 		{"later request, total", c.laters.total, duration},
 		{"short request, first token", c.shorts.first, duration},

@@ -18,6 +18,7 @@ type comparison struct {
 	missed [2]int // new users who found no standby
 
 	news, laters, shorts                           timed
+	begun                                          [len(beginnings)]timed
 	requestCPU, requestAllocs, eventTime, eventCPU figure
 }
 
@@ -25,6 +26,7 @@ type comparison struct {
 type sizes struct {
 	newRounds, newUsers, standby int // pairs of new users in each round
 	laters                       int // pairs of later requests of each pair of users
+	beginnings                   int // pairs of new users with each of the beginnings in a round
 	rounds                       int // with the scripted CLI, of:
 	talks, requests              int // pairs of talks, and of requests in each
 	streams, events, runs        int // at once, of each, and pairs of runs
@@ -32,9 +34,9 @@ type sizes struct {
 }
 
 var (
-	fullSizes = sizes{newRounds: 18, newUsers: 4, standby: 2, laters: 14, rounds: 12, talks: 12, requests: 25,
+	fullSizes = sizes{newRounds: 18, newUsers: 4, standby: 2, laters: 14, beginnings: 2, rounds: 12, talks: 12, requests: 25,
 		streams: 50, events: 1000, runs: 8, resamples: 4000}
-	quickSizes = sizes{newRounds: 1, newUsers: 1, standby: 1, laters: 2, rounds: 2, talks: 1, requests: 2,
+	quickSizes = sizes{newRounds: 1, newUsers: 1, standby: 1, laters: 2, beginnings: 1, rounds: 2, talks: 1, requests: 2,
 		streams: 2, events: 100, runs: 1, resamples: 100}
 )
 
@@ -131,7 +133,7 @@ func (c *comparison) newUsers(ctx context.Context, n int, both servicePair) erro
 			return err
 		}
 	}
-	return nil
+	return c.newConversations(ctx, n, both)
 }
 
 // laterRequests has two users go on, in turn. Each request is a sample of its own, as the scatter of a request is

@@ -30,7 +30,7 @@ const (
 var ErrGate = errors.New("claude: the gate was left")
 
 // Gate is where a CLI that was started with Options.Gate waits for a transcript. It is for one goroutine at a time, and
-// has to be closed.
+// has to be removed.
 type Gate struct {
 	path string   // relative to the workspace
 	fifo *os.File // what it is, whatever may stand at the path
@@ -56,9 +56,6 @@ func (t Transcript) NewGate() (g *Gate, err error) {
 
 // Path is what Options.Gate is to be.
 func (g *Gate) Path() string { return filepath.Join(g.root, g.path) }
-
-// Close gives the gate up. A CLI that waits at it stays there.
-func (g *Gate) Close() error { return g.fifo.Close() }
 
 // Open lets the CLI go on from a transcript, which is in its place and has at most limit bytes. It waits until the CLI
 // has come to the gate. The error is ErrGate if the CLI has left, ErrTooLarge with which nothing was tried, or ctx's
@@ -112,5 +109,5 @@ func (g *Gate) await(ctx context.Context) (*os.File, error) {
 	}
 }
 
-// Remove removes the gate's name, when the CLI has answered what it was asked after Open.
-func (g *Gate) Remove(t Transcript) error { return t.Files.Remove(g.path) }
+// Remove gives the gate up. A CLI that waits at it stays there; after Open it has to have answered something.
+func (g *Gate) Remove(t Transcript) error { return errors.Join(t.Files.Remove(g.path), g.fifo.Close()) }

@@ -31,33 +31,48 @@ func (k kind) fits(wanted kind, isNew bool) bool {
 	return k.cli == wanted.cli && (k.blank || !wanted.blank)
 }
 
+// pace is how fast what is kept follows what is wanted.
+type pace struct {
+	latest float64 // weight of the latest arrival in the shares of kinds
+	slack  float64 // how many too many of a kind there have to be for one to give way
+}
+
+var (
+	// warmPace takes an arrival or two to change anything: what is warmed up took long.
+	warmPace = pace{latest: 0.25, slack: 0.5}
+	// parkedPace follows at once, as there are few, but has two kinds that are wanted in turn not replace each other.
+	parkedPace = pace{latest: 0.5, slack: 0.7}
+)
+
 // demand follows how many conversations come at once, so that as many processes can be ready for the next burst, and
 // which kinds of processes they want.
 type demand struct {
-	last   time.Time // when the figures below were right
+	pace
+	last   time.Time // when the next two were right
 	burst  float64   // arrivals of the last moments, fading
 	peak   float64   // the highest burst lately, fading slowly
-	latest float64   // weight of the latest arrival in the shares
 	usual  kind
-	shares map[kind]float64 // of arrivals, by what they wanted; the rest is the usual kind's
+	shares map[kind]float64 // of arrivals, by what they wanted
 }
 
-// count counts an arrival.
-func (d *demand) count(now time.Time, wanted kind) {
+// arrive counts an arrival.
+func (d *demand) arrive(now time.Time) {
 	d.fade(now)
 	d.burst++
 	d.peak = max(d.peak, d.burst)
+}
+
+// prefer notes what an arrival wanted.
+func (d *demand) prefer(wanted kind) {
 	for k := range d.shares {
 		if d.shares[k] *= 1 - d.latest; d.shares[k] < leastShare {
 			delete(d.shares, k)
 		}
 	}
-	if wanted != d.usual {
-		if d.shares == nil {
-			d.shares = make(map[kind]float64)
-		}
-		d.shares[wanted] += d.latest
+	if d.shares == nil {
+		d.shares = make(map[kind]float64)
 	}
+	d.shares[wanted] += d.latest
 }
 
 func (d *demand) fade(now time.Time) {
@@ -75,29 +90,20 @@ func (d *demand) peakNow(now time.Time) int {
 	return int(math.Round(d.peak))
 }
 
-// missing is the kind of which there should be one more among so many processes: one that is wanted more than it is
-// there, the more wanted ones first, and else the usual one.
-func (d *demand) missing(have map[kind]int, total int) kind {
-	most, best := 0.0, d.usual
+// missing is the kind of which there should be one more among so many processes: the one that is wanted most of those
+// that are wanted more than they are there, else the usual one, which isMissed tells.
+func (d *demand) missing(have map[kind]int, total int) (best kind, isMissed bool) {
+	most := 0.0
+	best = d.usual
 	for k, share := range d.shares {
-		if have[k] < d.part(share, total) && share > most {
-			most, best = share, k
+		if have[k] < int(math.Round(share*float64(total))) && share > most {
+			most, best, isMissed = share, k, true
 		}
 	}
-	return best
+	return best, isMissed
 }
 
 // spare reports whether there are more of a kind than should be.
 func (d *demand) spare(k kind, have map[kind]int, total int) bool {
-	if k != d.usual {
-		return have[k] > d.part(d.shares[k], total)
-	}
-	left := total
-	for _, share := range d.shares {
-		left -= d.part(share, total)
-	}
-	return have[k] > left
+	return float64(have[k])-d.shares[k]*float64(total) >= d.slack
 }
-
-// part is how many of so many processes a share is.
-func (d *demand) part(share float64, total int) int { return int(math.Round(share * float64(total))) }

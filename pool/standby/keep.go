@@ -124,7 +124,7 @@ func (k *Keeper) takeSurplus(want int) (surplus []*Process) {
 // -1.
 func (k *Keeper) inTheWayLocked(want int) int {
 	have := k.kindsLocked()
-	if len(k.ready) < want || k.demand.missing(have, want) == k.demand.usual {
+	if _, isMissed := k.demand.missing(have, want); !isMissed || len(k.ready) < want {
 		return -1
 	}
 	return slices.IndexFunc(k.ready, func(p *Process) bool { return k.demand.spare(p.kind, have, want) })
@@ -157,7 +157,7 @@ func (k *Keeper) freeze() {
 func (k *Keeper) add(want int) error {
 	k.mu.Lock()
 	k.pending++
-	missing := k.demand.missing(k.kindsLocked(), want)
+	missing, _ := k.demand.missing(k.kindsLocked(), want)
 	k.mu.Unlock()
 	p, err := k.prepare(missing)
 	k.finish(p)

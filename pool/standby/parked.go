@@ -3,22 +3,28 @@ package standby
 import (
 	"context"
 	"errors"
+	"time"
 
 	"claudepool/pool/claude"
 	"claudepool/pool/cli"
 )
 
-// latestShare and latestParked are the weights of the latest arrival in the shares of kinds. Parked processes are few,
-// as they are made anew in a second, and follow what was asked for last.
-const latestShare, latestParked = 0.25, 0.5
+const (
+	// MaxParked is the largest transcript that a parked process is given, in bytes: it reads one twice, so that with more
+	// a start is as fast.
+	MaxParked = 8 << 20
+	// gateTime is how long a parked process may take to come to its gate and to read what comes through. With more a start
+	// is as fast.
+	gateTime = 5 * time.Second
+)
 
-// MaxParked is the largest transcript that a parked process is given, in bytes: it reads one twice, so that with more a
-// start is as fast.
-const MaxParked = 8 << 20
+var errGateTime = errors.New("standby: the process didn't take its transcript in time")
 
 // GoOn has a parked process go on from its workspace's transcript of the session, and returns when it has read that.
 // After an error the process is of no use.
 func (p *Process) GoOn(ctx context.Context, session, system string) error {
+	ctx, done := context.WithTimeoutCause(ctx, gateTime, errGateTime)
+	defer done()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
@@ -28,24 +34,26 @@ func (p *Process) GoOn(ctx context.Context, session, system string) error {
 		case <-ctx.Done():
 		}
 	}()
+	defer p.LeaveGate()
 	return p.Folder.WithTranscript(session, func(t claude.Transcript) error {
 		err := p.gate.Open(ctx, t, MaxParked)
 		if err == nil {
 			err = p.Initialize(ctx, system)
 		}
-		return errors.Join(err, p.gate.Remove(t))
+		return err
 	})
+}
+
+// LeaveGate gives up what a parked process waits at: one that still does is of no use then.
+func (p *Process) LeaveGate() {
+	_ = p.Folder.WithTranscript(p.Session, p.gate.Remove) // else it goes with the folder
 }
 
 // Discard ends a process that nobody got, and removes what it has.
 func (p *Process) Discard() error {
-	p.LeaveGate()
-	return errors.Join(p.Stop(), p.Folder.Remove())
-}
-
-// LeaveGate gives up what a parked process waits at: it is of no use then.
-func (p *Process) LeaveGate() {
 	if p.gate != nil {
-		_ = p.gate.Close() // of what is only looked at: it can't fail
+		p.LeaveGate()
+		p.Kill() // nothing else reaches one that waits there, and it has nothing to write
 	}
+	return errors.Join(p.Stop(), p.Folder.Remove())
 }

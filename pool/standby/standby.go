@@ -105,9 +105,9 @@ func New(opts Options) *Keeper {
 		opts.OnClaim = func(*cli.Process) {}
 	}
 	k := &Keeper{opts: opts, turns: newTraffic(opts.Quiet), wake: make(chan struct{}, 1),
-		demand: demand{latest: latestShare, usual: kind{cli: opts.CLI}}}
+		demand: demand{pace: warmPace, usual: kind{cli: opts.CLI}}}
 	if opts.Parked {
-		k.demand.latest = latestParked
+		k.demand.pace = parkedPace
 	}
 	k.life, k.cancel = context.WithCancel(context.Background())
 	k.empty = sync.NewCond(&k.mu)
@@ -121,28 +121,32 @@ func New(opts Options) *Keeper {
 // died, or has an API call under way, is passed over.
 func (k *Keeper) Claim(ctx context.Context, credential broker.Credential, system string) (*Process, error) {
 	wanted := kind{cli: k.opts.CLI, blank: system != ""}
-	k.begin(wanted, true)
+	k.prefer(wanted)
 	return k.claim(ctx, wanted, false, credential, system)
 }
 
 // Wish is what a conversation wants of a parked process.
 type Wish struct {
-	CLI    claude.Options // what it is to have been started with, but for its session
-	New    bool           // the conversation has no past: its model can be changed later
-	Follow bool           // what is kept from now on may follow it
+	CLI claude.Options // what it is to have been started with, but for its session
+	New bool           // the conversation has no past: its model can be changed later
 }
 
 // Unpark hands out a parked process that fits the wish: awake, bound to the credential, and still at its gate, where it
-// needs GoOn. In all else it is as Claim.
+// needs GoOn. In all else it is as Claim. What is kept doesn't follow the wish before Prefer.
 func (k *Keeper) Unpark(ctx context.Context, credential broker.Credential, w Wish) (*Process, error) {
-	wanted := kind{cli: w.CLI}
-	k.begin(wanted, w.Follow)
-	return k.claim(ctx, wanted, w.New, credential, "")
+	return k.claim(ctx, kind{cli: w.CLI}, w.New, credential, "")
+}
+
+// Prefer says that who wished for such a process is one whose wishes are followed.
+func (k *Keeper) Prefer(w Wish) {
+	k.prefer(kind{cli: w.CLI})
+	signal(k.wake)
 }
 
 // claim takes a process and hands it over, and another one where that one has died or has an API call under way.
 func (k *Keeper) claim(ctx context.Context, wanted kind, isNew bool, credential broker.Credential, system string) (
 	*Process, error) {
+	k.arrive() // soon a turn begins, and no replacement is to be started in its way
 	defer signal(k.wake)
 	for {
 		p := k.take(wanted, isNew)
@@ -168,6 +172,13 @@ func (k *Keeper) Stats() Stats {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return Stats{Ready: len(k.ready), Misses: k.misses}
+}
+
+// Count is how many processes there are, with those that are being started, claimed or ended.
+func (k *Keeper) Count() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.ready) + k.pending
 }
 
 // Stop has no more processes kept: those that are ready end, and those being started when they are. It doesn't wait
@@ -202,19 +213,23 @@ func (k *Keeper) Close() {
 	k.work.Wait()
 }
 
-// begin says that a conversation wants a process, and whether others may.
-func (k *Keeper) begin(wanted kind, follow bool) {
-	k.turns.begin() // soon, and no replacement is to be started in its way
-	if !follow {
-		return
-	}
+// arrive counts a conversation that wants a process.
+func (k *Keeper) arrive() {
+	k.turns.begin()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.demand.count(time.Now(), wanted)
+	k.demand.arrive(time.Now())
 }
 
-// take takes the youngest process that fits, as what ran last answers soonest; a blank one only where no other
-// fits. It returns nil if there is none, which is a miss.
+// prefer notes what one wanted.
+func (k *Keeper) prefer(wanted kind) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.demand.prefer(wanted)
+}
+
+// take takes the youngest process of the kind, as what ran last answers soonest, else one of another kind that fits. It
+// returns nil if there is none, which is a miss.
 func (k *Keeper) take(wanted kind, isNew bool) *Process {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -223,7 +238,7 @@ func (k *Keeper) take(wanted kind, isNew bool) *Process {
 		if !p.kind.fits(wanted, isNew) || !p.Alive() {
 			continue
 		}
-		if best < 0 || k.ready[best].kind.blank && !p.kind.blank {
+		if best < 0 || k.ready[best].kind != wanted && p.kind == wanted {
 			best = i
 		}
 	}

@@ -50,7 +50,7 @@ func (s *service) crowd(n int) <-chan reply {
 	return answers
 }
 
-func TestGate_NoMoreProcessesStartAtATimeThanThereAreProcessors(t *testing.T) {
+func TestTurnstile_NoMoreProcessesStartAtATimeThanThereAreProcessors(t *testing.T) {
 	const users = 12
 	s, _, counts := starting(t, "sleep 0.1")
 	for answers := s.crowd(users); len(counts()) < users; {
@@ -64,7 +64,7 @@ func TestGate_NoMoreProcessesStartAtATimeThanThereAreProcessors(t *testing.T) {
 }
 
 // A tenant can have its own CLI start slowly, by what it puts into its workspace.
-func TestGate_StartsThatHangHoldUpNobodyForLong(t *testing.T) {
+func TestTurnstile_StartsThatHangHoldUpNobodyForLong(t *testing.T) {
 	n := runtime.GOMAXPROCS(0)
 	s, dir, counts := starting(t, fmt.Sprintf("test $number -gt %d || until test -e $dir/go; do sleep 0.05; done", n))
 	hanging := s.crowd(n)
