@@ -16,6 +16,7 @@ import (
 	"claudepool/infra/archive"
 	"claudepool/infra/testkit/need"
 	"claudepool/pool"
+	"claudepool/pool/confine"
 )
 
 // newParking starts a service with the real CLI that keeps a process parked.
@@ -44,13 +45,17 @@ func (s *service) parked(model string) (pid string) {
 func parkedIn(root, model string) string {
 	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
-		if _, err := strconv.Atoi(e.Name()); err != nil {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
 			continue
 		}
 		args, _ := os.ReadFile("/proc/" + e.Name() + "/cmdline")
 		line := strings.ReplaceAll(string(args), "\x00", " ")
 		named := model == "" || strings.Contains(line, "--model="+model+" ")
-		if strings.Contains(line, "--resume="+root) && strings.Contains(line, ".jsonl ") && named {
+		if !strings.Contains(line, "--resume="+root) || !strings.Contains(line, ".jsonl ") || !named {
+			continue
+		}
+		if waits, err := confine.NewOpening(pid).Waits(); err == nil && waits { // it may have forked
 			return e.Name()
 		}
 	}
