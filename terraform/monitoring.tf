@@ -84,7 +84,7 @@ locals {
       query   = "sum(rate(${local.log_metric["process-starts"]}{${local.pool_is},process=\"cold\"}[15m])) / sum(rate(${local.log_metric["process-starts"]}{${local.pool_is}}[15m])) > 0.5"
       for     = "900s"
       urgent  = false
-      explain = "Standbys run out or can't be fitted: raise STANDBY or add memory; requests that choose a new session_id or a fallback_model always start cold."
+      explain = "Standbys run out or can't be fitted: raise STANDBY or add memory; requests with a session_id, a history or a fallback_model need a parked process: raise PARKED."
     }
     no-room = {
       title   = "Requests find no room"

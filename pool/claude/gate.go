@@ -16,8 +16,8 @@ import (
 // A CLI that is told to resume a file whose name ends in .jsonl has done all else of its start when it opens that file.
 // Where a FIFO is in the file's place it waits there, at no cost, until somebody writes: what it then reads is the
 // transcript, and the session is the one whose id stands in its lines. It reads the file once more by its name, by then
-// a regular one, and goes on writing to the transcript of that session in the same folder, which has to be there: of
-// what it has read it writes nothing. (Seen on 2.1.330; pool/parked_test.go holds it against the CLI.)
+// a regular one, and goes on in the transcript of that session in the same folder; where there is none it writes down
+// anew what it has read. (Seen on 2.1.330; pool/parked_test.go holds it against the CLI.)
 
 const (
 	// gateSuffix is what the CLI knows a path from a session's id by.
