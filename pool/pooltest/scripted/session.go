@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/google/uuid"
+
 	"claudepool/pool/claude"
 )
 
@@ -18,14 +20,18 @@ import (
 type session struct {
 	id, path string
 
-	mu       sync.Mutex // guards messages and the file
+	mu       sync.Mutex // guards the following and the file
 	messages []entry
+	// What came from a file that was named is not written again: it has to be in the transcript already.
+	before []byte // what was there
+	given  int    // how many messages came
 }
 
 type entry struct {
-	Type    string  `json:"type"`
-	UUID    string  `json:"uuid"`
-	Message message `json:"message"`
+	Type      string  `json:"type"`
+	UUID      string  `json:"uuid"`
+	SessionID string  `json:"sessionId"`
+	Message   message `json:"message"`
 }
 
 type message struct {
@@ -35,6 +41,9 @@ type message struct {
 
 // openSession begins a session or goes on with one.
 func openSession(id, resume, resumeAt string) (*session, error) {
+	if filepath.Ext(resume) == ".jsonl" {
+		return openFile(resume, resumeAt)
+	}
 	if resume != "" {
 		id = resume
 	}
@@ -46,10 +55,46 @@ func openSession(id, resume, resumeAt string) (*session, error) {
 	if resume == "" {
 		return s, nil
 	}
-	f, err := os.Open(s.path)
+	all, err := readEntries(s.path)
 	if err != nil {
-		//lint:ignore ST1005 the real one's words
-		return nil, fmt.Errorf("No conversation found with session ID: %s", id)
+		return nil, notFound(id)
+	}
+	s.take(all, resumeAt)
+	return s, nil
+}
+
+// openFile goes on with the session whose transcript is in the file, and with the session's own one in the file's
+// folder. The real one reads the file twice by its name, which may be a FIFO's at first: the session is that of the
+// first time, the conversation that of the second.
+func openFile(path, resumeAt string) (*session, error) {
+	all, err := readEntries(path)
+	if err != nil || len(all) == 0 {
+		return nil, notFound(uuid.NewString())
+	}
+	id := all[0].SessionID
+	s := &session{id: id, path: filepath.Join(filepath.Dir(path), id+".jsonl")}
+	if all, err = readEntries(path); err != nil {
+		return nil, err
+	}
+	s.take(all, resumeAt)
+	s.given = len(s.messages)
+	s.before, err = os.ReadFile(s.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return s, err
+}
+
+func notFound(id string) error {
+	//lint:ignore ST1005 the real one's words
+	return fmt.Errorf("No conversation found with session ID: %s", id)
+}
+
+// readEntries returns the messages of a transcript, but not its bookkeeping.
+func readEntries(path string) (all []entry, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
 	}
 	defer f.Close()
 	for decoder := json.NewDecoder(f); decoder.More(); {
@@ -57,21 +102,27 @@ func openSession(id, resume, resumeAt string) (*session, error) {
 		if err := decoder.Decode(&e); err != nil {
 			return nil, err
 		}
-		if e.UUID == "" || e.Message.Role == "" {
-			continue // bookkeeping
-		}
-		s.messages = append(s.messages, e)
-		if e.UUID == resumeAt {
-			break
+		if e.UUID != "" && e.Message.Role != "" {
+			all = append(all, e)
 		}
 	}
-	return s, nil
+	return all, nil
+}
+
+// take takes up messages to the one with the uuid, or all where there is none.
+func (s *session) take(all []entry, last string) {
+	for _, e := range all {
+		s.messages = append(s.messages, e)
+		if e.UUID == last {
+			return
+		}
+	}
 }
 
 func (s *session) add(role, uuid string, content json.RawMessage) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.messages = append(s.messages, entry{role, uuid, message{role, content}})
+	s.messages = append(s.messages, entry{role, uuid, s.id, message{role, content}})
 }
 
 // conversation is what the API gets to see.
@@ -92,7 +143,10 @@ func (s *session) rewind(uuid string) bool {
 	for i, e := range s.messages {
 		if e.UUID == uuid {
 			s.messages = s.messages[:i]
-			s.append(object{"type": "last-prompt", "rewound": true, "sessionId": s.id})
+			if i < s.given { // the real one leaves that to who reads it
+				s.given, s.before = 0, nil
+			}
+			s.append(nil, object{"type": "last-prompt", "rewound": true, "sessionId": s.id})
 			return true
 		}
 	}
@@ -106,18 +160,18 @@ func (s *session) save() {
 	if err := os.Remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		panic(err)
 	}
-	lines := make([]any, len(s.messages))
-	for i, e := range s.messages {
-		lines[i] = e
+	lines := make([]any, 0, len(s.messages))
+	for _, e := range s.messages[s.given:] {
+		lines = append(lines, e)
 	}
-	s.append(lines...)
+	s.append(s.before, lines...)
 }
 
-// append writes lines of the transcript.
-func (s *session) append(lines ...any) {
-	var text bytes.Buffer
+// append writes a text and lines of the transcript.
+func (s *session) append(before []byte, lines ...any) {
+	text := bytes.NewBuffer(bytes.Clone(before))
 	for _, line := range lines {
-		if err := json.NewEncoder(&text).Encode(line); err != nil {
+		if err := json.NewEncoder(text).Encode(line); err != nil {
 			panic(err)
 		}
 	}
