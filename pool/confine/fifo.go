@@ -12,18 +12,19 @@ const restTime = 500 * time.Millisecond
 // Opening tells when a process waits for somebody to write to a FIFO that it opens to read, without opening that, which
 // would end the waiting. It is for one goroutine.
 type Opening struct {
-	pid   int
-	ticks uint64
-	since time.Time // it has used so much
+	pid     int
+	waitsIn func(pid int, function string) (waits, known bool)
+	ticks   uint64
+	since   time.Time // it has used so much, asleep
 }
 
-// NewOpening returns one of a child's, which nobody may stop meanwhile.
-func NewOpening(pid int) *Opening { return &Opening{pid: pid} }
+// NewOpening returns one of a child's.
+func NewOpening(pid int) *Opening { return &Opening{pid: pid, waitsIn: waitsIn} }
 
-// Waits reports whether the process waits now. Where the kernel doesn't tell (gVisor's doesn't), one that has used no
-// processor for a while is taken to.
+// Waits reports whether the process waits now. Where the kernel doesn't tell (gVisor's doesn't), one that has slept for
+// a while without using a processor is taken to: one that is stopped, or gets no processor, has yet to come.
 func (o *Opening) Waits() (bool, error) {
-	waits, known := waitsIn(o.pid, "wait_for_partner")
+	waits, known := o.waitsIn(o.pid, "wait_for_partner")
 	if known {
 		return waits, nil
 	}
@@ -31,7 +32,7 @@ func (o *Opening) Waits() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if now := time.Now(); p.ticks != o.ticks || o.since.IsZero() {
+	if now := time.Now(); p.ticks != o.ticks || p.state != 'S' || o.since.IsZero() {
 		o.ticks, o.since = p.ticks, now
 	}
 	return p.ticks > 0 && time.Since(o.since) >= restTime, nil

@@ -40,6 +40,7 @@ var helpers = map[string]func(args []string){
 	"grouped":  grouped,
 	"modest":   modest,
 	"precede":  raisePriority,
+	"toil":     toil,
 	"hold":     func(args []string) { check(hold.Main(args)) },
 
 	"confined-instance": confinedInstance,
