@@ -24,6 +24,8 @@ const (
 	gateSuffix = ".jsonl"
 	// gateLook is how often it is looked whether the CLI has come to the gate.
 	gateLook = 2 * time.Millisecond
+	// gatePatience is how long a CLI that was at the gate may take to be there again, as one that was stopped has to.
+	gatePatience = 2 * time.Second
 )
 
 // ErrGate says that a CLI didn't take its transcript at the gate.
@@ -57,9 +59,9 @@ func (t Transcript) NewGate() (g *Gate, err error) {
 // Path is what Options.Gate is to be.
 func (g *Gate) Path() string { return filepath.Join(g.root, g.path) }
 
-// Open lets the CLI go on from a transcript, which is in its place and has at most limit bytes. It waits until the CLI
-// has come to the gate. The error is ErrGate if the CLI has left, ErrTooLarge with which nothing was tried, or ctx's
-// cause; nobody knows then what the CLI has read.
+// Open lets the CLI go on from a transcript, which is in its place and has at most limit bytes. It waits a moment for
+// the CLI to be at the gate. The error is ErrGate if the CLI isn't there or has left, ErrTooLarge with which nothing was
+// tried, or ctx's cause; nobody knows then what the CLI has read.
 func (g *Gate) Open(ctx context.Context, t Transcript, limit int64) error {
 	text, err := t.Read(limit)
 	if err != nil {
@@ -90,11 +92,16 @@ func (g *Gate) replace(t Transcript) error {
 	if err := t.Files.Link(t.path(), beside); err != nil {
 		return err
 	}
-	return t.Files.Rename(beside, g.path)
+	if err := t.Files.Rename(beside, g.path); err != nil {
+		return errors.Join(err, t.Files.Remove(beside))
+	}
+	return nil
 }
 
 // await opens the gate's inner end when the CLI waits at the outer one.
 func (g *Gate) await(ctx context.Context) (*os.File, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, gatePatience, ErrGate)
+	defer cancel()
 	for {
 		// The descriptor names the FIFO itself, which has no name by now.
 		w, err := os.OpenFile(fmt.Sprint("/proc/self/fd/", g.fifo.Fd()), os.O_WRONLY|syscall.O_NONBLOCK, 0)
