@@ -88,6 +88,17 @@ func wait(g *claude.Gate) <-chan reading {
 	return done
 }
 
+// got is what the reader got in the end.
+func got(t *testing.T, done <-chan reading) (r reading) {
+	t.Helper()
+	select {
+	case r = <-done:
+	case <-time.After(10 * time.Second):
+		require.Fail(t, "it is at the gate yet")
+	}
+	return r
+}
+
 func TestGate_ItIsAFIFOForItsOwnerToReadAlone(t *testing.T) {
 	g, _ := newGate(t, "x\n")
 	info, err := os.Lstat(g.Path())
@@ -103,7 +114,7 @@ func TestGate_TheTranscriptIsAtTheNameBeforeAByteIsRead(t *testing.T) {
 		g, transcript := newGate(t, "one\ntwo\n")
 		done := wait(g)
 		require.NoError(t, g.Open(t.Context(), transcript, 100))
-		r := <-done
+		r := got(t, done)
 		require.NoError(t, r.err)
 		require.Equal(t, "one\ntwo\n", r.text)
 		require.True(t, r.then.IsRegular(), r.then)
@@ -120,16 +131,14 @@ func TestGate_TheTranscriptIsAtTheNameBeforeAByteIsRead(t *testing.T) {
 
 func TestGate_TheNameIsTheFIFOsUntilSomebodyHasCome(t *testing.T) {
 	g, transcript := newGate(t, "one\n")
-	ctx, cancel := context.WithCancelCause(t.Context())
 	opened := make(chan error, 1)
-	go func() { opened <- g.Open(ctx, transcript, 100) }()
+	go func() { opened <- g.Open(t.Context(), transcript, 100) }()
 	time.Sleep(50 * time.Millisecond)
 	info, err := os.Lstat(g.Path())
 	require.NoError(t, err)
 	require.Equal(t, fs.ModeNamedPipe, info.Mode().Type())
-	require.Equal(t, "one\n", (<-wait(g)).text)
+	require.Equal(t, "one\n", got(t, wait(g)).text)
 	require.NoError(t, <-opened)
-	cancel(nil)
 }
 
 func TestGate_MoreThanAPipeHoldsGoesThrough(t *testing.T) {
@@ -137,14 +146,14 @@ func TestGate_MoreThanAPipeHoldsGoesThrough(t *testing.T) {
 	g, transcript := newGate(t, text)
 	done := wait(g)
 	require.NoError(t, g.Open(t.Context(), transcript, int64(len(text))))
-	require.True(t, text == (<-done).text)
+	require.True(t, text == got(t, done).text)
 }
 
 func TestGate_OnlyWholeLinesGoThrough(t *testing.T) {
 	g, transcript := newGate(t, "one\nhalf")
 	done := wait(g)
 	require.NoError(t, g.Open(t.Context(), transcript, 100))
-	require.Equal(t, "one\n", (<-done).text)
+	require.Equal(t, "one\n", got(t, done).text)
 }
 
 func TestGate_ATranscriptThatIsTooLargeTouchesNothing(t *testing.T) {
@@ -155,7 +164,7 @@ func TestGate_ATranscriptThatIsTooLargeTouchesNothing(t *testing.T) {
 	requireWaits(t, done)
 	require.Len(t, names(t, g), 2)
 	require.NoError(t, g.Open(t.Context(), transcript, 8), "it may be opened yet")
-	require.Equal(t, "one\ntwo\n", (<-done).text)
+	require.Equal(t, "one\ntwo\n", got(t, done).text)
 }
 
 func TestGate_WithoutATranscriptItStaysShut(t *testing.T) {
@@ -184,7 +193,7 @@ func release(t *testing.T, g *claude.Gate, done <-chan reading) {
 	w, err := os.OpenFile(g.Path(), os.O_WRONLY, 0)
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
-	require.ErrorIs(t, (<-done).err, io.EOF)
+	require.ErrorIs(t, got(t, done).err, io.EOF)
 }
 
 var errGone = errors.New("gone")
@@ -268,10 +277,10 @@ func TestGate_WhatWasPutAtItsNameIsNeitherOpenedNorWrittenTo(t *testing.T) {
 			err := g.Open(t.Context(), transcript, 100)
 			if strings.Contains(name, "folder") && !strings.Contains(name, "link") {
 				require.Error(t, err)
-				require.ErrorIs(t, (<-done).err, io.EOF, "it gets nothing")
+				require.ErrorIs(t, got(t, done).err, io.EOF, "it gets nothing")
 			} else {
 				require.NoError(t, err)
-				require.Equal(t, "one\n", (<-done).text, "who waited is who is served")
+				require.Equal(t, "one\n", got(t, done).text, "who waited is who is served")
 			}
 			other()
 			kept, err := os.ReadFile(outside)
