@@ -29,8 +29,8 @@ func newGate(t *testing.T, text string) (*claude.Gate, claude.Transcript) {
 	transcript := claude.Transcript{Files: files, Home: "home", Cwd: "/w", SessionID: "spare", Owner: -1}
 	g, err := transcript.NewGate()
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = g.Close() })
 	transcript.SessionID = "session"
+	t.Cleanup(func() { _ = g.Remove(transcript) })
 	require.NoError(t, transcript.Restore([]byte(text)))
 	return g, transcript
 }

@@ -16,7 +16,7 @@ import (
 const busy = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; "
 
 // untold is a kernel that doesn't tell what a process waits for.
-func untold(int, string) (waits, known bool) { return false, false }
+func untold(int, ...string) (waits, known bool) { return false, false }
 
 // waits reports whether an Opening says so within the time.
 func waits(t *testing.T, o *Opening, within time.Duration) (is bool) {

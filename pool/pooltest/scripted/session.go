@@ -55,7 +55,7 @@ func openSession(id, resume, resumeAt string) (*session, error) {
 	if resume == "" {
 		return s, nil
 	}
-	all, err := readEntries(s.path)
+	all, _, err := readEntries(s.path)
 	if err != nil {
 		return nil, notFound(id)
 	}
@@ -67,13 +67,13 @@ func openSession(id, resume, resumeAt string) (*session, error) {
 // folder. The real one reads the file twice by its name, which may be a FIFO's at first: the session is that of the
 // first time, the conversation that of the second.
 func openFile(path, resumeAt string) (*session, error) {
-	all, err := readEntries(path)
-	if err != nil || len(all) == 0 {
+	_, id, err := readEntries(path)
+	if err != nil || id == "" {
 		return nil, notFound(uuid.NewString())
 	}
-	id := all[0].SessionID
 	s := &session{id: id, path: filepath.Join(filepath.Dir(path), id+".jsonl")}
-	if all, err = readEntries(path); err != nil {
+	all, _, err := readEntries(path)
+	if err != nil {
 		return nil, err
 	}
 	s.take(all, resumeAt)
@@ -90,23 +90,27 @@ func notFound(id string) error {
 	return fmt.Errorf("No conversation found with session ID: %s", id)
 }
 
-// readEntries returns the messages of a transcript, but not its bookkeeping.
-func readEntries(path string) (all []entry, err error) {
+// readEntries returns the messages of a transcript, and the session that it is of as what isn't bookkeeping says.
+func readEntries(path string) (all []entry, id string, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer f.Close()
 	for decoder := json.NewDecoder(f); decoder.More(); {
 		var e entry
 		if err := decoder.Decode(&e); err != nil {
-			return nil, err
+			return nil, "", err
 		}
-		if e.UUID != "" && e.Message.Role != "" {
+		if e.UUID == "" {
+			continue
+		}
+		id = e.SessionID
+		if e.Message.Role != "" {
 			all = append(all, e)
 		}
 	}
-	return all, nil
+	return all, id, nil
 }
 
 // take takes up messages to the one with the uuid, or all where there is none.
