@@ -49,8 +49,8 @@ func (s *slot) unpark(ctx context.Context, req *api.Request) *standby.Process {
 	return nil
 }
 
-// fulfil has what is parked follow what the conversation wished for, now that a turn has gone well: strangers' wishes are
-// nobody's.
+// fulfil has what is parked follow what the conversation wished for, now that a turn has gone well: strangers' wishes
+// are nobody's.
 func (s *slot) fulfil() {
 	if s.wish != nil {
 		s.pool.parked.Prefer(*s.wish)
