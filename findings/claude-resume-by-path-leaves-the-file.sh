@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# The CLI's --resume takes a path to a transcript too, if it ends in .jsonl (the help names ids and names only). The session
-# keeps the id that stands in the file, but the file never grows: at the first message the CLI copies the conversation to
-# ID.jsonl in the folder of that file and goes on there. So the same command again begins where the file ends: the turns since
-# aren't sent, without an error and under the same session id. Both branches then are in ID.jsonl, of which the later one
-# counts. And where the folder isn't the project's own, --resume=ID says "No conversation found".
+# The CLI's --resume also takes a path to a transcript that ends in .jsonl; its help names ids and names only. The session has
+# the id that stands in the file, but the file is only read: with the first message, the conversation so far and the new turn
+# are written to ID.jsonl in the same folder. So the same command a second time begins where the first did: the turn between
+# isn't sent to the API, nothing says so, and the session's id is the same. ID.jsonl then holds both branches and is resumed as
+# the later one. A CLI that ends before any message leaves an ID.jsonl too, with a few lines and none of the conversation: to
+# resume that is "No conversation found", as is --resume=ID where the folder isn't the project's own.
 #
-# Seen with Claude Code 2.1.330, linux/x64, and a stand-in for the API that says what the user's side of each request is.
+# Seen with Claude Code 2.1.330, linux/x64, and a stand-in for the API that notes which turns a request tells of.
 #
-# What follows: a host that keeps transcripts in a store of its own and resumes them by path has to save ID.jsonl after each
-# turn, not the file it named, or its users are forgotten at the next start.
+# What follows: a host that keeps transcripts in a store of its own and resumes them by path has to take ID.jsonl back into it,
+# not the file it named, or each start forgets all since the first; and only after a turn, or an unused CLI wipes all of it.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -41,21 +42,25 @@ const session = randomUUID();
 async function ask(flag, number) {
   const env = { HOME: process.cwd(), PATH: process.env.PATH, TMPDIR: process.cwd(), CLAUDE_CODE_OAUTH_TOKEN: "nobody",
     ANTHROPIC_BASE_URL: `http://127.0.0.1:${api.address().port}`, CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC: "1", DISABLE_AUTOUPDATER: "1" };
+  const input = number ? [`turn ${number}`] : ["--input-format", "stream-json"];
   const cli = spawn("node_modules/@anthropic-ai/claude-code-linux-x64/claude",
-    ["--print", "--output-format", "json", "--model", "haiku", flag, `turn ${number}`], { env, stdio: ["ignore", "pipe", "pipe"] });
+    ["--print", "--output-format", "stream-json", "--verbose", "--model", "haiku", flag, ...input], { env, stdio: ["ignore", "pipe", "pipe"] });
   let said = "", failed = "";
   cli.stdout.on("data", (part) => { said += part; });
   cli.stderr.on("data", (part) => { failed += part; });
   asked = "nothing";
   const code = await new Promise((ended) => cli.on("close", ended));
-  const same = said.includes(`"session_id":"${session}"`) ? "the same session" : failed.split(":")[0];
-  console.log(`${flag.replace(session, "ID")}: the API is asked ${asked}; exit ${code}, ${same}`);
+  const own = said.includes(`"session_id":"${session}"`) ? "the same session" : "no session";
+  const end = failed.match(/No conversation found/)?.[0] ?? own;
+  console.log(`${flag.replace(session, "ID")}: the API is asked ${asked}; exit ${code}, ${end}`);
 }
 await ask("--session-id=" + session, 1);
 const project = ".claude/projects/" + fs.readdirSync(".claude/projects")[0];
 fs.mkdirSync("store");
 fs.renameSync(`${project}/${session}.jsonl`, "store/kept.jsonl");
 const kept = fs.readFileSync("store/kept.jsonl", "utf8");
+await ask("--resume=store/kept.jsonl");
+await ask(`--resume=store/${session}.jsonl`, 2);
 await ask("--resume=store/kept.jsonl", 2);
 await ask("--resume=store/kept.jsonl", 3);
 await ask(`--resume=store/${session}.jsonl`, 4);
@@ -66,10 +71,12 @@ JS
 node_modules/.bin/node host.mjs | tee said
 diff said - <<'SAID'
 --session-id=ID: the API is asked turn 1; exit 0, the same session
+--resume=store/kept.jsonl: the API is asked nothing; exit 0, no session
+--resume=store/ID.jsonl: the API is asked nothing; exit 1, No conversation found
 --resume=store/kept.jsonl: the API is asked turn 1, turn 2; exit 0, the same session
 --resume=store/kept.jsonl: the API is asked turn 1, turn 3; exit 0, the same session
 --resume=store/ID.jsonl: the API is asked turn 1, turn 3, turn 4; exit 0, the same session
---resume=ID: the API is asked nothing; exit 1, No conversation found with session ID
+--resume=ID: the API is asked nothing; exit 1, No conversation found
 kept.jsonl has changed: false
 SAID
 echo "as seen"

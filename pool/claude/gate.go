@@ -60,8 +60,8 @@ func (t Transcript) NewGate() (g *Gate, err error) {
 func (g *Gate) Path() string { return filepath.Join(g.root, g.path) }
 
 // Open lets the CLI go on from a transcript, which is in its place and has at most limit bytes. It waits a moment for
-// the CLI to be at the gate. The error is ErrGate if the CLI isn't there or has left, ErrTooLarge with which nothing was
-// tried, or ctx's cause; nobody knows then what the CLI has read.
+// the CLI to be at the gate. The error is ErrGate if the CLI isn't there or has left, ErrTooLarge with which nothing
+// was tried, or ctx's cause; nobody knows then what the CLI has read.
 func (g *Gate) Open(ctx context.Context, t Transcript, limit int64) error {
 	text, err := t.Read(limit)
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 // restTime is how long a process has to have used no processor where the kernel doesn't tell what it waits for.
 const restTime = 500 * time.Millisecond
 
-// opensFIFO are the functions of the kernel in which a process waits for that: the first, or where the compiler has put it
-// into the second.
+// opensFIFO are the functions of the kernel in which a process waits for that: the first, or where the compiler has put
+// it into the second.
 var opensFIFO = []string{"wait_for_partner", "fifo_open"}
 
 // Opening tells when a process waits for somebody to write to a FIFO that it opens to read, without opening that, which
