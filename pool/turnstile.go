@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// turnstileHold is how long one start may keep others waiting. Most are over sooner; one that its user's files make slow
+// startHold is how long one start may keep others waiting. Most are over sooner; one that its user's files make slow
 // mustn't hold up anybody else.
-const turnstileHold = 2 * time.Second
+const startHold = 2 * time.Second
 
-// turnstile lets as many processes start at a time as there are processors, in the order of coming. A start is all work:
-// twenty at once would all be ready when the last one is, and one after the other half of them in half the time.
+// turnstile lets as many processes start at a time as there are processors, in the order of coming. A start is all
+// work: twenty at once would all be ready when the last one is, and one after the other half of them in half the time.
 type turnstile struct{ starting *semaphore.Weighted }
 
 func newTurnstile() turnstile { return turnstile{semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0)))} }
@@ -25,6 +25,6 @@ func (t turnstile) pass(ctx context.Context) (over func(), err error) {
 		return nil, context.Cause(ctx)
 	}
 	leave := sync.OnceFunc(func() { t.starting.Release(1) })
-	timer := time.AfterFunc(turnstileHold, leave)
+	timer := time.AfterFunc(startHold, leave)
 	return func() { timer.Stop(); leave() }, nil
 }
