@@ -100,9 +100,6 @@ func (s *slot) startInstead(ctx context.Context, taken *standby.Process, opts cl
 	return proc, howStarted(proc), err
 }
 
-// abandonParked ends a process that may still wait, where nothing but a kill reaches it, and has nothing to write.
 func (s *slot) abandonParked(taken *standby.Process) error {
-	taken.LeaveGate()
-	taken.Kill()
-	return s.abandon(taken.Process)
+	return errors.Join(taken.LeaveGate(), s.abandon(taken.Process))
 }

@@ -44,6 +44,7 @@ type stage struct {
 	launcher *confine.Launcher
 	broker   *broker.Broker
 	bin      string // the CLI
+	upstream string // URL of the API
 
 	room    atomic.Int64
 	short   atomic.Bool
@@ -57,12 +58,10 @@ func newStage(t *testing.T, change func(*stage, *Options)) *stage {
 	t.Helper()
 	cliPath, err := scriptedCLI()
 	require.NoError(t, err)
-	s := &stage{t: t, root: t.TempDir(), bin: cliPath, built: make(chan struct{}),
+	s := &stage{t: t, root: t.TempDir(), bin: cliPath, upstream: "http://127.0.0.1:1", built: make(chan struct{}),
 		started: make(chan *cli.Process, 1000)}
 	s.room.Store(100)
 	log := slog.New(slog.DiscardHandler)
-	s.broker = broker.New(broker.Options{Upstream: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}, Logger: log})
-	t.Cleanup(s.broker.Close)
 	s.launcher, err = confine.New(confine.Options{Root: s.root, Logger: log})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.launcher.Close()) })
@@ -71,6 +70,10 @@ func newStage(t *testing.T, change func(*stage, *Options)) *stage {
 	if change != nil {
 		change(s, &opts)
 	}
+	upstream, err := url.Parse(s.upstream)
+	require.NoError(t, err)
+	s.broker = broker.New(broker.Options{Upstream: upstream, Logger: log})
+	t.Cleanup(s.broker.Close)
 	onClaim := opts.OnClaim
 	opts.Room = func() int { s.requireUnlocked(); return int(s.room.Load()) }
 	opts.MemoryShort = func() bool { s.requireUnlocked(); return s.short.Load() }

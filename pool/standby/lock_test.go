@@ -16,7 +16,8 @@ import (
 // awaits a process, and nothing of Options.
 var underLock = []string{"append", "len", "max", "min", "slices.Backward", "slices.Clone", "slices.Delete",
 	"slices.DeleteFunc",
-	"slices.IndexFunc", "time.Now", "time.Since", "life.Err", "ctx.Err", "demand.arrive", "demand.prefer", "demand.peakNow",
+	"slices.IndexFunc", "time.Now", "time.Since", "life.Err", "ctx.Err", "demand.arrive", "demand.prefer",
+	"demand.peakNow",
 	"demand.missing", "demand.spare", "kind.fits", "make",
 	"p.Alive", "p.Idle", "empty.Broadcast", "empty.Wait"}
 

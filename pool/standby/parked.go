@@ -21,7 +21,7 @@ const (
 var errGateTime = errors.New("standby: the process didn't take its transcript in time")
 
 // GoOn has a parked process go on from its workspace's transcript of the session, and returns when it has read that.
-// After an error the process is of no use.
+// After an error the process has been killed, and still has to be stopped.
 func (p *Process) GoOn(ctx context.Context, session, system string) error {
 	ctx, done := context.WithTimeoutCause(ctx, gateTime, errGateTime)
 	defer done()
@@ -34,26 +34,33 @@ func (p *Process) GoOn(ctx context.Context, session, system string) error {
 		case <-ctx.Done():
 		}
 	}()
-	defer p.LeaveGate()
-	return p.Folder.WithTranscript(session, func(t claude.Transcript) error {
-		err := p.gate.Open(ctx, t, MaxParked)
-		if err == nil {
-			err = p.Initialize(ctx, system)
-		}
-		return err
-	})
+	err := p.Folder.WithTranscript(session, func(t claude.Transcript) error { return p.gate.Open(ctx, t, MaxParked) })
+	if err == nil {
+		err = p.Initialize(ctx, system)
+	}
+	if err = errors.Join(err, p.closeGate()); err != nil {
+		p.Kill()
+	}
+	return err
 }
 
-// LeaveGate gives up what a parked process waits at: one that still does is of no use then.
-func (p *Process) LeaveGate() {
-	_ = p.Folder.WithTranscript(p.Session, p.gate.Remove) // else it goes with the folder
+// LeaveGate kills a parked process that isn't to go on, and leaves nothing of its gate. It still has to be stopped.
+func (p *Process) LeaveGate() error {
+	if p.gate == nil {
+		return nil
+	}
+	p.Kill() // where it waits it would see neither the end of its stdin nor, the real one, a SIGTERM
+	return p.closeGate()
+}
+
+// closeGate leaves nothing of the gate but who waits there.
+func (p *Process) closeGate() error {
+	g := p.gate
+	p.gate = nil
+	return p.Folder.WithTranscript(p.Session, g.Remove)
 }
 
 // Discard ends a process that nobody got, and removes what it has.
 func (p *Process) Discard() error {
-	if p.gate != nil {
-		p.LeaveGate()
-		p.Kill() // nothing else reaches one that waits there, and it has nothing to write
-	}
-	return errors.Join(p.Stop(), p.Folder.Remove())
+	return errors.Join(p.LeaveGate(), p.Stop(), p.Folder.Remove())
 }

@@ -65,7 +65,7 @@ func (k *Keeper) start(ctx context.Context, p *Process) (err error) {
 	}
 	p.Process, err = k.opts.Starter.Start(ctx, p.Folder, opts)
 	if err != nil && p.gate != nil {
-		p.LeaveGate()
+		err = errors.Join(err, p.closeGate())
 	}
 	return err
 }
