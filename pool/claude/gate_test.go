@@ -35,14 +35,6 @@ func newGate(t *testing.T, text string) (*claude.Gate, claude.Transcript) {
 	return g, transcript
 }
 
-// gatePath is where the gate is, relative to the workspace.
-func gatePath(t *testing.T, g *claude.Gate, transcript claude.Transcript) string {
-	t.Helper()
-	path, err := filepath.Rel(transcript.Files.Name(), g.Path())
-	require.NoError(t, err)
-	return path
-}
-
 // names are the files beside the gate.
 func names(t *testing.T, g *claude.Gate) (all []string) {
 	t.Helper()
