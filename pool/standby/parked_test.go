@@ -1,14 +1,11 @@
 package standby
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,12 +15,10 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"github.com/tidwall/gjson"
 
 	"claudepool/pool/broker"
 	"claudepool/pool/claude"
 	"claudepool/pool/cli"
-	"claudepool/pool/pooltest"
 )
 
 // prompt is far less than the start's deadline, of those tests, and more than what is waited for at a gate.
@@ -40,11 +35,11 @@ func newParking(t *testing.T, change func(*stage, *Options)) *stage {
 }
 
 // usual is what processes are parked with.
-var usual = claude.Options{PermissionMode: "default"}
+var usual = Wish{CLI: claude.Options{PermissionMode: "default"}}
 
-// resume takes a parked process, which ends with the test.
-func (s *stage) resume() (*Process, error) {
-	p, err := s.Unpark(s.t.Context(), ada, Wish{CLI: usual})
+// unpark takes a parked process, which ends with the test.
+func (s *stage) unpark() (*Process, error) {
+	p, err := s.Unpark(s.t.Context(), ada, usual)
 	if err == nil {
 		s.t.Cleanup(func() { assert.NoError(s.t, p.Discard()) })
 	}
@@ -53,7 +48,7 @@ func (s *stage) resume() (*Process, error) {
 
 func (s *stage) requireUnpark() *Process {
 	s.t.Helper()
-	p, err := s.resume()
+	p, err := s.unpark()
 	require.NoError(s.t, err)
 	return p
 }
@@ -69,27 +64,6 @@ func seed(t testing.TB, p *Process, said string) (session string) {
 		return err
 	}))
 	return session
-}
-
-// say has a process answer, and returns the session ids in what it writes.
-func say(ctx context.Context, p *cli.Process, text string) (sessions map[string]bool, err error) {
-	sessions = make(map[string]bool)
-	content, err := json.Marshal(text)
-	if err != nil {
-		return nil, err
-	}
-	outcome, err := p.Run(ctx, content, func() {}, func(_ context.Context, lines [][]byte, _ *cli.Outcome) error {
-		for _, line := range lines {
-			if id := gjson.GetBytes(line, "session_id"); id.Exists() {
-				sessions[id.Str] = true
-			}
-		}
-		return nil
-	})
-	if err == nil && !outcome.Good() {
-		err = fmt.Errorf("no good answer: %v", outcome.Result)
-	}
-	return sessions, err
 }
 
 // fifos are the FIFOs, and the second names that were to take their places, of all workspaces.
@@ -155,17 +129,28 @@ func openGates(p *Process) (n int) {
 
 func TestParked_AFrozenOneGoesOn(t *testing.T) {
 	t.Parallel()
-	s := newParking(t, func(_ *stage, o *Options) { o.FreezeAfter = 50 * time.Millisecond })
-	s.await(1)
-	first := <-s.started
-	s.awaitState(first.PID(), "T")
-	p := s.requireUnpark()
-	require.Equal(t, first, p.Process)
-	session := seed(t, p, "once")
-	require.NoError(t, p.GoOn(t.Context(), session, ""))
-	sessions, err := say(t.Context(), p.Process, "[[events=1]]")
-	require.NoError(t, err)
-	require.Equal(t, map[string]bool{session: true}, sessions)
+	for name, real := range map[string]bool{"scripted": false, "real": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newParking(t, func(s *stage, o *Options) {
+				o.FreezeAfter = 50 * time.Millisecond
+				if real {
+					s.useRealCLI()
+				}
+			})
+			s.await(1)
+			first := <-s.started
+			s.awaitState(first.PID(), "T")
+			s.room.Store(0)
+			p := s.requireUnpark()
+			require.Equal(t, first, p.Process)
+			session := seed(t, p, "once")
+			require.NoError(t, p.GoOn(t.Context(), session, ""))
+			sessions, err := say(t.Context(), p.Process, "[[events=1]]")
+			require.NoError(t, err)
+			require.Equal(t, map[string]bool{session: true}, sessions)
+		})
+	}
 }
 
 func TestParked_OnlyOneThatWasStartedWithTheOptionsIsTaken(t *testing.T) {
@@ -182,7 +167,7 @@ func TestParked_OneThatHasNotComeToItsGateIsNotHandedOut(t *testing.T) {
 	s := newParking(t, func(s *stage, _ *Options) { s.bin = script(t, mute) })
 	<-s.started
 	require.Never(t, func() bool { return s.Stats().Ready > 0 }, 300*time.Millisecond, 10*time.Millisecond)
-	_, err := s.resume()
+	_, err := s.unpark()
 	require.ErrorIs(t, err, ErrNone)
 }
 
@@ -213,7 +198,7 @@ func TestParked_OneThatDiesWhileItWaitsIsReplacedAndNothingOfItIsLeft(t *testing
 	require.Len(t, s.fifos(), 1)
 }
 
-// A process that waits at its gate sees nothing of what asks others to end.
+// A process that waits at its gate doesn't see the end of its stdin, which others are given time for.
 func TestParked_OneThatNobodyGotEndsAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newParking(t, func(s *stage, _ *Options) { s.bin = script(t, gateOf+`trap '' TERM; exec cat "$gate"`) })
@@ -223,7 +208,7 @@ func TestParked_OneThatNobodyGotEndsAtOnce(t *testing.T) {
 	require.Less(t, time.Since(began), time.Second)
 }
 
-func TestParked_OneThatIsNotToGoOnEndsAndItsGateIsGone(t *testing.T) {
+func TestParked_OneThatIsNotToGoOnLeavesNothingOfItsGate(t *testing.T) {
 	t.Parallel()
 	s := newParking(t, nil)
 	s.await(1)
@@ -233,7 +218,6 @@ func TestParked_OneThatIsNotToGoOnEndsAndItsGateIsGone(t *testing.T) {
 	require.False(t, p.Alive())
 	require.Empty(t, s.fifos())
 	require.Zero(t, openGates(p))
-	require.NoError(t, p.LeaveGate(), "it is done")
 }
 
 // The following play a CLI.
@@ -264,6 +248,8 @@ func TestParked_WhatGoesWrongAtTheGateIsToldSoon(t *testing.T) {
 			fault: func(t *testing.T, p *Process) { letGo(t, p); <-p.Exited() }},
 		"somebody else has let it go and it lives": {said: short, want: claude.ErrGate,
 			cli: opens + "exec 3<&-; " + mute, fault: letGo},
+		"it reads no more":       {said: long, want: errGateTime, cli: opens + mute},
+		"it doesn't answer":      {said: short, want: errGateTime, cli: opens + "cat <&3 > /dev/null; " + mute},
 		"there is no transcript": {want: fs.ErrNotExist},
 		"it is too large":        {said: strings.Repeat("x", MaxParked), want: claude.ErrTooLarge},
 	} {
@@ -306,94 +292,4 @@ func letGo(t *testing.T, p *Process) {
 	}
 	require.NoError(t, open())
 	require.Eventually(t, func() bool { return errors.Is(open(), syscall.ENXIO) }, patience, time.Millisecond)
-}
-
-// claims is how many claims a test makes: make parked has the long one.
-func claims(name string, usual int) int {
-	if n, err := strconv.Atoi(os.Getenv(name)); err == nil {
-		return n
-	}
-	return usual
-}
-
-func TestParked_NobodyGetsAnothersProcess(t *testing.T) {
-	t.Parallel()
-	s := newParking(t, func(_ *stage, o *Options) { o.Min = 4 })
-	claimAll(t, s, claims("CLAIMS", 40), 4, "[[events=1]] ")
-}
-
-func TestParked_NobodyGetsAnothersProcessOfTheRealCLI(t *testing.T) {
-	t.Parallel()
-	bin, err := pooltest.RealCLI()
-	require.NoError(t, err)
-	api, err := pooltest.NewAPI(nil)
-	require.NoError(t, err)
-	t.Cleanup(api.Close)
-	s := newParking(t, func(s *stage, o *Options) { s.bin, s.upstream, o.Min = bin, api.URL(), 2 })
-	n := claims("CLAIMS_REAL", 3)
-	claimAll(t, s, n, 2, "")
-	require.GreaterOrEqual(t, len(api.Calls()), n)
-	for _, call := range api.Calls() { // a call is one user's: the credential's, and what was said in the conversation
-		user := strings.TrimPrefix(call.Header.Get("Authorization"), "Bearer ")
-		for _, said := range call.Messages() {
-			if _, whose, ok := strings.Cut(said, "of "); ok {
-				require.Equal(t, user, strings.Fields(whose)[0])
-			}
-		}
-	}
-}
-
-// claimAll makes so many claims, some at a time, each by a user with a conversation of its own, and has each answered.
-func claimAll(t *testing.T, s *stage, n, at int, directive string) {
-	t.Helper()
-	next := make(chan int)
-	var all sync.WaitGroup
-	var mu sync.Mutex
-	folders := map[string]bool{} // pids come again, these don't
-	for range at {
-		all.Go(func() {
-			for i := range next {
-				p := claimOne(t, s, fmt.Sprintf("user-%d", i), directive)
-				if p == nil {
-					continue
-				}
-				mu.Lock()
-				assert.False(t, folders[p.Folder.Root], "it is another's")
-				folders[p.Folder.Root] = true
-				mu.Unlock()
-			}
-		})
-	}
-	for i := range n {
-		next <- i
-	}
-	close(next)
-	all.Wait()
-	require.Len(t, folders, n)
-}
-
-// claimOne is one user's claim, from the first try to the end of the process.
-func claimOne(t *testing.T, s *stage, user, directive string) *Process {
-	p, err := s.Unpark(t.Context(), broker.Credential{OAuthToken: user}, Wish{CLI: usual})
-	for errors.Is(err, ErrNone) {
-		time.Sleep(time.Millisecond)
-		p, err = s.Unpark(t.Context(), broker.Credential{OAuthToken: user}, Wish{CLI: usual})
-	}
-	if !assert.NoError(t, err) {
-		return nil
-	}
-	session := seed(t, p, "the past of "+user+" .")
-	if assert.NoError(t, p.GoOn(t.Context(), session, "")) {
-		sessions, err := say(t.Context(), p.Process, directive+"the turn of "+user+" .")
-		assert.NoError(t, err)
-		assert.Equal(t, map[string]bool{session: true}, sessions)
-		p.Quit() // or the real one writes after the last look
-		text := transcript(t, p, session)
-		for _, said := range []string{"the past of ", "the turn of "} {
-			assert.Equal(t, strings.Count(text, said), strings.Count(text, said+user+" ."))
-			assert.Contains(t, text, said+user+" .")
-		}
-	}
-	assert.NoError(t, p.Discard())
-	return p
 }
