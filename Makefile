@@ -11,7 +11,7 @@ export GOTOOLCHAIN := auto
 export CGO_ENABLED := 0
 export GOFLAGS := $(GOFLAGS) -trimpath
 
-.PHONY: help setup run demo build check test audit bench chaos hostile turns keyed parked fuzz pins clean
+.PHONY: help setup run demo build check test audit bench chaos hostile turns keyed parked python fuzz pins clean
 
 help: ## Show this text
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -63,6 +63,10 @@ keyed: setup ## Send 1000 requests twice under keys, while fronts are killed and
 
 parked: setup ## Have 10,000 users claim parked processes, and 300 those of the real CLI
 	CLAUDE_BIN=$(CLAUDE_BIN) CLAIMS=10000 CLAIMS_REAL=300 CGO_ENABLED=0 go test -count=1 -v -timeout 60m -run TestParked_NobodyGets ./pool/standby
+
+python: setup ## Run the README's lines in Python with the SDK that Debian's unstable suite has
+	@infra/sdktest/python.sh .tools/python
+	CLAUDE_BIN=$(CLAUDE_BIN) PYTHON=$(CURDIR)/.tools/python/python CGO_ENABLED=0 go test -count=1 -v -timeout 10m -run TestSDKs/README/Python ./infra/sdktest
 
 # A bare "context deadline exceeded" after the minute is go.dev/issue/75804, which Go 1.27 mends, and no finding.
 fuzz: ## Run each fuzz target for a minute

@@ -35,7 +35,7 @@ type translationSizes struct {
 }
 
 var (
-	fullTranslation  = translationSizes{rounds: 3, requests: 150, streams: 200, events: 1000, runs: 4, resamples: 4000}
+	fullTranslation  = translationSizes{rounds: 12, requests: 60, streams: 200, events: 500, runs: 6, resamples: 4000}
 	quickTranslation = translationSizes{rounds: 2, requests: 2, streams: 2, events: 100, runs: 1, resamples: 100}
 )
 

@@ -1,6 +1,7 @@
 package sdktest_test
 
 import (
+	"cmp"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,10 +44,10 @@ func (s *stage) testREADME(t *testing.T) {
 		require.Contains(t, said, "event: message_stop")
 	})
 	t.Run("Python", func(t *testing.T) {
-		python, script := need.Program(t, "python3"), s.lines(t, "python")
+		python, script := need.Program(t, cmp.Or(os.Getenv("PYTHON"), "python3")), s.lines(t, "python")
 		s.output(t, t.TempDir(), nil, python, "-c", "import ast, sys; ast.parse(sys.argv[1])", script)
 		if exec.Command(python, "-c", "import anthropic").Run() != nil {
-			t.Skip("its syntax is right; Anthropic's SDK for Python isn't installed")
+			t.Skip("its syntax is right; Anthropic's SDK for Python isn't installed: see make python")
 		}
 		require.Contains(t, s.output(t, t.TempDir(), key("python"), python, "-c", script), "reply to: Hello")
 	})
