@@ -110,9 +110,10 @@ func ids(r reply) (all []string) {
 // What the API sees is the same as of an ordinary resume: its cache of the prompt has to fit.
 func TestParked_TheAPISeesWhatAnOrdinaryResumeSends(t *testing.T) {
 	t.Parallel()
-	for name, h := range histories {
+	for _, name := range []string{"two questions at the end", "tools inside", "a tool's result beside the question"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			h := histories[name]
 			request := fields{"model": nil, "messages": h.messages, "system": "You are a zebra."}
 			s := newParking(t)
 			pid := s.parked("")
@@ -197,9 +198,8 @@ func TestParked_WhatGoesWrongAtTheGateCostsAStart(t *testing.T) {
 var beginnings = map[string]fields{
 	"an id of the client's": {"session_id": session},
 	"a system prompt":       {"session_id": session, "system": "You are a zebra."},
-	"another model":         {"session_id": session, "model": "sonnet"},
-	"a permission mode":     {"session_id": session, "permission_mode": "plan"},
-	"thinking":              {"session_id": session, "thinking": fields{"type": "disabled"}},
+	"settings": {"session_id": session, "model": "sonnet", "permission_mode": "plan",
+		"thinking": fields{"type": "disabled"}},
 }
 
 // The API sees of a conversation that begins at a gate what it sees of one that begins with a start.
