@@ -103,7 +103,7 @@ func (g *Gate) await(ctx context.Context) (*os.File, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, gatePatience, ErrGate)
 	defer cancel()
 	for {
-		// The descriptor names the FIFO itself, which has no name by now.
+		// The descriptor is of the FIFO itself, whatever stands at its name.
 		w, err := os.OpenFile(fmt.Sprint("/proc/self/fd/", g.fifo.Fd()), os.O_WRONLY|syscall.O_NONBLOCK, 0)
 		if !errors.Is(err, syscall.ENXIO) {
 			return w, err
