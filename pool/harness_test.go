@@ -193,6 +193,10 @@ func startService(t testing.TB, cli string, confinement *confine.Confinement, ch
 	folder, err := confine.LockFolder(filepath.Join(parent, "workspaces"), log)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, folder.Close()) })
+	if confinement != nil {
+		confinement.Mount, err = folder.MountPoint()
+		require.NoError(t, err)
+	}
 	launcher, err := confine.New(confine.Options{Root: folder.Path(), Logger: log, Confinement: confinement})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, launcher.Close()) })

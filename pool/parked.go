@@ -9,6 +9,7 @@ import (
 	"claudepool/pool/claude"
 	"claudepool/pool/cli"
 	"claudepool/pool/standby"
+	"claudepool/pool/workspace"
 )
 
 // parks reports whether processes are parked. What waits for a transcript opens a file that only its uid keeps others
@@ -26,11 +27,11 @@ func newParked(p *Pool, standbys *standby.Keeper) *standby.Keeper {
 	return standby.New(opts)
 }
 
-// unpark takes a parked process for a conversation that has no files here, and gives the conversation its workspace. It
-// returns nil where none fits.
+// unpark takes a parked process for a conversation without one, and gives the conversation its workspace, with all that
+// it has in files. It returns nil where none fits.
 func (s *slot) unpark(ctx context.Context, req *api.Request) *standby.Process {
 	p := s.pool
-	if s.dir != nil || !p.parks() {
+	if !p.parks() || s.dir != nil && !(p.opts.Launcher.Mounts() && s.dir.Movable()) {
 		return nil
 	}
 	wish := standby.Wish{CLI: s.options(), New: !s.mirror.fetch && len(s.seed.Before) == 0}
@@ -38,7 +39,7 @@ func (s *slot) unpark(ctx context.Context, req *api.Request) *standby.Process {
 	s.wish = &wish
 	taken, err := p.parked.Unpark(ctx, credentialOf(req), wish)
 	if err == nil {
-		if err = s.moveInto(taken.Folder); err == nil {
+		if err = s.moveTo(taken.Folder); err == nil {
 			return taken
 		}
 		err = errors.Join(err, taken.Discard())
@@ -46,6 +47,27 @@ func (s *slot) unpark(ctx context.Context, req *api.Request) *standby.Process {
 	if !errors.Is(err, standby.ErrNone) {
 		p.opts.Logger.Warn("a parked process could not be taken", "error", err)
 	}
+	return nil
+}
+
+// moveTo gives the conversation another workspace, with the files of the one it has.
+func (s *slot) moveTo(f *workspace.Folder) error {
+	old := s.dir
+	if old == nil {
+		return s.moveInto(f)
+	}
+	if err := old.MoveTo(f); err != nil {
+		return err
+	}
+	if err := s.moveInto(f); err != nil { // the index is for people; the files are there
+		s.pool.opts.Logger.Warn("a workspace is missing in the index", "error", err)
+		s.setDir(f)
+	}
+	s.pool.work.Go(func() {
+		if err := old.Remove(); err != nil {
+			s.pool.opts.Logger.Warn("a workspace could not be removed", "error", err)
+		}
+	})
 	return nil
 }
 

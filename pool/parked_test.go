@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -52,7 +53,7 @@ func parkedIn(root, model string) string {
 		args, _ := os.ReadFile("/proc/" + e.Name() + "/cmdline")
 		line := strings.ReplaceAll(string(args), "\x00", " ")
 		named := model == "" || strings.Contains(line, "--model="+model+" ")
-		if !strings.Contains(line, "--resume="+root) || !strings.Contains(line, ".jsonl ") || !named {
+		if !strings.Contains(line, "--resume="+filepath.Dir(root)) || !strings.Contains(line, ".jsonl ") || !named {
 			continue
 		}
 		if waits, err := confine.NewOpening(pid).Waits(); err == nil && waits { // it may have forked
@@ -132,7 +133,7 @@ func prompt(s *service) string {
 	text := gjson.GetBytes(body, "system").Raw + gjson.GetBytes(body, "tools").Raw + gjson.GetBytes(body, "model").Raw
 	var lines []string
 	for _, line := range strings.Split(text, `\n`) {
-		if !strings.Contains(line, s.root) && !strings.Contains(line, "cch=") {
+		if !strings.Contains(line, filepath.Dir(s.root)) && !strings.Contains(line, "cch=") {
 			lines = append(lines, line)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -34,30 +35,36 @@ var ErrGate = errors.New("claude: the gate was left")
 // Gate is where a CLI that was started with Options.Gate waits for a transcript. It is for one goroutine at a time, and
 // has to be removed.
 type Gate struct {
+	seen string   // absolute, as the CLI sees it
 	path string   // relative to the workspace
 	fifo *os.File // what it is, whatever may stand at the path
-	root string   // the workspace
 }
 
-// NewGate makes a gate where the workspace's transcripts are. Nobody else may be in the workspace yet: what is on the
-// way isn't looked at.
-func (t Transcript) NewGate() (g *Gate, err error) {
+// NewGate makes a gate where the workspace's transcripts are; home is as the CLI sees it. Nobody else may be in the
+// workspace yet: what is on the way isn't looked at.
+func (t Transcript) NewGate(home string) (g *Gate, err error) {
 	if err := t.makeFolder(); err != nil {
 		return nil, err
 	}
-	g = &Gate{path: filepath.Join(filepath.Dir(t.path()), uuid.NewString()+gateSuffix), root: t.Files.Name()}
-	if err := unix.Mkfifo(g.Path(), 0o400); err != nil {
+	g = &Gate{path: filepath.Join(filepath.Dir(t.path()), uuid.NewString()+gateSuffix)}
+	within, err := filepath.Rel(t.Home, g.path)
+	if err != nil {
 		return nil, fmt.Errorf("claude: gate: %w", err)
 	}
-	if err := os.Lchown(g.Path(), t.Owner, t.Owner); err != nil {
+	g.seen = filepath.Join(home, within)
+	path := filepath.Join(t.Files.Name(), g.path)
+	if err := unix.Mkfifo(path, 0o400); err != nil {
 		return nil, fmt.Errorf("claude: gate: %w", err)
 	}
-	g.fifo, err = os.OpenFile(g.Path(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err := os.Lchown(path, t.Owner, t.Owner); err != nil {
+		return nil, fmt.Errorf("claude: gate: %w", err)
+	}
+	g.fifo, err = os.OpenFile(path, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	return g, err
 }
 
 // Path is what Options.Gate is to be.
-func (g *Gate) Path() string { return filepath.Join(g.root, g.path) }
+func (g *Gate) Path() string { return g.seen }
 
 // Open lets the CLI go on from a transcript, which is in its place and has at most limit bytes. It waits a moment for
 // the CLI to be at the gate. The error is ErrGate if the CLI isn't there or has left, ErrTooLarge with which nothing
@@ -116,5 +123,29 @@ func (g *Gate) await(ctx context.Context) (*os.File, error) {
 	}
 }
 
-// Remove gives the gate up. A CLI that waits at it stays there; after Open it has to have answered something.
-func (g *Gate) Remove(t Transcript) error { return errors.Join(t.Files.Remove(g.path), g.fifo.Close()) }
+// Remove gives the gate up. A CLI that waits at it stays there; after Open it has to have answered something. Whatever
+// has its name by now goes; there may be nothing.
+func (g *Gate) Remove(t Transcript) error {
+	err := t.Files.Remove(g.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, g.fifo.Close())
+}
+
+// ReadAtStart are the paths of files that a CLI reads before it comes to its gate and not again: what it does depends on
+// whether they were there then. home and work are its folders, and cwd is where it sees the latter.
+func ReadAtStart(home, work, cwd string) []string {
+	var paths []string
+	for _, name := range []string{"AGENTS.md", "CLAUDE.md", "CLAUDE.local.md", ".claude", ".git", ".mcp.json", "HEAD"} {
+		paths = append(paths, filepath.Join(work, name))
+	}
+	for _, name := range []string{".gitconfig", ".config/git", ".config/anthropic"} {
+		paths = append(paths, filepath.Join(home, name))
+	}
+	for _, name := range []string{"AGENTS.md", "CLAUDE.md", "agents", "commands", "hooks", "output-styles", "rules", "settings.json",
+		"plugins/installed_plugins.json", "plugins/known_marketplaces.json", "skills", "state", "workflows", filepath.Join("projects", projectSlug(cwd), "memory/MEMORY.md")} {
+		paths = append(paths, filepath.Join(home, ".claude", name))
+	}
+	return paths
+}

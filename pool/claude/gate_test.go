@@ -25,7 +25,7 @@ func newGate(t *testing.T, text string) (*claude.Gate, claude.Transcript) {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = files.Close() })
 	transcript := claude.Transcript{Files: files, Home: "home", Cwd: "/w", SessionID: "spare", Owner: -1}
-	g, err := transcript.NewGate()
+	g, err := transcript.NewGate(filepath.Join(transcript.Files.Name(), transcript.Home))
 	require.NoError(t, err)
 	transcript.SessionID = "session"
 	t.Cleanup(func() { _ = g.Remove(transcript) })

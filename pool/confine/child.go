@@ -111,7 +111,7 @@ func newChild(l *Launcher, spec Spec) (*Child, [3]*os.File, error) {
 	}
 	c.Stdout = &output{file: c.stdout, cleanedUp: c.cleanedUp}
 	if c.dir == "" {
-		c.dir = spec.Workspace
+		c.dir = l.Seen(spec.Workspace)
 	}
 	return c, theirs, nil
 }

@@ -31,6 +31,7 @@ func (l *Launcher) command(spec Spec, c *Child) (command, error) {
 	}
 	p := plan{
 		Parent: os.Getpid(), UID: max(l.Owner(spec.Workspace), 0), Workspace: spec.Workspace, Dir: c.dir, Program: spec.Path,
+		Mount:   l.confinement.Mount,
 		Connect: slices.Concat(l.confinement.Connect, spec.Connect), Bind: l.confinement.Bind,
 		BestEffort: l.confinement.BestEffort,
 	}

@@ -46,6 +46,7 @@ type Confinement struct {
 	Cgroups    *Cgroups // nil: children stay in the service's control group
 	Connect    []uint16 // TCP ports that all of them may connect to, on whatever host
 	Bind       []uint16 // TCP ports they may listen on
+	Mount      string   // a folder at which each of them finds its workspace; see MountPoint. Empty: where it is
 	BestEffort bool     // start them also where the kernel lacks a protection; Probe tells which
 }
 
@@ -54,7 +55,7 @@ type Spec struct {
 	Path      string   // of the program, absolute
 	Args      []string // without the program's own name
 	Env       []string // all of it: nothing is inherited from the service
-	Dir       string   // the workspace if empty
+	Dir       string   // as the child sees it; the workspace if empty
 	Workspace string   // below Options.Root, with uids one of NewWorkspace's; one child at a time
 	Connect   []uint16 // TCP ports that this child alone may connect to as well, on whatever host
 }

@@ -20,6 +20,7 @@ type plan struct {
 	Parent     int    // pid of the service
 	UID        int    // and gid; 0 to stay what the service is
 	Workspace  string // what may be written to
+	Mount      string // where it finds that; empty for where it is
 	Dir        string
 	Program    string
 	Connect    []uint16
@@ -53,6 +54,7 @@ func (p plan) confine() error {
 		do       func() error
 		optional bool
 	}{
+		{"mount", p.mount, false},
 		{"limits", p.limit, p.BestEffort},
 		{"capabilities", dropBounding, p.UID == 0},
 		{"uid", p.setUID, false},

@@ -19,6 +19,8 @@ type Walk struct {
 	most  int64    // files
 	roots []string // those that are still to come
 	open  []*listing
+	visit func(folder int, name string) error // nil: nothing is to be done with what is met
+	err   error                               // of visit's, which ends the walk
 }
 
 // NewWalk returns a walk through folders that ends as soon as there are more than so many files in them, or one is too
@@ -27,7 +29,7 @@ func NewWalk(most int64, roots ...string) *Walk { return &Walk{most: most, roots
 
 // Go goes on until the time given, by one step at least. It reports whether the walk has come to its end.
 func (w *Walk) Go(until time.Time) (ended bool) {
-	for len(w.open)+len(w.roots) > 0 && !w.TooDeep && w.Files <= w.most {
+	for w.goesOn() {
 		w.step()
 		if !time.Now().Before(until) {
 			return false
@@ -35,6 +37,18 @@ func (w *Walk) Go(until time.Time) (ended bool) {
 	}
 	w.Close()
 	return true
+}
+
+func (w *Walk) goesOn() bool {
+	return len(w.open)+len(w.roots) > 0 && !w.TooDeep && w.Files <= w.most && w.err == nil
+}
+
+// finish goes on to the end.
+func (w *Walk) finish() {
+	for w.goesOn() {
+		w.step()
+	}
+	w.Close()
 }
 
 // Close gives up what the walk holds open.
@@ -76,7 +90,10 @@ func (w *Walk) step() {
 		return
 	}
 	w.count(&stat)
-	if stat.Mode&unix.S_IFMT != unix.S_IFDIR {
+	if w.visit != nil {
+		w.err = w.visit(here.fd, name)
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFDIR || w.err != nil {
 		return
 	}
 	if len(w.open) == MaxDepth {

@@ -89,12 +89,26 @@ func (i *Instance) launchWithUIDs(confinement confine.Confinement) error {
 		return err
 	}
 	confinement.UIDs = uids
-	if err := i.launch(&confinement); err != nil {
+	if err := i.launchMounted(confinement); err != nil {
 		_ = uids.Close() // only gives up a lock
 		return err
 	}
 	i.uids = uids
 	return nil
+}
+
+// launchMounted makes a launcher whose children all find their workspace at one path, where the machine lets us mount.
+func (i *Instance) launchMounted(confinement confine.Confinement) (err error) {
+	if confinement.Mount, err = i.folder.MountPoint(); err != nil {
+		return err
+	}
+	if err = i.launch(&confinement); err == nil {
+		return nil
+	}
+	i.log.Info("each process sees its workspace at a path of its own, so one that is parked can't take files over",
+		"error", err)
+	confinement.Mount = ""
+	return i.launch(&confinement)
 }
 
 // launch makes a launcher whose children can run.

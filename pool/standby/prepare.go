@@ -55,7 +55,7 @@ func (k *Keeper) start(ctx context.Context, p *Process) (err error) {
 	opts.SessionID = p.Session
 	if k.opts.Parked {
 		err = p.Folder.WithTranscript(p.Session, func(t claude.Transcript) (err error) {
-			p.gate, err = t.NewGate()
+			p.gate, err = t.NewGate(p.Folder.Home)
 			return err
 		})
 		if err != nil {

@@ -23,9 +23,10 @@ const (
 // concurrently.
 type Folder struct {
 	Root string // all that its processes may write
+	// As its processes see them:
 	Home string
 	Temp string
-	Cwd  string // where its processes work
+	Cwd  string // where they work
 
 	launcher *confine.Launcher
 }
@@ -37,8 +38,9 @@ func New(launcher *confine.Launcher) (*Folder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Folder{Root: root, Home: filepath.Join(root, homeFolder), Temp: filepath.Join(root, tempFolder),
-		Cwd: filepath.Join(root, workFolder), launcher: launcher}, nil
+	seen := launcher.Seen(root)
+	return &Folder{Root: root, Home: filepath.Join(seen, homeFolder), Temp: filepath.Join(seen, tempFolder),
+		Cwd: filepath.Join(seen, workFolder), launcher: launcher}, nil
 }
 
 // Remove removes the folder with all that is in it, which may take as long as there are files. The error is
