@@ -19,7 +19,7 @@ func TestAggregate_ListsEveryUserOnceAndCountsIdleTimeToNow(t *testing.T) {
 	}
 	stats := aggregate([]snapshot.Instance{
 		{ID: "b", At: now, Processes: 1, Users: []snapshot.User{user(30 * time.Second)}, Queued: 2, Misses: 3,
-			Parked: 4, ParkedMisses: 5,
+			Parked: 4, ParkedMisses: 5, MovedTooLarge: 6,
 			Protections: map[string]bool{"uid": true}, Cleanup: snapshot.Cleanup{Last: now, Total: 1,
 				AvgLifetime: 10 * time.Second}},
 		{ID: "a", At: now.Add(-time.Second), Processes: 1, Users: []snapshot.User{user(10 * time.Second)},
@@ -32,7 +32,7 @@ func TestAggregate_ListsEveryUserOnceAndCountsIdleTimeToNow(t *testing.T) {
 	require.Equal(t, 2, stats.PoolSize)
 	require.Equal(t, "a", stats.Instances[0].ID)
 	require.Equal(t, api.Instance{ID: "b", Processes: 1, Queued: 2, StandbyMisses: 3, Parked: 4, ParkedMisses: 5,
-		Protections: map[string]bool{"uid": true}}, stats.Instances[1])
+		MovedTooLarge: 6, Protections: map[string]bool{"uid": true}}, stats.Instances[1])
 	require.Equal(t, api.CleanupStats{LastCleanup: &now, TotalCleaned: 4, AvgLifetime: 4}, stats.Cleanup)
 }
 

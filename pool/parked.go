@@ -8,6 +8,7 @@ import (
 	"claudepool/pool/api"
 	"claudepool/pool/claude"
 	"claudepool/pool/cli"
+	"claudepool/pool/confine"
 	"claudepool/pool/standby"
 	"claudepool/pool/workspace"
 )
@@ -31,10 +32,11 @@ func newParked(p *Pool, standbys *standby.Keeper) *standby.Keeper {
 // it has in files. It returns nil where none fits.
 func (s *slot) unpark(ctx context.Context, req *api.Request) *standby.Process {
 	p := s.pool
-	if !p.parks() || s.dir != nil && !(p.opts.Launcher.Mounts() && s.dir.Movable()) {
+	if !p.parks() || !s.canMove() {
 		return nil
 	}
-	wish := standby.Wish{CLI: s.options(), New: !s.mirror.fetch && len(s.seed.Before) == 0}
+	wish := standby.Wish{CLI: s.options(), New: s.dir == nil && !s.mirror.fetch && len(s.seed.Before) == 0,
+		Git: s.dir != nil && s.dir.IsRepository()}
 	wish.CLI.PermissionMode = p.opts.PermissionMode // it can be changed later
 	s.wish = &wish
 	taken, err := p.parked.Unpark(ctx, credentialOf(req), wish)
@@ -50,13 +52,31 @@ func (s *slot) unpark(ctx context.Context, req *api.Request) *standby.Process {
 	return nil
 }
 
-// moveTo gives the conversation another workspace, with the files of the one it has.
+// canMove reports whether the conversation's files, if it has any, can go to where a process was parked.
+func (s *slot) canMove() bool {
+	p := s.pool
+	if s.dir == nil {
+		return true
+	}
+	if !p.opts.Launcher.Mounts() || p.noMoves.Load() {
+		return false
+	}
+	err := s.dir.CheckMovable()
+	if errors.Is(err, confine.ErrTooMany) {
+		p.movedTooLarge.Add(1)
+	}
+	return err == nil
+}
+
+// moveTo gives the conversation another workspace, with the files of the one it has. Where files can't be moved it is
+// not tried again, as each time costs a parked process.
 func (s *slot) moveTo(f *workspace.Folder) error {
 	old := s.dir
 	if old == nil {
 		return s.moveInto(f)
 	}
 	if err := old.MoveTo(f); err != nil {
+		s.pool.noMoves.Store(true)
 		return err
 	}
 	if err := s.moveInto(f); err != nil { // the index is for people; the files are there

@@ -62,6 +62,9 @@ type Pool struct {
 	spaces   *spaces
 	cleanups cleanups
 	diskFull atomic.Bool // the disk is short, and nothing can give way
+
+	noMoves       atomic.Bool  // files can't be moved from workspace to workspace
+	movedTooLarge atomic.Int64 // conversations that had too many files for it
 }
 
 // New returns a running pool. Its owner has to call Close.

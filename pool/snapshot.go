@@ -8,7 +8,7 @@ func (p *Pool) Snapshot() snapshot.Instance {
 		CleanupInterval: p.opts.CleanupInterval}
 	standbys, parked := p.standbys.Stats(), p.parked.Stats()
 	s.Standby, s.Misses = standbys.Ready, standbys.Misses
-	s.Parked, s.ParkedMisses = parked.Ready, parked.Misses
+	s.Parked, s.ParkedMisses, s.MovedTooLarge = parked.Ready, parked.Misses, p.movedTooLarge.Load()
 	s.Draining, s.Queued = p.table.queue()
 	s.Cleanup = p.cleanups.snapshot()
 	users := make(map[string]*snapshot.User)

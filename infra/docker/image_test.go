@@ -236,8 +236,9 @@ func (d *deployment) inside(command string) string {
 
 // testRights: a container's root has capabilities that poold doesn't use, and what it starts has none at all.
 func testRights(t *testing.T, d *deployment) {
-	// chown, dac_override, fowner, kill, setgid, setuid, setpcap, sys_ptrace, sys_nice, sys_resource, checkpoint_restore
-	const used = 0x100018801eb
+	// chown, dac_override, fowner, kill, setgid, setuid, setpcap, sys_ptrace, sys_admin, sys_nice, sys_resource,
+	// checkpoint_restore
+	const used = 0x10001a801eb
 	statuses, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(d.pool.Process.Pid), "root/proc/[0-9]*/status"))
 	require.NoError(t, err)
 	seen := map[string]int{}

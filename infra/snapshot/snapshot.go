@@ -35,7 +35,9 @@ type Instance struct {
 	Misses int64 `firestore:"misses"`
 	Parked int   `firestore:"parked"`
 	// the same of requests that a parked process would have fitted
-	ParkedMisses    int64           `firestore:"parked_misses"`
+	ParkedMisses int64 `firestore:"parked_misses"`
+	// those of conversations that had too many files to go on elsewhere
+	MovedTooLarge   int64           `firestore:"moved_too_large"`
 	Queued          int             `firestore:"queued"` // requests that wait for their conversation
 	Draining        bool            `firestore:"draining"`
 	MaxIdle         time.Duration   `firestore:"max_idle"`

@@ -36,7 +36,7 @@ type CleanupStats struct {
 
 // Instance is one pool instance. Age is that of its snapshot. Queued requests wait for their conversation;
 // StandbyMisses are the first requests since the start that found no standby ready, ParkedMisses those of conversations
-// with a past that found no parked process.
+// with a past that found no parked process, MovedTooLarge those that had too many files to go on in one's workspace.
 type Instance struct {
 	ID            string          `json:"id"`
 	Age           float64         `json:"age"`
@@ -45,6 +45,7 @@ type Instance struct {
 	StandbyMisses int64           `json:"standby_misses"`
 	Parked        int             `json:"parked"`
 	ParkedMisses  int64           `json:"parked_misses"`
+	MovedTooLarge int64           `json:"moved_too_large"`
 	Queued        int             `json:"queued"`
 	Capacity      int             `json:"capacity"`
 	Draining      bool            `json:"draining"`

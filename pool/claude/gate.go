@@ -133,19 +133,16 @@ func (g *Gate) Remove(t Transcript) error {
 	return errors.Join(err, g.fifo.Close())
 }
 
-// ReadAtStart are the paths of files that a CLI reads before it comes to its gate and not again: what it does depends on
-// whether they were there then. home and work are its folders, and cwd is where it sees the latter.
-func ReadAtStart(home, work, cwd string) []string {
-	var paths []string
-	for _, name := range []string{"AGENTS.md", "CLAUDE.md", "CLAUDE.local.md", ".claude", ".git", ".mcp.json", "HEAD"} {
-		paths = append(paths, filepath.Join(work, name))
-	}
-	for _, name := range []string{".gitconfig", ".config/git", ".config/anthropic"} {
-		paths = append(paths, filepath.Join(home, name))
-	}
-	for _, name := range []string{"AGENTS.md", "CLAUDE.md", "agents", "commands", "hooks", "output-styles", "rules", "settings.json",
-		"plugins/installed_plugins.json", "plugins/known_marketplaces.json", "skills", "state", "workflows", filepath.Join("projects", projectSlug(cwd), "memory/MEMORY.md")} {
-		paths = append(paths, filepath.Join(home, ".claude", name))
+// ReadAtStart are the paths of files of which a CLI takes notice before it comes to its gate, and not of those that are
+// there afterwards. home and work are its folders. (Seen on 2.1.330: what it is told to remember, its instructions, its
+// skills and a repository's state it reads with the first turn.)
+func ReadAtStart(home, work string) []string {
+	paths := []string{filepath.Join(work, ".mcp.json"), filepath.Join(work, "HEAD")}
+	for _, folder := range []string{home, work} {
+		for _, name := range []string{"agents", "commands", "hooks", "output-styles", "rules", "settings.json",
+			"settings.local.json", "state", "workflows", "plugins/installed_plugins.json", "plugins/known_marketplaces.json"} {
+			paths = append(paths, filepath.Join(folder, ".claude", name))
+		}
 	}
 	return paths
 }

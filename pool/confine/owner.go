@@ -27,16 +27,19 @@ func (l *Launcher) GiveAway(workspace, to string, most int64) error {
 	return fmt.Errorf("confine: give away: %w", err)
 }
 
+// CheckFiles fails with ErrTooMany if there are more than so many files in a workspace.
+func (l *Launcher) CheckFiles(workspace string, most int64) error {
+	w := NewWalk(most, workspace)
+	w.finish()
+	return w.tooMany()
+}
+
 // chownTree changes whose the files in a folder are, following no links. Nobody may change the folder meanwhile.
 func chownTree(path string, owner int, most int64) error {
 	w := NewWalk(most, path)
-	defer w.Close()
 	w.visit = func(folder int, name string) error {
 		return unix.Fchownat(folder, name, owner, owner, unix.AT_SYMLINK_NOFOLLOW)
 	}
 	w.finish()
-	if w.err == nil && (w.Files > most || w.TooDeep) {
-		return ErrTooMany
-	}
-	return w.err
+	return errors.Join(w.err, w.tooMany())
 }

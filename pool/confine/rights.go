@@ -11,7 +11,7 @@ import (
 
 // neededCapabilities are the capabilities that the service needs where it is root: for its children's files, for what
 // it turns a child into and what a child gives up, to end children and to see whose an orphan is, and for limits and
-// priorities.
+// priorities. For Confinement.Mount it needs CAP_SYS_ADMIN as well.
 var neededCapabilities = []uint{
 	unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER,
 	unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_SETPCAP,
@@ -21,8 +21,9 @@ var neededCapabilities = []uint{
 }
 
 // DropUnused gives up, for the whole process and all it starts, the capabilities that a service with Launchers doesn't
-// use. None comes back, not even by executing a program as root. Without any it does nothing.
-func DropUnused() error {
+// use; mounts says whether its children's workspaces are mounted. None comes back, not even by executing a program as
+// root. Without any it does nothing.
+func DropUnused(mounts bool) error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var have [2]unix.CapUserData
 	if err := unix.Capget(&header, &have[0]); err != nil {
@@ -31,6 +32,9 @@ func DropUnused() error {
 	var keep [2]uint32
 	for _, capability := range neededCapabilities {
 		keep[capability/32] |= 1 << (capability % 32)
+	}
+	if mounts {
+		keep[0] |= 1 << unix.CAP_SYS_ADMIN
 	}
 	if have[0].Effective&(1<<unix.CAP_SETPCAP) != 0 {
 		if err := boundBy(keep); err != nil {

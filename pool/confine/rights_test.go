@@ -13,22 +13,28 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"claudepool/infra/testkit/need"
 )
 
 // modest is a service that has dropped what it doesn't use. It prints what it has left, and what a probe reports then.
 func modest(args []string) {
-	check(DropUnused())
-	check(DropUnused()) // harmless
+	mounts := args[1] == "true"
+	check(DropUnused(mounts))
+	check(DropUnused(mounts)) // harmless
 	left, err := capabilities("self")
 	check(err)
 	folder, err := LockFolder(args[0], slog.New(slog.DiscardHandler))
 	check(err)
 	uids, err := LockUIDs(testUIDs, 100, slog.New(slog.DiscardHandler))
 	check(err)
-	l, err := New(Options{Root: folder.Path(), Logger: slog.New(slog.DiscardHandler),
-		Confinement: &Confinement{UIDs: uids, Connect: []uint16{443}}})
+	confinement := &Confinement{UIDs: uids, Connect: []uint16{443}}
+	if mounts {
+		confinement.Mount, err = folder.MountPoint()
+		check(err)
+	}
+	l, err := New(Options{Root: folder.Path(), Logger: slog.New(slog.DiscardHandler), Confinement: confinement})
 	check(err)
 	report, err := l.Probe(context.Background(), "/bin/sh")
 	check(err)
@@ -66,15 +72,24 @@ func capabilities(process string) (map[string]uint64, error) {
 	return all, err
 }
 
-// What cgroups, mounts, raw sockets, the clock or the kernel's modules take is among what is gone.
+// What cgroups, raw sockets, the clock or the kernel's modules take is among what is gone, and what mounts take where
+// there are none.
 func TestDropUnused_LeavesWhatChildrenNeedAndNothingElse(t *testing.T) {
 	need.Root(t)
+	// chown, dac_override, fowner, kill, setgid, setuid, setpcap, sys_ptrace, sys_nice, sys_resource, checkpoint_restore,
+	// by their numbers
+	needed := []int{0, 1, 3, 5, 6, 7, 8, 19, 23, 24, 40}
+	t.Run("without mounts", func(t *testing.T) { testDropUnused(t, false, needed) })
+	t.Run("with mounts", func(t *testing.T) { testDropUnused(t, true, append(needed, unix.CAP_SYS_ADMIN)) })
+}
+
+func testDropUnused(t *testing.T, mounts bool, needed []int) {
 	before, err := capabilities("self")
 	require.NoError(t, err)
 	root := t.TempDir()
 	require.NoError(t, os.Chmod(filepath.Dir(root), passable)) // children go through it
 	require.NoError(t, os.Chmod(root, passable))
-	service := exec.Command("/proc/self/exe", "-helper", "modest", root)
+	service := exec.Command("/proc/self/exe", "-helper", "modest", root, strconv.FormatBool(mounts))
 	var stderr strings.Builder
 	service.Stderr = &stderr
 	out, err := service.Output()
@@ -85,10 +100,8 @@ func TestDropUnused_LeavesWhatChildrenNeedAndNothingElse(t *testing.T) {
 	}
 	require.NoError(t, json.Unmarshal(out, &said))
 
-	// chown, dac_override, fowner, kill, setgid, setuid, setpcap, sys_ptrace, sys_nice, sys_resource, checkpoint_restore,
-	// by their numbers
 	var all uint64
-	for _, capability := range []int{0, 1, 3, 5, 6, 7, 8, 19, 23, 24, 40} {
+	for _, capability := range needed {
 		all |= 1 << capability
 	}
 	want := before["CapBnd"] & all

@@ -51,6 +51,14 @@ func (w *Walk) finish() {
 	w.Close()
 }
 
+// tooMany is ErrTooMany if the walk has ended before it was through.
+func (w *Walk) tooMany() error {
+	if w.Files > w.most || w.TooDeep {
+		return ErrTooMany
+	}
+	return nil
+}
+
 // Close gives up what the walk holds open.
 func (w *Walk) Close() {
 	for _, l := range w.open {

@@ -108,6 +108,9 @@ func (i *Instance) launchMounted(confinement confine.Confinement) (err error) {
 	i.log.Info("each process sees its workspace at a path of its own, so one that is parked can't take files over",
 		"error", err)
 	confinement.Mount = ""
+	if err := confine.DropUnused(false); err != nil {
+		return err
+	}
 	return i.launch(&confinement)
 }
 

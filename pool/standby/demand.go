@@ -19,6 +19,7 @@ const (
 // kind is what a process was started for.
 type kind struct {
 	blank bool           // for a system prompt; see Process
+	git   bool           // for files that are a git repository
 	cli   claude.Options // what it was started with, but for its session
 }
 
@@ -28,7 +29,7 @@ func (k kind) fits(wanted kind, isNew bool) bool {
 	if isNew && wanted.cli.Model != "" {
 		k.cli.Model = wanted.cli.Model
 	}
-	return k.cli == wanted.cli && (k.blank || !wanted.blank)
+	return k.cli == wanted.cli && k.git == wanted.git && (k.blank || !wanted.blank)
 }
 
 // pace is how fast what is kept follows what is wanted.

@@ -38,7 +38,13 @@ func (k *Keeper) prepare(of kind) (*Process, error) {
 		return nil, err
 	}
 	p := &Process{Session: uuid.NewString(), Folder: folder, kind: of}
-	if err := k.start(ctx, p); err != nil {
+	if of.git {
+		err = folder.MakeRepository()
+	}
+	if err == nil {
+		err = k.start(ctx, p)
+	}
+	if err != nil {
 		return nil, errors.Join(err, folder.Remove())
 	}
 	if err := k.load(ctx, p, delay); err != nil {

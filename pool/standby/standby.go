@@ -129,17 +129,20 @@ func (k *Keeper) Claim(ctx context.Context, credential broker.Credential, system
 type Wish struct {
 	CLI claude.Options // what it is to have been started with, but for its session
 	New bool           // the conversation has no past: its model can be changed later
+	Git bool           // its files are a git repository, which the process is to have known from its start
 }
+
+func (w Wish) kind() kind { return kind{cli: w.CLI, git: w.Git} }
 
 // Unpark hands out a parked process that fits the wish: awake, bound to the credential, and still at its gate, where it
 // needs GoOn. In all else it is as Claim. What is kept doesn't follow the wish before Prefer.
 func (k *Keeper) Unpark(ctx context.Context, credential broker.Credential, w Wish) (*Process, error) {
-	return k.claim(ctx, kind{cli: w.CLI}, w.New, credential, "")
+	return k.claim(ctx, w.kind(), w.New, credential, "")
 }
 
 // Prefer says that who wished for such a process is one whose wishes are followed.
 func (k *Keeper) Prefer(w Wish) {
-	k.prefer(kind{cli: w.CLI})
+	k.prefer(w.kind())
 	signal(k.wake)
 }
 

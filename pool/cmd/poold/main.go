@@ -65,7 +65,7 @@ func realMain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := confine.DropUnused(); err != nil {
+	if err := confine.DropUnused(s.Isolation != "off"); err != nil {
 		return err
 	}
 	i, err := poold.Start(s, poold.Parts{Logger: log, Redis: redis, Store: store, Archive: kept, Listener: listener,
