@@ -43,7 +43,8 @@ func aggregate(list []snapshot.Instance, asOf time.Time, stale bool, now time.Ti
 		stats.Instances = append(stats.Instances, api.Instance{ID: i.ID, Age: max(0, now.Sub(i.At).Seconds()),
 			Processes: i.Processes,
 			Standby:   i.Standby, StandbyMisses: i.Misses, Parked: i.Parked, ParkedMisses: i.ParkedMisses,
-			MovedTooLarge: i.MovedTooLarge, Queued: i.Queued, Capacity: i.Capacity, Draining: i.Draining, Protections: i.Protections})
+			MovedTooLarge: i.MovedTooLarge,
+			Queued:        i.Queued, Capacity: i.Capacity, Draining: i.Draining, Protections: i.Protections})
 		for _, u := range i.Users {
 			if known, ok := users[u.ID]; !ok || u.LastUsed.After(known.user.LastUsed) {
 				users[u.ID] = place{u, i.ID}

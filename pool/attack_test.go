@@ -228,16 +228,23 @@ func newScene(t *testing.T, confinement *confine.Confinement, around map[string]
 
 // brokerOf is where a tenant's process finds the API.
 func brokerOf(t *testing.T, of tenant) (host, port string) {
-	environ, err := os.ReadFile("/proc/" + of.pid + "/environ")
+	host, port, err := net.SplitHostPort(variable(t, of.pid, "ANTHROPIC_BASE_URL=http://"))
+	require.NoError(t, err)
+	return host, port
+}
+
+// variable is what follows in the process's environment.
+func variable(t testing.TB, pid, name string) string {
+	t.Helper()
+	environ, err := os.ReadFile("/proc/" + pid + "/environ")
 	require.NoError(t, err)
 	for variable := range strings.SplitSeq(string(environ), "\x00") {
-		if address, ok := strings.CutPrefix(variable, "ANTHROPIC_BASE_URL=http://"); ok {
-			host, port, err = net.SplitHostPort(address)
+		if value, ok := strings.CutPrefix(variable, name); ok {
+			return value
 		}
 	}
-	require.NoError(t, err)
-	require.NotEmpty(t, port)
-	return host, port
+	require.Fail(t, "the process has no such variable", name)
+	return ""
 }
 
 // asRoot is the CLI for a service without isolation: as root it otherwise runs no tools unasked.
@@ -257,9 +264,7 @@ func (s *scene) findStandby() {
 	var pids []string
 	require.Eventually(s.t, func() bool { pids = s.standbys(); return len(pids) == 2 }, time.Minute, 5*time.Millisecond)
 	pid := slices.MaxFunc(pids, func(a, b string) int { return cmp.Compare(startTime(s.t, a), startTime(s.t, b)) })
-	work, err := os.Readlink("/proc/" + pid + "/cwd")
-	require.NoError(s.t, err)
-	s.environment["STANDBY"], s.environment["STANDBY_PID"] = filepath.Dir(work), pid
+	s.environment["STANDBY"], s.environment["STANDBY_PID"] = variable(s.t, pid, confine.Marker+"="), pid
 }
 
 // standbys are the pids of all that was started and is no user's.

@@ -81,18 +81,18 @@ func uncut(s *service) string {
 	return strings.Join(lines, "\n")
 }
 
-// A conversation whose process was reaped goes on in a parked one, which has its files at the paths the model knows, and
-// the API's cache of the prompt still fits.
+// A conversation whose process was reaped goes on in a parked one, which has its files at the paths the model knows.
+// The API's cache of the prompt still fits.
 func TestMoved_FilesGoWithTheConversation(t *testing.T) {
 	t.Parallel()
 	s := newReaping(t)
 	at := filepath.Join(filepath.Dir(s.root), "current", "work")
-	first := s.ask("ada", shell("pwd; mkdir -p deep/er; echo kept | tee file deep/er/file; ln -s file link; echo $HOME > ~/at"),
-		fields{"model": nil, "session_id": session})
+	command := "pwd; mkdir -p deep/er; echo kept | tee file deep/er/file; ln -s file link; echo $HOME > ~/at"
+	first := s.ask("ada", shell(command), fields{"model": nil, "session_id": session})
 	require.Equal(t, "tool said: "+at+"\nkept", first.text(t))
 	pid, prompt, said := s.endIdle(first), uncut(s), earlier(t, s)
 
-	command := "pwd; cat file " + at + "/deep/er/file link; cat ~/at; echo more >> file; stat -c %U:%u . file ~/at"
+	command = "pwd; cat file " + at + "/deep/er/file link; cat ~/at; echo more >> file; stat -c %U:%u . file ~/at"
 	r := s.ask("ada", shell(command),
 		fields{"model": nil, "session_id": session})
 	require.Equal(t, pid, r.pid)
@@ -126,9 +126,9 @@ func TestMoved_TheAPISeesWhatAnOrdinaryResumeSends(t *testing.T) {
 	t.Parallel()
 	for name, command := range map[string]string{
 		"instructions": "echo 'Say moo.' > CLAUDE.md",
-		"a memory":     "d=~/.claude/projects/$(pwd | tr -c 'a-zA-Z0-9\\n' -)/memory; mkdir -p $d && " +
+		"a memory": "d=~/.claude/projects/$(pwd | tr -c 'a-zA-Z0-9\\n' -)/memory; mkdir -p $d && " +
 			"echo '- [it](it.md) moo' > $d/MEMORY.md",
-		"a skill":      "mkdir -p .claude/skills/moo && " +
+		"a skill": "mkdir -p .claude/skills/moo && " +
 			"printf -- '---\\nname: moo\\ndescription: moos\\n---\\nMoo.' > .claude/skills/moo/SKILL.md",
 	} {
 		t.Run(name, func(t *testing.T) {
