@@ -67,15 +67,31 @@ func (c *comparison) write(out io.Writer, head string) error {
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "figure\tbase\tnow\tratio\t95 % interval\tpairs\trounds\tverdict")
-	for _, row := range []struct {
-		name string
-		of   figure
-		show func(float64) string
-	}{
+	for _, row := range c.rows() {
+		was, is := row.of.of(base), row.of.of(now)
+		i := compare(row.of.rounds, c.sizes.resamples)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%.3f\t%.3f to %.3f\t%d\t%d\t%s\n", row.name,
+			row.show(median(was)), row.show(median(is)), i.ratio, i.low, i.high, len(was), len(row.of.rounds), i.verdict())
+	}
+	return table.Flush()
+}
+
+// row is a line of the table.
+type row struct {
+	name string
+	of   figure
+	show func(float64) string
+}
+
+func (c *comparison) rows() []row {
+	rows := []row{
 		{"new user, first token", c.news.first, duration},
 		{"new user, total", c.news.total, duration},
-		{"new user with a session_id, first token", c.begun[0].first, duration},
-		{"new user with a history, first token", c.begun[1].first, duration},
+	}
+	for i, beginning := range beginnings {
+		rows = append(rows, row{beginning.name + ", first token", c.begun[i].first, duration})
+	}
+	return append(rows, []row{
 		{"later request, first token", c.laters.first, duration},
 		{"later request, total", c.laters.total, duration},
 		{"short request, first token", c.shorts.first, duration},
@@ -84,13 +100,7 @@ func (c *comparison) write(out io.Writer, head string) error {
 		{"short request, allocations", c.requestAllocs, count},
 		{"event of many streams, time", c.eventTime, duration},
 		{"event of many streams, CPU time of the service", c.eventCPU, duration},
-	} {
-		was, is := row.of.of(base), row.of.of(now)
-		i := compare(row.of.rounds, c.sizes.resamples)
-		fmt.Fprintf(table, "%s\t%s\t%s\t%.3f\t%.3f to %.3f\t%d\t%d\t%s\n", row.name,
-			row.show(median(was)), row.show(median(is)), i.ratio, i.low, i.high, len(was), len(row.of.rounds), i.verdict())
-	}
-	return table.Flush()
+	}...)
 }
 
 // duration is one of so many nanoseconds, to three digits.

@@ -34,7 +34,7 @@ type sizes struct {
 }
 
 var (
-	fullSizes = sizes{newRounds: 18, newUsers: 4, standby: 2, laters: 14, beginnings: 2,
+	fullSizes = sizes{newRounds: 18, newUsers: 4, standby: 2, laters: 14, beginnings: 1,
 		rounds: 12, talks: 12, requests: 25, streams: 50, events: 1000, runs: 8, resamples: 4000}
 	quickSizes = sizes{newRounds: 1, newUsers: 1, standby: 1, laters: 2, beginnings: 1,
 		rounds: 2, talks: 1, requests: 2, streams: 2, events: 100, runs: 1, resamples: 100}
