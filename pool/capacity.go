@@ -165,6 +165,7 @@ func (s *slot) filesEvicted() {
 // due is what has come due among conversations at rest.
 type due struct {
 	expired  []*slot         // idle for too long
+	crowded  []*slot         // to give way
 	toFreeze []cli.Idle      // to be frozen; a request that uses one meanwhile wakes it
 	stale    []*conversation // not known any more
 	next     time.Duration   // until something else may be due
@@ -182,6 +183,7 @@ func (t *table) takeDue(now time.Time) due {
 		}
 		d.expired = append(d.expired, c.takeLocked())
 	}
+	d.addCrowdedLocked(t)
 	d.addToFreezeLocked(t, now)
 	d.addStaleLocked(t, now)
 	return d

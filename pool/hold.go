@@ -87,6 +87,7 @@ func (s *slot) yield() {
 func (s *slot) install(proc *cli.Process) {
 	s.setProcess(proc)
 	signal(s.pool.changed)
+	signal(s.pool.wake) // there is less room now
 	s.pool.work.Go(func() { s.conversation.awaitExit(proc) })
 }
 

@@ -210,3 +210,23 @@ func TestMoved_FilesOutliveAProcessThatDiesAtItsGate(t *testing.T) {
 	require.NotEqual(t, pid, r.pid)
 	require.NoFileExists(t, "/proc/"+pid+"/stat")
 }
+
+// When the instance is nearly full those idle for longest give way before anybody needs their room, and come back in
+// what is parked: nobody waits for the end of another's process, or for a start.
+func TestMoved_TheLongestIdleGiveWayAheadOfNeed(t *testing.T) {
+	t.Parallel()
+	s := newParking(t, func(o *pool.Options) { o.MaxProcesses = 12 })
+	users := []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k"}
+	for _, user := range users {
+		s.parked("")
+		s.ask(user, "one", fields{"model": nil, "session_id": session}).text(t)
+	}
+	require.Eventually(t, func() bool { return s.pool.Snapshot().Processes == 9 }, time.Minute, 10*time.Millisecond)
+	for _, user := range users[:2] {
+		pid := s.parked("")
+		r := s.ask(user, "two", fields{"model": nil, "session_id": session})
+		require.Equal(t, "reply to: two", r.text(t))
+		require.Equal(t, pid, r.pid, user)
+	}
+	require.Equal(t, pool.ProcessReused, s.ask(users[10], "two", fields{"model": nil, "session_id": session}).process)
+}

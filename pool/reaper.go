@@ -13,7 +13,7 @@ import (
 // freezePause is the least time between two rounds of freezing: each looks at all processes of the machine.
 const freezePause = 500 * time.Millisecond
 
-// reap ends processes that have been idle for IdleTimeout. It sleeps until the nearest deadline, at most for
+// reap ends processes that have been idle for IdleTimeout, or that are in the way of others. It sleeps until the nearest deadline, at most for
 // CleanupInterval, and takes a conversation's slot before it judges it: one that holds a turn is never idle, however
 // long the turn.
 func (p *Pool) reap() {
@@ -36,6 +36,9 @@ func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
 	r := p.table.takeDue(now)
 	for _, s := range r.expired {
 		p.work.Go(func() { s.cleanUp(now) })
+	}
+	for _, s := range r.crowded {
+		p.work.Go(s.giveWay)
 	}
 	if len(r.toFreeze) > 0 {
 		p.work.Go(func() { cli.Freeze(r.toFreeze...) })

@@ -19,7 +19,8 @@ const maxFormerIDs = 16
 // of that, also what users and conversations say it guards. It is for table.go, conversation.go, slot.go and
 // capacity.go alone: their methods hold it for a moment each, take and return plain values, and call nothing else.
 type table struct {
-	opts *Options // not to be changed
+	opts     *Options // not to be changed
+	headroom int      // see headroom.go; not to be changed
 
 	reserved, idling atomic.Int64 // what Load tells; changed under mu
 	atRest           atomic.Int64 // conversations with files that nobody uses; changed under mu
@@ -27,6 +28,7 @@ type table struct {
 	mu         sync.Mutex // guards everything below
 	users      map[string]*user
 	slots      int                    // users' processes that exist or are being started or stopped
+	givingWay  int                    // those of them that are being ended as there is too little room
 	newcomers  int                    // users with requests and no process
 	queued     int                    // requests that wait for a conversation
 	running    map[*conversation]bool // those that have a process
