@@ -11,7 +11,7 @@ export GOTOOLCHAIN := auto
 export CGO_ENABLED := 0
 export GOFLAGS := $(GOFLAGS) -trimpath
 
-.PHONY: help setup run demo build check test audit bench chaos hostile turns keyed parked python fuzz pins clean
+.PHONY: help setup run demo build check test audit bench density chaos hostile turns keyed parked python fuzz pins clean
 
 help: ## Show this text
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ audit: ## gosec and govulncheck
 
 bench: setup ## Measure everything and write BENCH.md, in a quarter of an hour; BASE=COMMIT compares with that instead
 	CLAUDE_BIN=$(CLAUDE_BIN) go run ./infra/bench $(if $(BASE),-base '$(BASE)')
+
+density: setup ## Have 300 users share 40 processes of this tree and of BASE=COMMIT, FOR=20m at each of two rates
+	CLAUDE_BIN=$(CLAUDE_BIN) go run ./infra/bench -base '$(BASE)' -density $(or $(FOR),20m)
 
 chaos: setup ## Break one thing after the other for twenty minutes and write infra/chaos/README.md
 	CLAUDE_BIN=$(CLAUDE_BIN) go run ./infra/chaos -report infra/chaos/README.md

@@ -13,9 +13,9 @@ import (
 // freezePause is the least time between two rounds of freezing: each looks at all processes of the machine.
 const freezePause = 500 * time.Millisecond
 
-// reap ends processes that have been idle for IdleTimeout, or that are in the way of others. It sleeps until the nearest deadline, at most for
-// CleanupInterval, and takes a conversation's slot before it judges it: one that holds a turn is never idle, however
-// long the turn.
+// reap ends processes that have been idle for IdleTimeout, or are in the way of others. It sleeps until the nearest
+// deadline, at most for CleanupInterval, and takes a conversation's slot before it judges it: one that holds a turn is
+// never idle, however long the turn.
 func (p *Pool) reap() {
 	timer := time.NewTimer(p.opts.CleanupInterval)
 	defer timer.Stop()

@@ -3,8 +3,8 @@
 // and with standbys, and of a CLI over its own pipes; what idle processes cost; and what the service itself adds, with
 // the scripted CLI. All that is compared takes turns within one run, so that what else the machine does hits all alike.
 //
-// With -base it compares the working tree with another commit instead, see comparison, and with -messages the endpoint
-// POST /v1/messages with the pooled one.
+// With -base it compares the working tree with another commit instead, see comparison, with -density too how many users
+// an instance serves, see crowding; and with -messages it compares the endpoint POST /v1/messages with the pooled one.
 package main
 
 import (
@@ -84,8 +84,9 @@ type options struct {
 	load   bool
 	api    bool
 	base   string
-	out    string    // folder of the reports
-	stdout io.Writer // for the tables of comparisons
+	dense  time.Duration // 0 is not at all
+	out    string        // folder of the reports
+	stdout io.Writer     // for the tables of comparisons
 }
 
 func main() {
@@ -96,6 +97,7 @@ func main() {
 	flag.BoolVar(&o.load, "load", false, "put one instance under load instead, and write infra/bench/LOAD.md")
 	flag.BoolVar(&o.api, "messages", false, "compare POST /v1/messages with the pooled endpoint instead")
 	flag.StringVar(&o.base, "base", "", "compare the working tree with this commit instead, and print the ratios")
+	flag.DurationVar(&o.dense, "density", 0, "with -base: have more users than processes for so long instead, at each rate")
 	flag.StringVar(&o.out, "out", ".", "folder to write BENCH.md and infra/bench/first-token.svg into")
 	flag.Parse()
 	say := func(format string, args ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...) }
@@ -108,6 +110,9 @@ func main() {
 func realMain(ctx context.Context, o options, say func(string, ...any)) (err error) {
 	if o.load && o.base != "" || o.api && (o.load || o.base != "") {
 		return errors.New("-load, -messages and -base exclude each other")
+	}
+	if o.dense > 0 && o.base == "" {
+		return errors.New("-density needs -base")
 	}
 	scratch, err := openFolder("", "bench-")
 	if err != nil {
@@ -127,6 +132,9 @@ func realMain(ctx context.Context, o options, say func(string, ...any)) (err err
 		return err
 	}
 	defer stopRedis()
+	if o.dense > 0 {
+		return l.crowd(ctx, o)
+	}
 	if o.base != "" {
 		return l.compare(ctx, o)
 	}
