@@ -97,7 +97,7 @@ func main() {
 	flag.BoolVar(&o.load, "load", false, "put one instance under load instead, and write infra/bench/LOAD.md")
 	flag.BoolVar(&o.api, "messages", false, "compare POST /v1/messages with the pooled endpoint instead")
 	flag.StringVar(&o.base, "base", "", "compare the working tree with this commit instead, and print the ratios")
-	flag.DurationVar(&o.dense, "density", 0, "with -base: have more users than processes for so long instead, at each rate")
+	flag.DurationVar(&o.dense, "density", 0, "with -base: have more users than processes for so long, at each rate")
 	flag.StringVar(&o.out, "out", ".", "folder to write BENCH.md and infra/bench/first-token.svg into")
 	flag.Parse()
 	say := func(format string, args ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...) }
