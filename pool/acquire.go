@@ -39,7 +39,7 @@ func (p *Pool) Acquire(ctx context.Context, req *api.Request, outage bool) (*Han
 	h, err := u.acquire(ctx, req, came)
 	if err == nil {
 		if err = p.owner.Admit(ctx, u.id, outage); err == nil { // the lease may have ended while the request waited
-			h.trial = trial
+			h.trial, h.outage = trial, outage
 			return h, nil
 		}
 		h.leave()
@@ -145,16 +145,23 @@ func (s *slot) readyHandle(ctx context.Context, req *api.Request) (*Handle, erro
 	return h, nil
 }
 
-// ready gives the conversation a process with the settings the request wants, in the time there is, and tells how it
-// was found.
+// ready gives the conversation a process with the settings the request wants, in the time there is and as long as the
+// user is held, and tells how it was found.
 func (s *slot) ready(ctx context.Context, req *api.Request) (how string, err error) {
 	if s.isReady(req) {
 		s.settings, s.origin = with(s.settings, req), api.ContextKept
 		s.process.Thaw()
 		return ProcessReused, nil
 	}
+	held := s.pool.owner.Held(s.user.id)
+	if held.Err() != nil {
+		return "", context.Cause(held)
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, s.pool.opts.SpawnTimeout, errSpawnTimeout)
 	defer cancel()
+	ctx, cut := context.WithCancelCause(ctx)
+	defer cut(nil)
+	defer context.AfterFunc(held, func() { cut(context.Cause(held)) })()
 	return s.makeReady(ctx, req)
 }
 

@@ -15,15 +15,23 @@ const stopAttempts = 3
 // end ends the conversation's process. Without an error nothing of the process is left and its room is free. Else it
 // keeps its room, its uid and its user, and who has the slot can only yield it.
 func (s *slot) end() error {
-	p, proc := s.pool, s.process
 	var err error
 	for range stopAttempts {
-		if err = p.tuning.stop(proc); err == nil {
+		if err = s.stop(s.process); err == nil {
 			s.processEnded()
 			return nil
 		}
 	}
 	return s.endFailed(err)
+}
+
+// stop ends a process that is the conversation's or was to become so; at once if the user has moved and may have another
+// one by now.
+func (s *slot) stop(proc *cli.Process) error {
+	if s.pool.owner.Held(s.user.id).Err() != nil {
+		proc.Kill()
+	}
+	return s.pool.tuning.stop(proc)
 }
 
 // endFailed says that the conversation's process could not be ended.

@@ -15,6 +15,7 @@ var (
 	errTurnTimeout = errors.New("pool: turn timeout")
 	errMemory      = errors.New("pool: out of memory")
 	errQuota       = errors.New("pool: workspace full")
+	errMoved       = errors.New("pool: the user is another instance's")
 )
 
 // Handle is a conversation held for one turn, with a process that is fitted to the request. Its methods are for one
@@ -26,6 +27,7 @@ type Handle struct {
 	pid     int
 	failed  bool // the turn has begun and hasn't gone well
 	trial   *trial
+	outage  bool        // as Admit was told
 	reading api.Reading // what is asked
 	known   bool        // what the request says was said before was said in this conversation
 	attempt *attempt    // nil until the turn has begun
@@ -58,6 +60,7 @@ func (h *Handle) Run(ctx context.Context, sent func(), emit func(ctx context.Con
 	ctx, cut := context.WithCancelCause(ctx)
 	defer cut(nil)
 	defer context.AfterFunc(p.life, func() { cut(ErrClosing) })()
+	defer context.AfterFunc(p.owner.Held(h.user.id), func() { cut(errMoved) })()
 	defer time.AfterFunc(p.opts.TurnTimeout, func() { cut(errTurnTimeout) }).Stop()
 
 	outcome, err := h.run(ctx, sent, emit)
@@ -69,14 +72,15 @@ func (h *Handle) Run(ctx context.Context, sent func(), emit func(ctx context.Con
 	return h.explain(err)
 }
 
-// revive puts a new process in the place of the one that died.
+// revive puts a new process in the place of the one that died. The lease may end meanwhile, as no turn has begun.
 func (h *Handle) revive(ctx context.Context) error {
 	h.process.Kill() // its stdin may be closed while it lives on
 	how, err := h.ready(ctx, h.req)
-	if h.how = how; err == nil {
-		h.pid = h.process.PID()
+	if h.how = how; err != nil {
+		return err
 	}
-	return err
+	h.pid = h.process.PID()
+	return h.pool.owner.Admit(ctx, h.user.id, h.outage)
 }
 
 // run tries the turn once. From here on the transcript can't be relied on until it has gone well.
@@ -156,6 +160,8 @@ func (h *Handle) explain(err error) error {
 	case errors.Is(err, errQuota):
 		return api.Invalid("the turn filled the user's workspaces beyond %d bytes or %d files, or %d levels of folders",
 			opts.Quota.Bytes, opts.Quota.Files, confine.MaxDepth)
+	case errors.Is(err, errMoved):
+		return api.Unavailable(time.Second, "this user is served by another instance by now, try again")
 	case errors.Is(err, ErrClosing):
 		return api.Unavailable(time.Second, "the instance is shutting down")
 	}

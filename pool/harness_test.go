@@ -47,6 +47,29 @@ type owner struct {
 	proven   map[string]bool
 	homes    map[string]bool // of those released
 	during   func()          // nil: nothing
+	moved    map[string]context.CancelCauseFunc
+	held     map[string]context.Context
+}
+
+func (o *owner) Held(user string) context.Context {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.held == nil {
+		o.held, o.moved = make(map[string]context.Context), make(map[string]context.CancelCauseFunc)
+	}
+	if o.held[user] == nil {
+		o.held[user], o.moved[user] = context.WithCancelCause(context.Background())
+	}
+	return o.held[user]
+}
+
+// move says of a user who is held that another instance has it by now.
+func (o *owner) move(user string) {
+	o.Held(user)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.refusal = errNotOwner
+	o.moved[user](errNotOwner)
 }
 
 // onAdmit has f called when somebody asks to be let in.

@@ -27,6 +27,9 @@ var ErrClosing = errors.New("pool: closing")
 type Ownership interface {
 	// Admit returns nil if this instance may begin a turn of the user now. outage says that the front vouches for it.
 	Admit(ctx context.Context, user string, outage bool) error
+	// Held returns a context that ends when an admitted user turns out to be another instance's by now, with an error of
+	// Admit's as its cause: what is being done for the user has to stop. It has ended for who isn't admitted any more.
+	Held(user string) context.Context
 	// Release gives the user up. The pool calls it once nothing of the user runs here any more; keepHome asks that the
 	// user's next claim prefers this instance, which still has the conversations' files.
 	Release(ctx context.Context, user string, keepHome bool) error

@@ -84,7 +84,7 @@ func (s *slot) launch(ctx context.Context, opts claude.Options, req *api.Request
 
 // abandon ends a process that was to become the conversation's. One that can't be ended is the conversation's.
 func (s *slot) abandon(proc *cli.Process) error {
-	if err := s.pool.tuning.stop(proc); err != nil {
+	if err := s.stop(proc); err != nil {
 		s.install(proc)
 		return s.endFailed(err)
 	}

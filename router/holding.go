@@ -19,6 +19,27 @@ type holding struct {
 	claim  string        // its number
 	proven bool          // the API has accepted the user's credential
 	toldAt time.Duration // when Redis was last told so, by the lease's clock
+
+	ctx  context.Context // Held's
+	lost context.CancelCauseFunc
+}
+
+// notHeld is what Held returns for a user who isn't held.
+var notHeld = func() context.Context {
+	ctx, lost := context.WithCancelCause(context.Background())
+	lost(ErrNotOwner)
+	return ctx
+}()
+
+// Held returns a context that ends, with ErrNotOwner as its cause, when the user turns out to be another instance's by
+// now: what is being done for the user here has to stop. It has ended for a user who isn't held.
+func (l *Lease) Held(user string) context.Context {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if h, held := l.claims[user]; held {
+		return h.ctx
+	}
+	return notHeld
 }
 
 // adoption is what Redis says of a user who isn't held here.
@@ -83,8 +104,9 @@ func (l *Lease) adoptAnswer(user string, a adoption, before int) (changed bool, 
 		return false, ErrNotOwner
 	}
 	if l.claims[user].claim != a.claim { // else it has been adopted meanwhile, and perhaps proven
+		ctx, lost := context.WithCancelCause(context.Background())
 		l.claims[user] = holding{claim: a.claim, proven: a.provenFor > 0,
-			toldAt: l.opts.Clock() - (provenTTL - max(0, a.provenFor))}
+			toldAt: l.opts.Clock() - (provenTTL - max(0, a.provenFor)), ctx: ctx, lost: lost}
 	}
 	return false, nil
 }

@@ -305,18 +305,12 @@ func (l *Lease) assert(ctx context.Context) (kept, moved int, err error) {
 		if err != nil {
 			return kept, moved, err
 		}
-		for _, user := range gone {
-			l.mu.Lock()
-			delete(l.claims, user) // before its processes are dead: it isn't admitted here any more
-			l.mu.Unlock()
-			go l.opts.Evict(user)
-		}
-		kept, moved, users = kept+n-len(gone), moved+len(gone), users[n:]
+		kept, moved, users = kept+n-gone, moved+gone, users[n:]
 	}
 	return kept, moved, nil
 }
 
-func (l *Lease) assertSome(ctx context.Context, users []string) (gone []string, err error) {
+func (l *Lease) assertSome(ctx context.Context, users []string) (gone int, err error) {
 	keys := []string{epochKey}
 	args := []any{LeaseTime.Milliseconds(), l.id, ownerTTL.Milliseconds()}
 	var asked []string
@@ -328,14 +322,11 @@ func (l *Lease) assertSome(ctx context.Context, users []string) (gone []string, 
 	}
 	l.mu.Unlock()
 	if len(asked) == 0 {
-		return nil, nil
+		return 0, nil
 	}
 	moved, err := assertScript.Run(ctx, l.redis, keys, args...).Int64Slice()
 	if err != nil {
-		return nil, err
-	}
-	for _, i := range moved {
-		gone = append(gone, asked[i-1])
+		return 0, err
 	}
 	// A user that was given up while the script ran may have been made ours again by it.
 	for i, user := range asked {
@@ -350,7 +341,28 @@ func (l *Lease) assertSome(ctx context.Context, users []string) (gone []string, 
 			_ = l.sendRelease(ctx, user, claim, false)
 		}
 	}
+	for _, i := range moved {
+		if l.lose(asked[i-1], args[2+i].(string)) {
+			gone++
+		}
+	}
 	return gone, nil
+}
+
+// lose stops what is done here for a user who is another's by now, unless it isn't by this claim that the user is held.
+// It is before the processes are dead that the user isn't admitted here any more.
+func (l *Lease) lose(user, claim string) bool {
+	l.mu.Lock()
+	h := l.claims[user]
+	if h.claim != claim {
+		l.mu.Unlock()
+		return false
+	}
+	delete(l.claims, user)
+	l.mu.Unlock()
+	h.lost(ErrNotOwner)
+	go l.opts.Evict(user)
+	return true
 }
 
 // sendReleases carries out the releases that Redis could not be told of.

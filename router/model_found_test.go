@@ -53,6 +53,28 @@ func TestLease_AnAnswerFromBeforeAReleaseIsNotAdoptedAfterIt(t *testing.T) {
 	require.ErrorIs(t, <-admitted, ErrNotOwner)
 }
 
+func TestLease_AUserGivenUpAndTakenAgainDuringAnAssertionHasNotMoved(t *testing.T) {
+	net, lease := stage(t)
+	a, _ := lease("a")
+	_, err := newRouter(net.servers[0]).Route(t.Context(), "ada")
+	require.NoError(t, err)
+	require.NoError(t, a.Admit(t.Context(), "ada", false))
+	moved := 0
+	net.start(func(ctx context.Context) { _, moved, _ = a.assert(ctx) })
+
+	require.NoError(t, a.Release(t.Context(), "ada", false))
+	_, err = newRouter(net.servers[0]).Route(t.Context(), "ada")
+	require.NoError(t, err)
+	require.NoError(t, a.Admit(t.Context(), "ada", false))
+	held := a.Held("ada")
+	require.NoError(t, net.execute(net.ops[0].call), "the claim that it names is not the user's any more")
+	net.deliver(net.ops[0])
+	net.finish(nil, nil)
+	require.Zero(t, moved)
+	require.NoError(t, held.Err())
+	require.NoError(t, a.Admit(t.Context(), "ada", false))
+}
+
 func TestLease_AMachineThatSleptWhileItReconciledIsNotFresh(t *testing.T) {
 	net, lease := stage(t)
 	a, _ := lease("a")

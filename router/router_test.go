@@ -252,7 +252,11 @@ func TestLease_AUserThatMovedMeanwhileIsEvicted(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, b.ID(), o.Instance)
 
+		held := a.Held("ada")
+		require.NoError(t, held.Err())
 		require.NoError(t, a.beat(t.Context()))
+		require.ErrorIs(t, context.Cause(held), ErrNotOwner, "what is done for the user here has to stop")
+		require.ErrorIs(t, context.Cause(a.Held("ada")), ErrNotOwner)
 		require.Eventually(t, func() bool { return len(a.evictions()) == 1 }, 10*time.Second, time.Millisecond)
 		require.ErrorIs(t, a.Admit(t.Context(), "ada", false), ErrNotOwner)
 		require.NoError(t, b.Admit(t.Context(), "ada", false))
