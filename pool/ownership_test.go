@@ -136,6 +136,25 @@ func TestMoved_ARunningTurnIsEndedExplicitly(t *testing.T) {
 	require.Len(t, s.api.Calls(), before+1, "no other turn has begun")
 }
 
+func TestMoved_WhoseTokenWasReplacedKeepsItsConversations(t *testing.T) {
+	t.Parallel()
+	s := newScriptedService(t, nil)
+	defer s.occupy("ada", nil)()
+	answer := make(chan reply, 1)
+	queued := s.pool.Snapshot().Queued
+	go func() {
+		defer close(answer)
+		if response, err := s.start(t.Context(), "new", "two", replacing("ada", "new", nil)); err == nil {
+			answer <- read(response)
+		}
+	}()
+	require.Eventually(t, func() bool { return s.pool.Snapshot().Queued == queued+1 }, time.Minute, time.Millisecond)
+	s.move("ada")
+	require.Equal(t, http.StatusMisdirectedRequest, (<-answer).status)
+	require.NotContains(t, s.logs.String(), "token was replaced")
+	s.gone()
+}
+
 // To end by itself takes some CLIs seconds.
 func TestMoved_AnIdleProcessIsNotWaitedFor(t *testing.T) {
 	t.Parallel()

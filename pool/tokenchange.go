@@ -64,6 +64,9 @@ func (u *user) takeOver(ctx context.Context, req, former *api.Request, outage bo
 	if err != nil {
 		return err
 	}
+	if lease := p.owner.Held(from.id); lease.Err() != nil { // another instance goes on with them
+		return context.Cause(lease)
+	}
 	moved := from.moveConversations(u, held, copied)
 	p.spaces.mark(from)
 	p.spaces.mark(u)
@@ -74,17 +77,22 @@ func (u *user) takeOver(ctx context.Context, req, former *api.Request, outage bo
 			s.save()
 		}
 	}
-	// Before anybody can be given the former user:
-	_ = each(context.WithoutCancel(ctx), held, deletesAtOnce, func(s *slot) error {
-		if _, isCopied := copied[s.conversation]; isCopied && moved[s] != nil {
-			s.tryDeleteArchived()
-		}
-		return nil
-	})
+	deleteCopied(ctx, moved, copied) // before anybody can be given the former user
 	signal(p.changed)
 	p.opts.Logger.Info("a user's token was replaced", "user", api.ShortUser(u.id), "former", api.ShortUser(from.id),
 		"conversations", len(moved))
 	return nil
+}
+
+// deleteCopied deletes what the archive has of moved conversations under the former user.
+func deleteCopied(ctx context.Context, moved map[*slot]*slot, copied map[*conversation]mirror) {
+	former := slices.Collect(maps.Keys(moved))
+	_ = each(context.WithoutCancel(ctx), former, deletesAtOnce, func(s *slot) error {
+		if _, isCopied := copied[s.conversation]; isCopied {
+			s.tryDeleteArchived()
+		}
+		return nil
+	})
 }
 
 // holdAll takes the slots of all the user's conversations, or of that of one session. On an error none is held. They
