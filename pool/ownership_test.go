@@ -45,7 +45,7 @@ func (s *service) hello(ctx context.Context, user string) <-chan reply {
 // slowly is a shell's line that waits for the file go, at most for twenty seconds, which is longer than any stop takes.
 const slowly = "for i in $(seq 400); do test -e $dir/go && break; sleep 0.05; done"
 
-func TestMoved_AStartUnderWayIsEnded(t *testing.T) {
+func TestOwnership_AStartForAUserWhoHasMovedIsEnded(t *testing.T) {
 	t.Parallel()
 	s, _, counts := starting(t, slowly)
 	answer := s.hello(t.Context(), "ada")
@@ -56,7 +56,7 @@ func TestMoved_AStartUnderWayIsEnded(t *testing.T) {
 }
 
 // A start goes on when its client has gone, so that the next try finds it; but that is another instance's now.
-func TestMoved_AStartUnderWayIsEndedAlsoWithoutItsClient(t *testing.T) {
+func TestOwnership_AStartForAUserWhoHasMovedIsEndedAlsoWithoutItsClient(t *testing.T) {
 	t.Parallel()
 	s, _, counts := starting(t, slowly)
 	ctx, hangUp := context.WithCancel(t.Context())
@@ -71,7 +71,7 @@ func TestMoved_AStartUnderWayIsEndedAlsoWithoutItsClient(t *testing.T) {
 		time.Millisecond)
 }
 
-func TestMoved_WhoWaitsForAStartGetsNone(t *testing.T) {
+func TestOwnership_WhoHasMovedWaitsForNoStart(t *testing.T) {
 	t.Parallel()
 	n := runtime.GOMAXPROCS(0)
 	s, dir, counts := starting(t, slowly)
@@ -104,7 +104,7 @@ func (l *listing) List(ctx context.Context, owner string) ([]archive.Record, err
 	return l.Store.List(ctx, owner)
 }
 
-func TestMoved_WhoIsLetInBeforeGetsNoProcessAfterwards(t *testing.T) {
+func TestOwnership_WhoMovesAfterItWasLetInGetsNoProcess(t *testing.T) {
 	t.Parallel()
 	store, _ := kept(t)
 	slow := &listing{Store: store, asked: make(chan struct{}), answer: make(chan struct{})}
@@ -117,7 +117,7 @@ func TestMoved_WhoIsLetInBeforeGetsNoProcessAfterwards(t *testing.T) {
 	require.NotContains(t, s.logs.String(), "process started")
 }
 
-func TestMoved_ARunningTurnIsEndedExplicitly(t *testing.T) {
+func TestOwnership_ARunningTurnOfAUserWhoHasMovedIsEndedExplicitly(t *testing.T) {
 	t.Parallel()
 	s := newScriptedService(t, nil)
 	first := s.ask("ada", "one", nil)
@@ -136,7 +136,7 @@ func TestMoved_ARunningTurnIsEndedExplicitly(t *testing.T) {
 	require.Len(t, s.api.Calls(), before+1, "no other turn has begun")
 }
 
-func TestMoved_WhoseTokenWasReplacedKeepsItsConversations(t *testing.T) {
+func TestOwnership_WhoHasMovedKeepsItsConversationsFromANewToken(t *testing.T) {
 	t.Parallel()
 	s := newScriptedService(t, nil)
 	defer s.occupy("ada", nil)()
@@ -156,7 +156,7 @@ func TestMoved_WhoseTokenWasReplacedKeepsItsConversations(t *testing.T) {
 }
 
 // To end by itself takes some CLIs seconds.
-func TestMoved_AnIdleProcessIsNotWaitedFor(t *testing.T) {
+func TestOwnership_AnIdleProcessOfAUserWhoHasMovedIsNotWaitedFor(t *testing.T) {
 	t.Parallel()
 	for _, moves := range []bool{true, false} {
 		lived := make(chan bool, 1)
@@ -184,7 +184,7 @@ func lives(pid int) bool {
 
 // Nothing of the turn has been run when its process dies, and until there is another the user may become another
 // instance's.
-func TestPool_ATurnIsNotBegunByAnotherProcessAfterTheLeasesEnd(t *testing.T) {
+func TestOwnership_ATurnIsNotBegunByAnotherProcessAfterTheLeasesEnd(t *testing.T) {
 	t.Parallel()
 	s := newScriptedService(t, nil)
 	first := s.ask("ada", "one", nil)
