@@ -2,6 +2,7 @@ package pool
 
 import (
 	"fmt"
+	"syscall"
 	"time"
 
 	"claudepool/pool/api"
@@ -29,7 +30,7 @@ func (s *slot) end() error {
 // one by now.
 func (s *slot) stop(proc *cli.Process) error {
 	if s.pool.owner.Held(s.user.id).Err() != nil {
-		proc.Kill()
+		_ = proc.Signal(syscall.SIGKILL)
 	}
 	return s.pool.tuning.stop(proc)
 }
