@@ -272,34 +272,3 @@ func (s *slot) reserve() error {
 		}
 	}
 }
-
-// allowed refuses what a request may not ask of this pool.
-func (p *Pool) allowed(req *api.Request) error {
-	if req.PermissionMode != "" && permissionRank(req.PermissionMode) > permissionRank(p.opts.PermissionMode) {
-		return api.Invalid("permission_mode: %q is above what this service allows (%s)",
-			req.PermissionMode, p.opts.PermissionMode)
-	}
-	if p.opts.Confined {
-		return nil
-	}
-	for name, server := range req.MCPServers {
-		if server.Command != "" {
-			return api.Invalid("mcp_servers: %q has a command, which this service runs only while its isolation is in force",
-				name)
-		}
-	}
-	return nil
-}
-
-// permissionRank orders the permission modes by what they let a process do without anybody being asked.
-func permissionRank(mode string) int {
-	switch mode {
-	case "plan":
-		return 0
-	case "default", "dontAsk":
-		return 1
-	case "acceptEdits":
-		return 2
-	}
-	return 3
-}

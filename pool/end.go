@@ -26,8 +26,8 @@ func (s *slot) end() error {
 	return s.endFailed(err)
 }
 
-// stop ends a process that is the conversation's or was to become so; at once if the user has moved and may have another
-// one by now.
+// stop ends a process that is the conversation's or was to become so; at once if the user has moved, who may have
+// another one by now.
 func (s *slot) stop(proc *cli.Process) error {
 	if s.pool.owner.Held(s.user.id).Err() != nil {
 		_ = proc.Signal(syscall.SIGKILL)
