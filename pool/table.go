@@ -16,8 +16,9 @@ const forgottenAtOnce = 100
 const maxFormerIDs = 16
 
 // table is the instance's users with their conversations, and how much of the instance they take. Its lock guards all
-// of that, also what users and conversations say it guards. It is for table.go, conversation.go, slot.go and
-// capacity.go alone: their methods hold it for a moment each, take and return plain values, and call nothing else.
+// of that, also what users and conversations say it guards. It is for table.go, conversation.go, slot.go,
+// capacity.go and headroom.go alone: their methods hold it for a moment each, take and return plain values, and call
+// nothing else.
 type table struct {
 	opts     *Options // not to be changed
 	headroom int      // see headroom.go; not to be changed

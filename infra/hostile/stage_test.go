@@ -18,6 +18,7 @@ import (
 	"claudepool/infra/freeport"
 	"claudepool/infra/testkit"
 	"claudepool/infra/testkit/client"
+	"claudepool/infra/testkit/contract"
 	"claudepool/infra/testkit/need"
 	"claudepool/pool/pooltest"
 	"claudepool/router"
@@ -52,8 +53,11 @@ func newStage(t *testing.T, limits limits, env ...string) *stage {
 	require.NoError(t, err)
 	scripted, err = filepath.EvalSymlinks(scripted)
 	require.NoError(t, err)
-	clients := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}}
+	checked, err := contract.New(&http.Transport{MaxIdleConnsPerHost: 256})
+	require.NoError(t, err)
+	clients := &http.Client{Transport: checked}
 	t.Cleanup(clients.CloseIdleConnections)
+	t.Cleanup(func() { require.Empty(t, checked.Violations(), "not as the service is described") })
 	dir := testkit.Folder(t)
 	s := &stage{T: t, api: newAPI(t), root: filepath.Join(dir, "workspaces"), logs: dir}
 	redisAddr := s.startRedis()

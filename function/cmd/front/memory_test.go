@@ -50,7 +50,7 @@ func TestHostile_AFrontThatKnowsManyUsersStaysSmall(t *testing.T) {
 		require.NoError(t, front.Wait())
 	}()
 	url := "http://" + addr + api.PathMessages
-	require.Eventually(t, func() bool { return ask(url, 0) == http.StatusPaymentRequired }, 30*time.Second,
+	require.Eventually(t, func() bool { return ask(url, 0) == http.StatusRequestEntityTooLarge }, 30*time.Second,
 		10*time.Millisecond)
 
 	began := time.Now()
@@ -59,7 +59,7 @@ func TestHostile_AFrontThatKnowsManyUsersStaysSmall(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			for i := next.Add(1); i < int64(users); i = next.Add(1) {
-				for ask(url, i) != http.StatusPaymentRequired && t.Context().Err() == nil {
+				for ask(url, i) != http.StatusRequestEntityTooLarge && t.Context().Err() == nil {
 				}
 			}
 		})
@@ -115,7 +115,7 @@ func startInstance(t *testing.T, redis string) (users *atomic.Int64) {
 					users.Add(1)
 				}
 			}
-			api.WriteError(w, "", &api.Error{Status: http.StatusPaymentRequired, Type: "billing_error", Message: "no"})
+			api.WriteError(w, "", &api.Error{Status: http.StatusRequestEntityTooLarge, Type: "request_too_large", Message: "no"})
 		})}
 	go func() { _ = server.ServeTLS(listener, "", "") }()
 	client, err := router.NewClient("redis://"+redis, "")

@@ -72,6 +72,13 @@ func New(next http.RoundTripper) (*Transport, error) {
 	return &Transport{next: next, doc: doc, router: router}, err
 }
 
+// CloseIdleConnections is what http.Client's asks of a transport.
+func (t *Transport) CloseIdleConnections() {
+	if next, ok := t.next.(interface{ CloseIdleConnections() }); ok {
+		next.CloseIdleConnections()
+	}
+}
+
 // Violations tell, each once, what was not as described.
 func (t *Transport) Violations() []string {
 	t.mu.Lock()
@@ -83,7 +90,7 @@ func (t *Transport) Violations() []string {
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	sent := r.Clone(context.WithoutCancel(r.Context()))
 	answer, err := t.next.RoundTrip(r)
-	if err != nil {
+	if err != nil || answer.StatusCode == http.StatusRequestHeaderFieldsTooLarge { // net/http's own, which has seen no path
 		return answer, err
 	}
 	route, params, found := t.router.FindRoute(sent)
