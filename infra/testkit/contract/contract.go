@@ -90,7 +90,7 @@ func (t *Transport) Violations() []string {
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	sent := r.Clone(context.WithoutCancel(r.Context()))
 	answer, err := t.next.RoundTrip(r)
-	if err != nil || answer.StatusCode == http.StatusRequestHeaderFieldsTooLarge { // net/http's own, which has seen no path
+	if err != nil || answer.StatusCode == http.StatusRequestHeaderFieldsTooLarge { // net/http's own: no path was looked at
 		return answer, err
 	}
 	route, params, found := t.router.FindRoute(sent)
