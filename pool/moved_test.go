@@ -14,6 +14,7 @@ import (
 
 	"claudepool/infra/testkit/need"
 	"claudepool/pool"
+	"claudepool/pool/cli"
 	"claudepool/pool/workspace"
 )
 
@@ -229,4 +230,21 @@ func TestMoved_TheLongestIdleGiveWayAheadOfNeed(t *testing.T) {
 		require.Equal(t, pid, r.pid, user)
 	}
 	require.Equal(t, pool.ProcessReused, s.ask(users[10], "two", fields{"model": nil, "session_id": session}).process)
+}
+
+// One that was stopped while it waited opens its gate once more, by its name: the files come after that.
+func TestMoved_OneThatComesLateToItsGateFindsIt(t *testing.T) {
+	t.Parallel()
+	s := newParking(t, func(o *pool.Options) {
+		o.IdleTimeout, o.CleanupInterval = 100*time.Millisecond, time.Second
+		o.OnClaim(func(p *cli.Process) {
+			pid := strconv.Itoa(p.PID())
+			signalProcess(t, pid, syscall.SIGSTOP)
+			time.AfterFunc(300*time.Millisecond, func() { signalProcess(t, pid, syscall.SIGCONT) })
+		})
+	})
+	pid := s.endIdle(s.ask("ada", shell("echo kept > file"), fields{"model": nil}))
+	r := s.ask("ada", shell("cat file"), fields{"model": nil})
+	require.Equal(t, "tool said: kept", r.text(t))
+	require.Equal(t, pid, r.pid)
 }

@@ -38,6 +38,7 @@ type Gate struct {
 	seen string   // absolute, as the CLI sees it
 	path string   // relative to the workspace
 	fifo *os.File // what it is, whatever may stand at the path
+	held *os.File // its inner end, while the CLI is kept at it
 }
 
 // NewGate makes a gate where the workspace's transcripts are; home is as the CLI sees it. Nobody else may be in the
@@ -66,21 +67,32 @@ func (t Transcript) NewGate(home string) (g *Gate, err error) {
 // Path is what Options.Gate is to be.
 func (g *Gate) Path() string { return g.seen }
 
-// Open lets the CLI go on from a transcript, which is in its place and has at most limit bytes. It waits a moment for
-// the CLI to be at the gate. The error is ErrGate if the CLI isn't there or has left, ErrTooLarge with which nothing
-// was tried, or ctx's cause; nobody knows then what the CLI has read.
+// Hold waits a moment for the CLI to be at the gate and keeps it there: one that was stopped opens the FIFO once more,
+// by its name. From then on something else may stand at that. The error is ErrGate if the CLI isn't there, or ctx's
+// cause.
+func (g *Gate) Hold(ctx context.Context) (err error) {
+	if g.held == nil {
+		g.held, err = g.await(ctx)
+	}
+	return err
+}
+
+// Open lets the CLI go on from a transcript, which is in its place and has at most limit bytes, and holds it before.
+// The error is ErrGate if the CLI isn't there or has left, ErrTooLarge with which nothing was tried, or ctx's cause;
+// nobody knows then what the CLI has read.
 func (g *Gate) Open(ctx context.Context, t Transcript, limit int64) error {
 	text, err := t.Read(limit)
+	if err == nil {
+		err = g.Hold(ctx)
+	}
 	if err != nil {
 		return err
 	}
-	w, err := g.await(ctx)
-	if err != nil {
-		return err
-	}
+	w := g.held
+	defer func() { g.held = nil }()
 	defer w.Close()
 	defer context.AfterFunc(ctx, func() { _ = w.SetWriteDeadline(time.Unix(1, 0)) })()
-	if err := g.replace(t); err != nil { // not before the CLI has come, or it would find no FIFO
+	if err := g.replace(t); err != nil {
 		return err
 	}
 	_, err = w.Write(text)
@@ -123,12 +135,15 @@ func (g *Gate) await(ctx context.Context) (*os.File, error) {
 	}
 }
 
-// Remove gives the gate up. A CLI that waits at it stays there; after Open it has to have answered something. Whatever
-// has its name by now goes; there may be nothing.
+// Remove gives the gate up. A CLI that waits at it stays there, and one that is held finds nothing; after Open it has to
+// have answered something. Whatever has its name by now goes; there may be nothing.
 func (g *Gate) Remove(t Transcript) error {
 	err := t.Files.Remove(g.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
+	}
+	if g.held != nil {
+		err = errors.Join(err, g.held.Close())
 	}
 	return errors.Join(err, g.fifo.Close())
 }

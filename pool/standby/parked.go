@@ -23,17 +23,8 @@ var errGateTime = errors.New("standby: the process didn't take its transcript in
 // GoOn has a parked process go on from its workspace's transcript of the session, and returns when it has read that.
 // After an error the process has been killed, and still has to be stopped.
 func (p *Process) GoOn(ctx context.Context, session, system string) error {
-	ctx, done := context.WithTimeoutCause(ctx, gateTime, errGateTime)
+	ctx, done := p.atGate(ctx)
 	defer done()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	go func() {
-		select {
-		case <-p.Exited():
-			cancel(cli.ErrDied)
-		case <-ctx.Done():
-		}
-	}()
 	err := p.Folder.WithTranscript(session, func(t claude.Transcript) error { return p.gate.Open(ctx, t, MaxParked) })
 	if err == nil {
 		err = p.Initialize(ctx, system)
@@ -42,6 +33,30 @@ func (p *Process) GoOn(ctx context.Context, session, system string) error {
 		p.Kill()
 	}
 	return err
+}
+
+// hold waits for a parked process to be at its gate, where it stays from then on.
+func (p *Process) hold(ctx context.Context) error {
+	ctx, done := p.atGate(ctx)
+	defer done()
+	return p.gate.Hold(ctx)
+}
+
+// atGate bounds what a parked process is given to do by gateTime and by its life.
+func (p *Process) atGate(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, done := context.WithTimeoutCause(ctx, gateTime, errGateTime)
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-p.Exited():
+			cancel(cli.ErrDied)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		cancel(nil)
+		done()
+	}
 }
 
 // LeaveGate kills a parked process that isn't to go on, and leaves nothing of its gate. It still has to be stopped.

@@ -118,7 +118,7 @@ func New(opts Options) *Keeper {
 // Claim hands out a process: awake, bound to the credential, and given the system prompt unless that is empty. From
 // then on the process and its workspace are the caller's, to stop and to remove. The error is ErrNone, ctx's cause,
 // or what binding or initializing failed with; then nothing is left of the process that was tried. One that has
-// died, or has an API call under way, is passed over.
+// died, has left its gate, or has an API call under way, is passed over.
 func (k *Keeper) Claim(ctx context.Context, credential broker.Credential, system string) (*Process, error) {
 	wanted := kind{cli: k.opts.CLI, blank: system != ""}
 	k.prefer(wanted)
@@ -134,8 +134,8 @@ type Wish struct {
 
 func (w Wish) kind() kind { return kind{cli: w.CLI, git: w.Git} }
 
-// Unpark hands out a parked process that fits the wish: awake, bound to the credential, and still at its gate, where it
-// needs GoOn. In all else it is as Claim. What is kept doesn't follow the wish before Prefer.
+// Unpark hands out a parked process that fits the wish: awake, bound to the credential, and held at its gate, where it
+// needs GoOn; its workspace's files may be replaced before. In all else it is as Claim. What is kept doesn't follow the wish before Prefer.
 func (k *Keeper) Unpark(ctx context.Context, credential broker.Credential, w Wish) (*Process, error) {
 	return k.claim(ctx, w.kind(), w.New, credential, "")
 }
@@ -160,7 +160,7 @@ func (k *Keeper) claim(ctx context.Context, wanted kind, isNew bool, credential 
 		if err == nil {
 			return p, nil
 		}
-		if !errors.Is(err, broker.ErrBusy) && !errors.Is(err, cli.ErrDied) {
+		if !errors.Is(err, broker.ErrBusy) && !errors.Is(err, cli.ErrDied) && !errors.Is(err, claude.ErrGate) {
 			return nil, err
 		}
 	}
@@ -262,6 +262,9 @@ func (k *Keeper) handOver(ctx context.Context, p *Process, credential broker.Cre
 	err := p.Bind(credential)
 	if err == nil && system != "" {
 		err = p.Initialize(ctx, system)
+	}
+	if err == nil && p.gate != nil {
+		err = p.hold(ctx)
 	}
 	if err != nil {
 		k.discard(p)
