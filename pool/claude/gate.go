@@ -135,8 +135,8 @@ func (g *Gate) await(ctx context.Context) (*os.File, error) {
 	}
 }
 
-// Remove gives the gate up. A CLI that waits at it stays there, and one that is held finds nothing; after Open it has to
-// have answered something. Whatever has its name by now goes; there may be nothing.
+// Remove gives the gate up. A CLI that waits at it stays there, and one that is held finds nothing; after Open it has
+// to have answered something. Whatever has its name by now goes; there may be nothing.
 func (g *Gate) Remove(t Transcript) error {
 	err := t.Files.Remove(g.path)
 	if errors.Is(err, fs.ErrNotExist) {

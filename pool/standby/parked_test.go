@@ -96,7 +96,7 @@ func TestParked_OneGoesOnFromATranscript(t *testing.T) {
 	p := s.requireUnpark()
 	require.ErrorIs(t, p.Bind(eve), broker.ErrBound)
 	gates := openGates(p)
-	require.Equal(t, 1, gates)
+	require.Equal(t, 2, gates, "the gate's, and its inner end")
 	session := seed(t, p, "once upon a time")
 	require.NoError(t, p.GoOn(t.Context(), session, "You are a zebra."))
 	require.False(t, p.NeedsRestart(cli.Settings{Permission: "default", System: "You are a zebra."}))
@@ -236,7 +236,7 @@ func TestParked_WhatGoesWrongAtTheGateIsToldSoon(t *testing.T) {
 		fault func(*testing.T, *Process)
 		want  error
 	}{
-		"it was killed when it was bound": {said: short, want: cli.ErrDied,
+		"it was killed when it was bound": {said: short, want: claude.ErrGate,
 			fault: func(_ *testing.T, p *Process) { p.Kill() }},
 		"it is killed when the name is the transcript's": {said: long, want: claude.ErrGate,
 			cli: opens + `while [ -p "$gate" ]; do :; done; ` + die},
@@ -244,10 +244,6 @@ func TestParked_WhatGoesWrongAtTheGateIsToldSoon(t *testing.T) {
 			cli: opens + `head -c 70000 <&3 > /dev/null; ` + die},
 		"it is killed when all is written": {said: short, want: cli.ErrDied,
 			cli: opens + `cat <&3 > /dev/null; ` + die},
-		"somebody else has let it go": {said: short, want: cli.ErrDied,
-			fault: func(t *testing.T, p *Process) { letGo(t, p); <-p.Exited() }},
-		"somebody else has let it go and it lives": {said: short, want: claude.ErrGate,
-			cli: opens + "exec 3<&-; " + mute, fault: letGo},
 		"it reads no more":       {said: long, want: errGateTime, cli: opens + mute},
 		"it doesn't answer":      {said: short, want: errGateTime, cli: opens + "cat <&3 > /dev/null; " + mute},
 		"there is no transcript": {want: fs.ErrNotExist},
@@ -281,15 +277,35 @@ func TestParked_WhatGoesWrongAtTheGateIsToldSoon(t *testing.T) {
 	}
 }
 
+// Who has left its gate before it is held there is of no use, whether it lives or not.
+func TestParked_OneThatHasLeftItsGateIsPassedOver(t *testing.T) {
+	for name, text := range map[string]string{"it ends": opens + "exit 0", "it lives": opens + "exec 3<&-; " + mute} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newParking(t, func(s *stage, o *Options) {
+				s.bin = script(t, text)
+				o.OnClaim = func(*cli.Process) { letGo(t, s.fifos()[0]) }
+			})
+			s.await(1)
+			s.room.Store(0)
+			began := time.Now()
+			_, err := s.unpark()
+			require.ErrorIs(t, err, ErrNone)
+			require.Less(t, time.Since(began), prompt)
+			require.Empty(t, s.fifos())
+		})
+	}
+}
+
 // letGo ends a process's waiting at its gate, and returns when it isn't there any more.
-func letGo(t *testing.T, p *Process) {
+func letGo(t *testing.T, gate string) {
 	open := func() error {
-		w, err := os.OpenFile(p.gate.Path(), os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		w, err := os.OpenFile(gate, os.O_WRONLY|syscall.O_NONBLOCK, 0)
 		if err == nil {
 			err = w.Close()
 		}
 		return err
 	}
-	require.NoError(t, open())
-	require.Eventually(t, func() bool { return errors.Is(open(), syscall.ENXIO) }, patience, time.Millisecond)
+	assert.NoError(t, open())
+	assert.Eventually(t, func() bool { return errors.Is(open(), syscall.ENXIO) }, patience, time.Millisecond)
 }
