@@ -58,7 +58,7 @@ func (s *slot) canMove() bool {
 	if s.dir == nil {
 		return true
 	}
-	if !p.opts.Launcher.Mounts() || p.noMoves.Load() {
+	if !p.opts.Launcher.Mounts() || p.noMoves.Load() || s.saver.busy.Load() { // who saves reads the files where they are
 		return false
 	}
 	err := s.dir.CheckMovable()

@@ -135,7 +135,8 @@ type Wish struct {
 func (w Wish) kind() kind { return kind{cli: w.CLI, git: w.Git} }
 
 // Unpark hands out a parked process that fits the wish: awake, bound to the credential, and held at its gate, where it
-// needs GoOn; its workspace's files may be replaced before. In all else it is as Claim. What is kept doesn't follow the wish before Prefer.
+// needs GoOn. Its workspace's files may be replaced before. In all else it is as Claim. What is kept doesn't follow the
+// wish before Prefer.
 func (k *Keeper) Unpark(ctx context.Context, credential broker.Credential, w Wish) (*Process, error) {
 	return k.claim(ctx, w.kind(), w.New, credential, "")
 }
