@@ -2,8 +2,8 @@
 // long-running child, the lines written to its stdin and the lines read from its stdout, and the transcript file
 // that `--resume` continues from. It starts no process and knows no user.
 //
-// The protocol is undocumented in most places. What stands here was measured on the CLI's version 2.1.330 against a
-// loopback stand-in for the Messages API; another version needs the package's tests run against it first.
+// The protocol is undocumented in most places. What stands here was measured on the CLI's versions from 2.1.330 on
+// against a loopback stand-in for the Messages API; another version needs all tests run against it first.
 package claude
 
 import (
@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Version is the CLI version the protocol facts of this package were measured on.
-const Version = "2.1.330"
+// Version is the newest CLI version that all of it holds for.
+const Version = "2.1.332"
 
 // Options says how a CLI is started. Everything in it is visible to any process of the machine in the child's
 // command line, so it holds no text of a user and no secret.
