@@ -53,9 +53,8 @@ type talker struct {
 	served time.Time  // when a turn that was answered since the last look began to be
 }
 
-func newLoad(s *stage, o options) *load {
-	l := &load{stage: s, users: make(map[string]string),
-		client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
+func newLoad(s *stage, o options, transport http.RoundTripper) *load {
+	l := &load{stage: s, users: make(map[string]string), client: &http.Client{Transport: transport}}
 	l.speak("")
 	for n := range o.users {
 		user := fmt.Sprintf("%02d", n)

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"claudepool/infra/testkit/contract"
 	"claudepool/router"
 )
 
@@ -27,7 +29,11 @@ func play(ctx context.Context, dir string, o options, acts [][]fault) (*results,
 	}
 	defer s.clear()
 	r := newResults(o)
-	l := newLoad(s, o)
+	checked, err := contract.New(&http.Transport{DisableKeepAlives: true})
+	if err != nil {
+		return nil, errors.Join(err, s.stop())
+	}
+	l := newLoad(s, o, checked)
 	w := &watcher{stage: s, load: l, owners: make(map[string]string)}
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
@@ -55,6 +61,9 @@ func play(ctx context.Context, dir string, o options, acts [][]fault) (*results,
 	}
 	if left := s.left(ctx, nil, "instance:", "evict:", "owner:", "candidates", "evictable", "pending"); left != "" {
 		s.ledger.violation(func(r *row) { r.left++ }, "left: %s", left)
+	}
+	for _, v := range checked.Violations() {
+		s.ledger.violation(func(r *row) { r.wrong++ }, "not as the service is described: %s", v)
 	}
 	r.add(s.ledger.begin(""))
 	r.notes = s.ledger.notes
