@@ -4,6 +4,7 @@ package archive
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"claudepool/infra/database"
@@ -55,11 +56,11 @@ func Open(ctx context.Context, folder, project, databaseID string, ttl time.Dura
 		f := NewFolder(folder, ttl)
 		return f, f.keepTidy(ctx), nil
 	case project != "":
-		f, err := NewFirestore(ctx, project, databaseID, ttl)
+		client, err := database.Connect(ctx, project, databaseID)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, fmt.Errorf("archive: %w", err)
 		}
-		return f, f.Close, nil
+		return NewFirestore(client, ttl), client.Close, nil
 	}
 	return nil, nothing, nil
 }

@@ -25,15 +25,18 @@ func stores(t *testing.T, test func(t *testing.T, open func(ttl time.Duration) S
 		test(t, func(ttl time.Duration) Store { return NewFolder(dir, ttl) })
 	})
 	t.Run("firestore", func(t *testing.T) {
-		t.Setenv(database.EmulatorHost, emulator.Addr(t))
-		project := fmt.Sprintf("test-%d", time.Now().UnixNano())
-		test(t, func(ttl time.Duration) Store {
-			store, err := NewFirestore(t.Context(), project, "(default)", ttl)
-			require.NoError(t, err)
-			t.Cleanup(func() { require.NoError(t, store.Close()) })
-			return store
-		})
+		addr, project := emulator.Addr(t), fmt.Sprintf("test-%d", time.Now().UnixNano())
+		test(t, func(ttl time.Duration) Store { return inEmulator(t, addr, project, ttl) })
 	})
+}
+
+// inEmulator is a project's store.
+func inEmulator(t *testing.T, addr, project string, ttl time.Duration) *Firestore {
+	t.Helper()
+	client, err := emulator.Connect(t.Context(), addr, project)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	return NewFirestore(client, ttl)
 }
 
 func record(version int64) Record {
@@ -151,10 +154,7 @@ func TestStore_TheMarkOfADeletedOneExpires(t *testing.T) {
 }
 
 func TestFirestore_NoPartsOfOldVersionsAreLeft(t *testing.T) {
-	t.Setenv(database.EmulatorHost, emulator.Addr(t))
-	store, err := NewFirestore(t.Context(), fmt.Sprintf("test-%d", time.Now().UnixNano()), "(default)", time.Hour)
-	require.NoError(t, err)
-	defer store.Close()
+	store := inEmulator(t, emulator.Addr(t), fmt.Sprintf("test-%d", time.Now().UnixNano()), time.Hour)
 	left := func() int {
 		docs, err := store.client.CollectionGroup(parts).Documents(t.Context()).GetAll()
 		require.NoError(t, err)

@@ -13,8 +13,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"claudepool/infra/database"
 )
 
 // The collections: one document per conversation, and below it one per part of its body. A TTL policy on expires_at
@@ -63,18 +61,10 @@ type part struct {
 	Expires time.Time `firestore:"expires_at"`
 }
 
-// NewFirestore connects to a database, or to the emulator where FIRESTORE_EMULATOR_HOST says so. It doesn't wait for a
-// connection. The end of ctx doesn't end what was begun with it. The caller has to close it.
-func NewFirestore(ctx context.Context, project, databaseID string, ttl time.Duration) (*Firestore, error) {
-	client, err := database.Connect(ctx, project, databaseID)
-	if err != nil {
-		return nil, fmt.Errorf("archive: %w", err)
-	}
-	return &Firestore{client, ttl, strayAge, tidyTimeout}, nil
+// NewFirestore keeps records in a client's database. The client remains the caller's to close.
+func NewFirestore(client *firestore.Client, ttl time.Duration) *Firestore {
+	return &Firestore{client, ttl, strayAge, tidyTimeout}
 }
-
-// Close ends the connection.
-func (f *Firestore) Close() error { return f.client.Close() }
 
 func (f *Firestore) doc(owner, name string) *firestore.DocumentRef {
 	return f.client.Collection(conversations).Doc(owner + "-" + name)

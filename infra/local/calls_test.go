@@ -53,6 +53,7 @@ func (d *deployment) awaitCalls(front int) {
 }
 
 func TestDeployment_CallsThatNeedNoProcessGoThroughToTheAPI(t *testing.T) {
+	t.Parallel()
 	cli, err := pooltest.ScriptedCLI()
 	require.NoError(t, err)
 	d := prepare(t, cli)

@@ -21,7 +21,6 @@ import (
 	"github.com/tidwall/gjson"
 
 	"claudepool/infra/archive"
-	"claudepool/infra/database"
 	"claudepool/infra/freeport"
 	"claudepool/infra/testkit"
 	"claudepool/infra/testkit/client"
@@ -290,10 +289,10 @@ func (d *deployment) tellers(text string) (n int) {
 // awaitKept waits until the archive has a conversation of the user's with text in it.
 func (d *deployment) awaitKept(user, text string) {
 	d.t.Helper()
-	d.t.Setenv(database.EmulatorHost, d.database)
-	store, err := archive.NewFirestore(d.t.Context(), d.project, "(default)", time.Hour)
+	firestore, err := emulator.Connect(d.t.Context(), d.database, d.project)
 	require.NoError(d.t, err)
-	defer store.Close()
+	defer firestore.Close()
+	store := archive.NewFirestore(firestore, time.Hour)
 	keys := seal.Derive(credentials(user)["access_token"])
 	require.Eventually(d.t, func() bool {
 		records, _ := store.List(d.t.Context(), keys.Owner())

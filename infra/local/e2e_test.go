@@ -17,6 +17,7 @@ import (
 )
 
 func TestDeployment_ThreeHundredFirstRequestsMakeOneProcess(t *testing.T) {
+	t.Parallel()
 	cli, err := pooltest.ScriptedCLI()
 	require.NoError(t, err)
 	d := prepare(t, cli)
@@ -29,6 +30,7 @@ func TestDeployment_ThreeHundredFirstRequestsMakeOneProcess(t *testing.T) {
 }
 
 func TestDeployment_OneProcessPerUserWhicheverFrontIsAsked(t *testing.T) {
+	t.Parallel()
 	cli, err := pooltest.RealCLI()
 	d := prepare(t, need.Part(t, cli, err))
 	d.ownDatabase()

@@ -59,6 +59,7 @@ type keyedTurn struct {
 }
 
 func TestKeyed_NoTurnRunsTwiceHoweverFrontsAndOwnersGo(t *testing.T) {
+	t.Parallel()
 	cli, err := pooltest.ScriptedCLI()
 	require.NoError(t, err)
 	d := prepare(t, cli)

@@ -136,6 +136,7 @@ func textOf(blocks []object) (text string) {
 }
 
 func TestMessages_AClientOfTheMessagesAPITalksToTheRealCLI(t *testing.T) {
+	t.Parallel()
 	cli, err := pooltest.RealCLI()
 	standIn, newChat := newChats(t, need.Part(t, cli, err))
 

@@ -51,6 +51,7 @@ func release(t *testing.T, wire int) string {
 }
 
 func TestSkew_ReleasesServeSideBySide(t *testing.T) {
+	t.Parallel()
 	cli, err := pooltest.ScriptedCLI()
 	require.NoError(t, err)
 	before, this, next, third := releaseBefore(t), programs(t), release(t, 2), release(t, 3)

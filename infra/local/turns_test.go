@@ -20,6 +20,7 @@ import (
 // What a client accumulates of a stream is what another one gets that asks the same without streaming, through a front
 // and an instance, and both find their conversation again with what they were given.
 func TestMessages_FiveHundredRandomTurnsStreamedAndNot(t *testing.T) {
+	t.Parallel()
 	const pairs, turnsOfEach = 20, 26
 	cli, err := pooltest.ScriptedCLI()
 	require.NoError(t, err)

@@ -80,12 +80,18 @@ func serves(ctx context.Context, addr string) (bool, error) {
 	return answer.StatusCode == http.StatusOK && string(body) == "Ok\n", err
 }
 
+// Connect returns a client of a project in the emulator at an address, which has to be closed. It doesn't look at
+// FIRESTORE_EMULATOR_HOST, which tests that run at the same time would have in common.
+func Connect(ctx context.Context, addr, project string) (*firestore.Client, error) {
+	return firestore.NewClient(ctx, project, option.WithEndpoint(addr), option.WithoutAuthentication(),
+		option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())))
+}
+
 // warmUp makes calls until they are fast.
 func warmUp(ctx context.Context, addr string) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
-	client, err := firestore.NewClient(ctx, "warm-up", option.WithEndpoint(addr), option.WithoutAuthentication(),
-		option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())))
+	client, err := Connect(ctx, addr, "warm-up")
 	if err != nil {
 		return err
 	}
