@@ -42,6 +42,7 @@ const metadataServer = "169.254.169.254"
 // tenant A, to the service and to what is around it. Every attempt is made twice: without isolation, where it has to
 // get through so that the test shows something, and with it.
 func TestAttacks(t *testing.T) {
+	t.Parallel()
 	if os.Getenv(inNamespace) == "" {
 		runInNamespace(t)
 		return

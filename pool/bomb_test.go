@@ -56,6 +56,7 @@ var outliving = map[string]string{
 }
 
 func TestAttacks_NothingOutlivesItsProcess(t *testing.T) {
+	t.Parallel()
 	need.Root(t)
 	s := newScene(t, confinement(t), nil, nil)
 	uid := s.uidOf(s.attacker)
@@ -120,6 +121,7 @@ func TestAttacks_AMemoryBombHurtsNobodyElse(t *testing.T) {
 }
 
 func TestAttacks_AFileBombHurtsNobodyElse(t *testing.T) {
+	t.Parallel()
 	need.Root(t)
 	s := newScene(t, confinement(t), nil, func(o *pool.Options) { o.Quota.Files = 20_000 })
 	uid := s.uidOf(s.attacker)

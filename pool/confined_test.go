@@ -124,6 +124,7 @@ cp CLAUDE.md ~/.claude/CLAUDE.md`
 
 // Whoever begins as many conversations as there are uids keeps nobody else out: what was used longest ago gives way.
 func TestConfined_WithoutAUIDLeftTheLongestUnusedFilesGiveWay(t *testing.T) {
+	t.Parallel()
 	need.Root(t)
 	uids, err := confine.LockUIDs(2_100_000_000, 2, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)

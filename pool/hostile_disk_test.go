@@ -16,6 +16,7 @@ import (
 // Each of these fills the disk in a way of its own. Whoever does it is ended, and nobody else; afterwards nothing is
 // left.
 func TestHostile_WhoFillsTheDiskIsEndedAlone(t *testing.T) {
+	t.Parallel()
 	need.Root(t)
 	s := newScene(t, confinement(t), nil, func(o *pool.Options) {
 		o.Quota = workspace.Space{Bytes: 32 << 20, Files: 5000}

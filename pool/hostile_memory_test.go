@@ -19,6 +19,7 @@ import (
 // Whoever holds far more memory than a process may loses its turn, whatever the way it is held, or is denied that way;
 // and nobody else loses anything.
 func TestHostile_MemoryHeldInAnyWayEndsItsHolderAlone(t *testing.T) {
+	t.Parallel()
 	need.Root(t)
 	const limit = 256 << 20
 	s := newScene(t, confinement(t), nil, func(o *pool.Options) { o.MaxProcessRSS = limit })

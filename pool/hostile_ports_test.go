@@ -14,6 +14,7 @@ import (
 // A tenant holds as many connections to its port of the broker as there are ports to connect from: the others' next
 // processes need one to listen at, and some to connect from.
 func TestHostile_ATenantThatUsesUpAllPortsCostsNobodyElseAny(t *testing.T) {
+	t.Parallel()
 	if os.Getenv(inNamespace) == "" {
 		runInNamespace(t)
 		return

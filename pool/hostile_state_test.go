@@ -99,6 +99,7 @@ func shut(t *testing.T, store archive.Store, keys *seal.Keys, h map[string]any, 
 }
 
 func TestHostile_HundredsOfConversationsMoveAndGoWhileAnothersTurnGoesOn(t *testing.T) {
+	t.Parallel()
 	store, dir := kept(t)
 	const n = 320
 	first := newScriptedService(t, keepingIn(store))
@@ -170,6 +171,7 @@ func TestHostile_OfFormerTokensOnlyTheLatestAreRemembered(t *testing.T) {
 }
 
 func TestHandoff_LargeHeadsOfOlderReleasesAreRead(t *testing.T) {
+	t.Parallel()
 	store, _ := kept(t)
 	first := newScriptedService(t, keepingIn(store))
 	first.ask("ada", "one", nil).text(t)

@@ -89,7 +89,8 @@ func TestPool_MCPServersComeAndGoOnALiveProcess(t *testing.T) {
 }
 
 func TestPool_MCPServersThatCantBeReachedFailByNameAndHoldUpNoTurn(t *testing.T) {
-	s := newService(t, func(o *pool.Options) { o.SpawnTimeout = 6 * time.Second })
+	t.Parallel()
+	s := newService(t, func(o *pool.Options) { o.SpawnTimeout = 12 * time.Second }) // of which a server has a third
 	first := s.ask("ada", "one", nil)
 	first.text(t)
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
@@ -130,8 +131,10 @@ func commandLines(t *testing.T) map[string]string {
 	return lines
 }
 
-// Everybody on the machine can read command lines. The servers get their secrets all the same.
+// Everybody on the machine can read command lines. The servers get their secrets all the same, which are words that no
+// other test says.
 func TestPool_SecretsOfMCPServersAreInNoCommandLine(t *testing.T) {
+	t.Parallel()
 	s := newService(t, func(o *pool.Options) { o.Confined = true })
 	var keys sync.Map
 	birds := toolServer(t)
@@ -148,15 +151,15 @@ func TestPool_SecretsOfMCPServersAreInNoCommandLine(t *testing.T) {
 	require.NoError(t, err)
 	seen := fmt.Sprint("seen-", os.Getpid()) // an argument, which is no place for a secret
 	r := s.ask("ada", "one", fields{"mcp_servers": fields{
-		"birds": fields{"type": "http", "url": door.URL, "headers": fields{"X-Key": "heliotrope-of-the-header"}},
+		"birds": fields{"type": "http", "url": door.URL, "headers": fields{"X-Key": "gentian-of-the-header"}},
 		"owls": fields{"command": self, "args": []string{"-mcp",
-			seen}, "env": fields{"OWL_KEY": "heliotrope-of-the-environment"}},
+			seen}, "env": fields{"OWL_KEY": "gentian-of-the-environment"}},
 	}})
 	require.Equal(t, "reply to: one", r.text(t))
 	for _, name := range []string{"birds", "owls"} {
 		require.Equal(t, "connected", r.of("system")[0].Get(`mcp_servers.#(name=="`+name+`").status`).Str, r.body)
 	}
-	_, came := keys.Load("heliotrope-of-the-header")
+	_, came := keys.Load("gentian-of-the-header")
 	require.True(t, came)
 
 	owls := ""
@@ -164,12 +167,12 @@ func TestPool_SecretsOfMCPServersAreInNoCommandLine(t *testing.T) {
 		if strings.Contains(line, seen) && strings.Contains(line, "-mcp") {
 			owls = pid
 		}
-		require.NotContains(t, line, "heliotrope", pid)
+		require.NotContains(t, line, "gentian", pid)
 		require.NotContains(t, line, token("ada"), pid)
 	}
 	require.NotEmpty(t, owls, "the control: an argument is found")
 	environment, err := os.ReadFile("/proc/" + owls + "/environ")
 	require.NoError(t, err)
-	require.Contains(t, string(environment), "heliotrope-of-the-environment")
-	require.NotContains(t, s.logs.String(), "heliotrope")
+	require.Contains(t, string(environment), "gentian-of-the-environment")
+	require.NotContains(t, s.logs.String(), "gentian")
 }

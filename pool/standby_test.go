@@ -43,6 +43,7 @@ func home(t *testing.T, s *service) string {
 
 // Everything the first request asks for is in force for its first turn, and nothing of the warm-up is left anywhere.
 func TestStandby_ServesAFirstRequestAsIfItHadBeenStartedForIt(t *testing.T) {
+	t.Parallel()
 	for name, newService := range map[string]func(testing.TB, func(*pool.Options)) *service{"real": newService,
 		"scripted": newScriptedService} {
 		t.Run(name, func(t *testing.T) {

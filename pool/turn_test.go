@@ -375,6 +375,7 @@ func TestPool_ProgramsAndHigherPermissionsAreForWhereIsolationIsInForce(t *testi
 }
 
 func TestPool_LargeMessagesAndEventsPassWhole(t *testing.T) {
+	t.Parallel()
 	s := newService(t, nil)
 	r := s.ask("ada", "event [[bytes=2097152]]", nil)
 	require.Equal(t, strings.Repeat("x", 2<<20), r.text(t))

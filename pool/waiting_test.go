@@ -144,6 +144,7 @@ func TestPool_WhatEndedOneTurnDoesntEndTheNext(t *testing.T) {
 
 // What doesn't fit into a pipe would wait for ever for a CLI that doesn't read; and one that reads may never answer.
 func TestPool_ACLIThatIsNotReadyInTimeIsGivenUp(t *testing.T) {
+	t.Parallel()
 	for name, does := range map[string]string{"deaf": "exec sleep 1000", "mute": "cat >/dev/null; true"} {
 		cli := filepath.Join(t.TempDir(), name)
 		require.NoError(t, os.WriteFile(cli, []byte("#!/bin/sh\n"+does+"\n"), 0o700))
