@@ -196,7 +196,7 @@ func newScene(t *testing.T, confinement *confine.Confinement, around map[string]
 	change func(*pool.Options)) *scene {
 	s := &scene{free: confinement == nil, service: newServiceWith(t, confinement, func(o *pool.Options) {
 		o.PermissionMode, o.Confined = "bypassPermissions", true
-		o.FreezeAfter, o.TurnTimeout = time.Hour, 10*time.Minute
+		o.FreezeAfter, o.IdleTimeout, o.TurnTimeout = time.Hour, time.Hour, 10*time.Minute
 		if change != nil {
 			change(o)
 		}

@@ -2,7 +2,9 @@ package pool_test
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -107,9 +109,9 @@ var histories = map[string]struct {
 			"user | two"},
 	},
 	"a tool's result beside the question": {
-		[]fields{user("one"), assistant([]fields{text("I look"), toolUse("t1")}),
-			user([]fields{toolResult("t1", "t1 found"), text("and?")})},
-		[]string{"user | one", "assistant | I look | " + looked("t1"), "user | " + found("t1") + " | and?"},
+		[]fields{user("one"), assistant([]fields{text("I look"), toolUse("t3")}),
+			user([]fields{toolResult("t3", "t3 found"), text("and?")})},
+		[]string{"user | one", "assistant | I look | " + looked("t3"), "user | " + found("t3") + " | and?"},
 	},
 	"tools' results before the question": {
 		[]fields{user("one"), assistant([]fields{toolUse("t1"), toolUse("t2")}), user([]fields{toolResult("t1", "t1 found")}),
@@ -118,28 +120,50 @@ var histories = map[string]struct {
 			found("t2") + " | and?"},
 	},
 	"a tool's result, a question and no answer": {
-		[]fields{user("one"), assistant([]fields{toolUse("t1")}), user([]fields{toolResult("t1", "t1 found")}),
+		[]fields{user("one"), assistant([]fields{toolUse("t3")}), user([]fields{toolResult("t3", "t3 found")}),
 			user("hello?"), assistant(""), user("and?")},
-		[]string{"user | one", "assistant | " + looked("t1"), "user | " + found("t1") + " | hello? | and?"},
+		[]string{"user | one", "assistant | " + looked("t3"), "user | " + found("t3") + " | hello? | and?"},
 	},
+}
+
+// conversations are histories that one client has had one after the other: each of them is in one, and those whose end
+// is what they are about are at one's end. Every conversation costs two starts of the CLI.
+var conversations = [][]string{
+	{"two questions in the middle", "an empty answer", "two questions at the end"},
+	{"tools inside", "two answers", "a tool's result beside the question"},
+	{"an answer of several texts", "tools' results before the question"},
+	{"a tool's result with text inside", "a tool's result, a question and no answer"},
+}
+
+// conversation is what a client has said in these histories, and what the API is to see of it.
+func conversation(names []string) (messages []fields, seen []string) {
+	for i, name := range names {
+		if i > 0 {
+			messages, seen = append(messages, assistant("so")), append(seen, "assistant | so")
+		}
+		messages, seen = append(messages, histories[name].messages...), append(seen, histories[name].seen...)
+	}
+	return messages, seen
 }
 
 // The API sees the client's messages, those of one role as one, and nothing that nobody said; also when the first turn
 // fails, and when its process ends and another goes on from the transcript.
 func TestHistory_ReachesTheAPIAsTheClientSentIt(t *testing.T) {
-	for name, test := range histories {
-		t.Run(name, func(t *testing.T) {
+	require.ElementsMatch(t, slices.Collect(maps.Keys(histories)), slices.Concat(conversations...))
+	for _, names := range conversations {
+		t.Run(strings.Join(names, ", "), func(t *testing.T) {
 			t.Parallel()
+			messages, seen := conversation(names)
 			s := newService(t, nil)
-			first := s.ask("ada", "", fields{"messages": test.messages})
+			first := s.ask("ada", "", fields{"messages": messages})
 			require.Equal(t, http.StatusOK, first.status, first.body)
-			require.Equal(t, test.seen, saw(s.lastCall()))
+			require.Equal(t, seen, saw(s.lastCall()))
 			require.Len(t, s.api.Calls(), 1)
 
 			kill(t, first.pid)
-			next := s.ask("ada", "", fields{"messages": append(test.messages, assistant(first.text(t)), user("more"))})
+			next := s.ask("ada", "", fields{"messages": append(messages, assistant(first.text(t)), user("more"))})
 			require.Equal(t, "reply to: more", next.text(t))
-			require.Equal(t, append(test.seen, "assistant | "+first.text(t), "user | more"), saw(s.lastCall()))
+			require.Equal(t, append(seen, "assistant | "+first.text(t), "user | more"), saw(s.lastCall()))
 			require.Equal(t, sessionOf(first), sessionOf(next))
 		})
 	}

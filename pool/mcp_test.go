@@ -90,7 +90,7 @@ func TestPool_MCPServersComeAndGoOnALiveProcess(t *testing.T) {
 
 func TestPool_MCPServersThatCantBeReachedFailByNameAndHoldUpNoTurn(t *testing.T) {
 	t.Parallel()
-	s := newService(t, func(o *pool.Options) { o.SpawnTimeout = 12 * time.Second }) // of which a server has a third
+	s := newService(t, func(o *pool.Options) { o.SpawnTimeout = 20 * time.Second }) // of which a server has a third
 	first := s.ask("ada", "one", nil)
 	first.text(t)
 	silent, err := net.Listen("tcp", "127.0.0.1:0")

@@ -20,25 +20,32 @@ import (
 	"claudepool/pool/confine"
 )
 
-// newParking starts a service with the real CLI that keeps a process parked.
+// newParking starts a service with the real CLI that has a process parked, which it replaces when no turn has begun for
+// a minute: few tests need another.
 func newParking(t *testing.T, change ...func(*pool.Options)) *service {
 	t.Helper()
 	need.Root(t)
 	return newServiceWith(t, confinement(t), func(o *pool.Options) {
 		o.PermissionMode, o.Confined, o.Parked = "bypassPermissions", true, 1
+		o.SetQuiet(time.Minute)
 		for _, c := range change {
 			c(o)
 		}
 	})
 }
 
+// replacedSoon has each process that was taken be replaced.
+func replacedSoon(o *pool.Options) { o.SetQuiet(200 * time.Millisecond) }
+
 // parked waits for a process that was started with the model, and returns its pid.
 func (s *service) parked(model string) (pid string) {
 	s.t.Helper()
 	require.Eventually(s.t, func() bool {
-		pid = parkedIn(s.root, model)
-		return s.pool.Snapshot().Parked == 1 && pid != ""
-	}, time.Minute, 10*time.Millisecond)
+		if s.pool.Snapshot().Parked == 1 { // else it needn't be looked for among all processes
+			pid = parkedIn(s.root, model)
+		}
+		return pid != ""
+	}, standbyPatience, 10*time.Millisecond)
 	return pid
 }
 
@@ -164,7 +171,7 @@ func archiving(store archive.Store) func(*pool.Options) { return keepingIn(store
 
 func TestParked_WhatIsParkedFollowsWhatIsAskedFor(t *testing.T) {
 	t.Parallel()
-	s := newParking(t)
+	s := newParking(t, replacedSoon)
 	first := s.parked("")
 	s.api.Admit(func(credential string) int {
 		if strings.Contains(credential, "eve") {
@@ -247,7 +254,7 @@ func TestParked_AFirstTurnThatFailsLeavesNothing(t *testing.T) {
 
 func TestParked_AFallbackModelIsKnownNextTime(t *testing.T) {
 	t.Parallel()
-	s := newParking(t)
+	s := newParking(t, replacedSoon)
 	s.parked("")
 	s.ask("ada", "one", fields{"session_id": session, "model": "haiku", "fallback_model": "sonnet"})
 	pid := s.parked("haiku")

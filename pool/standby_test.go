@@ -20,10 +20,19 @@ func withStandby(n int) func(*pool.Options) {
 	return func(o *pool.Options) { o.Standby = n }
 }
 
+// withOneStandby has one that isn't replaced before no turn has begun for a minute.
+func withOneStandby(o *pool.Options) {
+	o.Standby = 1
+	o.SetQuiet(time.Minute)
+}
+
+// standbyPatience is how long a standby may take to start: its low priority leaves it little of a busy machine.
+const standbyPatience = 3 * time.Minute
+
 // awaitStandbys waits until there are n or, as users who come at once raise what is wanted, more.
 func (s *service) awaitStandbys(n int) {
 	s.t.Helper()
-	require.Eventually(s.t, func() bool { return s.pool.Snapshot().Standby >= n }, time.Minute, 5*time.Millisecond)
+	require.Eventually(s.t, func() bool { return s.pool.Snapshot().Standby >= n }, standbyPatience, 5*time.Millisecond)
 }
 
 func (s *service) awaitNoStandby() {
@@ -47,7 +56,7 @@ func TestStandby_ServesAFirstRequestAsIfItHadBeenStartedForIt(t *testing.T) {
 	for name, newService := range map[string]func(testing.TB, func(*pool.Options)) *service{"real": newService,
 		"scripted": newScriptedService} {
 		t.Run(name, func(t *testing.T) {
-			s := newService(t, withStandby(1))
+			s := newService(t, withOneStandby)
 			s.awaitStandbys(1)
 			require.Empty(t, s.api.Calls(), "warming up costs no call")
 			wishes := servers(toolServer(t))
@@ -79,7 +88,7 @@ func TestStandby_ServesAFirstRequestAsIfItHadBeenStartedForIt(t *testing.T) {
 // The cost a client is shown is that of its own turn.
 func TestStandby_TheWarmUpCostsNobodyAnything(t *testing.T) {
 	t.Parallel()
-	s := newService(t, withStandby(1))
+	s := newService(t, withOneStandby)
 	s.awaitStandbys(1)
 	warm := s.ask("ada", "one", nil)
 	require.Equal(t, pool.ProcessStandby, warm.process)
