@@ -64,6 +64,7 @@ func TestBackground_TheStreamGoesOnUntilTheModelHasBeenToldOfAllWithTheRealCLI(t
 
 // Whatever ends a turn before its time ends what it has begun, before the next one.
 func TestBackground_WhatAForgottenTurnBeganEndsWithItWithTheRealCLI(t *testing.T) {
+	t.Parallel()
 	for name, hangsUp := range map[string]bool{"a hang-up": true, "the deadline": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -78,6 +78,7 @@ var savers = map[string]saver{
 }
 
 func TestForget_WinsOverWhatIsBeingSaved(t *testing.T) {
+	t.Parallel()
 	for name, save := range savers {
 		for _, turns := range []int{1, 2} { // one to be saved, or one more that waits behind it
 			t.Run(name, func(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 const dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 
 func TestConversation_IsFoundAgainHoweverItsClientKeepsTheAnswers(t *testing.T) {
+	t.Parallel()
 	for _, way := range ways {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel()
@@ -77,6 +78,7 @@ func TestConversation_WhereTheSameWasSaidInTwoNeitherIsTaken(t *testing.T) {
 
 // Sent again at once: the client's connection broke, and nobody here can know it yet.
 func TestConversation_TheSameRequestAfterAHangUpIsAnsweredThere(t *testing.T) {
+	t.Parallel()
 	for name, command := range map[string]string{
 		"while the API answers":        "",
 		"while a tool runs":            "sleep 20",

@@ -230,7 +230,7 @@ func startService(t testing.TB, cli string, confinement *confine.Confinement, ch
 		Quota:       workspace.Space{Bytes: 1 << 30, Files: 100_000},
 		IdleTimeout: time.Minute, FreezeAfter: time.Minute, CleanupInterval: time.Minute, WorkspaceTTL: time.Hour,
 		TurnTimeout:  time.Minute,
-		QueueTimeout: time.Minute, SilenceTimeout: time.Minute, SpawnTimeout: 30 * time.Second, PermissionMode: "default",
+		QueueTimeout: time.Minute, SilenceTimeout: time.Minute, SpawnTimeout: time.Minute, PermissionMode: "default",
 	}
 	opts.ForTests()
 	if change != nil {

@@ -149,6 +149,7 @@ func conversation(names []string) (messages []fields, seen []string) {
 // The API sees the client's messages, those of one role as one, and nothing that nobody said; also when the first turn
 // fails, and when its process ends and another goes on from the transcript.
 func TestHistory_ReachesTheAPIAsTheClientSentIt(t *testing.T) {
+	t.Parallel()
 	require.ElementsMatch(t, slices.Collect(maps.Keys(histories)), slices.Concat(conversations...))
 	for _, names := range conversations {
 		t.Run(strings.Join(names, ", "), func(t *testing.T) {
@@ -199,6 +200,7 @@ func TestHistory_ThatEndsInAToolsResultOutlivesFailures(t *testing.T) {
 // An empty answer is one, also to a process that goes on from the transcript. What the CLI itself asks in such a turn
 // stays.
 func TestHistory_AnEmptyAnswerIsNotReplacedByOneThatNobodyGave(t *testing.T) {
+	t.Parallel()
 	for name, empty := range map[string]string{"nothing": blocks(), "white space": blocks(text(" \n")),
 		"thinking": blocks(thinking("hm"))} {
 		t.Run(name, func(t *testing.T) {

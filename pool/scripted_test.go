@@ -35,6 +35,7 @@ func TestScripted_IsPooledLikeTheRealOne(t *testing.T) {
 // Each of these turns goes wrong in a way the real CLI can't be made to show. The client is told, the next request is
 // answered with its own answer, and its conversation holds nothing of the turn that failed.
 func TestPool_SurvivesWhateverItsProcessDoes(t *testing.T) {
+	t.Parallel()
 	for fault, want := range map[string]struct {
 		says    string // what the client is told
 		samePID bool

@@ -72,6 +72,7 @@ func rewritten(change func(text []byte) []byte) func(*testing.T, string) {
 // Whoever runs in a workspace can do what they like to its transcript, and disks fail: the conversation goes on with
 // what is left of it, and the receipt tells.
 func TestPool_NoStateOfATranscriptMakesAConversationUnusable(t *testing.T) {
+	t.Parallel()
 	requests := map[string]func(text string) fields{
 		"ada": func(string) fields { return nil },
 		"bob": func(text string) fields { // who tells what was said before

@@ -65,6 +65,7 @@ func TestPool_ASummaryThatAFailedTurnMadeIsForgotten(t *testing.T) {
 		"killed":                   {fill + "[[2:silence]]", 3, true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newService(t, nil)
 			first := s.ask("ada", "one", nil)
 			first.text(t)
@@ -123,6 +124,7 @@ func TestPool_ATurnWithoutAnAnswerIsAGoodOne(t *testing.T) {
 		"a subagent":             "violet " + agent,
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newService(t, nil)
 			s.ask("ada", "one", nil).text(t)
 			violet := s.ask("ada", text, nil)

@@ -131,7 +131,7 @@ func prepare(t *testing.T, cli string) *deployment {
 	d.env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + d.folder, "REDIS_URL=redis://" + d.redisAddr,
 		"FIRESTORE_EMULATOR_HOST=" + d.database, "FIRESTORE_PROJECT=" + d.project, "HOP_KEYS=" + strings.Repeat("k", 32),
 		"CLAUDE_BIN=" + cli, "ANTHROPIC_BASE_URL=" + d.api.URL(), "QUEUE_LIMIT=300", "STANDBY=1", "DRAIN_TIMEOUT=30s",
-		"IDLE_TIMEOUT=1h", "WORKSPACES_ROOT=" + filepath.Join(d.folder, "workspaces"), "LOG_FORMAT=text",
+		"IDLE_TIMEOUT=1h", "SPAWN_TIMEOUT=1m", "WORKSPACES_ROOT=" + filepath.Join(d.folder, "workspaces"), "LOG_FORMAT=text",
 		"ISOLATION=" + isolation}
 	return d
 }
