@@ -35,9 +35,14 @@ func (s *service) endIdle(r reply) (parked string) {
 	return s.parked("")
 }
 
+// reapedSoon has processes be idle for too long at once.
+func reapedSoon(o *pool.Options) {
+	o.IdleTimeout, o.CleanupInterval = 100*time.Millisecond, time.Second
+}
+
 // newReaping starts a service that keeps a process parked and reaps idle ones soon.
 func newReaping(t *testing.T) *service {
-	return newParking(t, func(o *pool.Options) { o.IdleTimeout, o.CleanupInterval = 100*time.Millisecond, time.Second })
+	return newParking(t, replacedSoon, reapedSoon)
 }
 
 // earlier is what the API sees of the messages before the last one, but for where its cache is to be kept.
@@ -163,11 +168,12 @@ func lastMessages(s *service) string {
 func TestMoved_ARepositoryIsTakenForOne(t *testing.T) {
 	t.Parallel()
 	s := newReaping(t)
-	s.endIdle(s.ask("ada", shell("git init -q . && git -c user.name=a -c user.email=a@b commit -qm first --allow-empty"),
-		fields{"model": nil}))
+	begin := "git init -q . && git -c user.name=a -c user.email=a@b commit -qm first --allow-empty"
+	unfit := s.endIdle(s.ask("ada", shell(begin), fields{"model": nil}))
 	r := s.ask("ada", "two", fields{"model": nil}) // by a start: what is parked was not made for it
+	require.NotEqual(t, unfit, r.pid)
 	pid := s.endIdle(r)
-	require.NotEqual(t, pid, r.pid)
+	require.Eventually(t, func() bool { pid = s.parked(""); return pid != unfit }, time.Minute, 10*time.Millisecond)
 	r = s.ask("ada", shell("git log --format=%s; git status --short"), fields{"model": nil})
 	require.Equal(t, pid, r.pid)
 	require.Equal(t, "tool said: first", r.text(t))
@@ -216,7 +222,7 @@ func TestMoved_FilesOutliveAProcessThatDiesAtItsGate(t *testing.T) {
 // what is parked: nobody waits for the end of another's process, or for a start.
 func TestMoved_TheLongestIdleGiveWayAheadOfNeed(t *testing.T) {
 	t.Parallel()
-	s := newParking(t, func(o *pool.Options) { o.MaxProcesses = 12 })
+	s := newParking(t, replacedSoon, func(o *pool.Options) { o.MaxProcesses = 12 })
 	users := []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k"}
 	for _, user := range users {
 		s.parked("")
@@ -235,8 +241,7 @@ func TestMoved_TheLongestIdleGiveWayAheadOfNeed(t *testing.T) {
 // One that was stopped while it waited opens its gate once more, by its name: the files come after that.
 func TestMoved_OneThatComesLateToItsGateFindsIt(t *testing.T) {
 	t.Parallel()
-	s := newParking(t, func(o *pool.Options) {
-		o.IdleTimeout, o.CleanupInterval = 100*time.Millisecond, time.Second
+	s := newParking(t, replacedSoon, reapedSoon, func(o *pool.Options) {
 		o.OnClaim(func(p *cli.Process) {
 			pid := strconv.Itoa(p.PID())
 			signalProcess(t, pid, syscall.SIGSTOP)
