@@ -10,16 +10,17 @@ import "claudepool/pool/api"
 const maxHeadroom = 4
 
 // headroomOf is how many more processes there should always be room for.
-func headroomOf(p *Pool) int {
+func headroomOf(p *Pool) int64 {
 	if !p.parks() || !p.opts.Launcher.Mounts() {
 		return 0
 	}
-	return min(1+p.opts.Standby+2*p.opts.Parked, p.opts.MaxProcesses/maxHeadroom)
+	return int64(min(1+p.opts.Standby+2*p.opts.Parked, p.opts.MaxProcesses/maxHeadroom))
 }
 
 // addCrowdedLocked adds the processes that give way as there is too little room.
 func (d *due) addCrowdedLocked(t *table) {
-	for t.slots-t.givingWay > t.opts.MaxProcesses-t.headroom {
+	headroom := int(t.headroom.Load())
+	for t.slots-t.givingWay-len(d.expired) > t.opts.MaxProcesses-headroom {
 		c := t.idle.nextVictimLocked()
 		if c == nil {
 			return

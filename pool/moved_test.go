@@ -2,6 +2,7 @@ package pool_test
 
 import (
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -172,8 +173,13 @@ func TestMoved_ARepositoryIsTakenForOne(t *testing.T) {
 	unfit := s.endIdle(s.ask("ada", shell(begin), fields{"model": nil}))
 	r := s.ask("ada", "two", fields{"model": nil}) // by a start: what is parked was not made for it
 	require.NotEqual(t, unfit, r.pid)
-	pid := s.endIdle(r)
-	require.Eventually(t, func() bool { pid = s.parked(""); return pid != unfit }, time.Minute, 10*time.Millisecond)
+	r.text(t)
+	pid := ""
+	require.Eventually(t, func() bool {
+		pid = parkedIn(s.root, "", ".git")
+		return pid != "" && s.pool.Snapshot().Processes == 0
+	}, standbyPatience, 100*time.Millisecond)
+	time.Sleep(100 * time.Millisecond) // it is known to be there
 	r = s.ask("ada", shell("git log --format=%s; git status --short"), fields{"model": nil})
 	require.Equal(t, pid, r.pid)
 	require.Equal(t, "tool said: first", r.text(t))
@@ -252,4 +258,19 @@ func TestMoved_OneThatComesLateToItsGateFindsIt(t *testing.T) {
 	r := s.ask("ada", shell("cat file"), fields{"model": nil})
 	require.Equal(t, "tool said: kept", r.text(t))
 	require.Equal(t, pid, r.pid)
+}
+
+// What a process may do to its own folder gets it nothing of anybody else's, and costs it a start.
+func TestMoved_NoLinkLeadsElsewhere(t *testing.T) {
+	t.Parallel()
+	outside := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(outside, "file"), []byte("outside"), 0o600))
+	s := newReaping(t)
+	pid := s.endIdle(s.ask("ada", shell("mv ../work ../w && ln -s "+outside+" ../work"), fields{"model": nil}))
+	r := s.ask("ada", "hello", fields{"model": nil})
+	require.NotEqual(t, pid, r.pid)
+	text, err := os.ReadFile(filepath.Join(outside, "file"))
+	require.NoError(t, err)
+	require.Equal(t, "outside", string(text))
+	require.Equal(t, pid, s.parked(""), "it wasn't spent")
 }

@@ -3,6 +3,8 @@ package pool
 import (
 	"context"
 	"errors"
+	"slices"
+	"syscall"
 	"time"
 
 	"claudepool/pool/api"
@@ -44,12 +46,21 @@ func (s *slot) unpark(ctx context.Context, req *api.Request) *standby.Process {
 		if err = s.moveTo(taken.Folder); err == nil {
 			return taken
 		}
-		err = errors.Join(err, taken.Discard())
+		err = errors.Join(err, s.giveBack(taken, err))
 	}
 	if !errors.Is(err, standby.ErrNone) {
 		p.opts.Logger.Warn("a parked process could not be taken", "error", err)
 	}
 	return nil
+}
+
+// giveBack ends a parked process that could not be made the conversation's. Its workspace stays if there may be files
+// of the conversation in it.
+func (s *slot) giveBack(taken *standby.Process, why error) error {
+	if errors.Is(why, workspace.ErrTorn) {
+		return errors.Join(taken.LeaveGate(), taken.Stop())
+	}
+	return taken.Discard()
 }
 
 // canMove reports whether the conversation's files, if it has any, can go to where a process was parked.
@@ -62,23 +73,33 @@ func (s *slot) canMove() bool {
 		return false
 	}
 	err := s.dir.CheckMovable()
-	if errors.Is(err, confine.ErrTooMany) {
+	if err == nil {
+		err = s.dir.WithTranscript(s.id, func(t claude.Transcript) error { return t.CheckSize(standby.MaxParked) })
+	}
+	if errors.Is(err, confine.ErrTooMany) || errors.Is(err, claude.ErrTooLarge) {
 		p.movedTooLarge.Add(1)
 	}
 	return err == nil
 }
 
-// moveTo gives the conversation another workspace, with the files of the one it has. Where files can't be moved it is
-// not tried again, as each time costs a parked process.
+// cannotMove are the errors of a file system or a machine on which no files can be moved.
+var cannotMove = []error{syscall.EINVAL, syscall.ENOSYS, syscall.EXDEV, syscall.EPERM}
+
+// moveTo gives the conversation another workspace, with the files of the one it has. Where files can't be moved at all
+// it is not tried again, as each time costs a parked process.
 func (s *slot) moveTo(f *workspace.Folder) error {
 	old := s.dir
 	if old == nil {
 		return s.moveInto(f)
 	}
 	if err := old.MoveTo(f); err != nil {
-		s.pool.noMoves.Store(true)
+		if slices.ContainsFunc(cannotMove, func(of error) bool { return errors.Is(err, of) }) {
+			s.pool.noMoves.Store(true)
+			s.pool.table.headroom.Store(0)
+		}
 		return err
 	}
+	s.pool.spaces.mark(s.user)
 	if err := s.moveInto(f); err != nil { // the index is for people; the files are there
 		s.pool.opts.Logger.Warn("a workspace is missing in the index", "error", err)
 		s.setDir(f)

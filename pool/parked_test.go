@@ -42,15 +42,15 @@ func (s *service) parked(model string) (pid string) {
 	s.t.Helper()
 	require.Eventually(s.t, func() bool {
 		if s.pool.Snapshot().Parked == 1 { // else it needn't be looked for among all processes
-			pid = parkedIn(s.root, model)
+			pid = parkedIn(s.root, model, "")
 		}
 		return pid != ""
 	}, standbyPatience, 10*time.Millisecond)
 	return pid
 }
 
-// parkedIn looks for a CLI that was started at a gate below the folder.
-func parkedIn(root, model string) string {
+// parkedIn looks for a CLI that was started at a gate below the folder, and has a file where it works.
+func parkedIn(root, model, file string) string {
 	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
@@ -63,7 +63,10 @@ func parkedIn(root, model string) string {
 		if !strings.Contains(line, "--resume="+filepath.Dir(root)) || !strings.Contains(line, ".jsonl ") || !named {
 			continue
 		}
-		if waits, err := confine.NewOpening(pid).Waits(); err == nil && waits { // it may have forked
+		if waits, err := confine.NewOpening(pid).Waits(); err != nil || !waits { // it may have forked
+			continue
+		}
+		if _, err := os.Stat(filepath.Join("/proc", e.Name(), "cwd", file)); err == nil {
 			return e.Name()
 		}
 	}

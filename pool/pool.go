@@ -83,7 +83,7 @@ func New(opts Options, owner Ownership) *Pool {
 		p.tuning = *opts.tuning
 	}
 	p.table = newTable(&p.opts)
-	p.table.headroom = headroomOf(p)
+	p.table.headroom.Store(headroomOf(p))
 	p.life, p.cutAll = context.WithCancelCause(context.Background())
 	p.starter = newStarter(p)
 	p.standbys = newStandbys(p)

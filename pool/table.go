@@ -20,8 +20,8 @@ const maxFormerIDs = 16
 // capacity.go and headroom.go alone: their methods hold it for a moment each, take and return plain values, and call
 // nothing else.
 type table struct {
-	opts     *Options // not to be changed
-	headroom int      // see headroom.go; not to be changed
+	opts     *Options     // not to be changed
+	headroom atomic.Int64 // see headroom.go
 
 	reserved, idling atomic.Int64 // what Load tells; changed under mu
 	atRest           atomic.Int64 // conversations with files that nobody uses; changed under mu

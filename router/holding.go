@@ -103,7 +103,10 @@ func (l *Lease) adoptAnswer(user string, a adoption, before int) (changed bool, 
 	if a.claim == "" || !l.freshLocked() || l.released[user] == a.claim {
 		return false, ErrNotOwner
 	}
-	if l.claims[user].claim != a.claim { // else it has been adopted meanwhile, and perhaps proven
+	if held := l.claims[user]; held.claim != a.claim { // else it has been adopted meanwhile, and perhaps proven
+		if held.lost != nil {
+			held.lost(ErrNotOwner)
+		}
 		ctx, lost := context.WithCancelCause(context.Background())
 		l.claims[user] = holding{claim: a.claim, proven: a.provenFor > 0,
 			toldAt: l.opts.Clock() - (provenTTL - max(0, a.provenFor)), ctx: ctx, lost: lost}

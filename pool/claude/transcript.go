@@ -49,6 +49,14 @@ func (t Transcript) Exists() bool {
 	return err == nil && info.Mode().IsRegular() && info.Size() > 0
 }
 
+// CheckSize fails with ErrTooLarge if there are more than limit bytes.
+func (t Transcript) CheckSize(limit int64) error {
+	if info, err := t.Files.Lstat(t.path()); err == nil && info.Size() > limit {
+		return ErrTooLarge
+	}
+	return nil
+}
+
 // Write makes a CLI started with Options.Resume go on from the history given: the API then sees these messages before
 // the first turn's. It fails if the session has a transcript already.
 //

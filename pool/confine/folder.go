@@ -84,7 +84,8 @@ func prepareRoot(root string) (string, error) {
 		return "", fmt.Errorf("confine: workspaces: %w", err)
 	}
 	for _, e := range entries {
-		ours := e.Name() == lockName || strings.HasPrefix(e.Name(), folderPrefix) // another instance may start just now
+		// another instance may start just now
+		ours := strings.HasPrefix(e.Name(), folderPrefix) || slices.Contains([]string{lockName, mountName}, e.Name())
 		if !ours && e.Name() != "lost+found" {
 			return "", fmt.Errorf("confine: workspaces: %s is neither empty nor of mode 0711: it has to be a folder of its own",
 				root)

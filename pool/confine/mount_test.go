@@ -44,9 +44,26 @@ func TestGiveAway_ChangesWhoseAllFilesAre(t *testing.T) {
 	require.NoError(t, b.GiveAway(from, to, 100))
 	require.Equal(t, []int{b.Owner(to)}, owners(t, filepath.Join(from, "work")))
 	require.Equal(t, []int{0}, owners(t, "/etc/passwd"), "no link is followed")
-	require.ErrorIs(t, b.GiveAway(from, from, 3), ErrTooMany)
+	require.ErrorIs(t, b.CheckFiles(from, 100), ErrForeign)
+	require.NoError(t, b.TakeBack(from, to, 100))
+	require.Equal(t, []int{b.Owner(from)}, owners(t, filepath.Join(from, "work")))
 	require.ErrorIs(t, b.CheckFiles(from, 3), ErrTooMany)
 	require.NoError(t, b.CheckFiles(from, 100))
+}
+
+// A file of somebody else's that has a second name in a workspace isn't given away, nor what comes before it.
+func TestGiveAway_NothingOfAnybodyElses(t *testing.T) {
+	b := newConfined(t)
+	from, to := b.newWorkspace("work"), b.newWorkspace("work")
+	b.says(from, "cd work && touch a b c d")
+	outside := filepath.Join(b.root, "outside")
+	require.NoError(t, os.WriteFile(outside, nil, 0o600))
+	require.NoError(t, os.Link(outside, filepath.Join(from, "work", "e")))
+	require.ErrorIs(t, b.GiveAway(from, to, 100), ErrForeign)
+	require.Equal(t, []int{0}, owners(t, outside))
+	for _, name := range []string{"a", "b", "c", "d"} {
+		require.Equal(t, []int{b.Owner(from)}, owners(t, filepath.Join(from, "work", name)))
+	}
 }
 
 func TestGiveAway_LeavesAllAsItWasIfThereIsTooMuch(t *testing.T) {

@@ -1,6 +1,7 @@
 package confine
 
 import (
+	"errors"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,8 +20,8 @@ type Walk struct {
 	most  int64    // files
 	roots []string // those that are still to come
 	open  []*listing
-	visit func(folder int, name string) error // nil: nothing is to be done with what is met
-	err   error                               // of visit's, which ends the walk
+	visit func(folder int, name string, stat *unix.Stat_t) error // nil: nothing is to be done with what is met
+	err   error                                                  // why something could not be done, which ends the walk
 }
 
 // NewWalk returns a walk through folders that ends as soon as there are more than so many files in them, or one is too
@@ -43,20 +44,17 @@ func (w *Walk) goesOn() bool {
 	return len(w.open)+len(w.roots) > 0 && !w.TooDeep && w.Files <= w.most && w.err == nil
 }
 
-// finish goes on to the end.
-func (w *Walk) finish() {
+// finish goes on to the end. The error is ErrTooMany if that was before all was seen, or why something could not be
+// done.
+func (w *Walk) finish() error {
 	for w.goesOn() {
 		w.step()
 	}
 	w.Close()
-}
-
-// tooMany is ErrTooMany if the walk has ended before it was through.
-func (w *Walk) tooMany() error {
-	if w.Files > w.most || w.TooDeep {
+	if w.err == nil && (w.Files > w.most || w.TooDeep) {
 		return ErrTooMany
 	}
-	return nil
+	return w.err
 }
 
 // Close gives up what the walk holds open.
@@ -71,7 +69,8 @@ func (w *Walk) enter(root string) {
 	w.roots = w.roots[1:]
 	l, err := openRoot(root)
 	if err != nil {
-		return // it has just been removed
+		w.missed(err)
+		return
 	}
 	var stat unix.Stat_t
 	if unix.Fstat(l.fd, &stat) == nil {
@@ -80,7 +79,15 @@ func (w *Walk) enter(root string) {
 	w.open = deeper(w.open, l)
 }
 
-// step counts what comes next in the deepest folder that is open. What fails was removed by its owner meanwhile.
+// missed notes what could not be looked at. Where it only is to be counted, its owner has removed it meanwhile, or it
+// will be counted another time.
+func (w *Walk) missed(err error) {
+	if w.visit != nil && !errors.Is(err, unix.ENOENT) {
+		w.err = err
+	}
+}
+
+// step counts what comes next in the deepest folder that is open.
 func (w *Walk) step() {
 	if len(w.open) == 0 {
 		w.enter(w.roots[0])
@@ -89,17 +96,19 @@ func (w *Walk) step() {
 	here := w.open[len(w.open)-1]
 	name, err := here.next()
 	if err != nil || name == "" {
+		w.missed(err)
 		here.close()
 		w.open = w.open[:len(w.open)-1]
 		return
 	}
 	var stat unix.Stat_t
-	if unix.Fstatat(here.fd, name, &stat, unix.AT_SYMLINK_NOFOLLOW) != nil {
+	if err := unix.Fstatat(here.fd, name, &stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		w.missed(err)
 		return
 	}
 	w.count(&stat)
 	if w.visit != nil {
-		w.err = w.visit(here.fd, name)
+		w.err = w.visit(here.fd, name, &stat)
 	}
 	if stat.Mode&unix.S_IFMT != unix.S_IFDIR || w.err != nil {
 		return
@@ -108,9 +117,12 @@ func (w *Walk) step() {
 		w.TooDeep = true
 		return
 	}
-	if inner, err := here.open(name); err == nil {
-		w.open = deeper(w.open, inner)
+	inner, err := here.open(name)
+	if err != nil {
+		w.missed(err)
+		return
 	}
+	w.open = deeper(w.open, inner)
 }
 
 // count adds a file. Of one with several names each counts its share: nobody can make a link into a workspace or out of

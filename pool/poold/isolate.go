@@ -37,7 +37,9 @@ func (i *Instance) isolate() error {
 	err := i.launchWithUIDs(confinement)
 	if err != nil && confinement.BestEffort {
 		i.log.Warn("processes run under the service's own uid", "error", err)
-		err = i.launch(&confinement)
+		if err = confine.DropUnused(false); err == nil {
+			err = i.launch(&confinement)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("poold: ISOLATION=%s: %w", i.settings.Isolation, err)

@@ -18,6 +18,8 @@ const (
 	workFolder = "work"
 )
 
+var parts = []string{homeFolder, tempFolder, workFolder}
+
 // Folder is one conversation's own place in the file system. All paths are absolute. Its processes can put there what
 // they like, so the service looks for what is in it from its root on, never by a whole path. Its methods may be called
 // concurrently.
@@ -34,7 +36,7 @@ type Folder struct {
 // New makes a folder of an opaque name for processes of the launcher. The error is confine.ErrNoUID where another
 // folder has to be removed first.
 func New(launcher *confine.Launcher) (*Folder, error) {
-	root, err := launcher.NewWorkspace(homeFolder, tempFolder, workFolder)
+	root, err := launcher.NewWorkspace(parts...)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,8 @@ package workspace
 import (
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,23 +21,53 @@ const repository = ".git"
 // CLI is as fast.
 const MaxMoved = 5000
 
-// ErrReadAtStart says that there are files of which a CLI takes notice at its start alone.
-var ErrReadAtStart = errors.New("workspace: files that are read at a CLI's start")
+var (
+	// ErrUnmovable says that a CLI that was started elsewhere can't go on in the folder as if it had been started there.
+	ErrUnmovable = errors.New("workspace: not to be moved")
+	// ErrTorn says that a folder's files could be put neither all elsewhere nor all back.
+	ErrTorn = errors.New("workspace: half moved")
+)
 
 // CheckMovable reports whether a CLI that was started in another folder could go on with what is here as if it had been
-// started with it. The error is ErrReadAtStart, or confine.ErrTooMany if there are more than MaxMoved files.
+// started with it. The error is ErrUnmovable, or confine.ErrTooMany if there are more than MaxMoved files.
 func (f *Folder) CheckMovable() error {
 	files, err := os.OpenRoot(f.Root)
 	if err != nil {
 		return err
 	}
 	defer files.Close()
+	if err := checkParts(files); err != nil {
+		return err
+	}
 	for _, path := range claude.ReadAtStart(homeFolder, workFolder) {
-		if _, err := files.Lstat(path); err == nil {
-			return ErrReadAtStart
+		if _, err := files.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w: %s is read at the start", ErrUnmovable, path)
 		}
 	}
 	return f.launcher.CheckFiles(f.Root, MaxMoved)
+}
+
+// checkParts looks whether a folder has all its parts, as folders, and nothing else: its processes may rename them, put
+// links in their places, and other files beside them.
+func checkParts(files *os.Root) error {
+	root, err := files.Open(".")
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	entries, err := root.ReadDir(len(parts) + 1)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	for _, e := range entries {
+		if !e.IsDir() || !slices.Contains(parts, e.Name()) {
+			return fmt.Errorf("%w: %q is none of its parts", ErrUnmovable, e.Name())
+		}
+	}
+	if len(entries) < len(parts) {
+		return fmt.Errorf("%w: a part is missing", ErrUnmovable)
+	}
+	return nil
 }
 
 // IsRepository reports whether a CLI that works here takes it for a git repository, which it looks for at its start.
@@ -64,53 +96,94 @@ func (f *Folder) MakeRepository() error {
 }
 
 // MoveTo moves all that is in the folder into another one, which is seen at the same path by its process. That has
-// started and done nothing yet. Nothing may run in this folder, which has to be removed afterwards. The error is
-// confine.ErrTooMany where there are more than MaxMoved files; after any error all of them are where they were.
+// started and done nothing yet. Nothing may run in this folder, which CheckMovable has to have been asked about since
+// and which has to be removed afterwards. After an error all files are where they were, unless it is ErrTorn.
 func (f *Folder) MoveTo(g *Folder) error {
 	if err := f.launcher.GiveAway(f.Root, g.Root, MaxMoved); err != nil {
 		return err
 	}
-	var m move
-	err := m.exchange(filepath.Join(f.Root, homeFolder), filepath.Join(g.Root, homeFolder))
-	for _, part := range []string{workFolder, tempFolder} {
-		if err == nil {
-			err = m.moveInto(filepath.Join(f.Root, part), filepath.Join(g.Root, part))
-		}
-	}
+	m := &move{}
+	defer m.close()
+	err := m.all(f.Root, g.Root)
 	if err == nil {
 		return nil
 	}
-	return errors.Join(fmt.Errorf("workspace: move: %w", err), m.undo(), f.launcher.GiveAway(f.Root, f.Root, MaxMoved))
+	undone := errors.Join(m.undo(), f.launcher.TakeBack(f.Root, g.Root, MaxMoved))
+	if undone != nil {
+		return errors.Join(ErrTorn, err, undone)
+	}
+	return fmt.Errorf("workspace: move: %w", err)
 }
 
-// move is what has been renamed by now.
-type move struct{ undoes []func() error }
+// move is what has been renamed by now. Everything is named from folders on that are open: no link is followed.
+type move struct {
+	open  []*os.File
+	undos []func() error
+}
 
-// exchange puts each of two folders in the other's place.
-func (m *move) exchange(a, b string) error {
-	swap := func() error { return unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE) }
-	err := swap()
-	if err == nil {
-		m.undoes = append(m.undoes, swap)
+func (m *move) close() {
+	for _, f := range m.open {
+		_ = f.Close()
+	}
+}
+
+func (m *move) undo() (err error) {
+	for _, undo := range slices.Backward(m.undos) {
+		err = errors.Join(err, undo())
 	}
 	return err
 }
 
-// moveInto moves what is in a folder into another one, in which a process may be. What has a name there already takes
-// the other's place.
-func (m *move) moveInto(from, to string) error {
-	names, err := os.ReadDir(from)
+// all moves what is in the parts of a folder. A process may be in the work folder of the other one, so that stays.
+func (m *move) all(from, to string) error {
+	old, err := m.folder(unix.AT_FDCWD, from)
+	if err != nil {
+		return err
+	}
+	now, err := m.folder(unix.AT_FDCWD, to)
+	if err != nil {
+		return err
+	}
+	if err := m.exchange(old, now, homeFolder); err != nil {
+		return err
+	}
+	for _, part := range []string{workFolder, tempFolder} {
+		if err := m.part(old, now, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// folder opens a folder, and nothing else that may have its name.
+func (m *move) folder(in int, name string) (*os.File, error) {
+	fd, err := unix.Openat(in, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	m.open = append(m.open, f)
+	return f, nil
+}
+
+// part moves what is in a part of a folder. What has a name there already takes the other's place.
+func (m *move) part(from, to *os.File, name string) error {
+	old, err := m.folder(int(from.Fd()), name)
+	if err != nil {
+		return err
+	}
+	now, err := m.folder(int(to.Fd()), name)
+	if err != nil {
+		return err
+	}
+	names, err := old.Readdirnames(-1)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		old, now := filepath.Join(from, name.Name()), filepath.Join(to, name.Name())
-		err := unix.Renameat2(unix.AT_FDCWD, old, unix.AT_FDCWD, now, unix.RENAME_NOREPLACE)
-		switch {
-		case errors.Is(err, unix.EEXIST):
-			err = m.exchange(old, now)
-		case err == nil:
-			m.undoes = append(m.undoes, func() error { return os.Rename(now, old) })
+		err := m.rename(old, now, name)
+		if errors.Is(err, unix.EEXIST) {
+			err = m.exchange(old, now, name)
 		}
 		if err != nil {
 			return err
@@ -119,9 +192,22 @@ func (m *move) moveInto(from, to string) error {
 	return nil
 }
 
-func (m *move) undo() (err error) {
-	for _, undo := range slices.Backward(m.undoes) {
-		err = errors.Join(err, undo())
+func (m *move) rename(from, to *os.File, name string) error {
+	return m.do(from, to, name, unix.RENAME_NOREPLACE)
+}
+
+// exchange puts each of two files of a name in the other's place.
+func (m *move) exchange(from, to *os.File, name string) error {
+	return m.do(from, to, name, unix.RENAME_EXCHANGE)
+}
+
+func (m *move) do(from, to *os.File, name string, how uint) error {
+	rename := func(from, to *os.File) error {
+		return unix.Renameat2(int(from.Fd()), name, int(to.Fd()), name, how)
+	}
+	err := rename(from, to)
+	if err == nil {
+		m.undos = append(m.undos, func() error { return rename(to, from) })
 	}
 	return err
 }

@@ -1,6 +1,7 @@
 package workspace
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -108,7 +109,7 @@ func TestMove_NotWhatACLIHasToReadAtItsStart(t *testing.T) {
 		f := newFolder(t, launcher, 0)
 		require.NoError(t, f.CheckMovable())
 		put(t, f, name, "{}")
-		require.ErrorIs(t, f.CheckMovable(), ErrReadAtStart)
+		require.ErrorIs(t, f.CheckMovable(), ErrUnmovable)
 		require.NoError(t, f.Remove())
 	}
 }
@@ -123,4 +124,49 @@ func TestMove_NotMoreThanSoManyFiles(t *testing.T) {
 	require.ErrorIs(t, f.MoveTo(to), confine.ErrTooMany)
 	requireHas(t, f, "work/0", "")
 	requireHas(t, f, "work/"+strconv.Itoa(MaxMoved-1), "")
+}
+
+// A folder's parts are its processes' own: they may put what they like in their places.
+func TestMove_OnlyOfAFolderThatHasItsPartsAndNothingElse(t *testing.T) {
+	launcher := newMover(t)
+	outside := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(outside, "file"), []byte("outside"), 0o600))
+	link := func(path string) error { // of the process's own
+		var stat syscall.Stat_t
+		err := syscall.Stat(filepath.Dir(path), &stat)
+		return errors.Join(err, os.RemoveAll(path), os.Symlink(outside, path),
+			os.Lchown(path, int(stat.Uid), int(stat.Gid)))
+	}
+	for name, spoil := range map[string]func(root string) error{
+		"a link for work":    func(root string) error { return link(filepath.Join(root, "work")) },
+		"a link for tmp":     func(root string) error { return link(filepath.Join(root, "tmp")) },
+		"a link for .claude": func(root string) error { return link(filepath.Join(root, "home/.claude")) },
+		"a file for home": func(root string) error {
+			home := filepath.Join(root, "home")
+			return errors.Join(os.RemoveAll(home), os.WriteFile(home, nil, 0o600))
+		},
+		"no tmp":          func(root string) error { return os.RemoveAll(filepath.Join(root, "tmp")) },
+		"one folder more": func(root string) error { return os.Mkdir(filepath.Join(root, "more"), 0o700) },
+		"a second name": func(root string) error {
+			return os.Link(filepath.Join(outside, "file"), filepath.Join(root, "work/x"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, to := newFolder(t, launcher, 0), newFolder(t, launcher, 0)
+			put(t, f, "work/kept", "kept")
+			require.NoError(t, f.CheckMovable())
+			require.NoError(t, spoil(f.Root))
+			err := f.CheckMovable()
+			require.True(t, errors.Is(err, ErrUnmovable) || errors.Is(err, confine.ErrForeign), err)
+			_ = f.MoveTo(to) // as if nobody had asked
+			text, err := os.ReadFile(filepath.Join(outside, "file"))
+			require.NoError(t, err)
+			require.Equal(t, "outside", string(text))
+			info, err := os.Stat(filepath.Join(outside, "file"))
+			require.NoError(t, err)
+			require.Zero(t, info.Sys().(*syscall.Stat_t).Uid)
+			require.NoError(t, f.Remove())
+			require.NoError(t, to.Remove())
+		})
+	}
 }
