@@ -82,8 +82,9 @@ func (s *slot) canMove() bool {
 	return err == nil
 }
 
-// cannotMove are the errors of a file system or a machine on which no files can be moved.
-var cannotMove = []error{syscall.EINVAL, syscall.ENOSYS, syscall.EXDEV, syscall.EPERM}
+// cannotMove are the errors of a file system on which no files can be moved, and none that a process can bring about
+// with what it does to its own.
+var cannotMove = []error{syscall.EINVAL, syscall.ENOSYS}
 
 // moveTo gives the conversation another workspace, with the files of the one it has. Where files can't be moved at all
 // it is not tried again, as each time costs a parked process.

@@ -69,7 +69,8 @@ func TestCompare_PrintsTheRatiosToACommit(t *testing.T) {
 	require.Contains(t, table.String(), "new users who found no standby: 0 and 0 of 1\n")
 	for row, pairs := range map[string]string{
 		"new user, first token": "1 +1", "new user, total": "1 +1",
-		"new user with a session_id, first token": "1 +1", "new user with a history, first token": "1 +1",
+		"new user with a session_id, first token": "1 +1", "new user with a history of 3 messages, first token": "1 +1",
+		"new user with a history of 60 messages, first token": "1 +1", "user whose process has ended, first token": "1 +1",
 		"later request, first token": "2 +1", "later request, total": "2 +1",
 		"short request, first token": "4 +2", "short request, total": "4 +2",
 		"short request, CPU time of the service": "2 +2", "short request, allocations": "2 +2",

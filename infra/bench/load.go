@@ -98,7 +98,8 @@ func (l *lab) underLoad(ctx context.Context, plan loadPlan, isQuick bool, out st
 
 // hold has many users, one turn each, whose processes are kept; then some of them stream at once.
 func (l *lab) hold(ctx context.Context, r *loadReport) error {
-	s, err := l.startService(ctx, l.scripted, 0, "IDLE_TIMEOUT=1h", fmt.Sprint("MAX_PROCESSES=", r.Plan.Held))
+	s, err := l.startService(ctx, l.scripted, 0, "IDLE_TIMEOUT=1h", "PARKED=0", // which keeps places free
+		fmt.Sprint("MAX_PROCESSES=", r.Plan.Held))
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // Version is the newest CLI version that all of it holds for.
-const Version = "2.1.332"
+const Version = "2.1.330"
 
 // Options says how a CLI is started. Everything in it is visible to any process of the machine in the child's
 // command line, so it holds no text of a user and no secret.
