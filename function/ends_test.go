@@ -31,6 +31,7 @@ func hanging(begin string) http.HandlerFunc {
 			_ = http.NewResponseController(w).Flush()
 		}
 		<-r.Context().Done()
+		panic(http.ErrAbortHandler) // to return is to answer, which may still reach a front that is about to hang up
 	}
 }
 
