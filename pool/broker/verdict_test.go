@@ -97,6 +97,8 @@ func TestBroker_TellsOfAnAnswerBeforeItsEndAndOfNoneThatIsNotTheAPIs(t *testing.
 	require.NoError(t, g.Rebind(Credential{APIKey: "key-1"}, Credential{APIKey: "key-2"}))
 	response, err = ask(t, g)
 	require.NoError(t, err)
+	_, err = io.Copy(io.Discard, response.Body) // which ends when the API has heard
+	require.NoError(t, err)
 	require.NoError(t, response.Body.Close())
 	require.Equal(t, http.StatusOK, response.StatusCode)
 	b.upstream.Host = "127.0.0.1:1"
