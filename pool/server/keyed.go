@@ -139,6 +139,7 @@ func (s *Server) join(ctx context.Context, claims hop.Claims, one *key, out *str
 
 // forgetAnswers drops the kept answers of a user who is held, here and where they may have been left for this instance.
 func (s *Server) forgetAnswers(ctx context.Context, req *api.Request) error {
+	s.replays.forget(req.UserDigest())
 	h, err := s.holder(ctx, req)
 	switch {
 	case errors.Is(err, errKeyUnclear):

@@ -233,7 +233,7 @@ func (k *keys) dropAnswerLocked(one *key) {
 	one.turn, one.size, one.place = nil, 0, nil
 }
 
-// dropAnswers drops the answers of a user's turns that have ended.
+// dropAnswers drops the answers of a user's turns. Those that still run have their readers and get no others.
 func (k *keys) dropAnswers(h holder) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -244,9 +244,8 @@ func (k *keys) dropAnswers(h holder) error {
 	defer k.forgetIfEmptyLocked(r)
 	r.changed = true
 	for _, one := range r.keys {
-		if !one.expires.IsZero() {
-			k.dropAnswerLocked(one)
-		}
+		k.dropAnswerLocked(one)
+		one.turn = nil
 	}
 	return nil
 }

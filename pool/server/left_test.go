@@ -212,6 +212,28 @@ func TestKey_AnswersAreDeletedWithTheConversations(t *testing.T) {
 	})
 }
 
+func TestDelete_WhatStillRunsIsNotKeptEither(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, h, _ := owners(t, server.Tuning{})
+		h.deletes = func(context.Context, *api.Request) (int, error) { return 1, nil }
+		ended := h.send(ask{more: finish}).whole().header.Get(api.HeaderTurn)
+		h.resume(ended, 0).whole().answered(t, "hello")
+		keyed, other := h.next(hangs), h.next(hangs)
+		c, d := h.send(again), h.send(ask{more: finish})
+		synctest.Wait()
+		require.Equal(t, http.StatusOK, h.send(ask{path: api.PathDelete}).whole().status)
+		keyed.stop()
+		other.stop()
+		for _, running := range []*client{c, d} {
+			r := running.whole()
+			require.Equal(t, http.StatusOK, r.status, "its own client has it to its end")
+			h.resume(r.header.Get(api.HeaderTurn), 0).whole().refused(t, http.StatusNotFound)
+		}
+		h.resume(ended, 0).whole().refused(t, http.StatusNotFound)
+		h.send(again).whole().refused(t, http.StatusConflict)
+	})
+}
+
 // random returns n letters that can't be compressed much.
 func random(t *testing.T, n int) string {
 	t.Helper()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -235,6 +237,9 @@ func (s *replays) finish(r *replay, err error) {
 	r.end(err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.turns[r.id] == nil {
+		return // it was forgotten while it ran
+	}
 	s.ended = append(s.ended, r)
 	s.kept += r.size
 	for s.kept > s.tuning.endedBytes {
@@ -242,6 +247,20 @@ func (s *replays) finish(r *replay, err error) {
 	}
 	id := r.id // the timer must not keep what is dropped before
 	time.AfterFunc(s.tuning.replayKeep, func() { s.expire(id) })
+}
+
+// forget drops a user's turns. Those that still run have their readers and can't be taken up again.
+func (s *replays) forget(user [32]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.turns, func(_ string, r *replay) bool { return r.user == user })
+	s.ended = slices.DeleteFunc(s.ended, func(r *replay) bool {
+		if r.user != user {
+			return false
+		}
+		s.kept -= r.size
+		return true
+	})
 }
 
 // expire drops a turn and all that ended before it.
