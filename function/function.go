@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -66,6 +67,7 @@ type Front struct {
 	hopSilence    time.Duration
 	rests         *semaphore.Weighted // of refused bodies, that are taken
 	kept          *kept               // what answers that are not streamed take
+	events        *kept               // what has come of events that aren't whole yet
 	ending        context.Context     // done when running streams are to be ended
 	end           context.CancelFunc
 
@@ -80,7 +82,7 @@ func New(opts Options) *Front {
 	f := &Front{opts: opts, intake: api.NewIntake(opts.MaxBodyBytes, opts.Memory), mux: http.NewServeMux(),
 		clientTimeout: clientTimeout, hopSilence: hopSilence, rests: semaphore.NewWeighted(restsAtOnce),
 		calls: newCalls(opts),
-		kept:  newKept(opts.Memory)}
+		kept:  newKept(opts.Memory, maxMessage), events: newKept(opts.Memory, maxEvent)}
 	f.idle = sync.NewCond(&f.mu)
 	f.ending, f.end = context.WithCancel(context.Background()) // #nosec G118 -- Drain calls it
 	f.mux.HandleFunc("/", f.notFound)
@@ -134,6 +136,20 @@ func (f *Front) limitWrite(control *http.ResponseController) {
 	if f.ending.Err() != nil { // asked afterwards, so that the longer time never replaces that of the front's end
 		_ = control.SetWriteDeadline(time.Now().Add(lastWrite))
 	}
+}
+
+// writeAll writes a text whose first part the client has the time for that is set. It gets the same for each further
+// part.
+func (f *Front) writeAll(w io.Writer, control *http.ResponseController, text []byte) error {
+	part := text[:min(len(text), copyBuffer)]
+	_, err := w.Write(part)
+	for err == nil && len(part) < len(text) {
+		text = text[len(part):]
+		part = text[:min(len(text), copyBuffer)]
+		f.limitWrite(control)
+		_, err = w.Write(part)
+	}
+	return err
 }
 
 // unlimitWrite lets whatever is written next wait: the turn comes first.

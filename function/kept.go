@@ -2,10 +2,18 @@ package function
 
 import "sync"
 
-// keptOfUser is which part of the room one user's answers may take.
-const keptOfUser = 4
+const (
+	// unchargedBytes is how many bytes are as good as none: about what a stream takes.
+	unchargedBytes = 64 << 10
+	// keptShare is which part of the memory there is either kind may take beyond that. What is made of one at its end can
+	// be three times as large as it is.
+	keptShare = 8
+	// keptOfUser is which part of the room one user may take.
+	keptOfUser = 4
+)
 
-// kept is the room for answers that are not streamed, in bytes. Its methods may be called concurrently.
+// kept is the room for what has to be kept until it is whole, in bytes: answers that are not streamed, or single
+// events. Its methods may be called concurrently.
 type kept struct {
 	most, ofUser int64
 
@@ -14,11 +22,11 @@ type kept struct {
 	taken map[string]int64 // by user
 }
 
-// newKept returns the room there is with so much memory. One of the largest answers of a user always finds it where
-// there are no others, and leaves room to other users.
-func newKept(memory uint64) *kept {
-	most := max(int64(memory/messagesShare), 2*maxMessage) // #nosec G115 -- a part of a machine's memory
-	return &kept{most: most, ofUser: max(most/keptOfUser, maxMessage), taken: make(map[string]int64)}
+// newKept returns the room there is with so much memory. One of the largest of a user always finds it where there are
+// no others, and leaves room to other users.
+func newKept(memory uint64, largest int64) *kept {
+	most := max(int64(memory/keptShare), 2*largest) // #nosec G115 -- a part of a machine's memory
+	return &kept{most: most, ofUser: max(most/keptOfUser, largest), taken: make(map[string]int64)}
 }
 
 // take takes so many bytes, which have to be given back, unless that is too much for the user or for all.

@@ -37,6 +37,33 @@ func TestMessages_AnAnswerThatIsTooLargeIsNoneHoweverItComes(t *testing.T) {
 	require.Equal(t, "false", w.Header().Get(api.HeaderShouldRetry))
 }
 
+func TestRelay_WhatHasComeOfEventsHasABoundForAUserAndInAll(t *testing.T) {
+	f := &Front{events: newKept(0, 1<<20)} // two of such a size in all
+	relays := make([]relay, 4)
+	for i, user := range []string{"ada", "ada", "bob", "eve"} {
+		relays[i] = relay{front: f, user: user, isWhole: true}
+	}
+	comes := func(r *relay, text string) bool {
+		r.whole([]byte(text))
+		return r.charge(len(r.pending))
+	}
+	const part = 512 << 10
+	half := "data: " + strings.Repeat("x", part)
+	require.True(t, comes(&relays[0], half))
+	require.True(t, comes(&relays[1], half))
+	require.False(t, comes(&relays[1], half), "a user leaves room to others")
+	require.True(t, comes(&relays[2], half))
+	require.True(t, comes(&relays[3], half))
+	require.True(t, comes(&relays[0], "\n\ndata: "), "it is whole")
+	require.Less(t, cap(relays[0].pending), unchargedBytes, "what was before isn't kept")
+	require.True(t, comes(&relays[2], half[:part/4]))
+	for i := range relays {
+		relays[i].charge(0)
+	}
+	require.Zero(t, f.events.all)
+	require.Empty(t, f.events.taken)
+}
+
 func TestMessages_AnswersThatAreKeptHaveABoundForAUserAndInAll(t *testing.T) {
 	const mebibytes = 20
 	said, goOn := make(chan struct{}, 1), make(chan struct{})

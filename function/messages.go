@@ -16,11 +16,6 @@ import (
 const (
 	// maxMessage is how many bytes an answer may have that is not streamed: it is kept until it is whole.
 	maxMessage = 32 << 20
-	// unchargedBytes is how many of them are as good as none: about what a stream takes.
-	unchargedBytes = 64 << 10
-	// messagesShare is which part of the memory there is the rest of all such answers may take: what is made of one at
-	// its end can be three times as large as it is.
-	messagesShare = 8
 	// quiet is how long a stream may be silent while the turn goes on in ways that its client doesn't see.
 	quiet = 15 * time.Second
 )
@@ -234,7 +229,7 @@ func (r *reply) whole() {
 		r.w.Header().Set(api.HeaderProcess, r.served.Process)
 	}
 	r.head("application/json")
-	_, _ = r.w.Write(r.shape.Whole(r.collected.Message())) // #nosec G705 -- JSON
+	_ = r.front.writeAll(r.w, r.control, r.shape.Whole(r.collected.Message()))
 }
 
 // head sends the headers.
@@ -263,7 +258,7 @@ func (r *reply) send() bool {
 		passHeaders(r.w.Header(), r.from, "Cache-Control", "X-Accel-Buffering")
 		r.head("text/event-stream")
 	}
-	_, err := r.w.Write(r.pending)
+	err := r.front.writeAll(r.w, r.control, r.pending)
 	r.pending, r.last = r.pending[:0], time.Now()
 	return err == nil && r.control.Flush() == nil
 }

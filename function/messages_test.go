@@ -212,9 +212,9 @@ func TestMessages_AClientThatHangsUpEndsTheHop(t *testing.T) {
 	for _, stream := range []string{"", `,"stream":true`} {
 		begun, gone := make(chan struct{}), make(chan struct{})
 		_, url, _ := newFront(t, func(w http.ResponseWriter, r *http.Request) {
-			hanging(strings.Join(framed(answered[0]), ""))(w,
-				r.WithContext(func() context.Context { close(begun); return r.Context() }()))
-			close(gone)
+			defer close(gone)
+			close(begun)
+			hanging(strings.Join(framed(answered[0]), ""))(w, r)
 		})
 		ctx, hangUp := context.WithCancel(t.Context())
 		r, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/v1/messages",

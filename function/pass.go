@@ -42,7 +42,7 @@ func (p *passing) wantsWhole() bool { return false }
 
 func (p *passing) write(b []byte) bool {
 	p.front.limitWrite(p.control)
-	if _, err := p.w.Write(b); err != nil {
+	if err := p.front.writeAll(p.w, p.control, b); err != nil {
 		return false
 	}
 	_ = p.control.Flush()

@@ -15,6 +15,8 @@ import (
 
 const (
 	copyBuffer = 64 << 10
+	// maxEvent is how large one can be, in bytes: as the longest line of a CLI.
+	maxEvent = 64 << 20
 	// hopSilence is how long the hop may carry nothing, not even a ping, before it counts as broken.
 	hopSilence = time.Minute
 	// lastWrite is how long a client may take to read what the front ends with.
@@ -28,6 +30,8 @@ var (
 	errBroken  = api.BadGateway("the stream from the instance broke")
 	errEnding  = api.Unavailable(time.Second, "the front is shutting down")
 	errTooLong = api.Unavailable(time.Second, "the request took longer than the service allows")
+
+	errManyEvents = api.BadGateway("the turn has an event that is too large now")
 )
 
 // stream copies the instance's events to the client as they come, and sees to it that the stream ends explicitly. If
@@ -38,7 +42,9 @@ var (
 func (f *Front) stream(ctx context.Context, client sink, c call, answer *http.Response) {
 	client.open(answer.Header)
 	resumable := answer.Header.Get(api.HeaderTurn) != ""
-	out := &relay{front: f, client: client, last: c.last, hasIDs: resumable, isWhole: resumable || client.wantsWhole()}
+	out := &relay{front: f, client: client, user: c.user, last: c.last, hasIDs: resumable,
+		isWhole: resumable || client.wantsWhole()}
+	defer out.charge(0)
 	for {
 		before := out.last
 		gone := out.copy(answer.Body)
@@ -84,10 +90,12 @@ type sink interface {
 type relay struct {
 	front   *Front
 	client  sink
+	user    string
 	hasIDs  bool // the stream can be taken up again
 	isWhole bool // only whole events are passed on, so that the stream can be taken up between any two
 
 	pending []byte // the beginning of an event
+	held    int64  // bytes of it that are charged
 	last    string // id of the last event that was passed on
 }
 
@@ -103,11 +111,31 @@ func (o *relay) copy(from io.ReadCloser) (gone bool) {
 		if events := o.whole(buffer[:n]); len(events) > 0 && !o.client.write(events) {
 			return true
 		}
+		if !o.charge(len(o.pending)) {
+			o.client.fail(errManyEvents)
+			return true
+		}
 		if err != nil {
 			return false
 		}
 		silence.Reset(o.front.hopSilence)
 	}
+}
+
+// charge charges so many bytes of an event, in the place of those before, to what all of them may take. It reports
+// whether there is room.
+func (o *relay) charge(size int) bool {
+	more := max(0, int64(size)-unchargedBytes) - o.held
+	switch {
+	case more == 0:
+		return true
+	case more < 0:
+		o.front.events.give(o.user, -more)
+	case !o.front.events.take(o.user, more):
+		return false
+	}
+	o.held += more
+	return true
 }
 
 // whole returns what is to be passed on now that chunk has come: all of it, or as far as events are whole.
@@ -124,6 +152,9 @@ func (o *relay) whole(chunk []byte) []byte {
 	end += comments(o.pending[end:])
 	events := o.pending[:end:end]
 	o.pending = o.pending[end:]
+	if end > unchargedBytes {
+		o.pending = bytes.Clone(o.pending) // or the array of a large event would stay
+	}
 	if o.hasIDs {
 		o.last = cmp.Or(lastID(events), o.last)
 	}

@@ -238,6 +238,10 @@ func (s *slot) obtain(ctx context.Context, req *api.Request) (proc *cli.Process,
 	if proc, err = s.claim(ctx, credentialOf(req)); !errors.Is(err, standby.ErrNone) {
 		return proc, ProcessStandby, err
 	}
+	if err = s.loadAhead(ctx); err != nil {
+		return nil, "", err
+	}
+	defer func() { s.archived = nil }()
 	if taken := s.unpark(ctx, req); taken != nil {
 		return s.goOn(ctx, taken, req)
 	}

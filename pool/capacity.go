@@ -183,6 +183,7 @@ func (t *table) takeDue(now time.Time) due {
 		}
 		d.expired = append(d.expired, c.takeLocked())
 	}
+	t.ending += len(d.expired)
 	d.addCrowdedLocked(t)
 	d.addToFreezeLocked(t, now)
 	d.addStaleLocked(t, now)

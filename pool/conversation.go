@@ -52,6 +52,7 @@ type place struct {
 // mirror is what the archive has of a conversation, as far as known here. Guarded by the table's lock.
 type mirror struct {
 	version int64           // 0 is none
+	usedAt  time.Time       // when what stands there was said
 	unsaved *vault.Manifest // of the newest turn, until the archive has that
 	off     bool            // another instance goes on with it, or it is too large
 	fresh   bool            // the archive has all that was said in good turns
@@ -215,6 +216,27 @@ func (c *conversation) removeUnused(isDeleted bool) bool {
 	}
 	c.removeLocked()
 	return true
+}
+
+// removeOldest takes from a user with too many conversations the one that was used longest ago among those the archive
+// has and nobody uses, and returns it. It returns nil where there is none.
+func (u *user) removeOldest() (oldest *conversation) {
+	t := u.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(u.conversations) <= (1+knownWithoutFiles)*t.opts.MaxConversations {
+		return nil
+	}
+	for _, c := range u.conversations {
+		isUsed := c.mirror.version == 0 || c.heldLocked() || c.process != nil || c.saver.busy.Load()
+		if !isUsed && (oldest == nil || c.mirror.usedAt.Before(oldest.mirror.usedAt)) {
+			oldest = c
+		}
+	}
+	if oldest != nil {
+		oldest.removeLocked()
+	}
+	return oldest
 }
 
 // addArchived adds what the archive has of a conversation to the user's. s is that, with its mirror.

@@ -75,12 +75,19 @@ func (h *Handle) Run(ctx context.Context, sent func(), emit func(ctx context.Con
 // revive puts a new process in the place of the one that died. The lease may end meanwhile, as no turn has begun.
 func (h *Handle) revive(ctx context.Context) error {
 	h.process.Kill() // its stdin may be closed while it lives on
+	held := h.pool.owner.Held(h.user.id)
 	how, err := h.ready(ctx, h.req)
-	if h.how = how; err != nil {
+	switch h.how = how; {
+	case err != nil && held.Err() != nil:
+		return errMoved
+	case err != nil:
 		return err
 	}
 	h.pid = h.process.PID()
-	return h.pool.owner.Admit(ctx, h.user.id, h.outage)
+	if h.pool.owner.Admit(ctx, h.user.id, h.outage) != nil && ctx.Err() == nil {
+		return errMoved // the stream may have begun: whether it is so or can't be told makes no difference to the client
+	}
+	return context.Cause(ctx)
 }
 
 // run tries the turn once. From here on the transcript can't be relied on until it has gone well.

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -18,6 +19,7 @@ import (
 
 	"claudepool/infra/archive"
 	"claudepool/pool"
+	"claudepool/pool/seal"
 )
 
 // kept is an archive in a folder, for several instances.
@@ -122,9 +124,10 @@ func TestHandoff_WhoHasTheUserNextIsRightAndAnOldOwnerIsNot(t *testing.T) {
 	saved(t, dir, 1)
 	second.ask("ada", "two", nil).text(t)
 	saved(t, dir, 2)
+	first.owner.cutOff(true)
 	first.ask("ada", "elsewhere", nil).text(t) // across a split network: it doesn't know that it isn't the owner
 	require.Eventually(t, func() bool {
-		return strings.Contains(first.logs.String(), "a conversation is not mirrored any more")
+		return strings.Contains(first.logs.String(), "the archive can't be written")
 	}, 10*time.Second, 10*time.Millisecond)
 	second.ask("ada", "three", nil).text(t)
 	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two", "assistant: reply to: two",
@@ -138,6 +141,97 @@ func TestHandoff_WhoHasTheUserNextIsRightAndAnOldOwnerIsNot(t *testing.T) {
 	require.Len(t, first.lastCall().Messages(), 7, "back at the first instance, all that was said at the second is there")
 	require.NotContains(t, string(first.lastCall().Body), "elsewhere")
 }
+
+// overtaken is an archive that others save to just before the first save, if anybody wants to.
+type overtaken struct {
+	archive.Store
+	once   sync.Once
+	others func()
+}
+
+func (o *overtaken) Save(ctx context.Context, owner string, r archive.Record, body []byte) error {
+	o.once.Do(o.others)
+	return o.Store.Save(ctx, owner, r, body)
+}
+
+// A former owner's last save is under way while the user is moved: what it brings must not be what the next one finds.
+func TestHandoff_WhatAFormerOwnerSavesLateIsReplaced(t *testing.T) {
+	t.Parallel()
+	store, dir := kept(t)
+	first := newScriptedService(t, keepingIn(store))
+	first.ask("ada", "one", nil).text(t)
+	saved(t, dir, 1)
+	late := &overtaken{Store: store, others: func() {
+		first.ask("ada", "late", nil).text(t)
+		saved(t, dir, 2)
+	}}
+	second := newScriptedService(t, keepingIn(late))
+	second.ask("ada", "two", nil).text(t)
+	saved(t, dir, 3)
+	second.ask("ada", "three", nil).text(t)
+	saved(t, dir, 4)
+	require.Equal(t, 1, strings.Count(second.logs.String(), "what a former owner has mirrored is replaced"))
+	third := newScriptedService(t, keepingIn(store))
+	third.ask("ada", "four", nil).text(t)
+	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two", "assistant: reply to: two",
+		"user: three", "assistant: reply to: three", "user: four"}, third.lastCall().Messages())
+}
+
+// Nor does a user who has moved while that is found out, or has had the conversation deleted, get its old owner's.
+func TestHandoff_WhoHasMovedMeanwhileOrDeletedIsNotReplaced(t *testing.T) {
+	t.Parallel()
+	for _, why := range []string{"moved", "deleted"} {
+		t.Run(why, func(t *testing.T) {
+			t.Parallel()
+			store, dir := kept(t)
+			first := newScriptedService(t, keepingIn(store))
+			first.ask("ada", "one", nil).text(t)
+			saved(t, dir, 1)
+			var second *service
+			second = newScriptedService(t, keepingIn(&overtaken{Store: store, others: func() {
+				if why == "deleted" {
+					require.Equal(t, `{"deleted":1}`, first.forget("ada", ""))
+					return
+				}
+				first.ask("ada", "newer", nil).text(t)
+				saved(t, dir, 2)
+				second.owner.move(userID("ada"))
+			}}))
+			second.ask("ada", "two", nil)
+			require.Eventually(t, func() bool {
+				return strings.Contains(second.logs.String(), "a conversation is not mirrored any more")
+			}, 10*time.Second, 10*time.Millisecond)
+			saved(t, dir, map[string]int{"moved": 2, "deleted": 0}[why])
+		})
+	}
+}
+
+// A program that speaks for many people with one key begins one conversation after the other.
+func TestHandoff_OfAUsersConversationsTheArchiveKeepsThoseUsedLast(t *testing.T) {
+	t.Parallel()
+	store, _ := kept(t)
+	few := keepingIn(store, func(o *pool.Options) { o.MaxConversations = 1 })
+	first := newScriptedService(t, few)
+	const all, most = 16, 11
+	for i := range all {
+		first.ask("ada", fmt.Sprint("question ", i), fields{"session_id": numbered(i)}).text(t)
+	}
+	first.pool.Close()
+	second := newScriptedService(t, few)
+	for i := all - 1; i > all-most; i-- {
+		r := second.ask("ada", "more", fields{"session_id": numbered(i)})
+		require.Equal(t, "reply to: more", r.text(t))
+		require.Len(t, second.lastCall().Messages(), 3, "conversation %d", i)
+	}
+	second.ask("ada", "more", fields{"session_id": numbered(0)}).text(t)
+	require.Len(t, second.lastCall().Messages(), 1, "it begins anew")
+	records, err := store.List(t.Context(), seal.Derive(token("ada")).Owner())
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(records), most)
+}
+
+// numbered is the id of the conversation with a number.
+func numbered(n int) string { return fmt.Sprintf("00000000-0000-4000-8000-%012d", n) }
 
 func TestHandoff_OnlyGoodTurnsAreMirrored(t *testing.T) {
 	t.Parallel()

@@ -49,6 +49,7 @@ type owner struct {
 	during   func()          // nil: nothing
 	moved    map[string]context.CancelCauseFunc
 	held     map[string]context.Context
+	away     bool // nobody can be asked who is whose
 }
 
 func (o *owner) Held(user string) context.Context {
@@ -70,6 +71,22 @@ func (o *owner) move(user string) {
 	defer o.mu.Unlock()
 	o.refusal = errNotOwner
 	o.moved[user](errNotOwner)
+}
+
+// cutOff says whether nobody can be asked who is whose.
+func (o *owner) cutOff(away bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.away = away
+}
+
+func (o *owner) Confirm(context.Context, string) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.away {
+		return errors.New("Redis is away")
+	}
+	return o.refusal
 }
 
 // onAdmit has f called when somebody asks to be let in.
@@ -114,6 +131,10 @@ func (o *owner) Release(_ context.Context, user string, keepHome bool) error {
 		o.homes = make(map[string]bool)
 	}
 	o.homes[user] = keepHome
+	if o.held[user] != nil {
+		o.moved[user](errNotOwner)
+		delete(o.held, user)
+	}
 	return nil
 }
 

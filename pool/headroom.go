@@ -20,12 +20,12 @@ func headroomOf(p *Pool) int64 {
 // addCrowdedLocked adds the processes that give way as there is too little room.
 func (d *due) addCrowdedLocked(t *table) {
 	headroom := int(t.headroom.Load())
-	for t.slots-t.givingWay-len(d.expired) > t.opts.MaxProcesses-headroom {
+	for t.slots-t.ending > t.opts.MaxProcesses-headroom {
 		c := t.idle.nextVictimLocked()
 		if c == nil {
 			return
 		}
-		t.givingWay++
+		t.ending++
 		d.crowded = append(d.crowded, c.takeLocked())
 	}
 }
@@ -34,13 +34,19 @@ func (d *due) addCrowdedLocked(t *table) {
 func (s *slot) giveWay() {
 	p := s.pool
 	p.opts.Logger.Info("an idle process gave way ahead of need", "user", api.ShortUser(s.user.id))
-	s.endIdle()
-	p.table.gaveWay()
+	_ = s.endTaken() // else yield sees to it
+	s.yield()
+	s.user.releaseIfUnused()
 }
 
-// gaveWay says that a process that was taken to give way has ended, or can't be ended.
-func (t *table) gaveWay() {
+// endTaken ends the process of a conversation that takeDue has taken.
+func (s *slot) endTaken() error {
+	defer s.pool.table.endedTaken()
+	return s.end()
+}
+
+func (t *table) endedTaken() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.givingWay--
+	t.ending--
 }

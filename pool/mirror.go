@@ -144,8 +144,9 @@ func (s *slot) save() {
 		return
 	}
 	u.saves.begin()
+	held := p.owner.Held(u.id)
 	p.work.Go(func() {
-		c.mirrorAll(dir)
+		c.mirrorAll(dir, held)
 		close(done)
 		u.saves.end()
 	})
@@ -153,8 +154,8 @@ func (s *slot) save() {
 
 // keepForRetry has the same saved again if nothing newer is to be, unless the user has moved to another instance: what
 // that one has saved since must not be overwritten.
-func (c *conversation) keepForRetry(m *vault.Manifest) {
-	if !c.user.isOwned() || c.pool.life.Err() != nil {
+func (c *conversation) keepForRetry(m *vault.Manifest, held context.Context) {
+	if held.Err() != nil || !c.user.isOwned() || c.pool.life.Err() != nil {
 		c.saver.drop(true)
 		return
 	}

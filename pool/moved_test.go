@@ -176,10 +176,13 @@ func TestMoved_ARepositoryIsTakenForOne(t *testing.T) {
 	r.text(t)
 	pid := ""
 	require.Eventually(t, func() bool {
-		pid = parkedIn(s.root, "", ".git")
-		return pid != "" && s.pool.Snapshot().Processes == 0
+		now, found := s.pool.Snapshot(), parkedIn(s.root, "", ".git")
+		if len(found) == 0 || now.Processes > 0 || now.Parked != len(parkedIn(s.root, "", "")) {
+			return false
+		}
+		pid = found[0]
+		return true
 	}, standbyPatience, 100*time.Millisecond)
-	time.Sleep(100 * time.Millisecond) // it is known to be there
 	r = s.ask("ada", shell("git log --format=%s; git status --short"), fields{"model": nil})
 	require.Equal(t, pid, r.pid)
 	require.Equal(t, "tool said: first", r.text(t))

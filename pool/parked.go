@@ -34,7 +34,7 @@ func newParked(p *Pool, standbys *standby.Keeper) *standby.Keeper {
 // it has in files. It returns nil where none fits.
 func (s *slot) unpark(ctx context.Context, req *api.Request) *standby.Process {
 	p := s.pool
-	if !p.parks() || !s.canMove() {
+	if !p.parks() || s.isTooLarge() || !s.canMove() {
 		return nil
 	}
 	wish := standby.Wish{CLI: s.options(), New: s.dir == nil && !s.mirror.fetch && len(s.seed.Before) == 0,
@@ -61,6 +61,18 @@ func (s *slot) giveBack(taken *standby.Process, why error) error {
 		return errors.Join(taken.LeaveGate(), taken.Stop())
 	}
 	return taken.Discard()
+}
+
+// isTooLarge reports whether what is to be put into the transcript is more than a parked process is given.
+func (s *slot) isTooLarge() bool {
+	var size int64
+	for _, m := range s.seed.Before {
+		size += int64(len(m.Content))
+	}
+	if s.archived != nil {
+		size = s.archived.TranscriptSize()
+	}
+	return size > standby.MaxParked
 }
 
 // canMove reports whether the conversation's files, if it has any, can go to where a process was parked.

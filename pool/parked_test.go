@@ -41,16 +41,22 @@ func replacedSoon(o *pool.Options) { o.SetQuiet(200 * time.Millisecond) }
 func (s *service) parked(model string) (pid string) {
 	s.t.Helper()
 	require.Eventually(s.t, func() bool {
-		if s.pool.Snapshot().Parked == 1 { // else it needn't be looked for among all processes
-			pid = parkedIn(s.root, model, "")
+		ready := s.pool.Snapshot().Parked
+		if ready == 0 { // it needn't be looked for among all processes
+			return false
 		}
-		return pid != ""
+		found := parkedIn(s.root, model, "")
+		if len(found) == 0 || len(parkedIn(s.root, "", "")) != ready { // one that is at its gate isn't ready yet
+			return false
+		}
+		pid = found[0]
+		return true
 	}, standbyPatience, 10*time.Millisecond)
 	return pid
 }
 
-// parkedIn looks for a CLI that was started at a gate below the folder, and has a file where it works.
-func parkedIn(root, model, file string) string {
+// parkedIn looks for CLIs that were started at a gate below the folder, and have a file where they work.
+func parkedIn(root, model, file string) (pids []string) {
 	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
@@ -67,10 +73,10 @@ func parkedIn(root, model, file string) string {
 			continue
 		}
 		if _, err := os.Stat(filepath.Join("/proc", e.Name(), "cwd", file)); err == nil {
-			return e.Name()
+			pids = append(pids, e.Name())
 		}
 	}
-	return ""
+	return pids
 }
 
 const session = "11111111-2222-4333-8444-555555555555"

@@ -30,6 +30,8 @@ type Ownership interface {
 	// Held returns a context that ends when an admitted user turns out to be another instance's by now, with an error of
 	// Admit's as its cause: what is being done for the user has to stop. It has ended for who isn't admitted any more.
 	Held(user string) context.Context
+	// Confirm returns nil if an admitted user surely is this instance's at this moment, and else an error.
+	Confirm(ctx context.Context, user string) error
 	// Release gives the user up. The pool calls it once nothing of the user runs here any more; keepHome asks that the
 	// user's next claim prefers this instance, which still has the conversations' files.
 	Release(ctx context.Context, user string, keepHome bool) error

@@ -52,7 +52,7 @@ func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
 // cleanUp ends the process of an idle conversation and counts it.
 func (s *slot) cleanUp(now time.Time) {
 	p, idle, lifetime := s.pool, now.Sub(s.lastUsed), now.Sub(s.started)
-	if s.end() != nil {
+	if s.endTaken() != nil {
 		s.yield()
 		return
 	}

@@ -107,13 +107,14 @@ func (u *user) find(r *recall) {
 		c.Settings = p.clamped(c.Settings)
 		u.addArchived(u.archived(c), c.Default)
 	}
+	p.work.Go(func() { u.dropOldest(p.life) })
 }
 
 // archived makes a conversation of what the archive has.
 func (u *user) archived(kept vault.Conversation) *slot {
 	s := u.newConversation(kept.Session, kept.Incarnation, kept.Digests)
 	s.spoken, s.named = true, kept.Named
-	s.mirror = mirror{version: kept.Version, fresh: true, fetch: true, apart: kept.SettingsInBody}
+	s.mirror = mirror{version: kept.Version, usedAt: kept.LastUsed, fresh: true, fetch: true, apart: kept.SettingsInBody}
 	s.settings, s.goodTurn, s.answered = cli.Settings(kept.Settings), kept.GoodTurn, true
 	return s
 }
@@ -161,6 +162,9 @@ func (s *slot) learn(ctx context.Context) error {
 // damaged.
 func (s *slot) load(ctx context.Context) (vault.Body, error) {
 	p := s.pool
+	if s.archived != nil {
+		return *s.archived, nil
+	}
 	body, err := p.vault.Load(ctx, s.user.keys.Load(), s.id, s.mirrored().version)
 	if err != nil {
 		p.opts.Logger.Warn("an archived conversation can't be fetched", "user", api.ShortUser(s.user.id), "error", err)
@@ -171,6 +175,19 @@ func (s *slot) load(ctx context.Context) (vault.Body, error) {
 		err = api.Unavailable(time.Second, "this conversation can't be fetched now, try again")
 	}
 	return body, err
+}
+
+// loadAhead loads what has to be fetched, so that no process is taken for a conversation that can't go on now.
+func (s *slot) loadAhead(ctx context.Context) error {
+	if !s.mirror.fetch {
+		return nil
+	}
+	body, err := s.load(ctx)
+	if errors.Is(err, archive.ErrPermanent) {
+		return nil // the conversation goes on without: see prepare
+	}
+	s.archived = &body
+	return err
 }
 
 // fetch puts the archived transcript in its place.

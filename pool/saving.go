@@ -30,8 +30,8 @@ func manifestOf(s *slot) *vault.Manifest {
 		GoodTurn: s.goodTurn, Settings: vault.Settings(s.settings), LastUsed: time.Now()}
 }
 
-// mirrorAll saves until nothing newer is to be saved.
-func (c *conversation) mirrorAll(dir *workspace.Folder) {
+// mirrorAll saves until nothing newer is to be saved. The user was this instance's as long as held goes on.
+func (c *conversation) mirrorAll(dir *workspace.Folder, held context.Context) {
 	p := c.pool
 	writer := p.vault.NewWriter(c.user.keys.Load())
 	life := context.WithoutCancel(p.life) // that the pool closes is no reason not to save
@@ -40,15 +40,15 @@ func (c *conversation) mirrorAll(dir *workspace.Folder) {
 		if next == nil {
 			return
 		}
-		version := c.mirrored().version + 1
-		isNewest, err := c.saveOne(ctx, writer, dir, next, version)
+		version, isNewest, err := c.saveNext(ctx, writer, dir, next, held)
 		switch {
 		case err == nil:
 			retry = firstMirrorRetry
 			if !isNewest {
-				c.keepForRetry(next)
+				c.keepForRetry(next, held)
 			}
 			c.setSaved(next, version, isNewest, next.Settings.IsLarge())
+			c.user.dropOldest(life)
 		case errors.Is(err, archive.ErrConflict), errors.Is(err, claude.ErrTooLarge):
 			p.opts.Logger.Warn("a conversation is not mirrored any more", "user", api.ShortUser(c.user.id), "error", err)
 			c.stopMirroring(err)
@@ -58,15 +58,46 @@ func (c *conversation) mirrorAll(dir *workspace.Folder) {
 		default:
 			if ctx.Err() == nil {
 				p.opts.Logger.Warn("the archive can't be written", "error", err, "retry_seconds", retry.Seconds())
-				p.sleep(ctx, retry)
+				p.sleep(ctx, held, retry)
 				retry = min(2*retry, lastMirrorRetry)
 			}
-			c.keepForRetry(next)
+			c.keepForRetry(next, held)
 		}
 	}
 }
 
-var errNotWritten = errors.New("pool: the turn is not in the transcript")
+var (
+	errNotWritten = errors.New("pool: the turn is not in the transcript")
+	errInBetween  = errors.New("pool: the archive was changed in between")
+)
+
+// saveNext stores the conversation as the version after the present one. Where the network was split, that can be one
+// which an instance that had the user before has stored since: it is replaced as long as the user is this instance's,
+// or the next owner would go on from it. The error is archive.ErrConflict if the user isn't, or has had the
+// conversation deleted.
+func (c *conversation) saveNext(ctx context.Context, w *vault.Writer, dir *workspace.Folder, m *vault.Manifest,
+	held context.Context) (version int64, isNewest bool, err error) {
+	version = c.mirrored().version + 1
+	if isNewest, err = c.saveOne(ctx, w, dir, m, version); !errors.Is(err, archive.ErrConflict) {
+		return version, isNewest, err
+	}
+	unsure := c.pool.owner.Confirm(ctx, c.user.id)
+	present, err := w.Present(ctx, m.Session)
+	switch {
+	case held.Err() != nil:
+		return 0, false, archive.ErrConflict
+	case err != nil:
+		return 0, false, err
+	case unsure != nil:
+		return 0, false, unsure
+	}
+	c.pool.opts.Logger.Warn("what a former owner has mirrored is replaced", "user", api.ShortUser(c.user.id))
+	version = present + 1
+	if isNewest, err = c.saveOne(ctx, w, dir, m, version); errors.Is(err, archive.ErrConflict) {
+		err = errInBetween
+	}
+	return version, isNewest, err
+}
 
 // saveOne stores the conversation as it was after the turn that the manifest tells of. isNewest is as vault.Writer's.
 func (c *conversation) saveOne(ctx context.Context, w *vault.Writer, dir *workspace.Folder, m *vault.Manifest,
@@ -93,7 +124,7 @@ func (c *conversation) written(ctx context.Context, dir *workspace.Folder, m *va
 // awaitTurn reads a transcript until the turn stands in it, which is nil if that doesn't come.
 func (c *conversation) awaitTurn(ctx context.Context, t claude.Transcript, turn string) ([]byte, error) {
 	p := c.pool
-	p.sleep(ctx, writtenUsually)
+	p.sleep(ctx, p.life, writtenUsually)
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		text, err := t.Read(p.opts.ArchiveMaxBytes)
 		switch {
@@ -138,6 +169,18 @@ func (c *conversation) tryDeleteArchived() {
 	}
 }
 
+// dropOldest forgets the archived conversations that were used longest ago, where the user has too many: each costs
+// reading it wherever the user comes next.
+func (u *user) dropOldest(ctx context.Context) {
+	p := u.pool
+	for c := u.removeOldest(); c != nil; c = u.removeOldest() {
+		if err := p.vault.Drop(ctx, u.keys.Load(), c.id, c.mirrored().version); err != nil {
+			p.opts.Logger.Warn("an archived conversation is left behind", "user", api.ShortUser(u.id), "error", err)
+		}
+		c.dropFiles()
+	}
+}
+
 func (c *conversation) deleteArchived() error {
 	p := c.pool
 	if p.vault == nil {
@@ -146,11 +189,12 @@ func (c *conversation) deleteArchived() error {
 	return p.vault.Delete(context.WithoutCancel(p.life), c.user.keys.Load(), c.id) // although the pool may be closing
 }
 
-// sleep ends early with the pool's life, too.
-func (p *Pool) sleep(ctx context.Context, d time.Duration) {
+// sleep ends early with the pool's life, too, and with another context.
+func (p *Pool) sleep(ctx, other context.Context, d time.Duration) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(p.life, cancel)()
+	defer context.AfterFunc(other, cancel)()
 	sleep(ctx, d)
 }
 

@@ -26,6 +26,7 @@ type slot struct {
 	goodTurn string        // uuid of the last entry of the last good turn, or of the seed
 	answered bool          // a turn has gone well
 	wish     *standby.Wish // for a parked process, until a turn has gone well
+	archived *vault.Body   // what the archive has to fetch, while a process is obtained
 	origin   string        // where what its process has of what was said before came from, as receipts tell it
 }
 
@@ -262,7 +263,8 @@ func (s *slot) setUnsaved(m *vault.Manifest) bool {
 func (c *conversation) setSaved(m *vault.Manifest, version int64, isNewest, isApart bool) {
 	c.user.table.mu.Lock()
 	defer c.user.table.mu.Unlock()
-	c.mirror.version, c.mirror.fresh, c.mirror.apart = version, isNewest && c.mirror.unsaved == m, isApart
+	c.mirror.version, c.mirror.usedAt, c.mirror.apart = version, m.LastUsed, isApart
+	c.mirror.fresh = isNewest && c.mirror.unsaved == m
 	if c.mirror.fresh {
 		c.mirror.unsaved = nil
 	}

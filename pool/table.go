@@ -29,7 +29,7 @@ type table struct {
 	mu         sync.Mutex // guards everything below
 	users      map[string]*user
 	slots      int                    // users' processes that exist or are being started or stopped
-	givingWay  int                    // those of them that are being ended as there is too little room
+	ending     int                    // those of them that the reaper has taken and that haven't ended
 	newcomers  int                    // users with requests and no process
 	queued     int                    // requests that wait for a conversation
 	running    map[*conversation]bool // those that have a process

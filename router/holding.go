@@ -24,6 +24,16 @@ type holding struct {
 	lost context.CancelCauseFunc
 }
 
+// release is a user that was given up.
+type release struct {
+	claim    string
+	keepHome bool
+
+	isMade bool          // the following is known
+	left   []byte        // for the next owner; nil is nothing
+	until  time.Duration // by the lease's clock
+}
+
 // notHeld is what Held returns for a user who isn't held.
 var notHeld = func() context.Context {
 	ctx, lost := context.WithCancelCause(context.Background())
@@ -31,8 +41,8 @@ var notHeld = func() context.Context {
 	return ctx
 }()
 
-// Held returns a context that ends, with ErrNotOwner as its cause, when the user turns out to be another instance's by
-// now: what is being done for the user here has to stop. It has ended for a user who isn't held.
+// Held returns a context that ends, with ErrNotOwner as its cause, when the user was given up or turns out to be
+// another instance's by now: what is being done for the user here has to stop. It has ended for a user who isn't held.
 func (l *Lease) Held(user string) context.Context {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -40,6 +50,18 @@ func (l *Lease) Held(user string) context.Context {
 		return h.ctx
 	}
 	return notHeld
+}
+
+// Confirm returns nil if Redis says that a user who is held is this instance's, else ErrNotNow: the end of Held says
+// when it is known to be another's.
+func (l *Lease) Confirm(ctx context.Context, user string) error {
+	a, err := l.asker.ask(ctx, user)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if h, held := l.claims[user]; err != nil || !held || h.claim != a.claim {
+		return ErrNotNow
+	}
+	return nil
 }
 
 // adoption is what Redis says of a user who isn't held here.
@@ -100,7 +122,7 @@ func (l *Lease) adoptAnswer(user string, a adoption, before int) (changed bool, 
 	if l.changes != before {
 		return true, nil
 	}
-	if a.claim == "" || !l.freshLocked() || l.released[user] == a.claim {
+	if a.claim == "" || !l.freshLocked() || l.released[user].claim == a.claim {
 		return false, ErrNotOwner
 	}
 	if held := l.claims[user]; held.claim != a.claim { // else it has been adopted meanwhile, and perhaps proven

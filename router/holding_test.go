@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -46,6 +47,34 @@ func placed(t *testing.T, client *redis.Client, user string, nodes ...*node) *no
 	}
 	require.Fail(t, "placed elsewhere")
 	return nil
+}
+
+func TestLease_WhatRedisDoesNotSayIsNotConfirmed(t *testing.T) {
+	both(t, func(t *testing.T, client *redis.Client) {
+		a := newNode(t, client, 8)
+		require.ErrorIs(t, a.Confirm(t.Context(), "ada"), ErrNotNow, "nobody has her")
+		placed(t, client, "ada", a)
+		held := a.Held("ada")
+		require.NoError(t, a.Confirm(t.Context(), "ada"))
+		require.ErrorIs(t, a.Confirm(t.Context(), "bob"), ErrNotNow)
+		entry := client.Get(t.Context(), ownerKey("ada")).Val()
+
+		require.NoError(t, client.Set(t.Context(), ownerKey("ada"), "another"+entry, 0).Err())
+		require.ErrorIs(t, a.Confirm(t.Context(), "ada"), ErrNotNow, "another has her, which this one doesn't know yet")
+		claim := a.claims["ada"].claim
+		require.NoError(t, client.Set(t.Context(), ownerKey("ada"), strings.Replace(entry, claim, "x", 1), 0).Err())
+		require.ErrorIs(t, a.Confirm(t.Context(), "ada"), ErrNotNow, "she came back meanwhile")
+		require.NoError(t, client.Set(t.Context(), ownerKey("ada"), entry, 0).Err())
+		require.NoError(t, a.Confirm(t.Context(), "ada"))
+		away, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.ErrorIs(t, a.Confirm(away, "ada"), ErrNotNow, "nobody could be asked")
+
+		require.NoError(t, held.Err())
+		require.NoError(t, a.Release(t.Context(), "ada", false))
+		require.ErrorIs(t, context.Cause(held), ErrNotOwner)
+		require.ErrorIs(t, a.Confirm(t.Context(), "ada"), ErrNotNow)
+	})
 }
 
 func TestLease_WhoIsProvenIsSoWhereverTheNextClaimIs(t *testing.T) {

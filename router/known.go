@@ -23,7 +23,7 @@ type userKey [16]byte
 // lastOwner is a user's owner, or the one of before. All users of an instance share one.
 type lastOwner struct {
 	Owner
-	former bool // it isn't any more, but still is the best guess while Redis can't say
+	stale bool // it isn't any more, but still is the best guess while Redis can't say
 }
 
 func newKnown(most int) known {
@@ -43,7 +43,7 @@ func keyOf(user string) (k userKey) {
 // owner is the user's owner.
 func (k known) owner(user string) (Owner, bool) {
 	last, ok := k.users.Get(keyOf(user))
-	if !ok || last.Value().former {
+	if !ok || last.Value().stale {
 		return Owner{}, false
 	}
 	return last.Value().Owner, true
@@ -64,10 +64,10 @@ func (k known) keep(user string, owner Owner) {
 	k.users.Add(keyOf(user), unique.Make(lastOwner{Owner: owner}))
 }
 
-// markFormer remembers that the instance isn't the user's owner any more.
-func (k known) markFormer(user, instance string) {
+// markStale remembers that the instance isn't the user's owner any more.
+func (k known) markStale(user, instance string) {
 	if owner, ok := k.owner(user); ok && owner.Instance == instance {
-		k.users.Add(keyOf(user), unique.Make(lastOwner{Owner: owner, former: true}))
+		k.users.Add(keyOf(user), unique.Make(lastOwner{Owner: owner, stale: true}))
 	}
 }
 

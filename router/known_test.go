@@ -80,10 +80,10 @@ func TestKnown_TheLongestUnusedIsForgotten(t *testing.T) {
 func TestKnown_TheFormerOwnerIsTheBestGuess(t *testing.T) {
 	k, here := newKnown(8), Owner{Instance: "i", Addr: "a:1"}
 	k.keep("ada", here)
-	k.markFormer("ada", "another")
+	k.markStale("ada", "another")
 	owner, known := k.owner("ada")
 	require.True(t, known && owner == here, "that another isn't the owner is no news")
-	k.markFormer("ada", "i")
+	k.markStale("ada", "i")
 	_, known = k.owner("ada")
 	require.False(t, known)
 	owner, known = k.guess("ada")

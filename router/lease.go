@@ -61,9 +61,8 @@ type Lease struct {
 	registration string        // of the last registration
 	draining     bool
 	claims       map[string]holding // users held
-	released     map[string]string  // users given up, while Redis couldn't be told, with their claim number
+	released     map[string]release // users given up, while Redis couldn't be told
 	redisAway    bool               // the last beat failed: Redis is away; logged once
-	keepHome     map[string]bool    // of released
 	// releases told and reconciliations begun: what Redis answered before one doesn't hold after it
 	changes int
 }
@@ -75,7 +74,7 @@ func NewLease(redis Redis, opts LeaseOptions) *Lease {
 		opts.Clock = bootTime
 	}
 	l := &Lease{redis: redis, opts: opts, id: random(8),
-		claims: make(map[string]holding), released: make(map[string]string), keepHome: make(map[string]bool)}
+		claims: make(map[string]holding), released: make(map[string]release)}
 	l.asker = asker[adoption]{parallel: parallel, script: l.ownAll}
 	return l
 }
@@ -140,40 +139,57 @@ func (l *Lease) Release(ctx context.Context, user string, keepHome bool) error {
 	l.mu.Lock()
 	h, held := l.claims[user]
 	delete(l.claims, user)
+	r := release{claim: h.claim, keepHome: keepHome}
 	if held {
-		l.released[user], l.keepHome[user] = h.claim, keepHome
+		l.released[user] = r
 	}
 	l.mu.Unlock()
 	if !held {
 		return nil
 	}
-	return l.sendRelease(ctx, user, h.claim, keepHome)
+	h.lost(ErrNotOwner)
+	return l.sendRelease(ctx, user, r)
 }
 
 // sendRelease carries one release out.
-func (l *Lease) sendRelease(ctx context.Context, user, claim string, keepHome bool) error {
+func (l *Lease) sendRelease(ctx context.Context, user string, r release) error {
 	home := int64(0)
-	if keepHome {
+	if r.keepHome {
 		home = l.opts.HomeTTL.Milliseconds()
 	}
-	var left []byte
-	var ttl time.Duration
-	if l.opts.HandOver != nil {
-		left, ttl = l.opts.HandOver(user, claim)
-	}
+	left, ttl := l.handOver(user, r)
 	keys := []string{ownerKey(user), homeKey(user), instanceKey(l.id), leftKey(user)}
-	err := releaseScript.Run(ctx, l.redis, keys, l.id, claim, home, left, ttl.Milliseconds()).Err()
+	err := releaseScript.Run(ctx, l.redis, keys, l.id, r.claim, home, left, ttl.Milliseconds()).Err()
 	if err != nil {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.changes++
-	if l.released[user] == claim {
+	if l.released[user].claim == r.claim {
 		delete(l.released, user)
-		delete(l.keepHome, user)
 	}
 	return nil
+}
+
+// handOver returns what the user's next owner is to find. It is made once for each claim, as all of a time has a bound.
+func (l *Lease) handOver(user string, r release) (left []byte, ttl time.Duration) {
+	if l.opts.HandOver == nil {
+		return nil, 0
+	}
+	if !r.isMade {
+		r.left, ttl = l.opts.HandOver(user, r.claim)
+		r.isMade, r.until = true, l.opts.Clock()+ttl
+		l.mu.Lock()
+		if l.released[user].claim == r.claim {
+			l.released[user] = r
+		}
+		l.mu.Unlock()
+	}
+	if ttl = r.until - l.opts.Clock(); ttl <= 0 {
+		return nil, 0
+	}
+	return r.left, ttl
 }
 
 // Drain takes the instance out of placement at once.
@@ -263,10 +279,7 @@ func (l *Lease) sendReleases(ctx context.Context) {
 	open := maps.Clone(l.released)
 	l.mu.Unlock()
 	for _, user := range slices.Sorted(maps.Keys(open)) {
-		l.mu.Lock()
-		keep := l.keepHome[user]
-		l.mu.Unlock()
-		if l.sendRelease(ctx, user, open[user], keep) != nil {
+		if l.sendRelease(ctx, user, open[user]) != nil {
 			return
 		}
 	}

@@ -79,11 +79,11 @@ func (l *Lease) assertSome(ctx context.Context, users []string) (gone int, err e
 		l.mu.Lock()
 		_, held := l.claims[user]
 		if _, open := l.released[user]; !held && !open {
-			l.released[user] = claim
+			l.released[user] = release{claim: claim}
 		}
 		l.mu.Unlock()
 		if !held {
-			_ = l.sendRelease(ctx, user, claim, false)
+			_ = l.sendRelease(ctx, user, release{claim: claim})
 		}
 	}
 	for _, i := range moved {

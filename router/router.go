@@ -106,7 +106,7 @@ func (r *Router) Route(ctx context.Context, user string) (Owner, error) {
 
 // Misdirected says that the instance answered that it isn't the user's owner: the next Route asks Redis.
 func (r *Router) Misdirected(user string, owner Owner) {
-	r.known.markFormer(user, owner.Instance)
+	r.known.markStale(user, owner.Instance)
 }
 
 // answeredWait is how long an instance may take from closing its connections to saying that it has ended.

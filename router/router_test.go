@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 )
@@ -341,7 +342,7 @@ func TestRouter_AHangUpDoesntMakeRedisAway(t *testing.T) {
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	front.known.keep("cleo", Owner{Instance: "i"})
-	front.known.markFormer("cleo", "i")
+	front.known.markStale("cleo", "i")
 	owner, err := front.claim(gone, "cleo")
 	require.NoError(t, err)
 	require.False(t, owner.Outage)
@@ -351,4 +352,22 @@ func TestRouter_AHangUpDoesntMakeRedisAway(t *testing.T) {
 	_, err = front.RouteTogether(gone, "ada", "bob")
 	require.ErrorIs(t, err, ErrUnavailable)
 	require.False(t, front.away.Load())
+}
+
+func TestAwait_ReturnsWhenRedisAnswers(t *testing.T) {
+	server := miniredis.NewMiniRedis()
+	require.NoError(t, server.Start())
+	addr := server.Addr()
+	server.Close()
+	client, err := NewClient("redis://"+addr, "")
+	require.NoError(t, err)
+	defer client.Close()
+	ended, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, Await(ended, client, quiet), context.DeadlineExceeded)
+	done := make(chan error, 1)
+	go func() { done <- Await(t.Context(), client, quiet) }()
+	require.NoError(t, server.StartAddr(addr))
+	defer server.Close()
+	require.NoError(t, <-done)
 }

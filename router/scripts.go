@@ -14,6 +14,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -101,6 +102,28 @@ func NewClient(url, ca string) (*redis.Client, error) {
 	opts.MaxRetries, opts.DialerRetries = 1, 1
 	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	return redis.NewClient(opts), nil
+}
+
+// awaitPause is the time between two tries of Await.
+const awaitPause = time.Second
+
+// Await returns when Redis has answered, which a new instance on a platform's network may wait a minute for. The error
+// is ctx's cause.
+func Await(ctx context.Context, client Redis, log *slog.Logger) error {
+	for isFirst := true; ; isFirst = false {
+		err := client.Ping(ctx).Err()
+		if err == nil {
+			return nil
+		}
+		if isFirst {
+			log.Warn("Redis is awaited", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(awaitPause):
+		}
+	}
 }
 
 // All keys share one hash slot, as the scripts touch several at a time.

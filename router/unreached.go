@@ -25,7 +25,7 @@ type avoidance struct {
 // dials it again every second: it is served there as before as soon as that succeeds. If it goes on to fail, the owner
 // itself is asked to give up whoever of its users comes here.
 func (r *Router) Unreachable(ctx context.Context, user string, owner Owner) {
-	r.known.forget(user)
+	r.known.markStale(user, owner.Instance) // while Redis is away there is no better guess
 	if r.markAvoided(owner.Instance) || r.away.Load() {
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -24,6 +25,41 @@ func cutOff(front *Router) *atomic.Bool {
 		return reachPlain(ctx, owner)
 	}
 	return cut
+}
+
+// While Redis is away nobody else can say where a user is.
+func TestRouter_OneFailedDialForgetsNobodyWhileRedisIsAway(t *testing.T) {
+	both(t, func(t *testing.T, client *redis.Client) {
+		a := newNode(t, client, 8)
+		opts := *client.Options()
+		var away atomic.Bool
+		opts.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if away.Load() {
+				return nil, errors.New("away")
+			}
+			return (&net.Dialer{}).DialContext(ctx, network, addr)
+		}
+		opts.ConnMaxLifetime, opts.MaxRetries = time.Nanosecond, -1 // a connection for each command
+		own := redis.NewClient(&opts)
+		defer own.Close()
+		front := newRouter(own)
+		cut := cutOff(front)
+		o, err := front.Route(t.Context(), "ada")
+		require.NoError(t, err)
+		require.NoError(t, a.Admit(t.Context(), "ada", false))
+
+		away.Store(true)
+		_, err = front.Route(t.Context(), "bob")
+		require.ErrorIs(t, err, ErrUnavailable)
+		cut.Store(true)
+		front.Unreachable(t.Context(), "ada", o)
+		cut.Store(false)
+		again, err := front.Route(t.Context(), "ada")
+		require.NoError(t, err)
+		require.Equal(t, o.Instance, again.Instance)
+		require.True(t, again.Outage)
+		away.Store(false)
+	})
 }
 
 // A user who is given up loses the place behind a running turn, and the process.

@@ -31,20 +31,12 @@ resource "google_cloud_run_v2_worker_pool" "pool" {
         limits = { cpu = var.pool.cpu, memory = var.pool.memory }
       }
 
-      # The port answers once Redis does. The hop is encrypted with a certificate of the instance's own, so probes dial only.
+      # The port answers once Redis does. The hop is encrypted with a certificate of the instance's own, so the probe dials
+      # only. There is no liveness probe: those of worker pools are HTTP or gRPC.
       startup_probe {
         period_seconds    = 2
         timeout_seconds   = 2
         failure_threshold = 60
-        tcp_socket {
-          port = local.port
-        }
-      }
-
-      liveness_probe {
-        period_seconds    = 10
-        timeout_seconds   = 5
-        failure_threshold = 3
         tcp_socket {
           port = local.port
         }

@@ -34,6 +34,8 @@ type Store interface {
 	Save(ctx context.Context, owner string, r Record, body []byte) error
 	// Delete forgets a record, if there is one, but for its name and that it was deleted.
 	Delete(ctx context.Context, owner, name string) error
+	// Drop removes a record as if it had expired, unless another version than this one is there by now.
+	Drop(ctx context.Context, owner, name string, version int64) error
 }
 
 // follows reports whether a record may be stored where the present version is there, 0 if none is.

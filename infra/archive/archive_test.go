@@ -142,6 +142,47 @@ func TestStore_DeleteLeavesAMarkAndMayBeRepeated(t *testing.T) {
 	})
 }
 
+func TestStore_WhatIsDroppedIsAsGoodAsNeverSaved(t *testing.T) {
+	stores(t, func(t *testing.T, open func(time.Duration) Store) {
+		store := open(time.Hour)
+		require.NoError(t, store.Drop(t.Context(), "ada", "c1", 1), "there is none")
+		require.NoError(t, store.Save(t.Context(), "ada", record(1), []byte("one")))
+		require.NoError(t, store.Save(t.Context(), "ada", record(2), []byte("two")))
+		require.NoError(t, store.Drop(t.Context(), "ada", "c1", 1), "it has been used since")
+		body, err := store.Load(t.Context(), "ada", "c1", 2)
+		require.NoError(t, err)
+		require.Equal(t, "two", string(body))
+		require.NoError(t, store.Drop(t.Context(), "ada", "c1", 2))
+		list, err := store.List(t.Context(), "ada")
+		require.NoError(t, err)
+		require.Empty(t, list)
+		require.NoError(t, store.Save(t.Context(), "ada", record(3), nil), "by who still has it")
+		require.NoError(t, store.Delete(t.Context(), "ada", "c1"))
+		require.NoError(t, store.Drop(t.Context(), "ada", "c1", 3), "its mark stays")
+		list, err = store.List(t.Context(), "ada")
+		require.NoError(t, err)
+		require.Len(t, list, 1)
+	})
+}
+
+func TestFolder_WhatIsNotWholeIsAsGoodAsGone(t *testing.T) {
+	dir := t.TempDir()
+	store := NewFolder(dir, time.Hour)
+	for i, content := range []string{"", "{}", "garbage\nbody"} {
+		require.NoError(t, store.Save(t.Context(), "ada", record(1), []byte("one")))
+		path := recordPath(filepath.Join(dir, "ada"), "c1")
+		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+		_, err := store.Load(t.Context(), "ada", "c1", 1)
+		require.ErrorIs(t, err, ErrConflict)
+		if i > 0 {
+			list, err := store.List(t.Context(), "ada")
+			require.NoError(t, err)
+			require.Empty(t, list)
+			require.NoFileExists(t, path)
+		}
+	}
+}
+
 func TestStore_TheMarkOfADeletedOneExpires(t *testing.T) {
 	stores(t, func(t *testing.T, open func(time.Duration) Store) {
 		require.NoError(t, open(time.Hour).Save(t.Context(), "ada", record(1), nil))

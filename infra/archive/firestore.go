@@ -236,6 +236,29 @@ func (f *Firestore) Delete(ctx context.Context, owner, name string) error {
 	return nil
 }
 
+// Drop implements Store.
+func (f *Firestore) Drop(ctx context.Context, owner, name string, version int64) error {
+	calling, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	doc := f.doc(owner, name)
+	var before document
+	err := f.client.RunTransaction(calling, func(_ context.Context, t *firestore.Transaction) error {
+		present, err := read(t.Get(doc))
+		if err != nil || present.Version != version || present.Deleted {
+			return err
+		}
+		before = present
+		return t.Delete(doc)
+	})
+	if err != nil {
+		return failed(err)
+	}
+	tidying, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.tidyTimeout)
+	defer cancel()
+	f.discard(tidying, doc, before)
+	return nil
+}
+
 // discard removes the parts of a document, or leaves them to the TTL policy.
 func (f *Firestore) discard(ctx context.Context, doc *firestore.DocumentRef, d document) {
 	_ = each(ctx, d.Parts, func(ctx context.Context, i int) error {

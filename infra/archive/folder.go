@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -165,6 +166,22 @@ func (f *Folder) Delete(ctx context.Context, owner, name string) error {
 	return failed(err)
 }
 
+// Drop implements Store.
+func (f *Folder) Drop(ctx context.Context, owner, name string, version int64) error {
+	err := f.locked(ctx, owner, func(dir string) error {
+		path := recordPath(dir, name)
+		present, err := readMeta(path)
+		if err != nil || present.Version != version || present.Deleted {
+			return err
+		}
+		return os.Remove(path)
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return failed(err)
+}
+
 func (f *Folder) dir(owner string) string { return filepath.Join(f.root, owner) }
 
 // lockRetry is how often a lock is tried that another process has.
@@ -267,14 +284,16 @@ func readRecord(path string) (m meta, body []byte, err error) {
 	return m, b.Bytes(), err
 }
 
-// readFirst reads a record's first line.
+// readFirst reads a record's first line. One that isn't whole, as after a loss of power, is as good as gone, too.
 func readFirst(r interface{ ReadBytes(byte) ([]byte, error) }) (m meta, err error) {
 	first, err := r.ReadBytes('\n')
-	if err == nil {
-		err = json.Unmarshal(first, &m)
-	}
-	if err == nil && time.Now().After(m.Expires) {
+	switch {
+	case err != nil && !errors.Is(err, io.EOF):
+		return meta{}, err
+	case err != nil, json.Unmarshal(first, &m) != nil:
+		return meta{}, nil
+	case time.Now().After(m.Expires):
 		m.Version, m.Deleted = 0, false
 	}
-	return m, err
+	return m, nil
 }

@@ -31,7 +31,7 @@ func (l *Launcher) GiveAway(workspace, to string, most int64) error {
 		return ErrWorkspaceBusy
 	}
 	owner, next := l.Owner(workspace), l.Owner(to)
-	err := chownTree(workspace, most, next, owner)
+	err := chownTree(workspace, most, next, owner, next) // next: by a second name within the workspace
 	if err == nil {
 		return nil
 	}

@@ -116,14 +116,27 @@ func (k *keys) ringLocked(h holder) (*ring, error) {
 	case r.claim == h.claim:
 		return r, nil // what was left has been taken over, and some of it may have been deleted since
 	}
-	left := h.left
-	h.left = nil
-	r.holder = h
-	for _, l := range left {
+	k.adoptLeftLocked(r, h)
+	return r, nil
+}
+
+// adoptLeftLocked takes in what owners before have left of the user's keys. Another owner may have had the user since
+// the others here were used, and may have been told to delete the answers: they are dropped.
+func (k *keys) adoptLeftLocked(r *ring, h holder) {
+	mentioned := make(map[keyID]bool, len(h.left))
+	for _, l := range h.left {
+		mentioned[l.ID] = true
 		k.inheritLocked(r, l)
 	}
-	r.changed = len(r.keys) != len(left)
-	return r, nil
+	h.left = nil
+	r.holder, r.changed = h, false
+	for id, one := range r.keys {
+		if mentioned[id] {
+			continue
+		}
+		r.changed = true
+		k.dropAnswerLocked(one)
+	}
 }
 
 // inheritLocked takes in a key that the owner before has left. What it says of one that is known from an earlier time

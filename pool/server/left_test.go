@@ -212,6 +212,40 @@ func TestKey_AnswersAreDeletedWithTheConversations(t *testing.T) {
 	})
 }
 
+// lapses has another instance be the users' owner from here on, without a word of the one before.
+func (b *between) lapses() { b.claim += "+" }
+
+func TestKey_WhatWasDeletedElsewhereIsNotAnsweredByAnOwnerOfBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, first, second := owners(t, server.Tuning{})
+		first.send(again).whole().answered(t, "hello")
+		b.lapses()
+		second.deletes = func(context.Context, *api.Request) (int, error) { return 1, nil }
+		require.Equal(t, http.StatusOK, second.send(ask{path: api.PathDelete}).whole().status)
+		b.lapses()
+		first.send(again).whole().refused(t, http.StatusConflict)
+	})
+}
+
+func TestKey_WhatNoOwnerOfBeforeKnewOfIsHandedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, first, second := owners(t, server.Tuning{})
+		second.send(ask{key: "soon expired"}).whole().answered(t, "hello")
+		time.Sleep(4 * time.Minute)
+		b.lapses()
+		first.send(again).whole().answered(t, "hello")
+		b.lapses()
+		time.Sleep(time.Minute)
+		second.send(ask{key: "other"}).whole().answered(t, "hello")
+		b.moves(t, second, "ada")
+		time.Sleep(5*time.Minute + 30*time.Second)
+		first.send(again).whole().refused(t, http.StatusConflict)
+		b.moves(t, first, "ada")
+		second = newHouseWith(t, server.Tuning{}, b)
+		second.send(again).whole().refused(t, http.StatusConflict)
+	})
+}
+
 func TestDelete_WhatStillRunsIsNotKeptEither(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, h, _ := owners(t, server.Tuning{})

@@ -3,6 +3,7 @@ package vault
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -32,6 +33,15 @@ func (b Body) Transcript() ([]byte, error) {
 		return nil, fmt.Errorf("%w: %w", archive.ErrPermanent, err)
 	}
 	return text, nil
+}
+
+// TranscriptSize is how many bytes Transcript returns, as the end of what is compressed tells (RFC 1952, ISIZE).
+func (b Body) TranscriptSize() int64 {
+	const size = 4
+	if len(b.transcript) < size {
+		return 0
+	}
+	return int64(binary.LittleEndian.Uint32(b.transcript[len(b.transcript)-size:]))
 }
 
 // settingsName marks settings before a transcript.

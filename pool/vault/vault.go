@@ -18,11 +18,11 @@ import (
 	"claudepool/pool/seal"
 )
 
-// ListPause is how long nobody is listed after the archive has failed to list somebody, so that an outage doesn't cost
+// ListPause is how long nobody is listed after the archive has failed to list anybody, so that an outage doesn't cost
 // every new user its time-out.
 const ListPause = 5 * time.Second
 
-// ErrPaused says that the archive wasn't asked, as it has failed to list somebody within the last ListPause.
+// ErrPaused says that the archive wasn't asked, as it has failed to list anybody within the last ListPause.
 var ErrPaused = errors.New("vault: the archive was away just now")
 
 // The parts of a record, as they have been sealed since the first release.
@@ -35,7 +35,7 @@ const (
 // archive.ErrConflict and archive.ErrPermanent are worth another try.
 type Vault struct {
 	store  archive.Store
-	failed atomic.Pointer[time.Time] // when the archive could not list somebody
+	failed atomic.Pointer[time.Time] // when the archive could not list anybody
 }
 
 // New returns a vault in an archive.
@@ -54,8 +54,10 @@ func (v *Vault) List(ctx context.Context, keys *seal.Keys) (Listing, error) {
 	}
 	records, err := v.store.List(ctx, keys.Owner())
 	if err != nil {
-		now := time.Now()
-		v.failed.Store(&now)
+		if v.Connect(ctx) != nil { // else it is what this user has that takes too long
+			now := time.Now()
+			v.failed.Store(&now)
+		}
 		return Listing{}, err
 	}
 	return newListing(keys, records), nil
@@ -97,6 +99,11 @@ func (v *Vault) Save(ctx context.Context, keys *seal.Keys, m Manifest, version i
 	r := archive.Record{Name: name, Version: version, Head: keys.Seal(text, at)}
 	at.Part = bodyPart
 	return v.store.Save(ctx, keys.Owner(), r, keys.Seal(packed, at))
+}
+
+// Drop removes a conversation as if it had expired, unless another version than this one is kept by now.
+func (v *Vault) Drop(ctx context.Context, keys *seal.Keys, session string, version int64) error {
+	return v.store.Drop(ctx, keys.Owner(), keys.Name(session), version)
 }
 
 // Delete removes all versions of a conversation, if there are any. What is kept then is only that it was deleted.

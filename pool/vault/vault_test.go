@@ -28,8 +28,9 @@ type store struct {
 	archive.Store
 	folder string
 	lists  int
-	err    error // of all that is asked
-	loses  int   // answers to so many saves
+	err    error  // of all that is asked
+	slow   string // the owner who has too much to be listed
+	loses  int    // answers to so many saves
 }
 
 var (
@@ -45,8 +46,8 @@ func newStore(t *testing.T) *store {
 
 func (s *store) List(ctx context.Context, owner string) ([]archive.Record, error) {
 	s.lists++
-	if s.err != nil {
-		return nil, s.err
+	if s.err != nil || owner == s.slow {
+		return nil, errors.Join(s.err, errAway)
 	}
 	return s.Store.List(ctx, owner)
 }
@@ -114,6 +115,13 @@ func TestVault_WhatIsSavedIsFoundAgain(t *testing.T) {
 	_, err := v.Load(t.Context(), ada, "first", 1)
 	require.ErrorIs(t, err, archive.ErrConflict)
 	require.ErrorIs(t, v.Save(t.Context(), ada, m, 2, NewBody(nil)), archive.ErrConflict)
+}
+
+func TestBody_TellsTheSizeOfItsTranscript(t *testing.T) {
+	for _, size := range []int{0, 1, 100_000} {
+		require.EqualValues(t, size, NewBody(make([]byte, size)).TranscriptSize())
+	}
+	require.Zero(t, Body{}.TranscriptSize())
 }
 
 func TestVault_LargeSettingsAreInTheBody(t *testing.T) {
@@ -243,10 +251,20 @@ func TestVault_AfterAFailureNobodyIsAskedForAWhile(t *testing.T) {
 		time.Sleep(ListPause - time.Second)
 		_, err = v.List(t.Context(), bob)
 		require.ErrorIs(t, err, ErrPaused)
-		require.Equal(t, 2, s.lists)
+		require.Equal(t, 3, s.lists)
 		time.Sleep(time.Second)
 		_, err = v.List(t.Context(), bob)
 		require.NoError(t, err)
-		require.Equal(t, 3, s.lists)
+		require.Equal(t, 4, s.lists)
 	})
+}
+
+func TestVault_OneUserWhoHasTooMuchIsNobodyElsesConcern(t *testing.T) {
+	s := newStore(t)
+	s.slow = ada.Owner()
+	v := New(s)
+	_, err := v.List(t.Context(), ada)
+	require.ErrorIs(t, err, errAway)
+	_, err = v.List(t.Context(), bob)
+	require.NoError(t, err)
 }

@@ -40,20 +40,36 @@ func (w *Writer) Save(ctx context.Context, m Manifest, version int64, b Body) (i
 	return isNewest, err
 }
 
+// Present is the version that the archive has of a conversation, 0 if it has none. The error is archive.ErrConflict if
+// the conversation was deleted.
+func (w *Writer) Present(ctx context.Context, session string) (version int64, err error) {
+	r, err := w.find(ctx, session)
+	if r.Deleted {
+		err = archive.ErrConflict
+	}
+	return r.Version, err
+}
+
 // confirm finds out whether the version that is in the way is the writer's own. The error is archive.ErrConflict if it
 // isn't.
 func (w *Writer) confirm(ctx context.Context, session string, version int64) error {
-	records, err := w.vault.store.List(ctx, w.keys.Owner())
+	r, err := w.find(ctx, session)
 	if err != nil {
 		return err
 	}
-	for _, r := range records {
-		if r.Name != w.keys.Name(session) || r.Version != version || r.Deleted {
-			continue
-		}
-		if m, err := openManifest(w.keys, r); err == nil && w.unsure[m.GoodTurn] {
-			return nil
-		}
+	if m, err := openManifest(w.keys, r); err == nil && r.Version == version && w.unsure[m.GoodTurn] {
+		return nil
 	}
 	return archive.ErrConflict
+}
+
+// find returns what the archive has of a conversation, an empty record if that is nothing.
+func (w *Writer) find(ctx context.Context, session string) (archive.Record, error) {
+	records, err := w.vault.store.List(ctx, w.keys.Owner())
+	for _, r := range records {
+		if r.Name == w.keys.Name(session) {
+			return r, err
+		}
+	}
+	return archive.Record{}, err
 }

@@ -25,6 +25,30 @@ func TestWriter_ASaveWhoseAnswerWasLostIsItsOwn(t *testing.T) {
 	require.Equal(t, "two", transcript(t, v, ada))
 }
 
+func TestWriter_TellsThePresentVersion(t *testing.T) {
+	s := newStore(t)
+	v := New(s)
+	w := v.NewWriter(ada)
+	present := func() int64 {
+		version, err := w.Present(t.Context(), "first")
+		require.NoError(t, err)
+		return version
+	}
+	require.Zero(t, present())
+	save(t, v, ada, manifest("first", "turn-1"), 1, "one")
+	save(t, v, ada, manifest("second", "turn-1"), 1, "one")
+	save(t, v, ada, manifest("first", "turn-2"), 2, "two")
+	require.EqualValues(t, 2, present())
+	require.NoError(t, v.Drop(t.Context(), ada, "first", 2))
+	require.Zero(t, present())
+	require.NoError(t, v.Delete(t.Context(), ada, "second"))
+	_, err := w.Present(t.Context(), "second")
+	require.ErrorIs(t, err, archive.ErrConflict)
+	s.err = errAway
+	_, err = w.Present(t.Context(), "second")
+	require.ErrorIs(t, err, errAway)
+}
+
 func TestWriter_AnothersVersionIsAConflict(t *testing.T) {
 	s := newStore(t)
 	v := New(s)

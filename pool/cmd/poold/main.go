@@ -60,6 +60,9 @@ func realMain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := router.Await(ctx, redis, log); err != nil { // the port says that the instance can be reached by fronts
+		return err
+	}
 	// #nosec G102 -- fronts reach an instance by its address on the network
 	listener, err := net.Listen("tcp", ":"+strconv.Itoa(s.Port))
 	if err != nil {
