@@ -39,7 +39,7 @@ check: ## gofmt, lines of at most 120 columns, vet, staticcheck
 
 # A program with the race detector waits for so many milliseconds before it ends, for a second unless it is told.
 test: setup check ## check, then all tests with the real CLI, redis-server and the Firestore emulator
-	GORACE=atexit_sleep_ms=100 CLAUDE_BIN=$(CLAUDE_BIN) CGO_ENABLED=1 go test -race -shuffle=on -vet=off -ldflags=-w -parallel 4 -timeout 40m ./pool ./infra/local ./infra/sdktest ./infra/docker ./router ./function ./infra/bench ./pool/confine ./... # what takes longest begins first
+	GORACE=atexit_sleep_ms=100 CLAUDE_BIN=$(CLAUDE_BIN) CGO_ENABLED=1 go test -race -shuffle=on -vet=off -ldflags=-w -timeout 40m ./pool ./infra/local ./infra/sdktest ./infra/docker ./router ./function ./infra/bench ./pool/confine ./... # what takes longest begins first
 
 # G104 asks that the errors of closing what was only read be looked at. What only developers run is left out.
 audit: ## gosec and govulncheck

@@ -71,7 +71,7 @@ func (f *Front) passThrough(w http.ResponseWriter, r *http.Request) {
 	defer cut(nil)
 	defer f.cutBeforeDeadline(ctx, cut)()
 	if err := f.precheck(w, r); err != nil {
-		api.WriteError(w, id, err)
+		f.refuse(w, r, id, err)
 		return
 	}
 	call, err := api.NewCall(r)

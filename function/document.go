@@ -35,8 +35,8 @@ func (f *Front) describe(w http.ResponseWriter, _ *http.Request) {
 		"service":     "claudepool",
 		"description": "Keeps one Claude Code process per conversation alive between requests.",
 		"endpoints": map[string]string{
-			"POST " + api.PathMessagesAPI: "the same for clients of the Messages API",
-			"POST " + api.PathChat:        "the same for clients of OpenAI's chat completions",
+			"POST " + api.PathMessagesAPI: "a turn, for clients of the Messages API",
+			"POST " + api.PathChat:        "a turn, for clients of OpenAI's chat completions",
 			"POST " + api.PathMessages:    "one turn of a user's conversation, as server-sent events",
 			"POST " + api.PathResume:      "the rest of a turn's events, after Last-Event-ID",
 			"POST " + api.PathDelete:      "deletes the user's conversations, or that of session_id",

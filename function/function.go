@@ -245,7 +245,7 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, k kind) {
 	defer cut(nil)
 	defer f.cutBeforeDeadline(ctx, cut)()
 	if err := f.precheck(w, r); err != nil {
-		api.WriteError(w, id, err)
+		f.refuse(w, r, id, err)
 		return
 	}
 	sent, req, err := f.read(ctx, w, r, k.decode)

@@ -67,7 +67,9 @@ func (l *Limits) address(ctx context.Context, header http.Header, addr, site str
 	return l.count(ctx, http.Header{}, "claudepool:site:"+site, all) // what is left of it is no client's business
 }
 
-// count tells the client in the Messages API's headers how many requests are left.
+const headerRemaining = "Anthropic-Ratelimit-Requests-Remaining"
+
+// count tells the client in the Messages API's headers how many requests are left, of what there are fewest.
 func (l *Limits) count(ctx context.Context, header http.Header, key string, limit redis_rate.Limit) error {
 	now := time.Now()
 	again := l.askedAgain.Load()
@@ -90,9 +92,11 @@ func (l *Limits) count(ctx context.Context, header http.Header, key string, limi
 	}
 	l.answered.Store(time.Now().UnixNano())
 	l.askedAgain.Store(0)
-	header.Set("Anthropic-Ratelimit-Requests-Limit", strconv.Itoa(limit.Rate))
-	header.Set("Anthropic-Ratelimit-Requests-Remaining", strconv.Itoa(result.Remaining))
-	header.Set("Anthropic-Ratelimit-Requests-Reset", now.Add(result.ResetAfter).UTC().Format(time.RFC3339))
+	if left, err := strconv.Atoi(header.Get(headerRemaining)); err != nil || result.Remaining <= left {
+		header.Set("Anthropic-Ratelimit-Requests-Limit", strconv.Itoa(limit.Rate))
+		header.Set(headerRemaining, strconv.Itoa(result.Remaining))
+		header.Set("Anthropic-Ratelimit-Requests-Reset", now.Add(result.ResetAfter).UTC().Format(time.RFC3339))
+	}
 	if result.Allowed == 0 {
 		return api.RateLimited(max(result.RetryAfter, time.Second), "more than %d requests per %s", limit.Rate, limit.Period)
 	}

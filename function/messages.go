@@ -88,6 +88,7 @@ type reply struct {
 	pending   []byte              // of the stream, to be written at once
 	receipt   []byte              // how the turn was served, as a comment line
 	served    api.Receipt         // the same
+	notBegun  bool                // nothing was run, says the instance
 	opened    bool                // the stream's status has been sent
 	over      bool                // all has been said
 	last      time.Time           // of the last write
@@ -169,6 +170,8 @@ func (r *reply) line(line []byte) {
 	switch {
 	case string(line) == strings.TrimSuffix(api.Ping, "\n"):
 		r.ping()
+	case string(line) == strings.TrimSuffix(api.NotBegun, "\n"):
+		r.notBegun = true
 	case bytes.HasPrefix(line, []byte(receipt)):
 		r.note(line)
 	case !ok:
@@ -224,9 +227,9 @@ func (r *reply) whole() {
 		return
 	}
 	r.front.limitWrite(r.control)
-	if r.served.Process != "" { // the instance's headers may have gone before there was one
-		r.w.Header().Set(api.HeaderPID, strconv.Itoa(r.served.PID))
-		r.w.Header().Set(api.HeaderProcess, r.served.Process)
+	if r.served.Process != "" { // the instance's headers may have gone before there was one, or name one that has died
+		r.from.Set(api.HeaderPID, strconv.Itoa(r.served.PID))
+		r.from.Set(api.HeaderProcess, r.served.Process)
 	}
 	r.head("application/json")
 	_ = r.front.writeAll(r.w, r.control, r.shape.Whole(r.collected.Message()))
@@ -268,7 +271,10 @@ func (r *reply) fail(err error) {
 	r.over = true
 	_ = r.control.SetWriteDeadline(time.Now().Add(lastWrite))
 	failure := *api.Known(err)
-	failure.Begun = true
+	failure.Begun = !r.notBegun
+	if r.notBegun && failure.Status >= http.StatusTooManyRequests {
+		failure.RetryAfter = max(failure.RetryAfter, time.Second)
+	}
 	if !r.opened && (r.collected != nil || len(r.pending) == 0) {
 		passHeaders(r.w.Header(), r.from)
 		api.WriteError(r.w, r.id, &failure)

@@ -124,6 +124,8 @@ func TestMessages_FailuresSayWhetherTheRequestMayBeSentAgain(t *testing.T) {
 		"a full queue": {func(w http.ResponseWriter, _ *http.Request) {
 			api.WriteError(w, "", api.RateLimited(time.Second, "no"))
 		}, 429, "true", "1"},
+		"waited in vain": {events(api.NotBegun+"data: "+
+			`{"type":"error","error":{"type":"rate_limit_error","message":"no"}}`+"\n\n", api.Done), 429, "true", "1"},
 		"after it began":  {begunRefusal, 503, "false", "1"},
 		"another failure": {refuse(502, false), 502, "false", ""},
 		"a bad request":   {refuse(400, false), 400, "false", ""},
@@ -190,7 +192,7 @@ func TestMessages_OnlyThePooledRequestIsForwarded(t *testing.T) {
 	require.Equal(t, 200, response.StatusCode, text)
 	require.Equal(t, api.PathMessages, got.URL.Path)
 	require.JSONEq(t, `{"api_key":"sk-ant-api03-secret","model":"haiku","messages":[{"role":"user","content":"hi"}],`+
-		`"stateless":true}`, string(body))
+		`"stateless":true,"system":"","mcp_servers":{}}`, string(body))
 	for _, name := range []string{headerKey, "X-Api-Key", "Authorization"} {
 		require.Empty(t, got.Header.Get(name), name)
 	}

@@ -83,9 +83,6 @@ func (u *user) takeIdle() []*slot {
 	return u.idle.takeAllLocked()
 }
 
-// isUnproven reports whether the API has never accepted the user's credential.
-func (u *user) isUnproven() bool { return !u.standing.proven.Load() }
-
 // atConversationLimit reports whether the user has as many conversations with files as may be.
 func (u *user) atConversationLimit() bool {
 	u.table.mu.Lock()
@@ -162,15 +159,6 @@ func (s *slot) filesEvicted() {
 	u.forgetLocked()
 }
 
-// due is what has come due among conversations at rest.
-type due struct {
-	expired  []*slot         // idle for too long
-	crowded  []*slot         // to give way
-	toFreeze []cli.Idle      // to be frozen; a request that uses one meanwhile wakes it
-	stale    []*conversation // not known any more
-	next     time.Duration   // until something else may be due
-}
-
 // takeDue takes what is due at now, from the heads and tails of the lines.
 func (t *table) takeDue(now time.Time) due {
 	d := due{next: t.opts.CleanupInterval}
@@ -188,6 +176,26 @@ func (t *table) takeDue(now time.Time) due {
 	d.addToFreezeLocked(t, now)
 	d.addStaleLocked(t, now)
 	return d
+}
+
+// addCrowdedLocked adds the processes that give way as there is too little room.
+func (d *due) addCrowdedLocked(t *table) {
+	headroom := int(t.headroom.Load())
+	for t.slots-t.ending > t.opts.MaxProcesses-headroom {
+		c := t.idle.nextVictimLocked()
+		if c == nil {
+			return
+		}
+		t.ending++
+		d.crowded = append(d.crowded, c.takeLocked())
+	}
+}
+
+// endedTaken says that a process that takeDue has taken has ended, or can't be ended.
+func (t *table) endedTaken() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ending--
 }
 
 // addToFreezeLocked adds the processes that are to be frozen. They are at the end of the line: what was used before
@@ -220,16 +228,6 @@ func (d *due) addStaleLocked(t *table, now time.Time) {
 		c.user.forgetLocked()
 		d.stale = append(d.stale, c)
 	}
-}
-
-// seen is what others may know of a conversation with a process at one moment.
-type seen struct {
-	c        *conversation
-	user     string
-	process  *cli.Process
-	started  time.Time
-	lastUsed time.Time
-	busy     bool
 }
 
 // processes returns the conversations that have a process now.

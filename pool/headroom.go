@@ -17,19 +17,6 @@ func headroomOf(p *Pool) int64 {
 	return int64(min(1+p.opts.Standby+2*p.opts.Parked, p.opts.MaxProcesses/maxHeadroom))
 }
 
-// addCrowdedLocked adds the processes that give way as there is too little room.
-func (d *due) addCrowdedLocked(t *table) {
-	headroom := int(t.headroom.Load())
-	for t.slots-t.ending > t.opts.MaxProcesses-headroom {
-		c := t.idle.nextVictimLocked()
-		if c == nil {
-			return
-		}
-		t.ending++
-		d.crowded = append(d.crowded, c.takeLocked())
-	}
-}
-
 // giveWay ends the process of a conversation that was taken as there is too little room.
 func (s *slot) giveWay() {
 	p := s.pool
@@ -43,10 +30,4 @@ func (s *slot) giveWay() {
 func (s *slot) endTaken() error {
 	defer s.pool.table.endedTaken()
 	return s.end()
-}
-
-func (t *table) endedTaken() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.ending--
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // lockFiles are where the table's lock is taken, and all of the module that runs while it is held.
-var lockFiles = []string{"table.go", "conversation.go", "slot.go", "capacity.go", "headroom.go"}
+var lockFiles = []string{"table.go", "conversation.go", "slot.go", "capacity.go"}
 
 // lockFree are methods of the standard library that may be called with it held. Those that are named like one of this
 // module's are told apart by what they are called on.

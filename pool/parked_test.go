@@ -46,7 +46,7 @@ func (s *service) parked(model string) (pid string) {
 			return false
 		}
 		found := parkedIn(s.root, model, "")
-		if len(found) == 0 || len(parkedIn(s.root, "", "")) != ready { // one that is at its gate isn't ready yet
+		if len(found) == 0 || len(parkedIn(s.root, "", "")) > ready { // one that is at its gate isn't ready yet
 			return false
 		}
 		pid = found[0]

@@ -30,6 +30,15 @@ func (p *Pool) reap() {
 	}
 }
 
+// due is what has come due among conversations at rest.
+type due struct {
+	expired  []*slot         // idle for too long
+	crowded  []*slot         // to give way
+	toFreeze []cli.Idle      // to be frozen; a request that uses one meanwhile wakes it
+	stale    []*conversation // not known any more
+	next     time.Duration   // until something else may be due
+}
+
 // cleanUp ends what is due at now, freezes what has just become idle, and returns how long it takes until something
 // else may be due.
 func (p *Pool) cleanUp(now time.Time) (next time.Duration) {

@@ -26,6 +26,9 @@ func with(s cli.Settings, req *api.Request) cli.Settings {
 		s.Thinking = req.Thinking
 	}
 	if req.MCPServers != nil {
+		s.MCP = nil
+	}
+	if len(req.MCPServers) > 0 {
 		s.MCP, _ = json.Marshal(req.MCPServers) // of strings only: can't fail, and sorted by name
 	}
 	if req.Background != "" {

@@ -1,6 +1,11 @@
 package pool
 
-import "claudepool/infra/snapshot"
+import (
+	"time"
+
+	"claudepool/infra/snapshot"
+	"claudepool/pool/cli"
+)
 
 // Snapshot tells what the pool holds now. The caller adds the instance's id.
 func (p *Pool) Snapshot() snapshot.Instance {
@@ -29,4 +34,14 @@ func (p *Pool) Snapshot() snapshot.Instance {
 		s.Users = append(s.Users, *u)
 	}
 	return s
+}
+
+// seen is what others may know of a conversation with a process at one moment.
+type seen struct {
+	c        *conversation
+	user     string
+	process  *cli.Process
+	started  time.Time
+	lastUsed time.Time
+	busy     bool
 }

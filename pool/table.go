@@ -12,13 +12,9 @@ import (
 // forgottenAtOnce is how many conversations go in one holding of the table's lock.
 const forgottenAtOnce = 100
 
-// maxFormerIDs is how many former tokens of a user are remembered; what an older one leads to is looked up again.
-const maxFormerIDs = 16
-
 // table is the instance's users with their conversations, and how much of the instance they take. Its lock guards all
-// of that, also what users and conversations say it guards. It is for table.go, conversation.go, slot.go,
-// capacity.go and headroom.go alone: their methods hold it for a moment each, take and return plain values, and call
-// nothing else.
+// of that, also what users and conversations say it guards. It is for table.go, conversation.go, slot.go and
+// capacity.go alone: their methods hold it for a moment each, take and return plain values, and call nothing else.
 type table struct {
 	opts     *Options     // not to be changed
 	headroom atomic.Int64 // see headroom.go

@@ -21,6 +21,9 @@ const releaseTimeout = 5 * time.Second
 
 var errTwoTokens = errors.New("pool: two tokens share a user id")
 
+// maxFormerIDs is how many former tokens of a user are remembered; what an older one leads to is looked up again.
+const maxFormerIDs = 16
+
 // user is one identity with its conversations. All fields are guarded by the table's lock, but for the first ones.
 type user struct {
 	pool   *Pool
@@ -190,3 +193,6 @@ func (u *user) releaseIfUnused() {
 	u.endRelease()
 	signal(p.changed)
 }
+
+// isUnproven reports whether the API has never accepted the user's credential.
+func (u *user) isUnproven() bool { return !u.standing.proven.Load() }

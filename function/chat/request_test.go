@@ -29,7 +29,8 @@ func imageAt(url string) string {
 
 // pooled is what a request with such messages becomes.
 func pooled(list string) string {
-	return `{"api_key":"sk-ant-api03-secret","model":"haiku","stateless":true,"messages":` + list + `}`
+	return `{"api_key":"sk-ant-api03-secret","model":"haiku","stateless":true,"system":"","mcp_servers":{},"messages":` +
+		list + `}`
 }
 
 func TestDecode_Conversations(t *testing.T) {
@@ -49,7 +50,7 @@ func TestDecode_Conversations(t *testing.T) {
 			{"role":"assistant","content":[{"type":"text","text":""}]},{"role":"assistant","content":[]},` + user + `]`)},
 		"the system's": {`[{"role":"system","content":"one"},{"role":"user","content":"hi"},
 			{"role":"developer","content":[{"type":"text","text":"two"}]}]`,
-			`{"api_key":"sk-ant-api03-secret","model":"haiku","stateless":true,
+			`{"api_key":"sk-ant-api03-secret","model":"haiku","stateless":true,"mcp_servers":{},
 			"system":[{"type":"text","text":"one"},{"type":"text","text":"two"}],"messages":[` + user + `]}`},
 		"an image in it": {`[` + imageAt("data:image/png;base64,aGk+/w==") + `]`,
 			pooled(`[{"role":"user","content":[{"type":"image",

@@ -98,6 +98,9 @@ func (f *Fold) Take(line []byte) {
 	}
 }
 
+// isOfInterest are the lines of which more than their type counts.
+var isOfInterest = map[string]bool{"stream_event": true, "assistant": true, "user": true, "result": true, "error": true}
+
 // line is what counts of a line.
 type line struct {
 	kind           string
@@ -112,6 +115,7 @@ func read(raw []byte) (l line) {
 		switch key.Str {
 		case "type":
 			l.kind = value.Str
+			return isOfInterest[l.kind]
 		case "event":
 			l.event = value
 		case "message":

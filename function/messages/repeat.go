@@ -11,7 +11,13 @@ import (
 const maxRepeat = 1 << 20
 
 // repeat is a text that was cut, and so doesn't count, while it isn't known whether the next answer begins with it.
-// Its block is still open.
+// Its block is still open. An answer that was cut behind "Hello, wor" and is begun anew looks like this:
+//
+//	the CLI streams        what becomes of it
+//	"Hello, wor", cut      emitted in a block that stays open: repeat{text: "Hello, wor"}
+//	"Hello, "              nothing: matched is 7 now
+//	"world"                "ld" in the same block, which then is a block of the new answer
+//	or "there"             the block is void, and another one begins with "Hello, there"
 type repeat struct {
 	text    string // what has been emitted
 	matched int    // bytes of it that the next answer has repeated

@@ -1,8 +1,10 @@
 package messages
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/tidwall/gjson"
@@ -23,18 +25,25 @@ type Asked struct {
 // Decode translates and validates a request. pooled is its body in the pooled contract's shape. The error is an
 // *api.Error of the 4xx kind.
 func Decode(body []byte, header http.Header) (req *api.Request, pooled []byte, asked *Asked, err error) {
-	t := translation{header: header, sent: make(map[string]gjson.Result), fields: make(map[string]any)}
+	t := translation{header: header, sent: make(map[string]gjson.Result, usualFields),
+		fields: make([]field, 0, usualFields)}
 	if req, pooled, err = api.DecodeAs(body, t.translate); err != nil {
 		return nil, nil, nil, err
 	}
 	return req, pooled, &Asked{Model: req.Model, Stream: t.stream, HideTools: t.hideTools, Ignored: t.ignored}, nil
 }
 
+// usualFields is how many a request has beside its messages.
+const usualFields = 8
+
+// field is one of the pooled request, with its value as JSON.
+type field struct{ name, raw string }
+
 // translation is a request on its way into the pooled contract.
 type translation struct {
 	header    http.Header
 	sent      map[string]gjson.Result // the parameters but for the messages
-	fields    map[string]any          // of the pooled request
+	fields    []field                 // of the pooled request
 	stream    bool
 	hideTools bool
 	ignored   Ignored
@@ -47,14 +56,33 @@ func (t *translation) translate(whole gjson.Result) ([]byte, error) {
 			return nil, err
 		}
 	}
-	for _, name := range []string{"model", "system", "thinking"} {
-		if value := t.sent[name]; isSet(value) {
-			t.fields[name] = json.RawMessage(value.Raw)
+	for name, absent := range map[string]string{"model": "", "system": `""`, "thinking": ""} {
+		if raw := t.sent[name].Raw; isSet(t.sent[name]) || absent != "" {
+			t.set(name, cmp.Or(raw, absent))
 		}
 	}
-	t.fields["stateless"] = true // the Messages API has no memory: what isn't sent wasn't said
+	t.set("stateless", "true") // what isn't sent wasn't said
 	t.stream = t.sent["stream"].Bool()
-	return json.Marshal(t.fields)
+	return t.write(), nil
+}
+
+// write writes the fields in the order of their names, as the digest of a request with an idempotency key is of them.
+func (t *translation) write() []byte {
+	slices.SortFunc(t.fields, func(a, b field) int { return strings.Compare(a.name, b.name) })
+	b := []byte("{")
+	for _, f := range t.fields {
+		b = append(append(append(b, '"'), f.name...), `":`...)
+		b = append(append(b, f.raw...), ',')
+	}
+	b[len(b)-1] = '}'
+	return b
+}
+
+func (t *translation) set(name, raw string) { t.fields = append(t.fields, field{name, raw}) }
+
+// setText sets a field whose text may have come from anywhere.
+func (t *translation) setText(name, text string) {
+	t.set(name, string(gjson.AppendJSONString(nil, text)))
 }
 
 // known are the parameters that have their effect, or are refused where they would have none.
@@ -123,7 +151,8 @@ func (t *translation) refused() error {
 		return err
 	}
 	for _, name := range []string{"tools", "tool_choice", "container", "output_format"} {
-		if value := t.sent[name]; isSet(value) && !isEmptyList(value) {
+		value := t.sent[name]
+		if isSet(value) && !isEmptyList(value) && (name != "tools" || !t.areServers(value)) {
 			return api.Invalid("%s: is not supported here", name)
 		}
 	}
@@ -131,6 +160,29 @@ func (t *translation) refused() error {
 		return api.Invalid("output_config.format: is not supported")
 	}
 	return nil
+}
+
+// areServers reports whether tools are those of MCP servers and nothing else, as clients say that want all that a
+// server has.
+func (t *translation) areServers(tools gjson.Result) (are bool) {
+	if !tools.IsArray() {
+		return false
+	}
+	servers := make(map[string]bool)
+	t.sent["mcp_servers"].ForEach(func(_, server gjson.Result) bool {
+		servers[server.Get("name").Str] = true
+		return len(servers) < maxServers
+	})
+	are = true
+	tools.ForEach(func(_, tool gjson.Result) bool {
+		are = tool.Get("type").Str == "mcp_toolset" && servers[tool.Get("mcp_server_name").Str]
+		tool.ForEach(func(name, value gjson.Result) bool {
+			are = are && (name.Str == "type" || name.Str == "mcp_server_name" || !isSet(value))
+			return are
+		})
+		return are
+	})
+	return are
 }
 
 func isEmptyList(value gjson.Result) bool { return value.IsArray() && !value.Get("0").Exists() }
@@ -142,9 +194,9 @@ func (t *translation) credential() error {
 	case err != nil:
 		return err
 	case of.OAuth != nil:
-		t.fields["oauth_credentials"] = map[string]string{"access_token": of.Token()}
+		t.set("oauth_credentials", `{"access_token":`+string(gjson.AppendJSONString(nil, of.Token()))+`}`)
 	default:
-		t.fields["api_key"] = of.Token()
+		t.setText("api_key", of.Token())
 	}
 	return nil
 }
@@ -154,7 +206,7 @@ func (t *translation) options() error {
 	for name, field := range map[string]string{HeaderSession: "session_id", HeaderPermissionMode: "permission_mode",
 		HeaderOnDisconnect: "on_disconnect"} {
 		if value := t.header.Get(name); value != "" {
-			t.fields[field] = value
+			t.setText(field, value)
 		}
 	}
 	switch t.header.Get(HeaderTools) {
@@ -173,10 +225,7 @@ const maxServers = 33
 // servers translates the Messages API's list of MCP servers.
 func (t *translation) servers() error {
 	list := t.sent["mcp_servers"]
-	if !isSet(list) {
-		return nil
-	}
-	if !list.IsArray() {
+	if isSet(list) && !list.IsArray() {
 		return api.Invalid("mcp_servers: must be an array")
 	}
 	servers, err := make(map[string]api.MCPServer), error(nil)
@@ -195,7 +244,10 @@ func (t *translation) servers() error {
 		}
 		return err == nil && len(servers) < maxServers
 	})
-	t.fields["mcp_servers"] = servers
+	if err == nil {
+		raw, _ := json.Marshal(servers) // of strings: can't fail
+		t.set("mcp_servers", string(raw))
+	}
 	return err
 }
 

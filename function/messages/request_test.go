@@ -128,6 +128,54 @@ func TestDecode_NamesWhatItCannotDo(t *testing.T) {
 	require.Equal(t, 400, api.Known(err).Status)
 }
 
+// By the digest of what is passed on an instance knows a request with an idempotency key again.
+func TestDecode_TheSameRequestIsPassedOnInTheSameBytes(t *testing.T) {
+	decode := func() string {
+		_, pooled, _, err := Decode([]byte("{"+hello+`,"system":"s","thinking":{"type":"enabled"}}`),
+			headers("X-Api-Key", key, HeaderSession, "aaaaaaaa-0000-4000-8000-000000000000", HeaderPermissionMode, "plan",
+				HeaderOnDisconnect, "finish"))
+		require.NoError(t, err)
+		return string(pooled)
+	}
+	first := decode()
+	for range 100 {
+		require.Equal(t, first, decode())
+	}
+	require.Equal(t, `{"api_key":"`+key+`","mcp_servers":{},"model":"haiku","on_disconnect":"finish",`+
+		`"permission_mode":"plan","session_id":"aaaaaaaa-0000-4000-8000-000000000000","stateless":true,"system":"s",`+
+		`"thinking":{"type":"enabled"},"messages":[{"role":"user","content":"hi"}]}`, first, "as releases before have it")
+}
+
+func TestDecode_WhatIsNotSentDoesNotHold(t *testing.T) {
+	for _, more := range []string{"", `,"system":null,"mcp_servers":null`, `,"mcp_servers":[]`} {
+		req, _, _, err := Decode([]byte("{"+hello+more+"}"), headers("X-Api-Key", key))
+		require.NoError(t, err)
+		require.NotNil(t, req.System)
+		require.Empty(t, *req.System)
+		require.NotNil(t, req.MCPServers)
+		require.Empty(t, req.MCPServers)
+		require.True(t, req.Stateless)
+	}
+}
+
+func TestDecode_AllToolsOfServersMayBeAskedFor(t *testing.T) {
+	const servers = `,"mcp_servers":[{"type":"url","name":"a","url":"https://h/"}]`
+	for tools, isFine := range map[string]bool{
+		`[{"type":"mcp_toolset","mcp_server_name":"a","configs":null}]`:                     true,
+		`[{"type":"mcp_toolset","mcp_server_name":"b"}]`:                                    false,
+		`[{"type":"mcp_toolset","mcp_server_name":"a"},{"name":"t","input_schema":{}}]`:     false,
+		`[{"type":"mcp_toolset","mcp_server_name":"a","default_config":{"enabled":false}}]`: false,
+		`[{"name":"t","input_schema":{}},{"type":"mcp_toolset","mcp_server_name":"a"}]`:     false,
+		`{"type":"mcp_toolset","mcp_server_name":"a"}`:                                      false,
+	} {
+		req, _, _, err := Decode([]byte("{"+hello+servers+`,"tools":`+tools+"}"), headers("X-Api-Key", key))
+		require.Equal(t, isFine, err == nil, tools)
+		if isFine {
+			require.Contains(t, req.MCPServers, "a")
+		}
+	}
+}
+
 func TestDecode_NamesOfStrangersAreFewAndPlain(t *testing.T) {
 	var many strings.Builder
 	for i := range 100 {

@@ -13,6 +13,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -116,8 +118,13 @@ func withDefaults(environ []string, scratch string, f flags) []string {
 	if f.demo {
 		level = "error"
 	}
-	return append([]string{
-		"HOP_KEYS=" + hop.NewKey(), "WORKSPACES_ROOT=" + filepath.Join(scratch, "workspaces"),
-		"ARCHIVE_DIR=" + filepath.Join(scratch, "archive"), "LOG_FORMAT=text", "LOG_LEVEL=" + level,
-	}, environ...)
+	defaults := []string{
+		"HOP_KEYS=" + hop.NewKey(), "WORKSPACES_ROOT=" + filepath.Join(scratch, "workspaces"), "LOG_FORMAT=text",
+		"LOG_LEVEL=" + level,
+	}
+	hasProject := func(variable string) bool { return strings.HasPrefix(variable, "FIRESTORE_PROJECT=") }
+	if !slices.ContainsFunc(environ, hasProject) {
+		defaults = append(defaults, "ARCHIVE_DIR="+filepath.Join(scratch, "archive"))
+	}
+	return append(defaults, environ...)
 }

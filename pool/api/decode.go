@@ -276,7 +276,7 @@ func thinkingSwitch(raw json.RawMessage) (*bool, error) {
 		on = true
 	case "disabled":
 	default:
-		return nil, Invalid("thinking: must be true or false")
+		return nil, Invalid("thinking: must be true or false, or an object of the type enabled, adaptive or disabled")
 	}
 	return &on, nil
 }

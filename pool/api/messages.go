@@ -139,13 +139,20 @@ func withoutMarks(content gjson.Result) (raw []byte, changed bool) {
 	if !content.IsArray() || !strings.Contains(content.Raw, "cache_control") && !strings.Contains(content.Raw, `\u`) {
 		return []byte(content.Raw), false // of which there may be much
 	}
-	var blocks [][]byte
+	raw = append(make([]byte, 0, len(content.Raw)), '[') // at once: there can be millions of values
 	content.ForEach(func(_, block gjson.Result) bool {
+		if len(raw) > 1 {
+			raw = append(raw, ',')
+		}
+		if !block.IsObject() {
+			raw = append(raw, block.Raw...)
+			return true
+		}
 		b, c := withoutCacheMark(block)
-		blocks, changed = append(blocks, b), changed || c
+		raw, changed = append(raw, b...), changed || c
 		return true
 	})
-	return list(blocks), changed
+	return append(raw, ']'), changed
 }
 
 func withoutCacheMark(block gjson.Result) (raw []byte, changed bool) {

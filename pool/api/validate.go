@@ -10,7 +10,6 @@ import (
 var (
 	uuidForm   = regexp.MustCompile(`^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$`)
 	modelForm  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:@/\[\]-]*$`)
-	tokenForm  = regexp.MustCompile(`^[\x21-\x7e]+$`)
 	serverForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 )
 
@@ -73,7 +72,8 @@ func (r *Request) validateCredential() error {
 }
 
 func isToken(text string) bool {
-	return len(text) >= 8 && len(text) <= 4096 && tokenForm.MatchString(text)
+	isOther := func(r rune) bool { return r < '!' || r > '~' }
+	return len(text) >= 8 && len(text) <= 4096 && !strings.ContainsFunc(text, isOther)
 }
 
 func (r *Request) validateSession() error {

@@ -56,10 +56,12 @@ func AppendEventID(b []byte, turn string, number int) []byte {
 	return strconv.AppendInt(append(append(b, turn...), '.'), int64(number), 10)
 }
 
-// ParseEventID reads what AppendEventID wrote. Number 0 is before the first event.
+// ParseEventID reads what AppendEventID wrote. Number 0, or the id of a turn alone, is before the first event.
 func ParseEventID(id string) (turn string, number int, err error) {
-	turn, digits, _ := strings.Cut(id, ".")
-	number, err = strconv.Atoi(digits)
+	turn, digits, isEvent := strings.Cut(id, ".")
+	if isEvent {
+		number, err = strconv.Atoi(digits)
+	}
 	if err != nil || number < 0 || turn == "" {
 		return "", 0, Invalid("%s: must be the id of an event", HeaderLastEvent)
 	}
@@ -120,5 +122,7 @@ func (r Receipt) Comment() []byte {
 // What stands in a stream beside events.
 const (
 	Ping = ": ping\n"
-	Done = "data: [DONE]\n\n"
+	// NotBegun says before the error that ends a stream that nothing was run.
+	NotBegun = ": not begun\n"
+	Done     = "data: [DONE]\n\n"
 )

@@ -92,6 +92,8 @@ func New(opts Options) *Broker {
 		transport: &http.Transport{
 			Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 			ForceAttemptHTTP2: true, DisableCompression: true,
+			// All users' calls share a few connections: one whose network is gone must not be kept until TCP gives it up.
+			HTTP2:               &http.HTTP2Config{SendPingTimeout: pingTimeout, PingTimeout: pingTimeout},
 			MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
 		},
 	}
@@ -126,6 +128,10 @@ func (Credential) GoString() string { return "[credential]" }
 
 // LogValue does so too.
 func (Credential) LogValue() slog.Value { return slog.StringValue("[credential]") }
+
+// pingTimeout is how long a connection to the API may be silent before it is asked whether it lives, and then until it
+// counts as gone.
+const pingTimeout = 15 * time.Second
 
 // oauthBeta is the beta flag that goes with OAuth tokens and is refused with API keys.
 const oauthBeta = "oauth-2025-04-20"

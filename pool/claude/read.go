@@ -157,9 +157,10 @@ func (l *Line) set(key string, value gjson.Result) {
 	case "user_message_uuid":
 		l.MessageUUIDs = append(l.MessageUUIDs, value.String())
 	case "user_message_uuids":
-		for _, v := range value.Array() {
+		value.ForEach(func(_, v gjson.Result) bool {
 			l.MessageUUIDs = append(l.MessageUUIDs, v.String())
-		}
+			return len(l.MessageUUIDs) < maxMessageUUIDs
+		})
 	case "response":
 		l.Subtype = value.Get("subtype").String()
 		l.RequestID = value.Get("request_id").String()
@@ -169,6 +170,9 @@ func (l *Line) set(key string, value gjson.Result) {
 		}
 	}
 }
+
+// maxMessageUUIDs is how many messages a line can be of: there is one in flight, and others wait at most.
+const maxMessageUUIDs = 64
 
 // Reader reads newline-delimited JSON as a CLI writes it. It is not safe for concurrent use.
 type Reader struct {

@@ -77,7 +77,7 @@ type (
 	SetPermissionMode struct{ Mode string }
 	// SetThinking turns thinking on or off for models that can do without; the others keep thinking.
 	SetThinking struct{ On bool }
-	// SetMCPServers replaces the set of MCP servers.
+	// SetMCPServers replaces the set of MCP servers; nil is none.
 	SetMCPServers struct{ Servers json.RawMessage }
 	// SideQuestion asks the API something beside the conversation, with all that a turn would send. It leaves nothing
 	// in the conversation or its transcript, and a later Initialize still takes effect.
@@ -113,6 +113,9 @@ func (r SetThinking) MarshalJSON() ([]byte, error) {
 }
 
 func (r SetMCPServers) MarshalJSON() ([]byte, error) {
+	if r.Servers == nil {
+		r.Servers = json.RawMessage(`{}`)
+	}
 	return json.Marshal(struct {
 		Subtype string          `json:"subtype"`
 		Servers json.RawMessage `json:"servers"`

@@ -18,7 +18,8 @@ import (
 )
 
 // withheld are the ways that a confined child doesn't have, and what it hears instead.
-var withheld = map[string]string{"memfd": "function not implemented", "datagrams": "operation not permitted"}
+var withheld = map[string]string{"memfd": "function not implemented", "datagrams": "operation not permitted",
+	"pipes": "operation not permitted", "range": "operation not permitted", "thread": "operation not permitted"}
 
 // attackTool is built once.
 var attackTool = sync.OnceValues(pooltest.AttackTool)

@@ -67,7 +67,11 @@ var restricted = []restriction{
 	{unix.SYS_SETSOCKOPT, []condition{{1, is, unix.IPPROTO_TCP}, {2, is, unix.TCP_FASTOPEN}}},
 	{unix.SYS_SETSOCKOPT, []condition{{1, is, unix.IPPROTO_TCP}, {2, is, unix.TCP_ULP}}}, // turns it into another protocol
 	{unix.SYS_CLONE, []condition{{0, has, newNamespace}}},
-	{unix.SYS_IOCTL, []condition{{1, is, unix.TIOCSTI}}}, // types into somebody else's terminal
+	// What a thread has open that shares nothing with its process's main one is shown nowhere that is looked at.
+	{unix.SYS_CLONE, []condition{{0, has, unix.CLONE_THREAD}, {0, lacks, unix.CLONE_FILES}}},
+	{unix.SYS_CLOSE_RANGE, []condition{{2, has, unix.CLOSE_RANGE_UNSHARE}}},
+	{unix.SYS_FCNTL, []condition{{1, is, unix.F_SETPIPE_SZ}}}, // a pipe counts as what it holds by itself
+	{unix.SYS_IOCTL, []condition{{1, is, unix.TIOCSTI}}},      // types into somebody else's terminal
 }
 
 // ignored do nothing, and say that they have: a socket's buffer stays as large as it is, whatever a program would like
@@ -94,6 +98,7 @@ const (
 	is    = bpf.JumpNotEqual
 	isNot = bpf.JumpEqual
 	has   = bpf.JumpBitsNotSet
+	lacks = bpf.JumpBitsSet
 )
 
 // Offsets in struct seccomp_data, on little-endian machines.

@@ -36,7 +36,11 @@ func unlinkedBy(workspace string, family []process) (found Unlinked) {
 	seen := make(map[uint64]bool)
 	looks := 0
 	for _, p := range family {
-		open, err := openRoot("/proc/" + strconv.Itoa(p.pid) + "/fd")
+		pid, alive := p.living()
+		if !alive {
+			continue
+		}
+		open, err := openRoot("/proc/" + strconv.Itoa(pid) + "/fd")
 		if err != nil {
 			continue // it has just ended
 		}

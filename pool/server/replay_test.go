@@ -115,7 +115,7 @@ func TestReplay_IsForItsUserAndForEventsThatThereAre(t *testing.T) {
 			"unknown turn":                {"ada", "", "nothing.0", 404},
 			"event to come":               {"ada", "", turn + ".3", 404},
 			"no id":                       {"ada", "", "", 400},
-			"no number":                   {"ada", "", turn, 400},
+			"no number":                   {"ada", "", turn + ".", 400},
 			"no turn":                     {"ada", "", ".1", 400},
 			"negative number":             {"ada", "", turn + ".-1", 400},
 			"number and space":            {"ada", "", turn + ". 1", 400},
@@ -126,6 +126,7 @@ func TestReplay_IsForItsUserAndForEventsThatThereAre(t *testing.T) {
 			require.NotEmpty(t, r.refused(t, test.status), name)
 		}
 		h.resume(turn, 1).whole().answered(t, "two")
+		h.send(ask{path: api.PathResume, lastEvent: turn}).whole().answered(t, "one", "two")
 		require.Equal(t, 1, h.asked(), "to take a turn up is nothing to the backend")
 	})
 }

@@ -32,6 +32,7 @@ type stream struct {
 	turn    string       // not empty: its events have ids
 	receipt *api.Receipt // nil until there is a process
 	opened  bool
+	waiting bool // for what can't be said to have begun before
 	closed  bool
 	last    time.Time // of the last write
 	opening *time.Timer
@@ -50,10 +51,11 @@ func newStream(w http.ResponseWriter, requestID, instance string, pingInterval t
 		pingInterval: pingInterval}
 }
 
-// openAfter opens the stream when d has passed and nothing else did.
+// openAfter opens the stream when d has passed and nothing else did. Until markBegun nothing is run.
 func (s *stream) openAfter(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.waiting = true
 	s.opening = time.AfterFunc(d, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -84,6 +86,7 @@ func (s *stream) open(receipt api.Receipt) {
 func (s *stream) markBegun() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.waiting = false
 	if !s.opened {
 		s.w.Header().Set(api.HeaderBegun, "1")
 	}
@@ -251,7 +254,11 @@ func (s *stream) fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.opened {
-		_ = s.writeLocked(s.endLocked(api.ErrorEvent(err)))
+		event := api.ErrorEvent(err)
+		if s.waiting {
+			event = append([]byte(api.NotBegun), event...)
+		}
+		_ = s.writeLocked(s.endLocked(event))
 		return
 	}
 	s.closed = true

@@ -79,9 +79,28 @@ func TestStream_AnErrorAfterTheGraceIsAnEvent(t *testing.T) {
 		r := h.send(ask{}).whole()
 		require.Len(t, r.events, 1)
 		require.Contains(t, r.events[0], "waited too long")
+		require.Contains(t, r.body, api.NotBegun)
 		require.True(t, r.done)
 		require.False(t, r.receipt.Exists(), "there is no process")
 	})
+}
+
+func TestStream_AnErrorOfATurnThatRanIsNotSaidToBeNone(t *testing.T) {
+	for _, more := range []string{"", finish} {
+		inBubble(t, server.Tuning{}, func(t *testing.T, h *house) {
+			h.next(func(_ context.Context, turn *turn) error {
+				turn.sent()
+				time.Sleep(2 * server.QueueGrace)
+				return api.RateLimited(time.Second, "too much")
+			})
+			r := h.send(ask{more: more}).whole()
+			require.Len(t, r.events, 1)
+			require.NotContains(t, r.body, api.NotBegun)
+			if turn := r.header.Get(api.HeaderTurn); turn != "" {
+				require.NotContains(t, h.send(ask{path: api.PathResume, lastEvent: turn}).whole().body, api.NotBegun)
+			}
+		})
+	}
 }
 
 func TestStream_PingsOnlyWhenSilentAndNeverAfterTheEnd(t *testing.T) {

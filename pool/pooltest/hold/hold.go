@@ -32,6 +32,9 @@ var Ways = map[string]func(bytes int) error{
 	"packets":    func(bytes int) error { return sockets(bytes, unix.SOCK_SEQPACKET, 1) },
 	"datagrams":  func(bytes int) error { return sockets(bytes, unix.SOCK_DGRAM, 0) },
 	"tables":     pageTables,
+	"pipes":      pipes,
+	"range":      unsharedFiles,
+	"thread":     threadWithFiles,
 	"threadless": func(bytes int) error { return fill(bytes, unix.MAP_PRIVATE, false) }, // see Main
 }
 
@@ -112,6 +115,37 @@ func spread(bytes int) error {
 		}
 	}
 	return nil
+}
+
+// pipes makes them as large as they can be.
+func pipes(bytes int) error {
+	for ; bytes > 0; bytes -= step {
+		var ends [2]int
+		if err := unix.Pipe(ends[:]); err != nil {
+			return err
+		}
+		if _, err := unix.FcntlInt(uintptr(ends[1]), unix.F_SETPIPE_SZ, step); err != nil {
+			return err
+		}
+		if _, err := unix.Write(ends[1], make([]byte, step)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unsharedFiles has a thread keep its open files to itself.
+func unsharedFiles(int) error {
+	runtime.LockOSThread()
+	const none = 1 << 20
+	return unix.CloseRange(none, none, unix.CLOSE_RANGE_UNSHARE)
+}
+
+// threadWithFiles begins a thread that does. It has no stack: where it may begin, all of it ends.
+func threadWithFiles(int) error {
+	const flags = unix.CLONE_VM | unix.CLONE_SIGHAND | unix.CLONE_THREAD
+	_, _, errno := unix.RawSyscall(unix.SYS_CLONE, flags, 0, 0)
+	return errno
 }
 
 // memfd writes to a file that has no place.
