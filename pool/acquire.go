@@ -125,6 +125,9 @@ func (s *slot) readyUnlessGone(ctx context.Context, req *api.Request) (*Handle, 
 	}
 }
 
+// modelRetry is when it makes sense to ask for a model again that the API could not be asked about.
+const modelRetry = 5 * time.Second
+
 var errSpawnTimeout = errors.New("pool: the process was not ready in time")
 
 // isReady reports whether the conversation's process is as the request wants it, as usual: there is nothing to wait
@@ -195,6 +198,9 @@ func (s *slot) makeReady(ctx context.Context, req *api.Request) (how string, err
 	if errors.As(err, &refusal) {
 		if s.user.standing.refused.Load() { // the CLI has the API look at a model, and so at the credential
 			return "", errRefused
+		}
+		if refusal.Passes {
+			return "", api.Overloaded(modelRetry, "%s", refusal)
 		}
 		return "", api.Invalid("%s", refusal)
 	}

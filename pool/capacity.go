@@ -7,7 +7,8 @@ import (
 	"claudepool/pool/cli"
 )
 
-// knownWithoutFiles is how many conversations without files a user may have for each one that may have files.
+// knownWithoutFiles is how many conversations without files a user may have for each one that may have files. The
+// archive keeps as many of all of them.
 const knownWithoutFiles = 10
 
 // room is how many more processes there may be.

@@ -224,7 +224,7 @@ func (u *user) removeOldest() (oldest *conversation) {
 	t := u.table
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(u.conversations) <= (1+knownWithoutFiles)*t.opts.MaxConversations {
+	if len(u.conversations) <= knownWithoutFiles*t.opts.MaxConversations {
 		return nil
 	}
 	for _, c := range u.conversations {

@@ -110,3 +110,19 @@ func TestPool_TheSessionOfAnotherIsOutOfReach(t *testing.T) {
 	require.Equal(t, []string{"user: my secret is heliotrope", "assistant: reply to: my secret is heliotrope",
 		"user: again"}, s.lastCall().Messages())
 }
+
+// The CLI asks the API about a model that it doesn't know.
+func TestPool_AModelThatTheAPICantBeAskedAboutNowIsNotCalledWrong(t *testing.T) {
+	t.Parallel()
+	s := newService(t, func(*pool.Options) {})
+	s.ask("ada", "one", nil).text(t)
+	newer := fields{"model": "claude-next-6-20270101"}
+	for _, c := range [][2]int{{404, 400}, {403, 400}, {429, 529}, {500, 529}} {
+		s.api.Admit(func(string) int { return c[0] })
+		r := s.ask("ada", "two", newer)
+		require.Equal(t, c[1], r.status, r.body)
+	}
+	s.api.Admit(func(string) int { return 0 })
+	s.ask("ada", "three", newer).text(t)
+	require.Equal(t, newer["model"], s.lastCall().Model)
+}

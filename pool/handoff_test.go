@@ -212,7 +212,7 @@ func TestHandoff_OfAUsersConversationsTheArchiveKeepsThoseUsedLast(t *testing.T)
 	store, _ := kept(t)
 	few := keepingIn(store, func(o *pool.Options) { o.MaxConversations = 1 })
 	first := newScriptedService(t, few)
-	const all, most = 16, 11
+	const all, most = 16, 10
 	for i := range all {
 		first.ask("ada", fmt.Sprint("question ", i), fields{"session_id": numbered(i)}).text(t)
 	}

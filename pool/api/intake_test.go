@@ -160,6 +160,21 @@ func TestDecode_ABodyCostsHardlyMoreThanItsText(t *testing.T) {
 	}
 }
 
+// What the CLI gets is made of a body as a whole, however many values stand in it.
+func TestReading_AMessageCostsAFewTimesItsText(t *testing.T) {
+	const head = `{"api_key":"sk-ant-api03-abcdefgh","messages":[{"role":"user","content":[{"type":"text","text":"a"},` +
+		`{"type":"search_result","content":["\u0061"`
+	body := head + strings.Repeat(",0", (megabyte-len(head))/2-3) + `]}]}]}`
+	req, err := Decode([]byte(body))
+	require.NoError(t, err)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	message := req.Readings()[0].Message()
+	runtime.ReadMemStats(&after)
+	require.Greater(t, len(message), megabyte/2)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(12*megabyte))
+}
+
 func TestIntake_LargeBodiesAreDecodedOneAfterTheOtherAndSmallOnesMeanwhile(t *testing.T) {
 	i := NewIntake(4*megabyte, 0)
 	large, another, small := read(t, i, smallBody+1), read(t, i, smallBody+1), read(t, i, smallBody)

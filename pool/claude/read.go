@@ -42,6 +42,8 @@ type Line struct {
 	Response []byte // of a successful control_response: its payload, may be empty
 	Error    string // of a failed control_response, or of an assistant line that stands for an API error
 
+	ErrorCode string // of a failed control_response: why, in a word; may be empty
+
 	Sub bool // of a subagent's conversation, not the main one
 
 	IsError      bool     // of a result: the turn failed
@@ -165,6 +167,7 @@ func (l *Line) set(key string, value gjson.Result) {
 		l.Subtype = value.Get("subtype").String()
 		l.RequestID = value.Get("request_id").String()
 		l.Error = value.Get("error").String()
+		l.ErrorCode = value.Get("error_code").String()
 		if r := value.Get("response"); r.Exists() {
 			l.Response = []byte(r.Raw)
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 
 	"claudepool/pool/claude"
@@ -36,9 +37,14 @@ func settingsOf(o claude.Options) Settings {
 type Refusal struct {
 	Field  string // the request's name for it
 	Reason string // the CLI's words, valid UTF-8 and without the broker's address
+	Passes bool   // it may be taken later: the CLI asks the API about a model it doesn't know, which had no answer now
 }
 
 func (r *Refusal) Error() string { return r.Field + ": refused: " + r.Reason }
+
+// lasting are the CLI's codes for what it won't take later either, as seen in 2.1.330: there is no such model, the API
+// has said a 400 or 403, the CLI doesn't know the request, or what is wrong is said in words alone.
+var lasting = []string{"", "not_found", "check_rejected", "unsupported_request"}
 
 // Satisfies reports whether a message with the wanted settings can be run as the process is.
 func (p *Process) Satisfies(wanted Settings) bool {
@@ -89,7 +95,8 @@ func (p *Process) Fit(ctx context.Context, wanted Settings) error {
 func (p *Process) change(ctx context.Context, field string, request any) error {
 	line, err := p.control(ctx, request)
 	if errors.Is(err, errRefused) {
-		return &Refusal{Field: field, Reason: strings.ToValidUTF8(string(p.grant.Scrub([]byte(line.Error))), "")}
+		return &Refusal{Field: field, Reason: strings.ToValidUTF8(string(p.grant.Scrub([]byte(line.Error))), ""),
+			Passes: !slices.Contains(lasting, line.ErrorCode)}
 	}
 	return err
 }

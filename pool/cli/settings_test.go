@@ -132,7 +132,7 @@ func TestFit_ARefusalLeavesInForceWhatWas(t *testing.T) {
 				requests, err := c.fit(Settings{Model: "haiku", Permission: "plan", Thinking: off, MCP: servers}, subtype)
 				var refusal *Refusal
 				require.ErrorAs(t, err, &refusal)
-				require.Equal(t, Refusal{want.field, "no the API"}, *refusal)
+				require.Equal(t, Refusal{Field: want.field, Reason: "no the API"}, *refusal)
 				require.Equal(t, want.field+": refused: no the API", err.Error())
 				require.Equal(t, subtype, gjson.Get(requests[len(requests)-1], "subtype").Str, "nothing is asked after it")
 				require.Equal(t, want.inForce, c.proc.inForce)
