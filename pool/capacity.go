@@ -84,6 +84,9 @@ func (u *user) takeIdle() []*slot {
 	return u.idle.takeAllLocked()
 }
 
+// isUnproven reports whether the API has never accepted the user's credential.
+func (u *user) isUnproven() bool { return !u.standing.proven.Load() }
+
 // atConversationLimit reports whether the user has as many conversations with files as may be.
 func (u *user) atConversationLimit() bool {
 	u.table.mu.Lock()

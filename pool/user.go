@@ -193,6 +193,3 @@ func (u *user) releaseIfUnused() {
 	u.endRelease()
 	signal(p.changed)
 }
-
-// isUnproven reports whether the API has never accepted the user's credential.
-func (u *user) isUnproven() bool { return !u.standing.proven.Load() }
