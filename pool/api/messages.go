@@ -213,3 +213,23 @@ func (m Message) onlyToolResults() bool {
 	})
 	return only
 }
+
+// mostValues is how many values a block may have to be taken by its meaning: images and documents have a handful, and
+// of each value a map is made that takes hundreds of bytes.
+const mostValues = 1000
+
+// canonical writes a block in the one way in which all who mean the same write it.
+func canonical(block gjson.Result) string {
+	if strings.Count(block.Raw, ",")+strings.Count(block.Raw, "[")+strings.Count(block.Raw, "{") > mostValues {
+		return block.Raw
+	}
+	raw, _ := withoutCacheMark(block)
+	var value any
+	decoder := json.NewDecoder(strings.NewReader(textIn(raw)))
+	decoder.UseNumber()
+	if decoder.Decode(&value) != nil {
+		return block.Raw // never: it is valid
+	}
+	text, _ := json.Marshal(value) // with keys in order; what was decoded can be encoded
+	return string(text)
+}
