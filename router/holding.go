@@ -24,16 +24,6 @@ type holding struct {
 	lost context.CancelCauseFunc
 }
 
-// release is a user that was given up.
-type release struct {
-	claim    string
-	keepHome bool
-
-	isMade bool          // the following is known
-	left   []byte        // for the next owner; nil is nothing
-	until  time.Duration // by the lease's clock
-}
-
 // notHeld is what Held returns for a user who isn't held.
 var notHeld = func() context.Context {
 	ctx, lost := context.WithCancelCause(context.Background())

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
@@ -133,65 +131,6 @@ func (l *Lease) freshLocked() bool {
 	return l.alive && l.epoch != "" && l.opts.Clock()-l.renewed < fence
 }
 
-// Release gives the user up: nothing of it runs here any more. Where Redis can't be told now, later beats do. keepHome
-// asks that the user's next claim prefers this instance; without it Redis keeps nothing of the user but a proof.
-func (l *Lease) Release(ctx context.Context, user string, keepHome bool) error {
-	l.mu.Lock()
-	h, held := l.claims[user]
-	delete(l.claims, user)
-	r := release{claim: h.claim, keepHome: keepHome}
-	if held {
-		l.released[user] = r
-	}
-	l.mu.Unlock()
-	if !held {
-		return nil
-	}
-	h.lost(ErrNotOwner)
-	return l.sendRelease(ctx, user, r)
-}
-
-// sendRelease carries one release out.
-func (l *Lease) sendRelease(ctx context.Context, user string, r release) error {
-	home := int64(0)
-	if r.keepHome {
-		home = l.opts.HomeTTL.Milliseconds()
-	}
-	left, ttl := l.handOver(user, r)
-	keys := []string{ownerKey(user), homeKey(user), instanceKey(l.id), leftKey(user)}
-	err := releaseScript.Run(ctx, l.redis, keys, l.id, r.claim, home, left, ttl.Milliseconds()).Err()
-	if err != nil {
-		return err
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.changes++
-	if l.released[user].claim == r.claim {
-		delete(l.released, user)
-	}
-	return nil
-}
-
-// handOver returns what the user's next owner is to find. It is made once for each claim, as all of a time has a bound.
-func (l *Lease) handOver(user string, r release) (left []byte, ttl time.Duration) {
-	if l.opts.HandOver == nil {
-		return nil, 0
-	}
-	if !r.isMade {
-		r.left, ttl = l.opts.HandOver(user, r.claim)
-		r.isMade, r.until = true, l.opts.Clock()+ttl
-		l.mu.Lock()
-		if l.released[user].claim == r.claim {
-			l.released[user] = r
-		}
-		l.mu.Unlock()
-	}
-	if ttl = r.until - l.opts.Clock(); ttl <= 0 {
-		return nil, 0
-	}
-	return r.left, ttl
-}
-
 // Drain takes the instance out of placement at once.
 func (l *Lease) Drain(ctx context.Context) error {
 	l.mu.Lock()
@@ -271,18 +210,6 @@ func (l *Lease) send(ctx context.Context, epoch string) (state, now string, user
 		}
 	}
 	return state, now, users, nil
-}
-
-// sendReleases carries out the releases that Redis could not be told of.
-func (l *Lease) sendReleases(ctx context.Context) {
-	l.mu.Lock()
-	open := maps.Clone(l.released)
-	l.mu.Unlock()
-	for _, user := range slices.Sorted(maps.Keys(open)) {
-		if l.sendRelease(ctx, user, open[user]) != nil {
-			return
-		}
-	}
 }
 
 // noteBeat keeps the result of a beat, and tells the log when Redis goes and comes.

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"cloud.google.com/go/firestore"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -56,11 +55,6 @@ type document struct {
 	Deleted bool      `firestore:"deleted"`
 }
 
-type part struct {
-	Bytes   []byte    `firestore:"bytes"`
-	Expires time.Time `firestore:"expires_at"`
-}
-
 // NewFirestore keeps records in a client's database. The client remains the caller's to close.
 func NewFirestore(client *firestore.Client, ttl time.Duration) *Firestore {
 	return &Firestore{client, ttl, strayAge, tidyTimeout}
@@ -68,10 +62,6 @@ func NewFirestore(client *firestore.Client, ttl time.Duration) *Firestore {
 
 func (f *Firestore) doc(owner, name string) *firestore.DocumentRef {
 	return f.client.Collection(conversations).Doc(owner + "-" + name)
-}
-
-func partOf(doc *firestore.DocumentRef, body string, i int) *firestore.DocumentRef {
-	return doc.Collection(parts).Doc(fmt.Sprintf("%s-%04d", body, i))
 }
 
 // List implements Store.
@@ -259,30 +249,6 @@ func (f *Firestore) Drop(ctx context.Context, owner, name string, version int64)
 	return nil
 }
 
-// discard removes the parts of a document, or leaves them to the TTL policy.
-func (f *Firestore) discard(ctx context.Context, doc *firestore.DocumentRef, d document) {
-	_ = each(ctx, d.Parts, func(ctx context.Context, i int) error {
-		_, err := partOf(doc, d.Body, i).Delete(ctx)
-		return err
-	})
-}
-
-// discardStrays removes what calls have left that could not tidy up after themselves, of a document that names no
-// parts.
-func (f *Firestore) discardStrays(ctx context.Context, doc *firestore.DocumentRef) {
-	left, err := doc.Collection(parts).Select().Documents(ctx).GetAll()
-	if err != nil {
-		return
-	}
-	_ = each(ctx, len(left), func(ctx context.Context, i int) error {
-		if left[i].ReadTime.Sub(left[i].CreateTime) < f.strayAge {
-			return nil
-		}
-		_, err := left[i].Ref.Delete(ctx)
-		return err
-	})
-}
-
 // read returns the document, with version 0 where there is none or an expired one, which is as good as gone.
 func read(snapshot *firestore.DocumentSnapshot, err error) (d document, _ error) {
 	if status.Code(err) == codes.NotFound {
@@ -295,14 +261,4 @@ func read(snapshot *firestore.DocumentSnapshot, err error) (d document, _ error)
 		d.Version, d.Deleted = 0, false
 	}
 	return d, err
-}
-
-// each runs do for all numbers below n, a few at once.
-func each(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(partsAtOnce)
-	for i := range n {
-		group.Go(func() error { return do(ctx, i) })
-	}
-	return group.Wait()
 }
