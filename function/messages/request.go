@@ -1,7 +1,6 @@
 package messages
 
 import (
-	"cmp"
 	"encoding/json"
 	"net/http"
 	"slices"
@@ -56,10 +55,13 @@ func (t *translation) translate(whole gjson.Result) ([]byte, error) {
 			return nil, err
 		}
 	}
-	for name, absent := range map[string]string{"model": "", "system": `""`, "thinking": ""} {
-		if raw := t.sent[name].Raw; isSet(t.sent[name]) || absent != "" {
-			t.set(name, cmp.Or(raw, absent))
+	for _, name := range []string{"model", "system", "thinking"} {
+		if value := t.sent[name]; isSet(value) {
+			t.set(name, value.Raw)
 		}
+	}
+	if !isSet(t.sent["system"]) {
+		t.set("system", `""`) // or that of the turn before would hold
 	}
 	t.set("stateless", "true") // what isn't sent wasn't said
 	t.stream = t.sent["stream"].Bool()

@@ -200,52 +200,54 @@ func none(owner, name string) document {
 
 // Delete implements Store.
 func (f *Firestore) Delete(ctx context.Context, owner, name string) error {
-	calling, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
 	doc := f.doc(owner, name)
-	var before document
-	err := f.client.RunTransaction(calling, func(_ context.Context, t *firestore.Transaction) error {
-		present, err := read(t.Get(doc))
-		if err != nil || present.Deleted {
-			return err
+	return f.end(ctx, doc, func(t *firestore.Transaction, present document) (isEnded bool, err error) {
+		switch {
+		case present.Deleted:
+			return false, nil
+		case present.Version == 0:
+			return true, t.Set(doc, none(owner, name)) // no save survives that that is still under way
 		}
-		before = present
-		if present.Version == 0 {
-			return t.Set(doc, none(owner, name)) // no save survives that that is still under way
-		}
-		return t.Set(doc, document{Owner: owner, Name: name, Version: present.Version, Expires: time.Now().Add(f.ttl),
+		return true, t.Set(doc, document{Owner: owner, Name: name, Version: present.Version, Expires: time.Now().Add(f.ttl),
 			Deleted: true})
 	})
-	if err != nil {
-		return failed(err)
-	}
-	tidying, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.tidyTimeout)
-	defer cancel()
-	f.discard(tidying, doc, before)
-	f.discardStrays(tidying, doc)
-	return nil
 }
 
 // Drop implements Store.
 func (f *Firestore) Drop(ctx context.Context, owner, name string, version int64) error {
+	doc := f.doc(owner, name)
+	return f.end(ctx, doc, func(t *firestore.Transaction, present document) (isEnded bool, err error) {
+		if present.Version != version || present.Deleted {
+			return false, nil
+		}
+		return true, t.Delete(doc)
+	})
+}
+
+// end has a transaction end what the document is at present, and removes the parts of what it says has ended.
+func (f *Firestore) end(ctx context.Context, doc *firestore.DocumentRef,
+	how func(t *firestore.Transaction, present document) (isEnded bool, err error)) error {
 	calling, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	doc := f.doc(owner, name)
-	var before document
+	var ended document
 	err := f.client.RunTransaction(calling, func(_ context.Context, t *firestore.Transaction) error {
 		present, err := read(t.Get(doc))
-		if err != nil || present.Version != version || present.Deleted {
+		if err != nil {
 			return err
 		}
-		before = present
-		return t.Delete(doc)
+		isEnded, err := how(t, present)
+		if ended = (document{}); isEnded {
+			ended = present
+		}
+		return err
 	})
 	if err != nil {
 		return failed(err)
 	}
 	tidying, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.tidyTimeout)
 	defer cancel()
-	f.discard(tidying, doc, before)
+	f.discard(tidying, doc, ended)
+	f.discardStrays(tidying, doc)
 	return nil
 }
 
