@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"claudepool/infra/testkit/need"
@@ -109,7 +108,7 @@ cp CLAUDE.md ~/.claude/CLAUDE.md`
 		user, process string
 		more          fields
 	}{
-		{"cleo", pool.ProcessStandby, nil}, {"bob", pool.ProcessCold, fields{"session_id": uuid.NewString()}},
+		{"cleo", pool.ProcessStandby, nil}, {"bob", pool.ProcessCold, fields{"session_id": session, "fallback_model": "sonnet"}},
 	} {
 		r := s.ask(next.user, "hello again", next.more)
 		require.Equal(t, "reply to: hello again", r.text(t))

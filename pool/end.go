@@ -19,6 +19,7 @@ func (s *slot) end() error {
 	var err error
 	for range stopAttempts {
 		if err = s.stop(s.process); err == nil {
+			s.endAlias()
 			s.processEnded()
 			return nil
 		}
@@ -33,6 +34,17 @@ func (s *slot) stop(proc *cli.Process) error {
 		_ = proc.Signal(syscall.SIGKILL)
 	}
 	return s.pool.tuning.stop(proc)
+}
+
+// endAlias gives the files of a process that is gone the conversation's id, where it had another. What couldn't be
+// renamed is missing to the next one, as if the process had removed it.
+func (s *slot) endAlias() {
+	if s.dir == nil {
+		return
+	}
+	if err := s.dir.EndAlias(); err != nil {
+		s.pool.opts.Logger.Warn("files couldn't be given the conversation's id", "user", api.ShortUser(s.user.id), "error", err)
+	}
 }
 
 // endFailed says that the conversation's process could not be ended.
@@ -61,6 +73,7 @@ func (s *slot) retryEnd() {
 			break
 		}
 	}
+	s.endAlias()
 	s.processEnded()
 	p.opts.Logger.Info("a process has ended at last", "user", api.ShortUser(s.user.id), "pid", pid)
 	s.yield()

@@ -146,7 +146,12 @@ func TestParked_TheAPISeesWhatAnOrdinaryResumeSends(t *testing.T) {
 // prompt is what the last call has beside the messages, without what differs between folders and between moments.
 func prompt(s *service) string {
 	body := s.lastCall().Body
-	text := gjson.GetBytes(body, "system").Raw + gjson.GetBytes(body, "tools").Raw + gjson.GetBytes(body, "model").Raw
+	return s.comparable(gjson.GetBytes(body, "system").Raw + gjson.GetBytes(body, "tools").Raw +
+		gjson.GetBytes(body, "model").Raw)
+}
+
+// comparable is a part of a call without what differs between folders and between moments.
+func (s *service) comparable(text string) string {
 	var lines []string
 	for _, line := range strings.Split(text, `\n`) {
 		if !strings.Contains(line, filepath.Dir(s.root)) && !strings.Contains(line, "cch=") {

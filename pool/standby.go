@@ -37,15 +37,19 @@ func (s *slot) claim(ctx context.Context, credential broker.Credential) (*cli.Pr
 	if err != nil {
 		return nil, err
 	}
-	s.rename(claimed.Session)
+	if !s.named {
+		s.rename(claimed.Session)
+	} else if err = claimed.SetAlias(s.id); err != nil {
+		return nil, errors.Join(err, claimed.Discard())
+	}
 	if err := s.moveInto(claimed.Folder); err != nil {
-		return nil, errors.Join(err, claimed.Stop(), claimed.Folder.Remove())
+		return nil, errors.Join(err, claimed.Discard())
 	}
 	return claimed.Process, nil
 }
 
 // fitsStandby reports whether the conversation can begin with a process that was started without knowing of it.
 func (s *slot) fitsStandby() bool {
-	return s.dir == nil && !s.mirror.fetch && !s.named && len(s.seed.Before) == 0 &&
+	return s.dir == nil && !s.mirror.fetch && (s.fresh || !s.named) && len(s.seed.Before) == 0 &&
 		s.settings.Fallback == "" && !s.settings.Background
 }

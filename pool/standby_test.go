@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/tidwall/gjson"
 
 	"claudepool/pool"
 	"claudepool/pool/confine"
@@ -99,6 +100,25 @@ func TestStandby_TheWarmUpCostsNobodyAnything(t *testing.T) {
 	}
 }
 
+// The CLI writes its system prompt for the model it is asked for first, which is that of the warm-up, and keeps it.
+func TestStandby_ThePromptIsThatOfTheModelThatIsAskedFor(t *testing.T) {
+	t.Parallel()
+	s, cold := newService(t, withStandby(1)), newService(t, nil)
+	prompts := map[string]bool{}
+	for _, model := range []string{"haiku", "opus", "sonnet", "claude-haiku-4-5"} {
+		s.awaitStandbys(1)
+		require.Equal(t, pool.ProcessStandby, s.ask(model, "one", fields{"model": model}).process)
+		cold.ask(model, "one", fields{"model": model}).text(t)
+		require.Equal(t, prompt(cold), prompt(s), model)
+		require.Equal(t, said(cold), said(s), model)
+		prompts[gjson.GetBytes(s.lastCall().Body, "system.2.text").Str] = true
+	}
+	require.Greater(t, len(prompts), 2, "models have prompts of their own")
+}
+
+// said is all that the last call has in messages.
+func said(s *service) string { return s.comparable(gjson.GetBytes(s.lastCall().Body, "messages").Raw) }
+
 // A system prompt can't be given to a process that has had a turn, so that some standbys are warmed up without one
 // where clients send system prompts.
 func TestStandby_OneWithoutATurnTakesASystemPrompt(t *testing.T) {
@@ -146,7 +166,6 @@ func (s *service) processes() (pids []string) {
 func TestStandby_WhatItCantBeFittedToStartsCold(t *testing.T) {
 	s := newScriptedService(t, withStandby(1))
 	for name, more := range map[string]fields{
-		"named":    {"session_id": "3f0c3c5e-58b3-4f0e-8d0b-0d9d1c3d2b1a"},
 		"fallback": {"fallback_model": "sonnet"},
 		"history": {"messages": []fields{{"role": "user", "content": "one"}, {"role": "assistant", "content": "1"},
 			{"role": "user", "content": "two"}}},

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -207,4 +208,43 @@ func TestGrant_IsNotBoundWhileACallIsUnderWay(t *testing.T) {
 	require.Contains(t, string(got.text), "msg_warm")
 	require.Eventually(t, func() bool { return g.Open() == 0 }, time.Minute, time.Millisecond)
 	require.NoError(t, g.Bind(Credential{OAuthToken: "token-1"}))
+}
+
+// rewriter shouts.
+type rewriter struct{}
+
+func (rewriter) Reader(body io.Reader) io.Reader {
+	text, _ := io.ReadAll(body)
+	return bytes.NewReader(bytes.ToUpper(text))
+}
+
+func (rewriter) ReplaceString(header string) string { return strings.ReplaceAll(header, "two", "TWO") }
+
+func TestBroker_ChangesCallsOnTheirWayToTheAPI(t *testing.T) {
+	var header http.Header
+	var body []byte
+	b := newBroker(t, func(_ http.ResponseWriter, r *http.Request) {
+		header = r.Header
+		body, _ = io.ReadAll(r.Body)
+	})
+	g := bound(t, b, "token-1")
+	send := func() {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, g.URL()+pathMessages, strings.NewReader(`{"a":1}`))
+		require.NoError(t, err)
+		r.Header.Set("Authorization", "Bearer "+g.Secret())
+		r.Header.Set("X-Session", "one two")
+		answer, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		require.NoError(t, answer.Body.Close())
+		require.Equal(t, 200, answer.StatusCode)
+	}
+	send()
+	require.Equal(t, `{"a":1}`, string(body))
+	require.Equal(t, "one two", header.Get("X-Session"))
+	g.Rewrite(rewriter{})
+	send()
+	require.Equal(t, `{"A":1}`, string(body))
+	require.Equal(t, "one TWO", header.Get("X-Session"))
+	require.Equal(t, "7", header.Get("Content-Length"))
+	require.Equal(t, "Bearer token-1", header.Get("Authorization"))
 }

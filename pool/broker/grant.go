@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -39,6 +40,13 @@ type Grant struct {
 	open       int
 	single     map[*exchange]*time.Timer // the open calls whose answers aren't streamed, once their bodies are there
 	credential Credential
+	rewriter   Rewriter // nil: calls are passed on as they are
+}
+
+// Rewriter changes a call on its way to the API, without changing its length. Its methods may be called concurrently.
+type Rewriter interface {
+	Reader(body io.Reader) io.Reader
+	ReplaceString(header string) string
 }
 
 // Register opens a port and mints a secret for it. Until Bind its calls are answered by the Broker itself, without the
@@ -151,6 +159,13 @@ func (g *Grant) Rebind(from, to Credential) error {
 	return nil
 }
 
+// Rewrite has the calls that begin from now on changed.
+func (g *Grant) Rewrite(r Rewriter) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.rewriter = r
+}
+
 // Open is the number of calls under way.
 func (g *Grant) Open() int {
 	g.mu.Lock()
@@ -202,11 +217,11 @@ func (g *Grant) endExchange(e *exchange) {
 }
 
 // begin counts a call in and says whose it is. That stays so: a call that began unbound never gets a credential.
-func (g *Grant) begin() Credential {
+func (g *Grant) begin() (Credential, Rewriter) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.open++
-	return g.credential
+	return g.credential, g.rewriter
 }
 
 func (g *Grant) done() {
@@ -219,6 +234,19 @@ func (g *Grant) done() {
 func (g *Grant) isCaller(r *http.Request) bool {
 	secret, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	return g.life.Err() == nil && subtle.ConstantTimeCompare([]byte(secret), []byte(g.secret)) == 1
+}
+
+// rewrite changes a call of the process.
+func rewrite(r *http.Request, by Rewriter) {
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{by.Reader(r.Body), r.Body}
+	for _, values := range r.Header {
+		for i, value := range values {
+			values[i] = by.ReplaceString(value)
+		}
+	}
 }
 
 // ServeHTTP takes one call of the process.
@@ -234,12 +262,15 @@ func (g *Grant) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusUnauthorized, "authentication_error", "unknown process")
 		return
 	}
-	credential := g.begin()
+	credential, rewriter := g.begin()
 	defer g.done()
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	if credential == (Credential{}) {
 		warmUp(w, r)
 		return
+	}
+	if rewriter != nil {
+		rewrite(r, rewriter)
 	}
 	g.passed.Add(1)
 	g.broker.pass(g, w, r, credential)

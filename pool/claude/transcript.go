@@ -3,6 +3,7 @@ package claude
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,9 +31,11 @@ type HistoryMessage struct {
 type Transcript struct {
 	Files     *os.Root // the workspace
 	Home      string   // the CLI's home, relative to the workspace
+	Temp      string   // its folder for temporary files, too
 	Cwd       string   // its working directory, absolute and free of symbolic links, as the CLI resolves them
 	SessionID string
-	Owner     int // uid and gid of what is written; -1 for the writer's own
+	Inner     string // the id under which a CLI that runs has the session, if that is another: see Alias
+	Owner     int    // uid and gid of what is written; -1 for the writer's own
 }
 
 // TranscriptPath is where a CLI with this home and working directory keeps the transcript of a session.
@@ -41,7 +44,7 @@ func TranscriptPath(home, cwd, sessionID string) string {
 }
 
 // path is relative to the workspace.
-func (t Transcript) path() string { return TranscriptPath(t.Home, t.Cwd, t.SessionID) }
+func (t Transcript) path() string { return TranscriptPath(t.Home, t.Cwd, cmp.Or(t.Inner, t.SessionID)) }
 
 // Exists reports whether there is something to resume. What can't be looked at is nothing.
 func (t Transcript) Exists() bool {
@@ -144,17 +147,39 @@ func (t Transcript) makeFolder() error {
 	return nil
 }
 
-// Rewound reports whether the last thing in the transcript is a rewind. The CLI writes to it with a delay, of about
-// 100 ms, so only after this is it safe to remove the transcript of a conversation that was rewound to nothing: nothing
-// more will be written before the next turn.
-func (t Transcript) Rewound() (bool, error) {
+// Rewinds counts the rewinds at the end of the transcript. The CLI writes to it with a delay, of about 100 ms, so only
+// after the last one is it safe to remove the transcript of a conversation that was rewound to nothing: nothing more will
+// be written before the next turn.
+func (t Transcript) Rewinds() (n int, err error) {
+	err = t.eachWritten(func(line []byte) {
+		if n++; !gjson.GetBytes(line, "rewound").Bool() {
+			n = 0
+		}
+	})
+	return n, err
+}
+
+// Leftover is the uuid of what the CLI puts into a session that a Clear has begun, before the command itself; empty if it
+// isn't written yet. The API would see it before the first message.
+func (t Transcript) Leftover() (uuid string, err error) {
+	err = t.eachWritten(func(line []byte) {
+		if e := gjson.GetManyBytes(line, "type", "uuid"); uuid == "" && e[0].Str == "user" {
+			uuid = e[1].Str
+		}
+	})
+	return uuid, err
+}
+
+// eachWritten calls f with each line of the transcript, of which there may be none.
+func (t Transcript) eachWritten(f func(line []byte)) error {
 	text, err := t.Files.ReadFile(t.path())
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return nil
 	}
-	text = bytes.TrimSpace(text)
-	last := text[bytes.LastIndexByte(text, '\n')+1:]
-	return gjson.GetBytes(last, "rewound").Bool(), err
+	for line := range bytes.Lines(text) {
+		f(line)
+	}
+	return err
 }
 
 // ErrTooLarge says that a transcript is larger than its reader takes.
@@ -162,6 +187,9 @@ var ErrTooLarge = errors.New("claude: transcript too large")
 
 // Read returns the transcript as far as it is written in whole lines, of at most limit bytes.
 func (t Transcript) Read(limit int64) ([]byte, error) {
+	if t.Inner != "" {
+		return t.readInner(limit)
+	}
 	f, err := t.Files.OpenFile(t.path(), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -208,12 +236,17 @@ func (t Transcript) Remove() error {
 		case info.IsDir() && path != t.path():
 			continue
 		}
-		if t.Files.Remove(path) == nil {
-			return nil
-		}
-		return t.Files.Rename(path, path+"."+uuid.NewString()) // a folder, which may be deep: it goes with the workspace
+		return t.clear(path)
 	}
 	return nil
+}
+
+// clear leaves nothing at the path. A folder there may be deep: it goes with the workspace.
+func (t Transcript) clear(path string) error {
+	if _, err := t.Files.Lstat(path); errors.Is(err, fs.ErrNotExist) || t.Files.Remove(path) == nil {
+		return nil
+	}
+	return t.Files.Rename(path, path+"."+uuid.NewString())
 }
 
 type entry struct {

@@ -78,8 +78,9 @@ type Process struct {
 	recycle      atomic.Bool           // not to be used again
 	wroteGarbage atomic.Bool           // it wrote what is no JSON
 	aborted      atomic.Pointer[error] // why its run has to end at once
-	lastLine     atomic.Int64          // when the CLI last wrote something, in Unix nanoseconds
-	refusing     atomic.Int64          // bytes of answers to what the CLI has asked, until they are written
+	alias        atomic.Pointer[claude.Alias]
+	lastLine     atomic.Int64 // when the CLI last wrote something, in Unix nanoseconds
+	refusing     atomic.Int64 // bytes of answers to what the CLI has asked, until they are written
 
 	write   sync.Mutex // one line at a time on stdin
 	freezer freezer
@@ -158,6 +159,12 @@ func (p *Process) Bind(c broker.Credential) error {
 
 // Rebind puts another credential in the place of the one it is bound to.
 func (p *Process) Rebind(from, to broker.Credential) error { return p.grant.Rebind(from, to) }
+
+// SetAlias makes the process one of a session of another id, for all that it writes and asks from then on.
+func (p *Process) SetAlias(a claude.Alias) {
+	p.grant.Rewrite(a)
+	p.alias.Store(&a)
+}
 
 // Exited is closed when nothing more will be read from the process.
 func (p *Process) Exited() <-chan struct{} { return p.exited }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"claudepool/pool/claude"
+
 	"claudepool/pool/broker"
 )
 
@@ -190,6 +192,47 @@ func TestWarmUp_FailsUnlessItWasAnsweredAndForgotten(t *testing.T) {
 		c.die()
 		<-c.proc.Exited()
 		require.ErrorIs(t, c.proc.WarmUp(t.Context(), []byte(`"warm up"`)), ErrDied)
+	})
+}
+
+func TestStartOver_TellsTheSessionThatTheCommandHasBegun(t *testing.T) {
+	bubble(t, func(t *testing.T, c *fakeCLI) {
+		var session string
+		err := later(func() (err error) { session, err = c.proc.StartOver(t.Context()); return err })
+		message := c.next()
+		require.Equal(t, "/clear", message.Get("message.content").Str)
+		require.False(t, message.Get("text_not_typed").Exists(), "or it would be no command")
+		r := &run{c: c, uuid: message.Get("uuid").Str}
+		r.start()
+		r.result(success + `,"session_id":"another"`)
+		r.lifecycle("completed")
+		c.grant(c.asked("rewind_conversation"), `{"rewound":true}`)
+		require.NoError(t, <-err)
+		require.Equal(t, "another", session)
+	})
+}
+
+func TestForget_AsksUntilNoTurnRuns(t *testing.T) {
+	bubble(t, func(t *testing.T, c *fakeCLI) {
+		forget := func() <-chan bool { return later(func() bool { return c.proc.Forget(t.Context(), "a-message") }) }
+		forgotten := forget()
+		c.grant(c.asked("rewind_conversation"), `{"rewound":false,"reason":"turn_running"}`)
+		c.grant(c.asked("rewind_conversation"), `{"rewound":true}`)
+		require.True(t, <-forgotten)
+		forgotten = forget()
+		c.grant(c.asked("rewind_conversation"), `{"rewound":false,"reason":"stale_target"}`)
+		require.False(t, <-forgotten)
+	})
+}
+
+func TestAlias_IsInAllThatTheProcessWrites(t *testing.T) {
+	bubble(t, func(t *testing.T, c *fakeCLI) {
+		c.proc.SetAlias(claude.Alias{Inner: "inner", Session: "outer"})
+		r := c.begin(t.Context(), nil)
+		r.start()
+		r.result(success + `,"session_id":"inner","note":"inner is outer"`)
+		require.NoError(t, r.end())
+		require.Equal(t, []string{initLine, r.resultLine(success + `,"session_id":"outer","note":"outer is outer"`)}, r.lines)
 	})
 }
 

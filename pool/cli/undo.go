@@ -69,25 +69,60 @@ func (p *Process) Rewind(ctx context.Context) bool {
 
 // WarmUp runs a message whose answer nobody reads, and forgets it.
 func (p *Process) WarmUp(ctx context.Context, message json.RawMessage) error {
+	_, err := p.runUnread(ctx, func(uuid string) []byte { return claude.UserMessage(uuid, message) })
+	return err
+}
+
+// StartOver has the CLI begin another session, whose id it returns. With the one before it drops what it had made of
+// the system prompt for the model it had then. The command that did this is forgotten, but for what the CLI puts before
+// it: see claude.Transcript.Leftover.
+func (p *Process) StartOver(ctx context.Context) (session string, err error) {
+	outcome, err := p.runUnread(ctx, claude.Clear)
+	if err != nil {
+		return "", err
+	}
+	return claude.SessionOf(outcome.Result), nil
+}
+
+// runUnread runs a line of which a message's uuid is made, and forgets it.
+func (p *Process) runUnread(ctx context.Context, line func(uuid string) []byte) (Outcome, error) {
 	t := newTurn(uuid.NewString(), p.grant.Scrub)
 	t.drop()
 	if err := p.attach(t); err != nil {
-		return err
+		return Outcome{}, err
 	}
 	defer p.detach()
-	if err := p.send(claude.UserMessage(t.uuid, message)); err != nil {
-		return err
+	if err := p.send(line(t.uuid)); err != nil {
+		return Outcome{}, err
 	}
 	select {
 	case <-t.ended:
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return Outcome{}, context.Cause(ctx)
 	}
 	outcome, err := t.outcome()
 	if err == nil && (!outcome.Good() || !p.rewind(ctx, t)) {
 		err = errors.New("cli: the warm-up failed")
 	}
-	return err
+	return outcome, err
+}
+
+// Forget makes the conversation forget a message of the user's and what follows it, and reports whether it did.
+func (p *Process) Forget(ctx context.Context, message string) bool {
+	for ctx.Err() == nil {
+		line, err := p.control(ctx, claude.Rewind{UserMessageUUID: message})
+		if err != nil {
+			return false
+		}
+		switch reason, rewound := claude.RewindOutcome(line); {
+		case rewound, reason == "target_not_found":
+			return true
+		case reason != "turn_running":
+			return false
+		}
+		pause(ctx, 10*time.Millisecond)
+	}
+	return false
 }
 
 // AskAside warms the process up by a question beside the conversation: less than a run does, but the process can be
@@ -109,20 +144,7 @@ func (p *Process) rewind(ctx context.Context, t *turn) bool {
 	if _, ever := t.hasTasks(); ever || t.isLasting() {
 		return false // there may be more to undo
 	}
-	for ctx.Err() == nil {
-		line, err := p.control(ctx, claude.Rewind{UserMessageUUID: t.uuid})
-		if err != nil {
-			return false
-		}
-		switch reason, rewound := claude.RewindOutcome(line); {
-		case rewound, reason == "target_not_found":
-			return true
-		case reason != "turn_running":
-			return false
-		}
-		pause(ctx, 10*time.Millisecond)
-	}
-	return false
+	return p.Forget(ctx, t.uuid)
 }
 
 func pause(ctx context.Context, d time.Duration) {

@@ -19,7 +19,10 @@ const (
 	warmUpTurns = 4
 	// warmUpText is what a warm-up says. The broker answers it; see broker/warmup.go.
 	warmUpText = `"warm-up"`
-	// transcriptInterval is how often it is looked whether the CLI has written the last of a warm-up.
+	// rewindsAtStart is how many rewinds a session that was begun by a command has before its first message: of the
+	// command, and of what stands before that.
+	rewindsAtStart = 2
+	// transcriptInterval is how often it is looked what the CLI has written.
 	transcriptInterval = 20 * time.Millisecond
 )
 
@@ -97,29 +100,57 @@ func (k *Keeper) warmUp(ctx context.Context, p *Process) error {
 		if err := p.AskAside(ctx, "warm-up"); err != nil {
 			return err
 		}
-		return k.removeTranscript(ctx, p)
+		return p.removeTranscript(p.Session)
 	}
 	for range warmUpTurns {
 		if err := p.WarmUp(ctx, []byte(warmUpText)); err != nil {
 			return err
 		}
 	}
-	return k.removeTranscript(ctx, p)
+	return p.startOver(ctx)
 }
 
-// removeTranscript removes what a warm-up has left, once the CLI has written the last of it.
-func (k *Keeper) removeTranscript(ctx context.Context, p *Process) error {
+// startOver has the process begin another session. In the one of its warm-up it would keep the system prompt of the model
+// that was asked then, whatever model its user wants. (Seen on 2.1.330.)
+func (p *Process) startOver(ctx context.Context) error {
+	session, err := p.StartOver(ctx)
+	if err != nil {
+		return err
+	}
+	warmUps := p.Session
+	p.Session = session
+	var leftover string
+	if err = p.awaitTranscript(ctx, func(t claude.Transcript) (done bool, err error) {
+		leftover, err = t.Leftover()
+		return leftover != "", err
+	}); err != nil {
+		return err
+	}
+	if !p.Forget(ctx, leftover) {
+		return errors.New("standby: the warm-up can't be forgotten")
+	}
+	if err = p.awaitTranscript(ctx, func(t claude.Transcript) (done bool, err error) {
+		n, err := t.Rewinds()
+		return n == rewindsAtStart, err
+	}); err != nil {
+		return err
+	}
+	return errors.Join(p.removeTranscript(session), p.removeTranscript(warmUps))
+}
+
+// awaitTranscript waits until the CLI has written something to its transcript.
+func (p *Process) awaitTranscript(ctx context.Context, written func(claude.Transcript) (bool, error)) error {
 	return p.Folder.WithTranscript(p.Session, func(t claude.Transcript) error {
 		for ctx.Err() == nil {
-			rewound, err := t.Rewound()
-			if err != nil {
+			if done, err := written(t); done || err != nil {
 				return err
-			}
-			if rewound || p.kind.blank {
-				return t.Remove()
 			}
 			sleep(ctx, transcriptInterval)
 		}
 		return context.Cause(ctx)
 	})
+}
+
+func (p *Process) removeTranscript(session string) error {
+	return p.Folder.WithTranscript(session, claude.Transcript.Remove)
 }

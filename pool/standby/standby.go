@@ -74,6 +74,13 @@ type Process struct {
 	freezeTried bool // freezing it was tried; guarded by Keeper.mu
 }
 
+// SetAlias makes the process one of a session of another id. It has run nothing yet.
+func (p *Process) SetAlias(session string) error {
+	alias := claude.Alias{Inner: p.Session, Session: session}
+	p.Process.SetAlias(alias)
+	return p.Folder.SetAlias(alias)
+}
+
 // Stats is what a Keeper has.
 type Stats struct {
 	Ready  int   // processes that can be claimed

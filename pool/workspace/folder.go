@@ -6,6 +6,7 @@ package workspace
 import (
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"claudepool/pool/claude"
 	"claudepool/pool/confine"
@@ -31,6 +32,7 @@ type Folder struct {
 	Cwd  string // where they work
 
 	launcher *confine.Launcher
+	alias    atomic.Pointer[claude.Alias] // of the session whose CLI runs here; nil: the CLI has the session's own id
 }
 
 // New makes a folder of an opaque name for processes of the launcher. The error is confine.ErrNoUID where another
@@ -57,6 +59,28 @@ func (f *Folder) WithTranscript(session string, do func(claude.Transcript) error
 		return err
 	}
 	defer files.Close()
-	return do(claude.Transcript{Files: files, Home: homeFolder, Cwd: f.Cwd, SessionID: session,
-		Owner: f.launcher.Owner(f.Root)})
+	t := claude.Transcript{Files: files, Home: homeFolder, Temp: tempFolder, Cwd: f.Cwd, SessionID: session,
+		Owner: f.launcher.Owner(f.Root)}
+	if alias := f.alias.Load(); alias != nil && alias.Session == session {
+		t.Inner = alias.Inner
+	}
+	return do(t)
+}
+
+// SetAlias says that the CLI that runs here, and has done nothing yet, has a session under another id.
+func (f *Folder) SetAlias(a claude.Alias) error {
+	f.alias.Store(&a)
+	return f.WithTranscript(a.Session, claude.Transcript.LinkInner)
+}
+
+// EndAlias gives the session's files the session's id. The CLI must have ended. Who reads the transcript meanwhile finds
+// it all the same. It does nothing where there is no alias; its error says that some files couldn't be renamed.
+func (f *Folder) EndAlias() error {
+	alias := f.alias.Load()
+	if alias == nil {
+		return nil
+	}
+	err := f.WithTranscript(alias.Session, claude.Transcript.RenameInner)
+	f.alias.Store(nil)
+	return err
 }

@@ -157,6 +157,20 @@ func (s *session) rewind(uuid string) bool {
 	return false
 }
 
+// startOver begins another session, as the real one does: with two messages of its own.
+func (s *session) startOver(command string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.id = uuid.NewString()
+	s.path = filepath.Join(filepath.Dir(s.path), s.id+".jsonl")
+	s.before, s.given = nil, 0
+	s.messages = []entry{
+		{"user", uuid.NewString(), s.id, message{"user", json.RawMessage(`"<local-command-caveat>"`)}},
+		{"user", command, s.id, message{"user", json.RawMessage(`"<command-name>/clear</command-name>"`)}},
+	}
+	s.append(nil, s.messages[0], s.messages[1])
+}
+
 // save writes the transcript.
 func (s *session) save() {
 	s.mu.Lock()

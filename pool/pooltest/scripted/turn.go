@@ -17,6 +17,10 @@ import (
 
 // turn runs one user message to its result.
 func (c *cli) turn(message gjson.Result) {
+	if textOf(message.Get("message.content")) == "/clear" && !message.Get("text_not_typed").Bool() {
+		c.startOver(message)
+		return
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	c.sayState("running")
@@ -52,6 +56,15 @@ func (c *cli) turn(message gjson.Result) {
 		time.Sleep(50 * time.Millisecond)
 		os.Exit(1)
 	}
+}
+
+// startOver takes the command for another session.
+func (c *cli) startOver(message gjson.Result) {
+	c.lifecycle(message, "started")
+	c.session.startOver(message.Get("uuid").Str)
+	c.say(object{"type": "result", "subtype": "success", "is_error": false, "result": "", "num_turns": 0,
+		"session_id": c.session.id, "uuid": uuid.NewString(), "user_message_uuid": message.Get("uuid").Str})
+	c.lifecycle(message, "completed")
 }
 
 // turn is the user message that is being answered.
