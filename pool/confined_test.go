@@ -108,7 +108,8 @@ cp CLAUDE.md ~/.claude/CLAUDE.md`
 		user, process string
 		more          fields
 	}{
-		{"cleo", pool.ProcessStandby, nil}, {"bob", pool.ProcessCold, fields{"session_id": session, "fallback_model": "sonnet"}},
+		{"cleo", pool.ProcessStandby, nil},
+		{"bob", pool.ProcessCold, fields{"session_id": session, "fallback_model": "sonnet"}},
 	} {
 		r := s.ask(next.user, "hello again", next.more)
 		require.Equal(t, "reply to: hello again", r.text(t))

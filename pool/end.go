@@ -43,7 +43,8 @@ func (s *slot) endAlias() {
 		return
 	}
 	if err := s.dir.EndAlias(); err != nil {
-		s.pool.opts.Logger.Warn("files couldn't be given the conversation's id", "user", api.ShortUser(s.user.id), "error", err)
+		s.pool.opts.Logger.Warn("files couldn't be given the conversation's id", "user", api.ShortUser(s.user.id),
+			"error", err)
 	}
 }
 

@@ -21,7 +21,7 @@ import (
 //
 // Both ids are of one length, so that what has them keeps its own.
 type Alias struct {
-	Inner   string // the id that the CLI was started with
+	Inner   string // the id that the CLI has
 	Session string // the session's
 }
 
@@ -76,8 +76,8 @@ func (a Alias) begins(text []byte) int {
 	return 0
 }
 
-// sessionFolders are, relative to the workspace, those in which a CLI has a folder for each session of which it may tell
-// the model: of what was too long to be told, of subagents, of commands in the background. (Seen on 2.1.330.)
+// sessionFolders are, relative to the workspace, those in which a CLI has a folder for each session of which it may
+// tell the model: of what was too long to be told, of subagents, of commands in the background. (Seen on 2.1.330.)
 func (t Transcript) sessionFolders() []string {
 	uid := t.Owner
 	if uid < 0 {

@@ -157,7 +157,8 @@ func TestTranscript_TellsWhatAClearHasLeft(t *testing.T) {
 	leftover, err = transcript.Leftover()
 	require.NoError(t, err)
 	require.True(t, bytes.Contains(bytes.SplitAfter(text, []byte("\n"))[0], []byte(leftover)))
-	for want, line := range []string{"", `{"type":"last-prompt","rewound":true}`, `{"type":"last-prompt","rewound":true}`} {
+	const rewind = `{"type":"last-prompt","rewound":true}`
+	for want, line := range []string{"", rewind, rewind} {
 		text = append(text, line+"\n"...)
 		require.NoError(t, os.WriteFile(path, text, 0o600))
 		n, err := transcript.Rewinds()

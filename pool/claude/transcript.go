@@ -148,8 +148,8 @@ func (t Transcript) makeFolder() error {
 }
 
 // Rewinds counts the rewinds at the end of the transcript. The CLI writes to it with a delay, of about 100 ms, so only
-// after the last one is it safe to remove the transcript of a conversation that was rewound to nothing: nothing more will
-// be written before the next turn.
+// after the last one is it safe to remove the transcript of a conversation that was rewound to nothing: nothing more
+// will be written before the next turn.
 func (t Transcript) Rewinds() (n int, err error) {
 	err = t.eachWritten(func(line []byte) {
 		if n++; !gjson.GetBytes(line, "rewound").Bool() {
@@ -159,8 +159,8 @@ func (t Transcript) Rewinds() (n int, err error) {
 	return n, err
 }
 
-// Leftover is the uuid of what the CLI puts into a session that a Clear has begun, before the command itself; empty if it
-// isn't written yet. The API would see it before the first message.
+// Leftover is the uuid of what the CLI puts into a session that a Clear has begun, before the command itself; empty if
+// it isn't written yet. The API would see it before the first message.
 func (t Transcript) Leftover() (uuid string, err error) {
 	err = t.eachWritten(func(line []byte) {
 		if e := gjson.GetManyBytes(line, "type", "uuid"); uuid == "" && e[0].Str == "user" {

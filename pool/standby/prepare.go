@@ -110,8 +110,8 @@ func (k *Keeper) warmUp(ctx context.Context, p *Process) error {
 	return p.startOver(ctx)
 }
 
-// startOver has the process begin another session. In the one of its warm-up it would keep the system prompt of the model
-// that was asked then, whatever model its user wants. (Seen on 2.1.330.)
+// startOver has the process begin another session. In the one of its warm-up it would keep the system prompt of the
+// model that was asked then, whatever model its user wants. (Seen on 2.1.330.)
 func (p *Process) startOver(ctx context.Context) error {
 	session, err := p.StartOver(ctx)
 	if err != nil {

@@ -73,8 +73,8 @@ func (f *Folder) SetAlias(a claude.Alias) error {
 	return f.WithTranscript(a.Session, claude.Transcript.LinkInner)
 }
 
-// EndAlias gives the session's files the session's id. The CLI must have ended. Who reads the transcript meanwhile finds
-// it all the same. It does nothing where there is no alias; its error says that some files couldn't be renamed.
+// EndAlias gives the session's files the session's id. The CLI must have ended. Who reads the transcript meanwhile
+// finds it all the same. It does nothing where there is no alias; its error says that some files couldn't be renamed.
 func (f *Folder) EndAlias() error {
 	alias := f.alias.Load()
 	if alias == nil {
