@@ -42,6 +42,11 @@ func (c *client) ask(content any, more fields) reply {
 	body := c.request(content)
 	maps.Copy(body, more)
 	r := c.service.ask(c.user, "", body)
+	if c.way == "session" {
+		for _, id := range ids(r) {
+			require.Equal(c.t, c.session, id, "the client has chosen it")
+		}
+	}
 	if isGood(r) {
 		c.session = sessionOf(r)
 		c.kept = append(append(c.kept, user(content)), answerOf(r, c.way)...)

@@ -37,11 +37,9 @@ func (s *slot) unpark(ctx context.Context, req *api.Request) *standby.Process {
 	if !p.parks() || s.isTooLarge() || !s.canMove() {
 		return nil
 	}
-	wish := standby.Wish{CLI: s.options(), New: s.dir == nil && !s.mirror.fetch && len(s.seed.Before) == 0,
-		Git: s.dir != nil && s.dir.IsRepository()}
-	wish.CLI.PermissionMode = p.opts.PermissionMode // it can be changed later
-	s.wish = &wish
-	taken, err := p.parked.Unpark(ctx, credentialOf(req), wish)
+	s.wish = s.wishes()
+	s.wish.New = s.dir == nil && !s.mirror.fetch && len(s.seed.Before) == 0
+	taken, err := p.parked.Unpark(ctx, credentialOf(req), *s.wish)
 	if err == nil {
 		if err = s.moveTo(taken.Folder); err == nil {
 			return taken
@@ -52,6 +50,13 @@ func (s *slot) unpark(ctx context.Context, req *api.Request) *standby.Process {
 		p.opts.Logger.Warn("a parked process could not be taken", "error", err)
 	}
 	return nil
+}
+
+// wishes is what the conversation wants of a parked process, now or when it comes back.
+func (s *slot) wishes() *standby.Wish {
+	wish := &standby.Wish{CLI: s.options(), Git: s.dir != nil && s.dir.IsRepository()}
+	wish.CLI.PermissionMode = s.pool.opts.PermissionMode // it can be changed later
+	return wish
 }
 
 // giveBack ends a parked process that could not be made the conversation's. Its workspace stays if there may be files

@@ -216,7 +216,7 @@ func TestParked_WhatGoesWrongAtTheGateCostsAStart(t *testing.T) {
 	require.Equal(t, []string{"user: one", "assistant: two", "user: three"}, s.lastCall().Messages())
 }
 
-// beginnings are requests for new conversations that no standby can be fitted to.
+// beginnings are requests for new conversations, where there is no standby.
 var beginnings = map[string]fields{
 	"an id of the client's": {"session_id": session},
 	"a system prompt":       {"session_id": session, "system": "You are a zebra."},
@@ -274,5 +274,19 @@ func TestParked_AFallbackModelIsKnownNextTime(t *testing.T) {
 	pid := s.parked("haiku")
 	r := s.ask("ada", "one", fields{"session_id": "11111111-2222-4333-8444-666666666666", "model": "haiku",
 		"fallback_model": "sonnet"})
+	require.Equal(t, pid, r.pid)
+}
+
+// Who began with a standby comes back some day: what is parked is for the model by then.
+func TestParked_TheModelOfWhoBeginsWithAStandbyIsKnownNextTime(t *testing.T) {
+	t.Parallel()
+	s := newParking(t, replacedSoon, withStandby(1))
+	s.awaitStandbys(1)
+	s.parked("")
+	require.Equal(t, pool.ProcessStandby, s.ask("ada", "one", fields{"model": "haiku"}).process)
+	pid := s.parked("haiku")
+	s.reap()
+	r := s.ask("ada", "two", fields{"model": "haiku"})
+	require.Equal(t, "reply to: two", r.text(t))
 	require.Equal(t, pid, r.pid)
 }

@@ -45,6 +45,9 @@ func (s *slot) claim(ctx context.Context, credential broker.Credential) (*cli.Pr
 	if err := s.moveInto(claimed.Folder); err != nil {
 		return nil, errors.Join(err, claimed.Discard())
 	}
+	if s.pool.parks() {
+		s.wish = s.wishes() // for when it comes back
+	}
 	return claimed.Process, nil
 }
 

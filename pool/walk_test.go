@@ -120,7 +120,7 @@ func walkAll(t *testing.T, n, atOnce int, start func(testing.TB, func(*pool.Opti
 	var walks sync.WaitGroup
 	for first := range atOnce {
 		store := archive.NewFolder(t.TempDir(), time.Hour)
-		instances := [2]*service{start(t, keepingIn(store)), start(t, keepingIn(store))}
+		instances := [2]*service{start(t, keepingIn(store, withStandby(1))), start(t, keepingIn(store, withStandby(1)))}
 		walks.Go(func() { // which the first walk that fails ends
 			for i := first; i < n; i += atOnce {
 				if only < 0 || i == only {

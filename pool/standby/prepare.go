@@ -19,6 +19,8 @@ const (
 	warmUpTurns = 4
 	// warmUpText is what a warm-up says. The broker answers it; see broker/warmup.go.
 	warmUpText = `"warm-up"`
+	// aside is a question beside the conversation, which warms up less than a turn, and leaves nothing.
+	aside = "warm-up"
 	// rewindsAtStart is how many rewinds a session that was begun by a command has before its first message: of the
 	// command, and of what stands before that.
 	rewindsAtStart = 2
@@ -97,7 +99,7 @@ func (k *Keeper) load(ctx context.Context, p *Process, delay time.Duration) erro
 // warmUp makes the process do what only a first turn does, and forget it.
 func (k *Keeper) warmUp(ctx context.Context, p *Process) error {
 	if p.kind.blank {
-		if err := p.AskAside(ctx, "warm-up"); err != nil {
+		if err := p.AskAside(ctx, aside); err != nil {
 			return err
 		}
 		return p.removeTranscript(p.Session)
@@ -128,6 +130,9 @@ func (p *Process) startOver(ctx context.Context) error {
 	}
 	if !p.Forget(ctx, leftover) {
 		return errors.New("standby: the warm-up can't be forgotten")
+	}
+	if err = p.AskAside(ctx, aside); err != nil { // what the command made the CLI forget beside the prompt
+		return err
 	}
 	if err = p.awaitTranscript(ctx, func(t claude.Transcript) (done bool, err error) {
 		n, err := t.Rewinds()
