@@ -5,7 +5,8 @@
 # session does so, too. A side question before the first turn composes nothing that is kept.
 #
 # Seen with Claude Code 2.1.332, linux/x64: one process is started with haiku, one is switched to it before its first turn, one after
-# that, and one after it with a `/clear`. The line that the third has of its own accord is the model's name.
+# that, and one after it with a `/clear`. The line that the third has tells how many tokens are left, which is said anew
+# with each call.
 #
 # What follows: a process that was warmed up with one model and is given to somebody who wants another has a prompt that isn't that
 # model's, with sections missing, and the API's cache of the prompt is lost where the session is resumed. Whoever keeps processes warm
