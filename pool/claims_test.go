@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"regexp"
@@ -17,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/tidwall/gjson"
@@ -75,11 +77,15 @@ type claimants struct {
 
 // come is one user's visit. Every fourth hangs up first and comes again.
 func (c *claimants) come(i int) {
-	user := fmt.Sprint("user-", i)
-	if rand.N(4) == 0 {
-		c.hangUpSoon(user, systemOf(i))
+	user, more := fmt.Sprint("user-", i), fields{}
+	maps.Copy(more, systemOf(i))
+	if i%3 == 0 {
+		more["session_id"] = uuid.NewString()
 	}
-	r := c.ask(user, "I am "+user, systemOf(i))
+	if rand.N(4) == 0 {
+		c.hangUpSoon(user, more)
+	}
+	r := c.ask(user, "I am "+user, more)
 	c.giveUp(userID(user))
 	if r.status != 200 || len(r.of("result")) != 1 {
 		// killed while it was being made ready, or before its message was sent
@@ -91,6 +97,9 @@ func (c *claimants) come(i int) {
 	defer c.mu.Unlock()
 	session := r.of("result")[0].Get("session_id").Str
 	assert.Empty(c.t, c.sessions[session], "the conversation of another")
+	for _, id := range ids(r) {
+		assert.Contains(c.t, []any{id, nil}, more["session_id"], "it is of the user's choice")
+	}
 	c.sessions[session] = user
 	c.kinds[r.process]++
 }

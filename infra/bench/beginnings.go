@@ -14,7 +14,7 @@ import (
 	"claudepool/pool/api"
 )
 
-// beginnings are requests that find no process of their conversation, and that no process warmed up for new users fits.
+// beginnings are requests that find no process of their conversation, and differ from those of new users.
 // Before the one that counts, ready waits until what a service keeps for such requests is there.
 var beginnings = [...]struct {
 	name string
