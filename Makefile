@@ -65,8 +65,9 @@ turns: setup ## Walk through 50 random conversations with the real CLI and 300 w
 keyed: setup ## Send 1000 requests twice under keys, while fronts are killed and owners drained
 	KEYED=1000 CGO_ENABLED=0 go test -count=1 -v -timeout 30m -run TestKeyed ./infra/local
 
-parked: setup ## Have 10,000 users claim parked processes, and 300 those of the real CLI
-	CLAUDE_BIN=$(CLAUDE_BIN) CLAIMS=10000 CLAIMS_REAL=300 CGO_ENABLED=0 go test -count=1 -v -timeout 60m -run TestParked_NobodyGets ./pool/standby
+parked: setup ## Have 10,000 users claim parked processes, 300 those of the real CLI, and kill services meanwhile
+	CLAUDE_BIN=$(CLAUDE_BIN) CLAIMS=10000 CLAIMS_REAL=300 KILLED=30 CGO_ENABLED=0 go test -count=1 -v -timeout 60m \
+	  -run 'TestParked_(NobodyGets|NothingIsLeftOfAService)' ./pool/standby ./pool
 
 python: setup ## Run the README's lines in Python with the SDK that Debian's unstable suite has
 	@infra/sdktest/python.sh .tools/python
