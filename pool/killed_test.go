@@ -28,8 +28,8 @@ const (
 )
 
 // A service can be killed at any moment of a claim: before the process is bound, while the transcript takes the gate's
-// place, before and after the process reads it. The next one that starts there leaves nothing of it: no process, no gate,
-// no workspace, and no uid that is taken.
+// place, before and after the process reads it. The next one that starts there leaves nothing of it: no process, no
+// gate, no workspace.
 func TestParked_NothingIsLeftOfAServiceThatIsKilled(t *testing.T) {
 	t.Parallel()
 	need.Root(t)
@@ -67,8 +67,8 @@ func beKilled(t *testing.T, cli string) {
 	}
 }
 
-// killService starts a service, kills it in the middle of a claim, and requires that nothing is left of it when the next
-// one has started.
+// killService starts a service, kills it in the middle of a claim, and requires that nothing is left of it when the
+// next one has started.
 func killService(t *testing.T, cli string, window time.Duration) {
 	t.Helper()
 	self, err := os.Executable()
