@@ -241,6 +241,7 @@ func (s *slot) spawn(ctx context.Context, req *api.Request) (how string, err err
 // obtain gets a process for the conversation, one that was started in advance if there is one that fits.
 func (s *slot) obtain(ctx context.Context, req *api.Request) (proc *cli.Process, how string, err error) {
 	s.origin = api.ContextNone
+	s.endInnerID(true)
 	if proc, err = s.claim(ctx, credentialOf(req)); !errors.Is(err, standby.ErrNone) {
 		return proc, ProcessStandby, err
 	}

@@ -19,7 +19,7 @@ func (s *slot) end() error {
 	var err error
 	for range stopAttempts {
 		if err = s.stop(s.process); err == nil {
-			s.endAlias()
+			s.endInnerID(false)
 			s.processEnded()
 			return nil
 		}
@@ -36,13 +36,13 @@ func (s *slot) stop(proc *cli.Process) error {
 	return s.pool.tuning.stop(proc)
 }
 
-// endAlias gives the files of a process that is gone the conversation's id, where it had another. What couldn't be
-// renamed is missing to the next one, as if the process had removed it.
-func (s *slot) endAlias() {
+// endInnerID gives the conversation's files its id, where a process that is gone had another. Before the next one it is
+// tried once more, finally: what can't be renamed then either is missing to that.
+func (s *slot) endInnerID(final bool) {
 	if s.dir == nil {
 		return
 	}
-	if err := s.dir.EndAlias(); err != nil {
+	if err := s.dir.EndInnerID(final); err != nil {
 		s.pool.opts.Logger.Warn("files couldn't be given the conversation's id", "user", api.ShortUser(s.user.id),
 			"error", err)
 	}
@@ -74,7 +74,7 @@ func (s *slot) retryEnd() {
 			break
 		}
 	}
-	s.endAlias()
+	s.endInnerID(false)
 	s.processEnded()
 	p.opts.Logger.Info("a process has ended at last", "user", api.ShortUser(s.user.id), "pid", pid)
 	s.yield()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"claudepool/pool/api"
 	"claudepool/pool/broker"
 	"claudepool/pool/claude"
 	"claudepool/pool/cli"
@@ -39,8 +40,9 @@ func (s *slot) claim(ctx context.Context, credential broker.Credential) (*cli.Pr
 	}
 	if !s.named {
 		s.rename(claimed.Session)
-	} else if err = claimed.SetAlias(s.id); err != nil {
-		return nil, errors.Join(err, claimed.Discard())
+	} else if err := claimed.Serve(s.id); err != nil {
+		s.pool.opts.Logger.Warn("a conversation's files have no paths of its id", "user", api.ShortUser(s.user.id),
+			"error", err)
 	}
 	if err := s.moveInto(claimed.Folder); err != nil {
 		return nil, errors.Join(err, claimed.Discard())

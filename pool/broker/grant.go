@@ -236,8 +236,8 @@ func (g *Grant) isCaller(r *http.Request) bool {
 	return g.life.Err() == nil && subtle.ConstantTimeCompare([]byte(secret), []byte(g.secret)) == 1
 }
 
-// rewrite changes a call of the process.
-func rewrite(r *http.Request, by Rewriter) {
+// change changes a call of the process.
+func change(r *http.Request, by Rewriter) {
 	r.Body = struct {
 		io.Reader
 		io.Closer
@@ -270,7 +270,7 @@ func (g *Grant) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if rewriter != nil {
-		rewrite(r, rewriter)
+		change(r, rewriter)
 	}
 	g.passed.Add(1)
 	g.broker.pass(g, w, r, credential)

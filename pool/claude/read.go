@@ -218,9 +218,6 @@ func (r *Reader) read() ([]byte, error) {
 	}
 }
 
-// SessionOf is the id of the session that a line is of.
-func SessionOf(l *Line) string { return gjson.GetBytes(l.Raw, "session_id").String() }
-
 // RewindOutcome reads the answer to a Rewind: whether the conversation was rewound, and if not, why: turn_running,
 // target_not_found, ….
 func RewindOutcome(l Line) (reason string, rewound bool) {

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/tidwall/gjson"
 )
 
 // HistoryMessage is a message of a conversation that took place elsewhere.
@@ -34,7 +33,7 @@ type Transcript struct {
 	Temp      string   // its folder for temporary files, too
 	Cwd       string   // its working directory, absolute and free of symbolic links, as the CLI resolves them
 	SessionID string
-	Inner     string // the id under which a CLI that runs has the session, if that is another: see Alias
+	Inner     string // the id under which a CLI that runs has the session, if that is another: see InnerID
 	Owner     int    // uid and gid of what is written; -1 for the writer's own
 }
 
@@ -128,10 +127,12 @@ func (t Transcript) follow(e *entry, last string, now time.Time) []byte {
 	return line(e)
 }
 
-// makeFolder makes what is missing of the folder, one by one as each has to be given to its owner.
-func (t Transcript) makeFolder() error {
+func (t Transcript) makeFolder() error { return t.makeFolders(filepath.Dir(t.path())) }
+
+// makeFolders makes what is missing on the way to a folder, one by one as each has to be given to its owner.
+func (t Transcript) makeFolders(folder string) error {
 	path := ""
-	for name := range strings.SplitSeq(filepath.Dir(t.path()), string(filepath.Separator)) {
+	for name := range strings.SplitSeq(folder, string(filepath.Separator)) {
 		path = filepath.Join(path, name)
 		err := t.Files.Mkdir(path, 0o700)
 		if errors.Is(err, fs.ErrExist) {
@@ -145,41 +146,6 @@ func (t Transcript) makeFolder() error {
 		}
 	}
 	return nil
-}
-
-// Rewinds counts the rewinds at the end of the transcript. The CLI writes to it with a delay, of about 100 ms, so only
-// after the last one is it safe to remove the transcript of a conversation that was rewound to nothing: nothing more
-// will be written before the next turn.
-func (t Transcript) Rewinds() (n int, err error) {
-	err = t.eachWritten(func(line []byte) {
-		if n++; !gjson.GetBytes(line, "rewound").Bool() {
-			n = 0
-		}
-	})
-	return n, err
-}
-
-// Leftover is the uuid of what the CLI puts into a session that a Clear has begun, before the command itself; empty if
-// it isn't written yet. The API would see it before the first message.
-func (t Transcript) Leftover() (uuid string, err error) {
-	err = t.eachWritten(func(line []byte) {
-		if e := gjson.GetManyBytes(line, "type", "uuid"); uuid == "" && e[0].Str == "user" {
-			uuid = e[1].Str
-		}
-	})
-	return uuid, err
-}
-
-// eachWritten calls f with each line of the transcript, of which there may be none.
-func (t Transcript) eachWritten(f func(line []byte)) error {
-	text, err := t.Files.ReadFile(t.path())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	for line := range bytes.Lines(text) {
-		f(line)
-	}
-	return err
 }
 
 // ErrTooLarge says that a transcript is larger than its reader takes.

@@ -18,12 +18,6 @@ func UserMessage(uuid string, content json.RawMessage) []byte {
 		oneLine(content), []byte("}}\n")}, nil)
 }
 
-// Clear is the line that has a CLI begin another session. It answers with a result, as to a message.
-func Clear(uuid string) []byte {
-	return []byte(`{"type":"user","uuid":"` + uuid +
-		`","session_id":"","parent_tool_use_id":null,"message":{"role":"user","content":"/clear"}}` + "\n")
-}
-
 // oneLine is the JSON without line breaks, of which there is none in most: it can be long, and to write it anew takes
 // long.
 func oneLine(raw json.RawMessage) []byte {

@@ -62,9 +62,9 @@ type child interface {
 	Exit() confine.Exit
 }
 
-// Process is one running CLI. It runs at most one message at a time. Run, Rewind, Fit, Satisfies, NeedsRestart,
-// Initialize, Bind and WarmUp are for one goroutine at a time, whoever has the process; the other methods may be called
-// concurrently with them.
+// Process is one running CLI. It runs at most one message at a time. Run, Rewind, Forget, Fit, Satisfies, NeedsRestart,
+// Initialize, Bind, SetInnerID, WarmUp, AskAside and StartOver are for one goroutine at a time, whoever has the process;
+// the other methods may be called concurrently with them.
 type Process struct {
 	child   child
 	stdin   io.Writer
@@ -73,14 +73,14 @@ type Process struct {
 	log     *slog.Logger
 	resumed bool
 
-	inForce      Settings              // owned by whoever has the process
-	connected    atomic.Bool           // to MCP servers
-	recycle      atomic.Bool           // not to be used again
-	wroteGarbage atomic.Bool           // it wrote what is no JSON
-	aborted      atomic.Pointer[error] // why its run has to end at once
-	alias        atomic.Pointer[claude.Alias]
-	lastLine     atomic.Int64 // when the CLI last wrote something, in Unix nanoseconds
-	refusing     atomic.Int64 // bytes of answers to what the CLI has asked, until they are written
+	inForce      Settings                       // owned by whoever has the process
+	connected    atomic.Bool                    // to MCP servers
+	recycle      atomic.Bool                    // not to be used again
+	wroteGarbage atomic.Bool                    // it wrote what is no JSON
+	aborted      atomic.Pointer[error]          // why its run has to end at once
+	inner        atomic.Pointer[claude.InnerID] // nil: the CLI has its session's own id
+	lastLine     atomic.Int64                   // when the CLI last wrote something, in Unix nanoseconds
+	refusing     atomic.Int64                   // bytes of answers to what the CLI has asked, until they are written
 
 	write   sync.Mutex // one line at a time on stdin
 	freezer freezer
@@ -160,10 +160,10 @@ func (p *Process) Bind(c broker.Credential) error {
 // Rebind puts another credential in the place of the one it is bound to.
 func (p *Process) Rebind(from, to broker.Credential) error { return p.grant.Rebind(from, to) }
 
-// SetAlias makes the process one of a session of another id, for all that it writes and asks from then on.
-func (p *Process) SetAlias(a claude.Alias) {
-	p.grant.Rewrite(a)
-	p.alias.Store(&a)
+// SetInnerID makes the process one of a session of another id, in all that it writes and asks from then on.
+func (p *Process) SetInnerID(inner claude.InnerID) {
+	p.grant.Rewrite(inner)
+	p.inner.Store(&inner)
 }
 
 // Exited is closed when nothing more will be read from the process.

@@ -8,9 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"claudepool/pool/claude"
-
 	"claudepool/pool/broker"
+	"claudepool/pool/claude"
 )
 
 const stillRuns = `{"rewound":false,"reason":"turn_running"}`
@@ -225,9 +224,9 @@ func TestForget_AsksUntilNoTurnRuns(t *testing.T) {
 	})
 }
 
-func TestAlias_IsInAllThatTheProcessWrites(t *testing.T) {
+func TestInnerID_IsInAllThatTheProcessWrites(t *testing.T) {
 	bubble(t, func(t *testing.T, c *fakeCLI) {
-		c.proc.SetAlias(claude.Alias{Inner: "inner", Session: "outer"})
+		c.proc.SetInnerID(claude.InnerID{ID: "inner", Session: "outer"})
 		r := c.begin(t.Context(), nil)
 		r.start()
 		r.result(success + `,"session_id":"inner","note":"inner is outer"`)

@@ -107,8 +107,8 @@ func (p *Process) read(stdout io.ReadCloser) {
 // dispatch hands one line to whom it is for. Lines that aren't JSON and lines that belong to no turn of ours (what the
 // CLI does of itself between turns, echoes of control requests) are dropped.
 func (p *Process) dispatch(raw []byte) {
-	if alias := p.alias.Load(); alias != nil {
-		alias.Replace(raw)
+	if inner := p.inner.Load(); inner != nil {
+		inner.Replace(raw)
 	}
 	line, err := claude.ParseLine(raw)
 	if err != nil {

@@ -81,7 +81,10 @@ func (p *Process) StartOver(ctx context.Context) (session string, err error) {
 	if err != nil {
 		return "", err
 	}
-	return claude.SessionOf(outcome.Result), nil
+	if session = claude.SessionOf(outcome.Result); session == "" {
+		return "", errors.New("cli: another session has no id")
+	}
+	return session, nil
 }
 
 // runUnread runs a line of which a message's uuid is made, and forgets it.
@@ -102,7 +105,7 @@ func (p *Process) runUnread(ctx context.Context, line func(uuid string) []byte) 
 	}
 	outcome, err := t.outcome()
 	if err == nil && (!outcome.Good() || !p.rewind(ctx, t)) {
-		err = errors.New("cli: the warm-up failed")
+		err = errors.New("cli: what nobody reads failed, or isn't forgotten")
 	}
 	return outcome, err
 }

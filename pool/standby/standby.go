@@ -1,5 +1,5 @@
 // Package standby keeps CLI processes ready for users who have yet to come. Each is started without a user, warmed
-// up by turns that it forgets again, frozen while it waits, claimed at most once, and replaced. How many are kept
+// up by turns that it forgets again in another session, frozen while it waits, claimed at most once, and replaced. How many are kept
 // follows how many were claimed at once lately, as far as there is room.
 //
 // For all others a Keeper keeps parked processes: they have done all of their start but for reading a transcript, and
@@ -63,7 +63,7 @@ type Starter interface {
 // Process is a process that was started in advance, with what it was started with.
 type Process struct {
 	*cli.Process
-	Session string            // the id of its session
+	Session string            // the id of its session, once it is ready
 	Folder  *workspace.Folder // its workspace
 
 	// A CLI takes a system prompt before its first turn only. A blank process was therefore warmed up by a side
@@ -74,11 +74,12 @@ type Process struct {
 	freezeTried bool // freezing it was tried; guarded by Keeper.mu
 }
 
-// SetAlias makes the process one of a session of another id. It has run nothing yet.
-func (p *Process) SetAlias(session string) error {
-	alias := claude.Alias{Inner: p.Session, Session: session}
-	p.Process.SetAlias(alias)
-	return p.Folder.SetAlias(alias)
+// Serve makes the process, which has run nothing yet, one of a session of another id. The error says that its model
+// won't find all files that it is told of; it can be used all the same.
+func (p *Process) Serve(session string) error {
+	inner := claude.InnerID{ID: p.Session, Session: session}
+	p.SetInnerID(inner)
+	return p.Folder.SetInnerID(inner)
 }
 
 // Stats is what a Keeper has.

@@ -32,7 +32,7 @@ type Folder struct {
 	Cwd  string // where they work
 
 	launcher *confine.Launcher
-	alias    atomic.Pointer[claude.Alias] // of the session whose CLI runs here; nil: the CLI has the session's own id
+	inner    atomic.Pointer[claude.InnerID] // of the CLI that runs here; nil: it has the session's own id
 }
 
 // New makes a folder of an opaque name for processes of the launcher. The error is confine.ErrNoUID where another
@@ -61,26 +61,30 @@ func (f *Folder) WithTranscript(session string, do func(claude.Transcript) error
 	defer files.Close()
 	t := claude.Transcript{Files: files, Home: homeFolder, Temp: tempFolder, Cwd: f.Cwd, SessionID: session,
 		Owner: f.launcher.Owner(f.Root)}
-	if alias := f.alias.Load(); alias != nil && alias.Session == session {
-		t.Inner = alias.Inner
+	if inner := f.inner.Load(); inner != nil && inner.Session == session {
+		t.Inner = inner.ID
 	}
 	return do(t)
 }
 
-// SetAlias says that the CLI that runs here, and has done nothing yet, has a session under another id.
-func (f *Folder) SetAlias(a claude.Alias) error {
-	f.alias.Store(&a)
-	return f.WithTranscript(a.Session, claude.Transcript.LinkInner)
+// SetInnerID says that the CLI that runs here, and has done nothing yet, has a session under another id. The error says
+// that paths with the session's own lead nowhere.
+func (f *Folder) SetInnerID(inner claude.InnerID) error {
+	f.inner.Store(&inner)
+	return f.WithTranscript(inner.Session, claude.Transcript.LinkInner)
 }
 
-// EndAlias gives the session's files the session's id. The CLI must have ended. Who reads the transcript meanwhile
-// finds it all the same. It does nothing where there is no alias; its error says that some files couldn't be renamed.
-func (f *Folder) EndAlias() error {
-	alias := f.alias.Load()
-	if alias == nil {
+// EndInnerID gives the session's files the session's own id, where the CLI had another. The CLI must have ended. Who
+// reads the transcript meanwhile finds it all the same. After an error it can be called again; with final, before the
+// session is resumed, what can't be renamed is lost.
+func (f *Folder) EndInnerID(final bool) error {
+	inner := f.inner.Load()
+	if inner == nil {
 		return nil
 	}
-	err := f.WithTranscript(alias.Session, claude.Transcript.RenameInner)
-	f.alias.Store(nil)
+	err := f.WithTranscript(inner.Session, claude.Transcript.RenameInner)
+	if err == nil || final {
+		f.inner.Store(nil)
+	}
 	return err
 }

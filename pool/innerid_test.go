@@ -2,6 +2,7 @@ package pool_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -15,7 +16,7 @@ import (
 )
 
 // Nobody but the process that was there before knows that it had another session.
-func TestAlias_AConversationOfAnyIDBeginsWithAStandby(t *testing.T) {
+func TestInnerID_AConversationOfAnyIDBeginsWithAStandby(t *testing.T) {
 	t.Parallel()
 	for name, newService := range map[string]func(testing.TB, func(*pool.Options)) *service{"real": newService,
 		"scripted": newScriptedService} {
@@ -41,8 +42,8 @@ func TestAlias_AConversationOfAnyIDBeginsWithAStandby(t *testing.T) {
 	}
 }
 
-// newAliased starts a service with a confined standby, and has the user's conversation begin with it.
-func newAliased(t *testing.T, change ...func(*pool.Options)) (s *service, inner string) {
+// newWithInnerID starts a service with a confined standby, and has the user's conversation begin with it.
+func newWithInnerID(t *testing.T, change ...func(*pool.Options)) (s *service, inner string) {
 	t.Helper()
 	need.Root(t)
 	s = newServiceWith(t, confinement(t), func(o *pool.Options) {
@@ -65,9 +66,9 @@ func newAliased(t *testing.T, change ...func(*pool.Options)) (s *service, inner 
 	return s, inner
 }
 
-func TestAlias_NeitherClientNorAPISeeTheInnerID(t *testing.T) {
+func TestInnerID_NeitherClientNorAPISeeTheInnerID(t *testing.T) {
 	t.Parallel()
-	s, inner := newAliased(t)
+	s, inner := newWithInnerID(t)
 	var seen bytes.Buffer
 	for _, text := range []string{
 		`[[say=I look]][[tool=Bash {"command":"seq 1 40000"}]]`, // which is kept in a file of the session's
@@ -88,12 +89,12 @@ func TestAlias_NeitherClientNorAPISeeTheInnerID(t *testing.T) {
 
 // What the model is told of the session's files has to lead there, as long as the process lives and afterwards, in one
 // that was started for it and in one that was parked.
-func TestAlias_TheModelFindsTheFilesOfTheSession(t *testing.T) {
+func TestInnerID_TheModelFindsTheFilesOfTheSession(t *testing.T) {
 	t.Parallel()
 	for name, parked := range map[string]int{"started": 0, "parked": 1} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, inner := newAliased(t, func(o *pool.Options) { o.Parked = parked })
+			s, inner := newWithInnerID(t, func(o *pool.Options) { o.Parked = parked })
 			same := fields{"session_id": session}
 			r := s.ask("ada", shell("seq 1 40000"), same)
 			path := regexp.MustCompile(`saved to: (\S+)`).FindStringSubmatch(r.text(t))
@@ -113,6 +114,60 @@ func TestAlias_TheModelFindsTheFilesOfTheSession(t *testing.T) {
 			requireRenamed(t, s, inner)
 		})
 	}
+}
+
+// A conversation of which the CLI had no folder yet has one with the next process.
+func TestInnerID_TheNextProcessKeepsFilesOfTheSession(t *testing.T) {
+	t.Parallel()
+	for name, parked := range map[string]int{"started": 0, "parked": 1} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, _ := newWithInnerID(t, func(o *pool.Options) { o.Parked = parked })
+			if parked > 0 {
+				s.parked("")
+			}
+			s.reap()
+			same := fields{"session_id": session}
+			r := s.ask("ada", shell("seq 1 40000"), same)
+			path := regexp.MustCompile(`saved to: (\S+)`).FindStringSubmatch(r.text(t))
+			require.NotNil(t, path, r.text(t))
+			read := fmt.Sprintf(`[[tool=Read {"file_path":%q,"offset":39999}]]`, path[1])
+			require.Contains(t, s.ask("ada", read, same).text(t), "40000")
+		})
+	}
+}
+
+// A first turn that fails is forgotten, however its process ends.
+func TestInnerID_AFirstTurnThatFailsLeavesNothing(t *testing.T) {
+	t.Parallel()
+	s := newService(t, withOneStandby)
+	s.awaitStandbys(1)
+	same := fields{"session_id": session}
+	r := s.ask("ada", "[[status=400]]", same)
+	require.Equal(t, pool.ProcessStandby, r.process)
+	require.Equal(t, "reply to: one", s.ask("ada", "one", same).text(t))
+	require.Equal(t, []string{"user: one"}, s.lastCall().Messages())
+	kill(t, r.pid)
+	require.Equal(t, "reply to: two", s.ask("ada", "two", same).text(t))
+	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two"}, s.lastCall().Messages())
+}
+
+// What the archive has is the conversation's, while the process lives and when another instance takes it up.
+func TestInnerID_AnotherInstanceGoesOn(t *testing.T) {
+	t.Parallel()
+	store, dir := kept(t)
+	first, second := newService(t, keepingIn(store, withOneStandby)), newService(t, keepingIn(store))
+	first.awaitStandbys(1)
+	same := fields{"session_id": session}
+	r := first.ask("ada", "one", same)
+	require.Equal(t, pool.ProcessStandby, r.process)
+	saved(t, dir, 1)
+	r = second.ask("ada", "two", same)
+	require.Equal(t, "reply to: two", r.text(t))
+	for _, id := range ids(r) {
+		require.Equal(t, session, id)
+	}
+	require.Equal(t, []string{"user: one", "assistant: reply to: one", "user: two"}, second.lastCall().Messages())
 }
 
 // requireRenamed requires that what the CLI keeps of the session has the session's id.
