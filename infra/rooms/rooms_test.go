@@ -18,11 +18,11 @@ const module = "claudepool/"
 // services are the parts of infra/ that others may be built on.
 var services = []string{"infra/settings", "infra/logging", "infra/hop", "infra/snapshot", "infra/archive",
 	"infra/database",
-	"infra/freeport", "infra/instance", "infra/memory"}
+	"infra/freeport", "infra/instance", "infra/latency", "infra/memory"}
 
 // rooms are the packages of the service, and what of the module each may import. What isn't named here wires or tests.
 var rooms = map[string][]string{
-	"function":          with(services, "router", "pool/api", "function/messages", "function/chat", "function/openapi"),
+	"function": with(services, "router", "pool/api", "function/messages", "function/chat", "function/openapi"),
 	"function/messages": {"pool/api"},
 	"function/chat":     {"pool/api", "function/messages"},
 	"function/openapi":  nil,
@@ -45,11 +45,12 @@ var rooms = map[string][]string{
 	"infra/settings": nil,
 	"infra/logging":  nil,
 	"infra/hop":      nil,
-	"infra/snapshot": {"infra/database"},
+	"infra/snapshot": {"infra/database", "infra/latency"},
 	"infra/archive":  {"infra/database"},
 	"infra/database": nil,
 	"infra/freeport": nil,
 	"infra/instance": nil,
+	"infra/latency":  nil,
 	"infra/memory":   nil,
 }
 
