@@ -11,12 +11,12 @@ export GOTOOLCHAIN := auto
 export CGO_ENABLED := 0
 export GOFLAGS := $(GOFLAGS) -trimpath
 
-.PHONY: help setup run demo build check test audit bench density chaos hostile turns keyed parked python fuzz pins clean
+.PHONY: help setup run demo build check test audit bench density chaos hostile turns keyed parked page python fuzz pins clean
 
 help: ## Show this text
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-setup: ## Fetch the pinned CLI, redis-server, mmdebstrap and SDKs, tell how to get the Firestore emulator
+setup: ## Fetch the pinned CLI, redis-server, mmdebstrap, Chromium and SDKs, tell how to get the Firestore emulator
 	@./infra/setup.sh
 
 run: setup ## Serve on 127.0.0.1:8080; ARGS=-offline for a stand-in API
@@ -68,6 +68,9 @@ keyed: setup ## Send 1000 requests twice under keys, while fronts are killed and
 parked: setup ## Have 10,000 users claim parked processes, 300 those of the real CLI, and kill services meanwhile
 	CLAUDE_BIN=$(CLAUDE_BIN) CLAIMS=10000 CLAIMS_REAL=300 KILLED=30 CGO_ENABLED=0 go test -count=1 -v -timeout 60m \
 	  -run 'TestParked_(NobodyGets|NothingIsLeftOfAService)' ./pool/standby ./pool
+
+page: setup ## Take the pictures of the operators' page that infra/OPERATIONS.md shows
+	TZ=UTC CGO_ENABLED=0 go test -count=1 -run TestScreenshots ./infra/pagetest -screenshots $(CURDIR)/infra
 
 python: setup ## Run the README's lines in Python with the SDK that Debian's unstable suite has
 	@infra/sdktest/python.sh .tools/python

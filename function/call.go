@@ -17,9 +17,11 @@ const (
 	callTime = 55 * time.Second
 	// callTries is how many instances are asked to pass a call through.
 	callTries = 3
-	// callsAtOnce is how many calls are passed through at a time. An address has one, or as many as are a part of those
-	// that are free beside: the more are under way, the fewer are left to each.
-	callsAtOnce, callsPart = 32, 4
+	// callsAtOnce is how many calls are passed through at a time.
+	callsAtOnce = 32
+	// placesPart is the part of the free places that an address may have, and one at least: the more are taken, the fewer
+	// are left to each.
+	placesPart = 4
 	// callsShare is which part of what turns' bodies may take those of calls may take besides.
 	callsShare = 4
 	callRetry  = time.Second
@@ -32,22 +34,25 @@ type calls struct {
 }
 
 func newCalls(opts Options) calls {
-	return calls{api.NewIntake(opts.MaxBodyBytes, opts.Memory/callsShare), &places{taken: make(map[string]int)}}
+	return calls{api.NewIntake(opts.MaxBodyBytes, opts.Memory/callsShare), newPlaces(callsAtOnce)}
 }
 
-// places are for the calls under way. Its methods may be called concurrently.
+// places are for what is under way. Its methods may be called concurrently.
 type places struct {
+	most  int
 	mu    sync.Mutex // guards the following
 	all   int
 	taken map[string]int // by address
 }
 
+func newPlaces(most int) *places { return &places{most: most, taken: make(map[string]int)} }
+
 // acquire takes a place, which has to be left, unless all are taken or too many of them from the address.
 func (p *places) acquire(addr string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	free := callsAtOnce - p.all
-	if free == 0 || p.taken[addr] >= max(1, free/callsPart) {
+	free := p.most - p.all
+	if free == 0 || p.taken[addr] >= max(1, free/placesPart) {
 		return false
 	}
 	p.all++

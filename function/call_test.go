@@ -210,7 +210,7 @@ func TestFront_OnlySomeCallsAreUnderWayAndFewOfOneAddress(t *testing.T) {
 }
 
 func TestFront_OneAddressHasItsOwnBoundOfCallsAndItsRate(t *testing.T) {
-	p := &places{taken: make(map[string]int)}
+	p := newPlaces(callsAtOnce)
 	takes := func(addr string) (n int) {
 		for p.acquire(addr) {
 			n++

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"claudepool/function/page"
 	"claudepool/infra/snapshot"
 	"claudepool/pool/api"
 )
@@ -113,7 +114,7 @@ func TestFront_AllOriginsAreAStar(t *testing.T) {
 
 func TestFront_WhatIsTheOperatorsIsForNoOtherSite(t *testing.T) {
 	url := newOpenFront(t, "*")
-	for _, path := range []string{"/v1/pool/stats", "/health", "/", "/nowhere"} {
+	for _, path := range []string{pathStats, page.Path, "/health", "/", "/nowhere"} {
 		for _, method := range []string{http.MethodOptions, http.MethodGet} {
 			response, _ := do(t, method, url+path, "", "Origin", "https://any.example",
 				"Access-Control-Request-Method", "GET", "x-api-key", "key")

@@ -6,14 +6,17 @@ import (
 	"net/http"
 
 	"claudepool/function/openapi"
+	"claudepool/function/page"
 	"claudepool/pool/api"
 )
 
 const pathDocument = "/openapi.json"
 
 // document answers with the description of the service.
-func document() http.HandlerFunc {
-	text := openapi.Document()
+func document() http.HandlerFunc { return fixed("application/json", openapi.Document()) }
+
+// fixed answers with what is the same for everybody, for as long as the program runs.
+func fixed(kind string, text []byte) http.HandlerFunc {
 	digest := sha256.Sum256(text)
 	tag := `"` + hex.EncodeToString(digest[:8]) + `"`
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -24,9 +27,31 @@ func document() http.HandlerFunc {
 			w.WriteHeader(http.StatusNotModified)
 			return
 		}
-		h.Set("Content-Type", "application/json")
+		h.Set("Content-Type", kind)
 		h.Set("X-Content-Type-Options", "nosniff")
 		_, _ = w.Write(text)
+	}
+}
+
+// operatorsPage answers with what the operators' page is made of, by the names below its path. The page has none.
+func (f *Front) operatorsPage() http.HandlerFunc {
+	files := make(map[string]http.HandlerFunc)
+	for _, file := range page.Files() {
+		files[file.Name] = fixed(file.Type, file.Text)
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		file := files[r.PathValue("file")]
+		if file == nil {
+			f.notFound(w, r)
+			return
+		}
+		h := w.Header()
+		h.Set("Content-Security-Policy", page.Policy)
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Referrer-Policy", "no-referrer")
+		f.limitWrite(http.NewResponseController(w))
+		file(w, r)
 	}
 }
 
@@ -43,7 +68,9 @@ func (f *Front) describe(w http.ResponseWriter, _ *http.Request) {
 			"POST " + api.PathCountTokens: "how many tokens a message has, as the Messages API says",
 			"GET " + api.PathModels:       "the models there are, as the Messages API says",
 			"GET " + api.PathModel:        "one of them",
-			"GET /v1/pool/stats":          "all instances and their processes",
+			"GET " + pathStats:            "all instances and their processes",
+			"GET " + pathStream:           "the same as server-sent events, whenever it has changed",
+			"GET " + page.Path:            "the same as a page, for people",
 			"GET /health":                 "liveness",
 			"GET " + pathDocument:         "all of it in OpenAPI 3.1",
 		},

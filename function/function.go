@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"claudepool/function/page"
 	"claudepool/infra/hop"
 	"claudepool/infra/logging"
 	"claudepool/infra/snapshot"
@@ -67,7 +68,10 @@ type Front struct {
 	rests         *semaphore.Weighted // of refused bodies, that are taken
 	kept          *kept               // what answers that are not streamed take
 	events        *kept               // what has come of events that aren't whole yet
-	ending        context.Context     // done when running streams are to be ended
+	feed          *feed
+	closing       context.Context // done when what could go on for ever is to be ended
+	close         context.CancelFunc
+	ending        context.Context // done when running streams are to be ended
 	end           context.CancelFunc
 
 	mu       sync.Mutex // guards the following
@@ -81,9 +85,10 @@ func New(opts Options) *Front {
 	f := &Front{opts: opts, intake: api.NewIntake(opts.MaxBodyBytes, opts.Memory), mux: http.NewServeMux(),
 		clientTimeout: clientTimeout, hopSilence: hopSilence, rests: semaphore.NewWeighted(restsAtOnce),
 		calls: newCalls(opts),
-		kept:  newKept(opts.Memory, maxMessage), events: newKept(opts.Memory, maxEvent)}
+		kept:  newKept(opts.Memory, maxMessage), events: newKept(opts.Memory, maxEvent), feed: newFeed(opts.View)}
 	f.idle = sync.NewCond(&f.mu)
-	f.ending, f.end = context.WithCancel(context.Background()) // #nosec G118 -- Drain calls it
+	f.closing, f.close = context.WithCancel(context.Background()) // #nosec G118 -- Drain calls it
+	f.ending, f.end = context.WithCancel(context.Background())    // #nosec G118 -- Drain calls it
 	f.mux.HandleFunc("/", f.notFound)
 	for pattern, handler := range f.endpoints() {
 		f.mux.Handle(pattern, handler)
@@ -94,19 +99,23 @@ func New(opts Options) *Front {
 // endpoints are what is answered where.
 func (f *Front) endpoints() map[string]http.Handler {
 	pages := crossOrigin(f.opts.AllowedOrigins) // for what is the users'; the operator's is for no other site's pages
+	toOperators := f.only(f.operatorsPage(), http.MethodGet, http.MethodHead)
 	return map[string]http.Handler{
-		api.PathMessages:    pages(f.only(f.messages, http.MethodPost)),
-		api.PathMessagesAPI: pages(f.only(f.messagesAPI, http.MethodPost)),
-		api.PathChat:        pages(f.only(f.chat, http.MethodPost)),
-		api.PathResume:      pages(f.only(f.resume, http.MethodPost)),
-		api.PathDelete:      pages(f.only(f.delete, http.MethodPost)),
-		api.PathCountTokens: pages(f.only(f.passThrough, http.MethodPost)),
-		api.PathModels:      pages(f.only(f.passThrough, http.MethodGet)),
-		api.PathModel:       pages(f.only(f.passThrough, http.MethodGet)),
-		pathDocument:        pages(f.only(document(), http.MethodGet, http.MethodHead)),
-		"/v1/pool/stats":    f.only(f.stats, http.MethodGet, http.MethodHead),
-		"/health":           f.only(f.health, http.MethodGet, http.MethodHead),
-		"/{$}":              f.only(f.describe, http.MethodGet, http.MethodHead),
+		api.PathMessages:      pages(f.only(f.messages, http.MethodPost)),
+		api.PathMessagesAPI:   pages(f.only(f.messagesAPI, http.MethodPost)),
+		api.PathChat:          pages(f.only(f.chat, http.MethodPost)),
+		api.PathResume:        pages(f.only(f.resume, http.MethodPost)),
+		api.PathDelete:        pages(f.only(f.delete, http.MethodPost)),
+		api.PathCountTokens:   pages(f.only(f.passThrough, http.MethodPost)),
+		api.PathModels:        pages(f.only(f.passThrough, http.MethodGet)),
+		api.PathModel:         pages(f.only(f.passThrough, http.MethodGet)),
+		pathDocument:          pages(f.only(document(), http.MethodGet, http.MethodHead)),
+		pathStats:             f.only(f.private(f.stats), http.MethodGet, http.MethodHead),
+		pathStream:            f.only(f.private(f.streamStats), http.MethodGet),
+		page.Path:             toOperators,
+		page.Path + "/{file}": toOperators,
+		"/health":             f.only(f.health, http.MethodGet, http.MethodHead),
+		"/{$}":                f.only(f.describe, http.MethodGet, http.MethodHead),
 	}
 }
 
@@ -150,6 +159,7 @@ func (f *Front) done() {
 // ended, each with an explicit error.
 func (f *Front) Drain(grace time.Duration) {
 	defer time.AfterFunc(grace, f.end).Stop()
+	f.close()
 	f.mu.Lock()
 	f.draining = true
 	for f.running > 0 {

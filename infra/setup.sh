@@ -7,13 +7,15 @@ cd "$(dirname "$0")/.."
 infra/claude.sh ".tools/claude-$CLAUDE_VERSION"
 infra/sdktest/fetch.sh || echo "setup: the SDKs are missing (tests need them, the local service doesn't)" >&2
 
-for package in redis-server mmdebstrap; do
+for package in redis-server mmdebstrap chromium-headless-shell; do
+  fonts=
+  [ "$package" != chromium-headless-shell ] || fonts=fonts-dejavu-core # without any it writes nothing
   if PATH=$PATH:/usr/sbin command -v "$package" >/dev/null; then
     continue
   elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "setup: installing $package"
     apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >/dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" $fonts >/dev/null
   else
     echo "setup: $package is missing and this is not root: apt-get install $package (tests need it, the local service doesn't)" >&2
   fi

@@ -60,7 +60,7 @@ func (u *user) acquire(ctx context.Context, req *api.Request, came time.Time) (*
 	if err != nil {
 		return nil, err
 	}
-	h.queued, h.prepared = turn.Sub(came), time.Since(turn)
+	h.came, h.queued, h.prepared = came, turn.Sub(came), time.Since(turn)
 	return h, nil
 }
 

@@ -36,6 +36,8 @@ type Handle struct {
 	known   bool        // what the request says was said before was said in this conversation
 	attempt *attempt    // nil until the turn has begun
 
+	came             time.Time
+	hasSpoken        bool          // the first token has come
 	queued, prepared time.Duration // waited for the conversation, and then for its process
 	outcome          cli.Outcome   // of the turn, as far as it has gone
 }
@@ -66,6 +68,7 @@ func (h *Handle) Run(ctx context.Context, sent func(), emit func(ctx context.Con
 	defer context.AfterFunc(p.life, func() { cut(ErrClosing) })()
 	defer context.AfterFunc(p.owner.Held(h.user.id), func() { cut(errMoved) })()
 	defer time.AfterFunc(p.opts.TurnTimeout, func() { cut(errTurnTimeout) }).Stop()
+	defer func() { p.served.count(h.how) }() // another process may take the first one's place
 
 	outcome, err := h.run(ctx, sent, emit)
 	if errors.Is(err, cli.ErrDied) && !outcome.Started { // as one does that was killed while idle: nothing was run
@@ -108,6 +111,7 @@ func (h *Handle) run(ctx context.Context, sent func(),
 	h.pool.standbys.TurnBegins()
 	h.pool.parked.TurnBegins()
 	note := func(ctx context.Context, lines [][]byte, end *cli.Outcome) error {
+		h.noteFirstToken()
 		switch { // before the client can send the next request
 		case end == nil:
 		case end.Good():
@@ -126,6 +130,17 @@ func (h *Handle) run(ctx context.Context, sent func(),
 		h.giveUp()
 	}
 	return outcome, err
+}
+
+// noteFirstToken counts how long the turn took to its first token, once that has come.
+func (h *Handle) noteFirstToken() {
+	if h.hasSpoken {
+		return
+	}
+	if at := h.process.FirstToken(); !at.IsZero() {
+		h.hasSpoken = true
+		h.pool.firstTokens.Observe(at.Sub(h.came), at)
+	}
 }
 
 // giveUp says that the turn counts for nothing: its conversation can be found again by those who go on without it. They

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"claudepool/infra/latency"
 	"claudepool/pool/standby"
 	"claudepool/pool/vault"
 	"claudepool/pool/workspace"
@@ -70,6 +71,9 @@ type Pool struct {
 
 	noMoves       atomic.Bool  // files can't be moved from workspace to workspace
 	movedTooLarge atomic.Int64 // conversations that had too many files for it
+
+	served      served
+	firstTokens latency.Recent // from the requests on
 }
 
 // New returns a running pool. Its owner has to call Close.

@@ -13,6 +13,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"claudepool/infra/latency"
+	"claudepool/infra/snapshot"
 	"claudepool/pool"
 	"claudepool/pool/api"
 )
@@ -90,6 +92,38 @@ func TestPool_AReceiptNamesTheProcessThatAnswered(t *testing.T) {
 	require.Equal(t, "reply to: two", next.text(t))
 	require.NotEqual(t, first.pid, next.pid)
 	require.Equal(t, pool.ProcessResumed, next.process)
+}
+
+// What the snapshot counts is what the receipts say, once for each turn.
+func TestPool_ItsSnapshotTellsHowTurnsWereServedAndHowLongTheirFirstTokensTook(t *testing.T) {
+	s := newScriptedService(t, func(o *pool.Options) { o.IdleTimeout = time.Hour })
+	var want snapshot.Served
+	asked := time.Now()
+	first := s.ask("ada", "one [[events=3]]", nil)
+	require.Equal(t, pool.ProcessCold, first.process)
+	s.ask("ada", "two [[exit]]", nil) // which has begun to answer when it dies
+	want.Cold, want.Reused = 1, 1
+	require.Equal(t, pool.ProcessResumed, s.ask("ada", "three [[events=3]]", nil).process)
+	want.Resumed = 1
+	took := time.Since(asked)
+	require.Eventually(t, func() bool { return s.pool.Snapshot().Busy == 0 }, time.Minute, time.Millisecond)
+	now := s.pool.Snapshot()
+	require.Equal(t, want, now.Served)
+	require.Equal(t, 1, now.Processes)
+	require.Zero(t, now.Pending)
+	var sum latency.Sum
+	for _, minute := range now.FirstTokens {
+		sum.Add(minute)
+	}
+	require.EqualValues(t, 3, sum.Count())
+	require.LessOrEqual(t, sum.Quantile(1), took+took/5+2*time.Millisecond)
+
+	ctx, hangUp := context.WithCancel(t.Context())
+	response, err := s.start(ctx, "ada", "four [[events=2]][[hang]]", nil)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return s.pool.Snapshot().Busy == 1 }, time.Minute, time.Millisecond)
+	hangUp()
+	_ = response.Body.Close()
 }
 
 // An interrupt that its own turn has outrun would end the next one. Many users keep the machine busy enough for it.

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"sync/atomic"
 	"time"
 
 	"claudepool/infra/snapshot"
@@ -16,9 +17,13 @@ func (p *Pool) Snapshot() snapshot.Instance {
 	s.Parked, s.ParkedMisses, s.MovedTooLarge = parked.Ready, parked.Misses, p.movedTooLarge.Load()
 	s.Draining, s.Queued = p.table.queue()
 	s.Cleanup = p.cleanups.snapshot()
+	s.Served, s.FirstTokens = p.served.snapshot(), p.firstTokens.List(time.Now())
 	users := make(map[string]*snapshot.User)
 	for _, c := range p.table.processes() {
 		s.Processes++
+		if c.busy {
+			s.Busy++
+		}
 		u := users[c.user]
 		if u == nil {
 			u = &snapshot.User{ID: c.user}
@@ -33,7 +38,30 @@ func (p *Pool) Snapshot() snapshot.Instance {
 	for _, u := range users {
 		s.Users = append(s.Users, *u)
 	}
+	reserved, _ := p.Load()
+	s.Pending = max(0, reserved-s.Processes) // which were counted at another moment
 	return s
+}
+
+// served counts turns by how they found their process.
+type served struct{ standby, reused, resumed, cold atomic.Int64 }
+
+func (s *served) count(how string) {
+	switch how {
+	case ProcessStandby:
+		s.standby.Add(1)
+	case ProcessReused:
+		s.reused.Add(1)
+	case ProcessResumed:
+		s.resumed.Add(1)
+	case ProcessCold:
+		s.cold.Add(1)
+	}
+}
+
+func (s *served) snapshot() snapshot.Served {
+	return snapshot.Served{Standby: s.standby.Load(), Reused: s.reused.Load(), Resumed: s.resumed.Load(),
+		Cold: s.cold.Load()}
 }
 
 // seen is what others may know of a conversation with a process at one moment.

@@ -18,14 +18,16 @@ const module = "claudepool/"
 // services are the parts of infra/ that others may be built on.
 var services = []string{"infra/settings", "infra/logging", "infra/hop", "infra/snapshot", "infra/archive",
 	"infra/database",
-	"infra/freeport", "infra/instance", "infra/memory"}
+	"infra/freeport", "infra/instance", "infra/latency", "infra/memory"}
 
 // rooms are the packages of the service, and what of the module each may import. What isn't named here wires or tests.
 var rooms = map[string][]string{
-	"function":          with(services, "router", "pool/api", "function/messages", "function/chat", "function/openapi"),
+	"function": with(services, "router", "pool/api", "function/messages", "function/chat", "function/openapi",
+		"function/page"),
 	"function/messages": {"pool/api"},
 	"function/chat":     {"pool/api", "function/messages"},
 	"function/openapi":  nil,
+	"function/page":     nil,
 	"router":            nil,
 
 	"pool": with(services, "pool/api", "pool/broker", "pool/claude", "pool/cli", "pool/confine", "pool/seal",
@@ -45,11 +47,12 @@ var rooms = map[string][]string{
 	"infra/settings": nil,
 	"infra/logging":  nil,
 	"infra/hop":      nil,
-	"infra/snapshot": {"infra/database"},
+	"infra/snapshot": {"infra/database", "infra/latency"},
 	"infra/archive":  {"infra/database"},
 	"infra/database": nil,
 	"infra/freeport": nil,
 	"infra/instance": nil,
+	"infra/latency":  nil,
 	"infra/memory":   nil,
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"claudepool/infra/database"
 	"claudepool/infra/freeport"
+	"claudepool/infra/latency"
 	"claudepool/infra/testkit"
 	"claudepool/infra/testkit/emulator"
 )
@@ -31,6 +32,8 @@ func full(id string) Instance {
 		ID: id, At: now, ExpiresAt: now.Add(Lifetime), Capacity: 8, Processes: 2, Standby: 1, Queued: 3, Draining: true,
 		MaxIdle: 5 * time.Minute, CleanupInterval: time.Minute, Protections: map[string]bool{"uid": true, "network": false},
 		Cleanup: Cleanup{Last: now, Total: 7, AvgLifetime: 90 * time.Second},
+		Busy:    1, Pending: 2, Served: Served{Standby: 1, Reused: 2, Resumed: 3, Cold: 4},
+		FirstTokens: []latency.Minute{{Start: now.Truncate(time.Minute), First: 70, Counts: []int64{1, 0, 2}}},
 		Users: []User{
 			{ID: "0123456789abcdef", Processes: 2, PID: 42, CreatedAt: now, LastUsed: now, Busy: true, Alive: true},
 			{ID: "fedcba9876543210"},
@@ -77,6 +80,19 @@ func TestFirestore_ExpiryIsATimestampForTheTTLPolicy(t *testing.T) {
 	doc, err := store.client.Collection(collection).Doc("i1").Get(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, want.ExpiresAt, doc.Data()["expires_at"])
+}
+
+// An instance of the release before, and one that has had no turn, write none of what came later.
+func TestFirestore_ASnapshotWithoutWhatCameLaterIsRead(t *testing.T) {
+	store := open(t, emulator.Addr(t))
+	until := time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
+	_, err := store.client.Collection(collection).Doc("i1").Set(t.Context(), map[string]any{
+		"id": "i1", "expires_at": until, "processes": 3,
+	})
+	require.NoError(t, err)
+	list, err := store.List(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []Instance{{ID: "i1", ExpiresAt: until, Processes: 3}}, list)
 }
 
 func TestFirestore_AForeignDocumentHidesNoInstance(t *testing.T) {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
+
+	"claudepool/infra/latency"
 )
 
 const (
@@ -30,6 +32,8 @@ type Instance struct {
 	ExpiresAt time.Time `firestore:"expires_at"`
 	Capacity  int       `firestore:"capacity"`
 	Processes int       `firestore:"processes"`
+	Busy      int       `firestore:"busy"`    // of those
+	Pending   int       `firestore:"pending"` // processes that start or end, and users who wait for one
 	Standby   int       `firestore:"standby"`
 	// requests since the start that a standby would have fitted, but none was ready
 	Misses int64 `firestore:"misses"`
@@ -44,7 +48,18 @@ type Instance struct {
 	CleanupInterval time.Duration   `firestore:"cleanup_interval"`
 	Protections     map[string]bool `firestore:"protections"`
 	Cleanup         Cleanup         `firestore:"cleanup"`
-	Users           []User          `firestore:"users"`
+	Served          Served          `firestore:"served"`
+	// how long turns took from their request until their first token, by the minute
+	FirstTokens []latency.Minute `firestore:"first_tokens"`
+	Users       []User           `firestore:"users"`
+}
+
+// Served is how many turns there were since the start, by how they found their process.
+type Served struct {
+	Standby int64 `firestore:"standby"`
+	Reused  int64 `firestore:"reused"`
+	Resumed int64 `firestore:"resumed"`
+	Cold    int64 `firestore:"cold"`
 }
 
 // User is a user with at least one process, described by the one used last.

@@ -10,6 +10,7 @@ type Stats struct {
 	ActiveUsers     []ActiveUser `json:"active_users"`
 	Cleanup         CleanupStats `json:"cleanup_stats"`
 	Instances       []Instance   `json:"instances"`
+	FirstToken      FirstToken   `json:"first_token"`
 	AsOf            time.Time    `json:"as_of"`
 	Stale           bool         `json:"stale"`
 }
@@ -24,6 +25,7 @@ type ActiveUser struct {
 	PID       int       `json:"pid"`
 	Alive     bool      `json:"alive"`
 	Processes int       `json:"processes"`
+	Busy      bool      `json:"busy"`
 	Instance  string    `json:"instance"`
 }
 
@@ -37,10 +39,13 @@ type CleanupStats struct {
 // Instance is one pool instance. Age is that of its snapshot. Queued requests wait for their conversation;
 // StandbyMisses are the first requests since the start that found no standby ready, ParkedMisses those of conversations
 // with a past that found no parked process, MovedTooLarge those that had too many files to go on in one's workspace.
+// Busy are processes with a turn; Pending are those that start or end, and users who wait for one.
 type Instance struct {
 	ID            string          `json:"id"`
 	Age           float64         `json:"age"`
 	Processes     int             `json:"processes"`
+	Busy          int             `json:"busy"`
+	Pending       int             `json:"pending"`
 	Standby       int             `json:"standby"`
 	StandbyMisses int64           `json:"standby_misses"`
 	Parked        int             `json:"parked"`
@@ -50,4 +55,35 @@ type Instance struct {
 	Capacity      int             `json:"capacity"`
 	Draining      bool            `json:"draining"`
 	Protections   map[string]bool `json:"protections"`
+	Served        Served          `json:"served"`
+}
+
+// Served is how many turns there were since the instance's start, by how they found their process, as a Receipt says.
+type Served struct {
+	Standby int64 `json:"standby"`
+	Reused  int64 `json:"reused"`
+	Resumed int64 `json:"resumed"`
+	Cold    int64 `json:"cold"`
+}
+
+// FirstToken is how long turns of all instances took from their request until their first token: of the last Period,
+// and of each of the last 15 minutes that had any.
+type FirstToken struct {
+	Period float64 `json:"period"`
+	Quantiles
+	Minutes []FirstTokenMinute `json:"minutes"`
+}
+
+// FirstTokenMinute is the same of one minute.
+type FirstTokenMinute struct {
+	Start time.Time `json:"start"`
+	Quantiles
+}
+
+// Quantiles are times that so many percent of Count stayed below, within 9 %; 0 where Count is.
+type Quantiles struct {
+	Count int64   `json:"count"`
+	P50   float64 `json:"p50"`
+	P95   float64 `json:"p95"`
+	P99   float64 `json:"p99"`
 }

@@ -87,6 +87,11 @@ func (l *Line) CallsTool() bool {
 	return l.Type == "assistant" && gjson.Get(l.message, `content.#(type=="tool_use")`).Exists()
 }
 
+// Speaks reports whether the line has a part of an answer of the main conversation, as the API streamed it.
+func (l *Line) Speaks() bool {
+	return l.Type == "stream_event" && !l.Sub && gjson.Get(l.event, "type").Str == "content_block_delta"
+}
+
 // ParseLine reads what the service needs from raw, which it keeps and which nobody may change any more. The error is
 // ErrGarbage.
 func ParseLine(raw []byte) (Line, error) {

@@ -218,6 +218,17 @@ func (p *Process) isWaiting(t *turn) bool {
 	}
 }
 
+// FirstToken is when the first token of the process's run came, zero if none has yet.
+func (p *Process) FirstToken() time.Time {
+	p.mu.Lock()
+	t := p.turn
+	p.mu.Unlock()
+	if t == nil {
+		return time.Time{}
+	}
+	return t.firstToken()
+}
+
 // Stalled reports whether the process waits for its run's lines to be taken.
 func (p *Process) Stalled() bool {
 	p.mu.Lock()

@@ -30,6 +30,7 @@ type turn struct {
 	size    int
 	full    bool         // a line waits for room
 	dropped bool         // nobody reads any more: drop instead of keeping
+	spoke   time.Time    // when the first token came; zero: none has
 	result  *claude.Line // the last one that has come
 	usage   *claude.Usage
 	over    bool // no other result will come
@@ -79,6 +80,9 @@ func (t *turn) add(line claude.Line) {
 		t.lasting = true
 	case line.Type == "result" && !line.Answers(t.uuid) && (!t.waits || len(line.MessageUUIDs) > 0):
 		return // of a turn that wasn't ours
+	}
+	if t.spoke.IsZero() && line.Speaks() {
+		t.spoke = time.Now()
 	}
 	t.answer.Add(&line)
 	raw := line.Raw
@@ -159,6 +163,13 @@ func (t *turn) stalled() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.full || t.size > queueBytes/2
+}
+
+// firstToken is when the first one came, or zero.
+func (t *turn) firstToken() time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.spoke
 }
 
 // pop takes all lines that have come, and tells whether they are the last, and whether others, perhaps the result, were

@@ -68,6 +68,9 @@ func New(next http.RoundTripper) (*Transport, error) {
 	if err := doc.Validate(context.Background()); err != nil {
 		return nil, err
 	}
+	for _, kind := range []string{"text/html", "text/css", "text/javascript", "image/svg+xml"} {
+		openapi3filter.RegisterBodyDecoder(kind, openapi3filter.FileBodyDecoder) // which takes a body as it is
+	}
 	router, err := gorillamux.NewRouter(doc)
 	return &Transport{next: next, doc: doc, router: router}, err
 }
