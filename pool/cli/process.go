@@ -63,8 +63,8 @@ type child interface {
 }
 
 // Process is one running CLI. It runs at most one message at a time. Run, Rewind, Forget, Fit, Satisfies, NeedsRestart,
-// Initialize, Bind, SetInnerID, WarmUp, AskAside and StartOver are for one goroutine at a time, whoever has the process;
-// the other methods may be called concurrently with them.
+// Initialize, Bind, SetInnerID, WarmUp, AskAside and StartOver are for one goroutine at a time, whoever has the
+// process; the other methods may be called concurrently with them.
 type Process struct {
 	child   child
 	stdin   io.Writer
