@@ -18,8 +18,8 @@ func Clear(uuid string) []byte {
 func SessionOf(l *Line) string { return gjson.GetBytes(l.Raw, "session_id").String() }
 
 // Leftover is the uuid of what the CLI puts into a session that a Clear has begun, before the command itself; empty if
-// it isn't written yet. The API would see it before the first message. Nobody but the CLI may have been in the workspace
-// yet.
+// it isn't written yet. The API would see it before the first message. Nobody but the CLI may have been in the
+// workspace yet.
 func (t Transcript) Leftover() (uuid string, err error) {
 	err = t.eachWritten(func(line []byte) {
 		if e := gjson.GetManyBytes(line, "type", "uuid"); uuid == "" && e[0].Str == "user" {
