@@ -17,8 +17,8 @@ import (
 
 // InnerID is the id that a CLI has for a session which has another: it was started before anybody knew which session it
 // would serve. As long as it runs, the inner id stands in place of the session's in what it writes, in its calls of the
-// API, and in the names of its files, and is replaced wherever any of that leaves it. As the API doesn't see it, a model
-// can't repeat it.
+// API, and in the names of its files, and is replaced wherever any of that leaves it. As the API doesn't see it, a
+// model can't repeat it.
 //
 // Both ids are of one length, so that what they stand in keeps its own.
 type InnerID struct{ ID, Session string }
