@@ -1,6 +1,6 @@
 // Package standby keeps CLI processes ready for users who have yet to come. Each is started without a user, warmed
-// up by turns that it forgets again in another session, frozen while it waits, claimed at most once, and replaced. How many are kept
-// follows how many were claimed at once lately, as far as there is room.
+// up by turns that it forgets again in another session, frozen while it waits, claimed at most once, and replaced. How
+// many are kept follows how many were claimed at once lately, as far as there is room.
 //
 // For all others a Keeper keeps parked processes: they have done all of their start but for reading a transcript, and
 // wait for one, which may be that of a conversation that begins.
