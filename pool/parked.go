@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"claudepool/infra/telemetry"
 	"claudepool/pool/api"
 	"claudepool/pool/claude"
 	"claudepool/pool/cli"
@@ -41,7 +42,9 @@ func (s *slot) unpark(ctx context.Context, req *api.Request) *standby.Process {
 		Git: s.dir != nil && s.dir.IsRepository()}
 	wish.CLI.PermissionMode = p.opts.PermissionMode // it can be changed later
 	s.wish = &wish
+	ctx, span := telemetry.Span(ctx, "claim parked")
 	taken, err := p.parked.Unpark(ctx, credentialOf(req), wish)
+	telemetry.End(span, err)
 	if err == nil {
 		if err = s.moveTo(taken.Folder); err == nil {
 			return taken
@@ -148,7 +151,10 @@ func (s *slot) goOn(ctx context.Context, taken *standby.Process, req *api.Reques
 		err = s.dir.WithTranscript(s.id, func(t claude.Transcript) error { return t.WriteNothing(time.Now()) })
 	}
 	if err == nil {
-		if err = taken.GoOn(ctx, s.id, s.settings.System); err == nil {
+		within, span := telemetry.Span(ctx, "gate")
+		err = taken.GoOn(within, s.id, s.settings.System)
+		telemetry.End(span, err)
+		if err == nil {
 			return taken.Process, how, nil
 		}
 	}

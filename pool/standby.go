@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"claudepool/infra/telemetry"
 	"claudepool/pool/broker"
 	"claudepool/pool/claude"
 	"claudepool/pool/cli"
@@ -33,7 +34,9 @@ func (s *slot) claim(ctx context.Context, credential broker.Credential) (*cli.Pr
 	if !s.fitsStandby() {
 		return nil, standby.ErrNone
 	}
+	ctx, span := telemetry.Span(ctx, "claim standby")
 	claimed, err := s.pool.standbys.Claim(ctx, credential, s.settings.System)
+	telemetry.End(span, err)
 	if err != nil {
 		return nil, err
 	}

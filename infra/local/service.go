@@ -17,6 +17,7 @@ import (
 	"claudepool/infra/archive"
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
+	"claudepool/infra/telemetry"
 	"claudepool/pool/poold"
 	"claudepool/pool/pooltest"
 	"claudepool/router"
@@ -65,8 +66,17 @@ func (all *service) start(ctx context.Context, log *slog.Logger, s settings.Pool
 		}
 		s.AnthropicBaseURL = *upstream
 	}
+	measured, err := telemetry.Start(ctx, telemetry.Options{Logger: log, Service: "claudepool-local",
+		MetricsAddr: s.MetricsAddr, TracesPerSecond: s.TracesPerSecond})
+	if err != nil {
+		return err
+	}
+	all.later(measured.Shutdown)
 	client, err := all.redis(ctx, s)
 	if err != nil {
+		return err
+	}
+	if err := measured.Redis(client); err != nil {
 		return err
 	}
 	store, closeStore, err := snapshot.Open(ctx, s.FirestoreProject, s.FirestoreDatabase)
@@ -85,13 +95,14 @@ func (all *service) start(ctx context.Context, log *slog.Logger, s settings.Pool
 			return err
 		}
 		i, err := poold.Start(s, poold.Parts{Logger: log, Redis: client, Store: store, Archive: kept, Listener: listener,
-			Addr: listener.Addr().String()})
+			Addr: listener.Addr().String(), Telemetry: measured})
 		if err != nil {
 			return err
 		}
 		all.instances = append(all.instances, i)
 	}
-	if all.front, err = frontd.Start(fs, frontd.Parts{Logger: log, Redis: client, Store: store}); err != nil {
+	if all.front, err = frontd.Start(fs, frontd.Parts{Logger: log, Redis: client, Store: store,
+		Telemetry: measured}); err != nil {
 		return err
 	}
 	all.later(all.front.Close)

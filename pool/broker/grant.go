@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 )
@@ -32,8 +33,10 @@ type Grant struct {
 	life     context.Context
 	end      context.CancelFunc
 
-	lastByte atomic.Int64 // when something of an answer last came, in Unix nanoseconds; 0: never
-	passed   atomic.Int64 // calls
+	lastByte atomic.Int64               // when something of an answer last came, in Unix nanoseconds; 0: never
+	passed   atomic.Int64               // calls
+	traced   atomic.Pointer[trace.Span] // what calls are a part of; nil: of nothing that is traced
+	failed   atomic.Bool                // the last answer was one after which the CLI tries again
 
 	mu         sync.Mutex // guards the following
 	open       int
@@ -44,7 +47,7 @@ type Grant struct {
 // Register opens a port and mints a secret for it. Until Bind its calls are answered by the Broker itself, without the
 // API; see warmup.go. The caller has to revoke it.
 func (b *Broker) Register() (*Grant, error) {
-	listener, err := listen(b.limits)
+	listener, err := b.listen()
 	if err != nil {
 		return nil, fmt.Errorf("broker: %w", err)
 	}
@@ -66,6 +69,16 @@ func (b *Broker) Register() (*Grant, error) {
 	b.grants[g] = struct{}{}
 	b.serving.Go(func() { _ = g.server.Serve(listener) })
 	return g, nil
+}
+
+// listen opens a port that isn't to be avoided: a process may connect to its port's number on any host.
+func (b *Broker) listen() (net.Listener, error) {
+	listener, err := listen(b.limits)
+	if err != nil || b.avoid == 0 || listener.Addr().(*net.TCPAddr).Port != int(b.avoid) {
+		return listener, err
+	}
+	defer listener.Close() // once there is another one, so that it isn't the same again
+	return listen(b.limits)
 }
 
 // listen opens a port that as many connections as the limits allow are accepted at.
@@ -160,6 +173,16 @@ func (g *Grant) Open() int {
 
 // Passed is the number of calls that were passed on so far.
 func (g *Grant) Passed() int64 { return g.passed.Load() }
+
+// Trace makes calls that begin from now on a part of what is traced in ctx, if anything is, until stop is called.
+func (g *Grant) Trace(ctx context.Context) (stop func()) {
+	span := trace.SpanFromContext(ctx)
+	if !span.IsRecording() {
+		return func() {}
+	}
+	g.traced.Store(&span)
+	return func() { g.traced.CompareAndSwap(&span, nil) }
+}
 
 // LastHeard is when something of an answer of the API's last came; the zero time if nothing has.
 func (g *Grant) LastHeard() time.Time {

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"sync/atomic"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 // maxBody bounds a call's body, in bytes: twice what the API takes.
@@ -23,11 +25,19 @@ type exchange struct {
 	streaming  finder
 	cut        context.CancelCauseFunc // ends the call
 	arrived    atomic.Bool             // all of the body is there, and with that the server's deadline for it is over
+	isRetry    bool                    // the process's last call failed
 	over       bool                    // guarded by Grant.mu: the call has ended, though its body may still be read
 }
 
 // exchangeKey is where a context has its exchange.
 type exchangeKey struct{}
+
+// IsRetry reports whether a call, by its context, is one after another of the same process that had failed. The CLI
+// doesn't say so itself.
+func IsRetry(ctx context.Context) bool {
+	e, ok := ctx.Value(exchangeKey{}).(*exchange)
+	return ok && e.isRetry
+}
 
 func exchangeOf(r *http.Request) *exchange { return r.Context().Value(exchangeKey{}).(*exchange) }
 
@@ -47,8 +57,11 @@ var errTooLong = errors.New("broker: the API takes too long")
 func (b *Broker) pass(g *Grant, w http.ResponseWriter, r *http.Request, credential Credential) {
 	ctx, cut := context.WithCancelCause(r.Context())
 	defer cut(nil)
-	e := &exchange{ReadCloser: r.Body, grant: g, credential: credential, cut: cut}
+	e := &exchange{ReadCloser: r.Body, grant: g, credential: credential, cut: cut, isRetry: g.failed.Swap(false)}
 	defer g.endExchange(e)
+	if span := g.traced.Load(); span != nil {
+		ctx = trace.ContextWithSpan(ctx, *span)
+	}
 	r = r.WithContext(context.WithValue(ctx, exchangeKey{}, e))
 	r.Body = e
 	b.proxy.ServeHTTP(w, r)
@@ -112,7 +125,7 @@ func (f *finder) spell(c byte) {
 func (b *Broker) rewrite(r *httputil.ProxyRequest) {
 	r.SetURL(b.upstream)
 	h := r.Out.Header
-	for _, name := range []string{"Cookie", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded"} {
+	for _, name := range []string{"Cookie", "Traceparent", "Tracestate", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded"} {
 		h.Del(name)
 	}
 	h.Set("Accept-Encoding", "identity") // the type of an error is read here as well
@@ -123,6 +136,9 @@ func (b *Broker) rewrite(r *httputil.ProxyRequest) {
 func (b *Broker) checkAnswer(r *http.Response) error {
 	if f := b.onAnswer.Load(); f != nil {
 		(*f)(exchangeOf(r.Request).credential, judge(r))
+	}
+	if r.StatusCode == http.StatusTooManyRequests || r.StatusCode >= 500 {
+		exchangeOf(r.Request).grant.failed.Store(true)
 	}
 	r.Header.Del("Set-Cookie")
 	r.Body = &answer{r.Body, exchangeOf(r.Request).grant}
@@ -149,6 +165,7 @@ func (a *answer) Read(p []byte) (int, error) {
 // answerError answers a call that the API did not.
 func (b *Broker) answerError(w http.ResponseWriter, r *http.Request, err error) {
 	gone := r.Context().Err() != nil
+	exchangeOf(r).grant.failed.Store(!gone)
 	switch {
 	case errors.Is(context.Cause(r.Context()), errTooLong):
 		b.log.Warn("the API takes too long", "limit", b.limits.single)

@@ -89,7 +89,7 @@ func (l *Launcher) Probe(ctx context.Context, program string) (Report, error) {
 func (l *Launcher) probe(ctx context.Context, program string) (report Report, err error) {
 	target := targets{
 		Service: os.Getpid(), ServiceUID: os.Getuid(), Program: program, Folder: l.root,
-		Listens: l.confinement != nil && len(l.confinement.Bind) > 0,
+		Listens: l.confinement != nil && len(l.confinement.Bind) > 0, Forbidden: l.forbidden,
 	}
 	stop, err := target.listen()
 	if err != nil {
@@ -176,6 +176,9 @@ func (t *targets) listen() (stop func(), err error) {
 	}
 	// What nobody can reach would make a child look confined.
 	conn, err := net.Dial("tcp", tcp.Addr().String())
+	if err == nil && t.Forbidden != "" {
+		err = t.dialForbidden()
+	}
 	if err != nil {
 		stop()
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +17,9 @@ const (
 	roleProber = "claudepool-prober"
 	roleVictim = "claudepool-victim"
 )
+
+// dialTimeout bounds an attempt to reach what is on this machine.
+const dialTimeout = 2 * time.Second
 
 // targets are what a prober goes for.
 type targets struct {
@@ -27,6 +31,7 @@ type targets struct {
 	Port                  int    // the victim alone may connect to, on loopback
 	Abstract              string // a socket of the service's
 	Listens               bool   // children may
+	Forbidden             string // host:port of a server that is none of theirs; empty: there is none
 }
 
 func init() {
@@ -250,6 +255,9 @@ func (t targets) networkAttempts() []attempt {
 			return unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
 		})},
 	}
+	if t.Forbidden != "" {
+		attempts = append(attempts, attempt{"the metrics", t.dialForbidden})
+	}
 	if !t.Listens {
 		attempts = append(attempts, attempt{"listening on any port", with(unix.AF_INET, unix.SOCK_STREAM, 0,
 			func(fd int) error {
@@ -272,6 +280,15 @@ func (t targets) networkAttempts() []attempt {
 		attempts = append(attempts, attempt{s.name, with(s.domain, s.kind, s.protocol, opened)})
 	}
 	return attempts
+}
+
+// dialForbidden makes a connection to what nobody but the operator is to get to.
+func (t targets) dialForbidden() error {
+	conn, err := net.DialTimeout("tcp", t.Forbidden, dialTimeout)
+	if err == nil {
+		conn.Close()
+	}
+	return err
 }
 
 // with opens a socket and does something with it.

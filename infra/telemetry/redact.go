@@ -1,0 +1,52 @@
+package telemetry
+
+import (
+	"context"
+
+	"go.opentelemetry.io/otel/attribute"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
+	"claudepool/infra/logging"
+)
+
+// redacting passes spans on without what looks like a secret, as the log does: errors and paths may have one in them.
+type redacting struct{ sdktrace.SpanExporter }
+
+// ExportSpans is of sdktrace.SpanExporter.
+func (r redacting) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+	clean := make([]sdktrace.ReadOnlySpan, len(spans))
+	for i, span := range spans {
+		clean[i] = redacted{span}
+	}
+	return r.SpanExporter.ExportSpans(ctx, clean)
+}
+
+type redacted struct{ sdktrace.ReadOnlySpan }
+
+func (r redacted) Name() string { return logging.Redact(r.ReadOnlySpan.Name()) }
+
+func (r redacted) Attributes() []attribute.KeyValue { return redactAll(r.ReadOnlySpan.Attributes()) }
+
+func (r redacted) Events() []sdktrace.Event {
+	events := append([]sdktrace.Event(nil), r.ReadOnlySpan.Events()...)
+	for i := range events {
+		events[i].Attributes = redactAll(events[i].Attributes)
+	}
+	return events
+}
+
+func (r redacted) Status() sdktrace.Status {
+	status := r.ReadOnlySpan.Status()
+	status.Description = logging.Redact(status.Description)
+	return status
+}
+
+func redactAll(attributes []attribute.KeyValue) []attribute.KeyValue {
+	clean := append([]attribute.KeyValue(nil), attributes...)
+	for i, a := range clean {
+		if a.Value.Type() == attribute.STRING {
+			clean[i].Value = attribute.StringValue(logging.Redact(a.Value.AsString()))
+		}
+	}
+	return clean
+}
