@@ -79,7 +79,7 @@ func TestTrace_OfAClientGoesThroughBothFrontsAndBothInstancesToTheAPI(t *testing
 	require.Len(t, processes(spans, "claudepool-front"), 2)
 	require.Len(t, processes(spans, "claudepool-pool"), 2)
 	requireParents(t, spans)
-	for _, name := range []string{"route", "HTTP POST", "acquire", "queue", "claim standby", "turn", "first token"} {
+	for _, name := range []string{"route", "hop", "chat", "acquire", "queue", "claim standby", "turn", "first token"} {
 		require.NotZero(t, count(spans, name), name)
 	}
 	requireCallsWithinTurns(t, spans)
@@ -136,7 +136,7 @@ func requireCallsWithinTurns(t *testing.T, spans []collector.Span) {
 			continue
 		}
 		for _, s := range spans {
-			if s.Parent == turn.ID && s.Name == "HTTP POST" {
+			if s.Parent == turn.ID && s.Name == "chat" {
 				calls++
 				require.Equal(t, "chat", s.Texts["gen_ai.operation.name"])
 				require.True(t, strings.HasPrefix(s.Texts["gen_ai.request.model"], "claude-haiku"), s.Texts)

@@ -31,14 +31,17 @@ func (t *Telemetry) handler(next http.Handler, from propagation.TextMapPropagato
 }
 
 // Hops returns the transport with each request measured. The instance gets to know the trace.
-func (t *Telemetry) Hops(to http.RoundTripper) http.RoundTripper { return t.transport(to, true) }
-
-// Upstream does the same for calls of the Messages API, which gets to know the trace only if it is told.
-func (t *Telemetry) Upstream(to http.RoundTripper, tells bool) http.RoundTripper {
-	return t.transport(to, tells)
+func (t *Telemetry) Hops(to http.RoundTripper) http.RoundTripper {
+	return t.transport(to, true, func(*http.Request) string { return "hop" })
 }
 
-func (t *Telemetry) transport(to http.RoundTripper, tells bool) http.RoundTripper {
+// Upstream does the same for calls of the Messages API, which gets to know the trace only if it is told. name says what
+// a call is.
+func (t *Telemetry) Upstream(to http.RoundTripper, tells bool, name func(*http.Request) string) http.RoundTripper {
+	return t.transport(to, tells, name)
+}
+
+func (t *Telemetry) transport(to http.RoundTripper, tells bool, name func(*http.Request) string) http.RoundTripper {
 	if t == nil {
 		return to
 	}
@@ -46,7 +49,8 @@ func (t *Telemetry) transport(to http.RoundTripper, tells bool) http.RoundTrippe
 	if tells && t.traces != nil {                                                        // or a client's own header would come out as it came in
 		into = propagation.TraceContext{}
 	}
-	return otelhttp.NewTransport(to, append(t.providers(), otelhttp.WithPropagators(into))...)
+	return otelhttp.NewTransport(to, append(t.providers(), otelhttp.WithPropagators(into),
+		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return name(r) }))...)
 }
 
 func (t *Telemetry) providers() []otelhttp.Option {

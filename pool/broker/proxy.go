@@ -25,6 +25,7 @@ type exchange struct {
 	streaming  finder
 	cut        context.CancelCauseFunc // ends the call
 	arrived    atomic.Bool             // all of the body is there, and with that the server's deadline for it is over
+	model      atomic.Pointer[string]  // nil until the body has told it
 	isRetry    bool                    // the process's last call failed
 	over       bool                    // guarded by Grant.mu: the call has ended, though its body may still be read
 }
@@ -39,11 +40,24 @@ func IsRetry(ctx context.Context) bool {
 	return ok && e.isRetry
 }
 
+// ModelOf is the model that a process's call is for, by its context, as far as its body has told so far.
+func ModelOf(ctx context.Context) string {
+	e, ok := ctx.Value(exchangeKey{}).(*exchange)
+	if !ok || e.model.Load() == nil {
+		return ""
+	}
+	return *e.model.Load()
+}
+
 func exchangeOf(r *http.Request) *exchange { return r.Context().Value(exchangeKey{}).(*exchange) }
 
 func (e *exchange) Read(p []byte) (int, error) {
 	n, err := e.ReadCloser.Read(p)
 	e.streaming.look(p[:n])
+	if e.model.Load() == nil && e.streaming.hasModel {
+		model := string(e.streaming.model)
+		e.model.Store(&model)
+	}
 	if errors.Is(err, io.EOF) && !e.arrived.Swap(true) && !e.streaming.found {
 		e.grant.markUnstreamed(e)
 	}
@@ -67,8 +81,9 @@ func (b *Broker) pass(g *Grant, w http.ResponseWriter, r *http.Request, credenti
 	b.proxy.ServeHTTP(w, r)
 }
 
-// finder looks for `"stream":true` in a call's body, which comes in parts. Only what stands in the outermost object
-// counts: an argument of a tool may be called that, too. It is written as the CLI writes it, without spaces.
+// finder looks for `"stream":true` and `"model":"…"` in a call's body, which comes in parts. Only what stands in the
+// outermost object counts: an argument of a tool may be called that, too. It is written as the CLI writes it, without
+// spaces.
 type finder struct {
 	depth    int
 	inString bool
@@ -76,31 +91,42 @@ type finder struct {
 	word     []byte // the string that is being read, or was last, as far as it may be the key
 	behind   int    // how much of value has come behind the key
 	found    bool
+	atModel  bool // its value is next
+	inModel  bool // the string that is being read is it
+	hasModel bool // all of it is there
+	model    []byte
 }
 
 const (
 	streamKey   = "stream"
 	streamValue = ":true"
+	modelKey    = "model"
+	// longestModel is how much is kept of what stands for a model.
+	longestModel = 100
 )
 
 func (f *finder) look(part []byte) {
 	for _, c := range part {
 		switch {
-		case f.found:
+		case f.found && f.hasModel:
 			return
 		case f.inString:
 			f.spell(c)
 		case c == '"':
 			f.inString, f.word, f.behind = true, f.word[:0], 0
+			f.inModel, f.atModel = f.atModel, false
+		case f.depth == 1 && c == ':' && string(f.word) == modelKey && !f.hasModel:
+			f.atModel = true
 		case c == '{' || c == '[':
 			f.depth++
 		case c == '}' || c == ']':
 			f.depth--
 		case f.depth == 1 && string(f.word) == streamKey && c == streamValue[f.behind]:
 			f.behind++
-			f.found = f.behind == len(streamValue)
+			f.found = f.found || f.behind == len(streamValue)
+			f.behind %= len(streamValue)
 		default:
-			f.word = f.word[:0]
+			f.word, f.atModel = f.word[:0], false
 		}
 	}
 }
@@ -113,8 +139,11 @@ func (f *finder) spell(c byte) {
 	case c == '\\':
 		f.escaped = true
 	case c == '"':
-		f.inString = false
+		f.inString, f.hasModel, f.inModel = false, f.hasModel || f.inModel, false
 		return
+	}
+	if f.inModel && len(f.model) < longestModel {
+		f.model = append(f.model, c)
 	}
 	if len(f.word) <= len(streamKey) {
 		f.word = append(f.word, c)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,11 +18,6 @@ import (
 	"claudepool/pool/broker"
 )
 
-// mostOfModel is how much of a call's body is looked at for the model, which the CLI and the SDKs write first.
-const mostOfModel = 256
-
-var modelOf = regexp.MustCompile(`^\s*\{\s*"model"\s*:\s*"([A-Za-z0-9._:@/-]{1,100})"`)
-
 // operations are what calls are, by the ends of their paths.
 var operations = []struct{ path, name string }{
 	{"/messages", "chat"}, {"/count_tokens", "count_tokens"}, {"/models", "models"},
@@ -35,7 +29,8 @@ func (m *measures) calls(tellsUpstream bool) func(http.RoundTripper) http.RoundT
 		return nil
 	}
 	return func(to http.RoundTripper) http.RoundTripper {
-		return m.telemetry.Upstream(measuredCalls{to, m}, tellsUpstream)
+		return m.telemetry.Upstream(measuredCalls{to, m}, tellsUpstream,
+			func(r *http.Request) string { return operationOf(r.URL.Path) })
 	}
 }
 
@@ -49,11 +44,6 @@ type measuredCalls struct {
 // RoundTrip is of http.RoundTripper.
 func (c measuredCalls) RoundTrip(r *http.Request) (*http.Response, error) {
 	call := &measuredCall{measures: c.measures, ctx: r.Context(), began: time.Now(), operation: operationOf(r.URL.Path)}
-	if r.Body != nil && r.Body != http.NoBody {
-		call.beginning.ReadCloser = r.Body
-		r = r.Clone(r.Context())
-		r.Body = &call.beginning
-	}
 	response, err := c.to.RoundTrip(r)
 	if err != nil {
 		call.end(typeOf(err))
@@ -79,7 +69,6 @@ type measuredCall struct {
 	ctx       context.Context
 	began     time.Time
 	operation string
-	beginning beginning
 	status    int
 	once      sync.Once
 }
@@ -87,7 +76,7 @@ type measuredCall struct {
 // answered notes the answer's status. A model is known once the API has taken it.
 func (c *measuredCall) answered(status int) {
 	c.status = status
-	model := c.beginning.model()
+	model := broker.ModelOf(c.ctx)
 	if status == http.StatusOK && model != "" && c.operation == "chat" {
 		c.models.Learn(model)
 	}
@@ -97,7 +86,7 @@ func (c *measuredCall) answered(status int) {
 // about are the attributes of span and metric.
 func (c *measuredCall) about() []attribute.KeyValue {
 	about := []attribute.KeyValue{semconv.GenAIOperationNameKey.String(c.operation), semconv.GenAIProviderNameAnthropic}
-	if model := c.beginning.model(); model != "" {
+	if model := broker.ModelOf(c.ctx); model != "" {
 		about = append(about, semconv.GenAIRequestModel(c.models.Of(model)))
 	}
 	return about
@@ -130,31 +119,6 @@ func typeOf(err error) string {
 		return "timeout"
 	}
 	return "connection"
-}
-
-// beginning is a body whose first bytes are remembered. The transport may still read it when the answer is there.
-type beginning struct {
-	io.ReadCloser
-	mu   sync.Mutex // guards seen
-	seen []byte
-}
-
-func (b *beginning) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.seen = append(b.seen, p[:min(n, mostOfModel-len(b.seen))]...)
-	return n, err
-}
-
-// model is the model that the body names, empty where it can't be told.
-func (b *beginning) model() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if found := modelOf.FindSubmatch(b.seen); found != nil {
-		return string(found[1])
-	}
-	return ""
 }
 
 // measuredAnswer is an answer's body, with whose end the call ends.
