@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,6 +14,7 @@ import (
 
 	"claudepool/infra/testkit/client"
 	"claudepool/infra/testkit/collector"
+	"claudepool/infra/testkit/need"
 	"claudepool/pool/api"
 	"claudepool/pool/pooltest"
 )
@@ -27,10 +28,8 @@ type traced struct {
 	collector *collector.Collector
 }
 
-func prepareTraced(t *testing.T, env ...string) *traced {
+func prepareTraced(t *testing.T, cli string, env ...string) *traced {
 	t.Helper()
-	cli, err := pooltest.ScriptedCLI()
-	require.NoError(t, err)
 	c, err := collector.New()
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
@@ -57,7 +56,8 @@ func (d *traced) within(trace string, front int, user, text string) got {
 
 func TestTrace_OfAClientGoesThroughBothFrontsAndBothInstancesToTheAPI(t *testing.T) {
 	t.Parallel()
-	d := prepareTraced(t)
+	cli, err := pooltest.RealCLI()
+	d := prepareTraced(t, need.Part(t, cli, err))
 	d.bin = programs(t)
 	first := d.instance()
 	d.front()
@@ -76,6 +76,9 @@ func TestTrace_OfAClientGoesThroughBothFrontsAndBothInstancesToTheAPI(t *testing
 		return count(spans, "turn") == 2 && count(spans, "POST /v1/messages/pooled") >= 4
 	})
 	t.Log("\n" + tree(spans))
+	if path := os.Getenv("TRACE_PICTURE"); path != "" {
+		require.NoError(t, os.WriteFile(path, []byte(picture(spans)), 0o600))
+	}
 	require.Len(t, processes(spans, "claudepool-front"), 2)
 	require.Len(t, processes(spans, "claudepool-pool"), 2)
 	requireParents(t, spans)
@@ -180,28 +183,10 @@ func processes(spans []collector.Span, service string) map[string]bool {
 	return all
 }
 
-// tree writes spans below their parents, in the order in which they began.
-func tree(spans []collector.Span) string {
-	slices.SortFunc(spans, func(a, b collector.Span) int { return a.Begin.Compare(b.Begin) })
-	var text strings.Builder
-	var write func(parent, indent string)
-	write = func(parent, indent string) {
-		for _, s := range spans {
-			if s.Parent == parent {
-				fmt.Fprintf(&text, "%-60s %-17s %8.1f ms + %7.1f ms\n", indent+s.Name, s.Service,
-					s.Begin.Sub(spans[0].Begin).Seconds()*1000, s.End.Sub(s.Begin).Seconds()*1000)
-				write(s.ID, indent+"  ")
-			}
-		}
-	}
-	write(clientsSpan, "")
-	return text.String()
-}
-
 func TestTrace_AFloodOfSampledClientsStaysWithinTheBound(t *testing.T) {
 	t.Parallel()
 	const perSecond, requests = 5, 300
-	d := prepareTraced(t, fmt.Sprint("TRACES_PER_SECOND=", perSecond))
+	d := prepareTraced(t, "/bin/true", fmt.Sprint("TRACES_PER_SECOND=", perSecond))
 	d.bin = programs(t)
 	d.front()
 	began := time.Now()

@@ -71,7 +71,7 @@ func (h redisTimes) record(ctx context.Context, operation string, began time.Tim
 	attributes := []attribute.KeyValue{semconv.DBSystemNameRedis, semconv.DBOperationName(operation)}
 	var refused redis.Error
 	switch {
-	case err == nil, errors.Is(err, redis.Nil):
+	case err == nil, errors.Is(err, redis.Nil), redis.HasErrorPrefix(err, "NOSCRIPT"): // which is then sent
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		attributes = append(attributes, semconv.ErrorTypeKey.String("timeout"))
 	case errors.As(err, &refused):

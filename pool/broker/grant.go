@@ -36,7 +36,7 @@ type Grant struct {
 	lastByte atomic.Int64               // when something of an answer last came, in Unix nanoseconds; 0: never
 	passed   atomic.Int64               // calls
 	traced   atomic.Pointer[trace.Span] // what calls are a part of; nil: of nothing that is traced
-	failed   atomic.Bool                // the last answer was one after which the CLI tries again
+	failed   atomic.Bool                // the last call of this turn, in a way after which the CLI tries again
 
 	mu         sync.Mutex // guards the following
 	open       int
@@ -174,8 +174,9 @@ func (g *Grant) Open() int {
 // Passed is the number of calls that were passed on so far.
 func (g *Grant) Passed() int64 { return g.passed.Load() }
 
-// Trace makes calls that begin from now on a part of what is traced in ctx, if anything is, until stop is called.
-func (g *Grant) Trace(ctx context.Context) (stop func()) {
+// BeginTurn makes calls that begin from now on a part of what is traced in ctx, if anything is, until end is called.
+func (g *Grant) BeginTurn(ctx context.Context) (end func()) {
+	g.failed.Store(false)
 	span := trace.SpanFromContext(ctx)
 	if !span.IsRecording() {
 		return func() {}

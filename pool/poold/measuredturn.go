@@ -27,7 +27,7 @@ const (
 // What lines of a process are told by. Within a text each quotation mark has a backslash before it.
 var (
 	isDelta  = []byte(`"type":"content_block_delta"`)
-	isResult = []byte(`{"type":"result"`)
+	isResult = []byte(`"type":"result"`)
 	isError  = []byte(`"is_error":true`)
 )
 
@@ -98,9 +98,9 @@ func (t *measuredTurn) look(lines [][]byte) {
 			t.first = time.Since(t.began)
 			t.waiting.End()
 		}
-		if bytes.HasPrefix(line, isResult) {
-			t.failed = bytes.Contains(line, isError)
-		}
+	}
+	if last := lines[len(lines)-1]; bytes.Contains(last, isResult) {
+		t.failed = bytes.Contains(last, isError)
 	}
 }
 

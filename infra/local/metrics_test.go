@@ -1,0 +1,120 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	"github.com/stretchr/testify/require"
+
+	"claudepool/infra/testkit/need"
+	"claudepool/pool/pooltest"
+)
+
+// measured has the next program that is started serve its metrics, and returns where.
+func (d *deployment) measured() (url string) {
+	addr := freeAddr(d.t)
+	d.env = append(d.env, "METRICS_ADDR="+addr)
+	return "http://" + addr + "/metrics"
+}
+
+// families fetches metrics and lints them.
+func families(t *testing.T, url string) map[string]*dto.MetricFamily {
+	t.Helper()
+	response, err := http.Get(url)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, response.StatusCode, string(text))
+	problems, err := promlint.New(strings.NewReader(string(text))).Lint()
+	require.NoError(t, err)
+	require.Empty(t, problems)
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	found, err := parser.TextToMetricFamilies(strings.NewReader(string(text)))
+	require.NoError(t, err)
+	return found
+}
+
+func TestMetrics_OfFrontAndInstancePassPrometheusLintAndStandInTheTable(t *testing.T) {
+	t.Parallel()
+	cli, err := pooltest.RealCLI() // which tries again
+	d := prepare(t, need.Part(t, cli, err))
+	d.bin = programs(t)
+	instance := d.measured()
+	d.instance()
+	front := d.measured()
+	d.front()
+	d.placeable(1)
+	for _, text := range []string{"hello", "[[1:status=529]][[1:retry]]", "[[status=400]]"} {
+		require.Equal(t, http.StatusOK, d.ask(0, "ada", text).status)
+	}
+	rows := readTable(t)
+	seen := make(map[string]bool)
+	for of, url := range map[string]string{"instance": instance, "front": front} {
+		for name, family := range families(t, url) {
+			if name == "target_info" {
+				continue
+			}
+			seen[name] = true
+			requireRow(t, rows, of, name, family)
+		}
+	}
+	for name, row := range rows {
+		require.True(t, seen[name] || strings.Contains(row.of, "Firestore"), "nobody has %s", name)
+	}
+}
+
+// row is what the table in OPERATIONS says of a metric.
+type row struct {
+	labels []string
+	series int
+	of     string
+}
+
+var quoted = regexp.MustCompile("`([a-z_]+)`")
+
+// readTable reads it.
+func readTable(t *testing.T) map[string]row {
+	t.Helper()
+	text, err := os.ReadFile("../OPERATIONS.md")
+	require.NoError(t, err)
+	_, table, found := strings.Cut(string(text), "| metric | unit | labels | series | of |\n| --- | --- | --- | --- | --- |\n")
+	require.True(t, found)
+	table, _, _ = strings.Cut(table, "\n\n")
+	rows := make(map[string]row)
+	for line := range strings.Lines(table) {
+		cells := strings.Split(strings.Trim(line, "|\n "), "|")
+		require.Len(t, cells, 5, line)
+		r := row{of: strings.TrimSpace(cells[4])}
+		for _, name := range quoted.FindAllStringSubmatch(cells[2], -1) {
+			r.labels = append(r.labels, name[1])
+		}
+		r.series, err = strconv.Atoi(strings.TrimSpace(cells[3]))
+		require.NoError(t, err, line)
+		rows[strings.Trim(cells[0], "` ")] = r
+	}
+	return rows
+}
+
+// requireRow checks a metric of a front or an instance against the table.
+func requireRow(t *testing.T, rows map[string]row, of, name string, family *dto.MetricFamily) {
+	t.Helper()
+	require.Contains(t, rows, name)
+	r := rows[name]
+	require.Regexp(t, "^(both|"+of+")", r.of, name)
+	require.LessOrEqual(t, len(family.Metric), r.series, name)
+	for _, m := range family.Metric {
+		for _, label := range m.Label {
+			require.Contains(t, r.labels, label.GetName(), name)
+		}
+	}
+}
