@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/require"
+	"github.com/tidwall/gjson"
 
 	"claudepool/infra/testkit/need"
 	"claudepool/pool/pooltest"
@@ -117,4 +118,38 @@ func requireRow(t *testing.T, rows map[string]row, of, name string, family *dto.
 			require.Contains(t, r.labels, label.GetName(), name)
 		}
 	}
+}
+
+var (
+	asked     = regexp.MustCompile(`\b((?:claudepool|http|gen_ai|db|rpc)_[a-z_]+)(\{[^}]*\}|\[|\))`)
+	grouped   = regexp.MustCompile(`by \(([a-z_, ]+)\)`)
+	condition = regexp.MustCompile(`([a-z_]+)(?:=~|!~|!=|=)"`)
+)
+
+func TestDashboard_AsksForMetricsAndLabelsOfTheTableAlone(t *testing.T) {
+	rows := readTable(t)
+	text, err := os.ReadFile("../grafana/dashboard.json")
+	require.NoError(t, err)
+	require.True(t, gjson.ValidBytes(text))
+	shown := make(map[string]bool)
+	for _, expression := range gjson.GetBytes(text, "panels.#.targets.#.expr|@flatten").Array() {
+		expr := expression.Str
+		by := grouped.FindStringSubmatch(expr)
+		metrics := asked.FindAllStringSubmatch(grouped.ReplaceAllString(expr, ""), -1)
+		require.Len(t, metrics, 1, expr)
+		name := metrics[0][1]
+		require.Contains(t, rows, name, expr)
+		shown[name] = true
+		labels := condition.FindAllStringSubmatch(metrics[0][2], -1)
+		if by != nil {
+			labels = append(labels, by)
+		}
+		for _, label := range labels {
+			require.Contains(t, append(rows[name].labels, "job"), label[1], expr)
+		}
+		isHistogram := strings.HasSuffix(name, "_duration_seconds") || strings.HasSuffix(name, "_token_seconds")
+		require.Equal(t, isHistogram, strings.Contains(expr, "histogram_"), expr)
+		require.Equal(t, isHistogram || strings.HasSuffix(name, "_total"), strings.Contains(expr, "rate("), expr)
+	}
+	require.Len(t, shown, len(rows), "a metric isn't shown")
 }
