@@ -58,6 +58,7 @@ func TestMetrics_OfFrontAndInstancePassPrometheusLintAndStandInTheTable(t *testi
 	for _, text := range []string{"hello", "[[1:status=529]][[1:retry]]", "[[status=400]]"} {
 		require.Equal(t, http.StatusOK, d.ask(0, "ada", text).status)
 	}
+	d.requireTurns(instance)
 	rows := readTable(t)
 	seen := make(map[string]bool)
 	for of, url := range map[string]string{"instance": instance, "front": front} {
@@ -72,6 +73,36 @@ func TestMetrics_OfFrontAndInstancePassPrometheusLintAndStandInTheTable(t *testi
 	for name, row := range rows {
 		require.True(t, seen[name] || strings.Contains(row.of, "Firestore"), "nobody has %s", name)
 	}
+}
+
+// requireTurns checks what an instance tells of one turn that went well, one after a second try, and one that the API
+// refused.
+func (d *deployment) requireTurns(url string) {
+	d.t.Helper()
+	got := families(d.t, url)
+	outcomes := map[string]float64{}
+	for _, m := range got["claudepool_turns_total"].Metric {
+		for _, label := range m.Label {
+			if label.GetName() == "outcome" {
+				outcomes[label.GetValue()] += m.GetCounter().GetValue()
+			}
+		}
+	}
+	require.Equal(d.t, map[string]float64{"good": 2, "error": 1}, outcomes)
+	require.EqualValues(d.t, 1, got["claudepool_api_retries_total"].Metric[0].GetCounter().GetValue())
+	require.EqualValues(d.t, 1, sum(got["claudepool_processes"]))
+	var first uint64
+	for _, m := range got["gen_ai_server_time_to_first_token_seconds"].Metric {
+		first += m.GetHistogram().GetSampleCount()
+	}
+	require.EqualValues(d.t, 2, first)
+}
+
+func sum(family *dto.MetricFamily) (all float64) {
+	for _, m := range family.Metric {
+		all += m.GetGauge().GetValue()
+	}
+	return all
 }
 
 // row is what the table in OPERATIONS says of a metric.

@@ -47,7 +47,7 @@ type Grant struct {
 // Register opens a port and mints a secret for it. Until Bind its calls are answered by the Broker itself, without the
 // API; see warmup.go. The caller has to revoke it.
 func (b *Broker) Register() (*Grant, error) {
-	listener, err := b.listen()
+	listener, err := listenBut(b.avoid, func() (net.Listener, error) { return listen(b.limits) })
 	if err != nil {
 		return nil, fmt.Errorf("broker: %w", err)
 	}
@@ -71,14 +71,14 @@ func (b *Broker) Register() (*Grant, error) {
 	return g, nil
 }
 
-// listen opens a port that isn't to be avoided: a process may connect to its port's number on any host.
-func (b *Broker) listen() (net.Listener, error) {
-	listener, err := listen(b.limits)
-	if err != nil || b.avoid == 0 || listener.Addr().(*net.TCPAddr).Port != int(b.avoid) {
+// listenBut opens a port that isn't the one to be avoided: a process may connect to its port's number on any host.
+func listenBut(avoid uint16, open func() (net.Listener, error)) (net.Listener, error) {
+	listener, err := open()
+	if err != nil || avoid == 0 || listener.Addr().(*net.TCPAddr).Port != int(avoid) {
 		return listener, err
 	}
 	defer listener.Close() // once there is another one, so that it isn't the same again
-	return listen(b.limits)
+	return open()
 }
 
 // listen opens a port that as many connections as the limits allow are accepted at.
