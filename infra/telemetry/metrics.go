@@ -42,7 +42,10 @@ func newMeterProvider(of *resource.Resource, readers []sdkmetric.Reader) *sdkmet
 
 // view makes all histograms exponential ones, whose buckets need no guess of what is usual.
 func view(i sdkmetric.Instrument) (sdkmetric.Stream, bool) {
-	stream := sdkmetric.Stream{Name: i.Name, Description: i.Description, Unit: i.Unit, AttributeFilter: nowhere}
+	stream := sdkmetric.Stream{Name: i.Name, Description: i.Description, Unit: i.Unit}
+	if i.Scope.Name != Scope { // ours have no such attributes, and a filter takes time
+		stream.AttributeFilter = nowhere
+	}
 	switch {
 	case strings.HasSuffix(i.Name, ".body.size"): // of streams nobody wants to know it
 		stream.Aggregation = sdkmetric.AggregationDrop{}

@@ -9,6 +9,9 @@ import (
 	"claudepool/infra/logging"
 )
 
+// shortestSecret is how long a text has to be to be looked at. Most values are shorter, and looking takes time.
+const shortestSecret = 12
+
 // redacting passes spans on without what looks like a secret, as the log does: errors and paths may have one in them.
 type redacting struct{ sdktrace.SpanExporter }
 
@@ -44,7 +47,7 @@ func (r redacted) Status() sdktrace.Status {
 func redactAll(attributes []attribute.KeyValue) []attribute.KeyValue {
 	clean := append([]attribute.KeyValue(nil), attributes...)
 	for i, a := range clean {
-		if a.Value.Type() == attribute.STRING {
+		if a.Value.Type() == attribute.STRING && len(a.Value.AsString()) >= shortestSecret {
 			clean[i].Value = attribute.StringValue(logging.Redact(a.Value.AsString()))
 		}
 	}

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric"
 	semconv "go.opentelemetry.io/otel/semconv/v1.41.0"
 	"go.opentelemetry.io/otel/trace"
 
@@ -80,33 +79,36 @@ func (c *measuredCall) answered(status int) {
 	if status == http.StatusOK && model != "" && c.operation == "chat" {
 		c.models.Learn(model)
 	}
-	trace.SpanFromContext(c.ctx).SetAttributes(c.about()...)
+	if span := trace.SpanFromContext(c.ctx); span.IsRecording() {
+		span.SetAttributes(semconv.GenAIOperationNameKey.String(c.operation), semconv.GenAIProviderNameAnthropic,
+			semconv.GenAIRequestModel(c.model()))
+	}
 }
 
-// about are the attributes of span and metric.
-func (c *measuredCall) about() []attribute.KeyValue {
-	about := []attribute.KeyValue{semconv.GenAIOperationNameKey.String(c.operation), semconv.GenAIProviderNameAnthropic}
+// callKeys are what calls are timed by.
+var callKeys = []attribute.Key{semconv.GenAIOperationNameKey, semconv.GenAIProviderNameKey, semconv.GenAIRequestModelKey,
+	semconv.ErrorTypeKey}
+
+// model is what the call's model is called; empty where it names none.
+func (c *measuredCall) model() string {
 	if model := broker.ModelOf(c.ctx); model != "" {
-		about = append(about, semconv.GenAIRequestModel(c.models.Of(model)))
+		return c.models.Of(model)
 	}
-	return about
+	return ""
 }
 
 // end records the call, once.
 func (c *measuredCall) end(failure string) {
 	c.once.Do(func() {
-		about := c.about()
-		if broker.IsRetry(c.ctx) {
-			c.retries.Add(c.ctx, 1, metric.WithAttributeSet(attribute.NewSet(about...)))
-		}
 		if failure == "" && c.status >= 400 {
 			failure = strconv.Itoa(c.status)
 		}
-		if failure != "" {
-			about = append(about, semconv.ErrorTypeKey.String(failure))
+		provider, model := semconv.GenAIProviderNameAnthropic.Value.AsString(), c.model()
+		ctx := context.WithoutCancel(c.ctx)
+		if broker.IsRetry(c.ctx) {
+			c.retries.Add(ctx, 1, c.sets.of(callKeys[:3], c.operation, provider, model))
 		}
-		c.callTime.Record(context.WithoutCancel(c.ctx), time.Since(c.began).Seconds(),
-			metric.WithAttributeSet(attribute.NewSet(about...)))
+		c.callTime.Record(ctx, time.Since(c.began).Seconds(), c.sets.of(callKeys, c.operation, provider, model, failure))
 	})
 }
 

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric"
 	semconv "go.opentelemetry.io/otel/semconv/v1.41.0"
 	"go.opentelemetry.io/otel/trace"
 
@@ -22,6 +21,7 @@ const (
 	outcomeError     = "error"     // its result says so
 	outcomeFailed    = "failed"    // there is no result
 	outcomeAbandoned = "abandoned" // its client has gone
+	outcomeRefused   = "refused"   // it never began
 )
 
 // What lines of a process are told by. Within a text each quotation mark has a backslash before it.
@@ -53,6 +53,7 @@ func (b measuredBackend) Acquire(ctx context.Context, req *api.Request, outage b
 	turn, err := b.Backend.Acquire(within, req, outage)
 	telemetry.End(span, err)
 	if err != nil {
+		t.turns.Add(ctx, 1, b.sets.of(turnKeys, "none", "none", outcomeRefused))
 		return nil, err
 	}
 	t.Turn = turn
@@ -117,12 +118,18 @@ func (t *measuredTurn) outcome(ctx context.Context, err error) string {
 }
 
 func (t *measuredTurn) record(ctx context.Context, receipt api.Receipt, outcome string) {
-	t.turns.Add(ctx, 1, metric.WithAttributeSet(attribute.NewSet(attribute.String("process", receipt.Process),
-		attribute.String("context", receipt.Context), attribute.String("outcome", outcome))))
-	of := metric.WithAttributeSet(attribute.NewSet(semconv.GenAIOperationNameChat, semconv.GenAIProviderNameAnthropic,
-		semconv.GenAIRequestModel(cmp.Or(t.model, "unset")), attribute.String("process", receipt.Process)))
+	t.turns.Add(ctx, 1, t.sets.of(turnKeys, receipt.Process, receipt.Context, outcome))
+	of := t.sets.of(timeKeys, semconv.GenAIOperationNameChat.Value.AsString(),
+		semconv.GenAIProviderNameAnthropic.Value.AsString(), cmp.Or(t.model, "unset"), receipt.Process)
 	t.turnTime.Record(ctx, time.Since(t.began).Seconds(), of)
 	if t.first > 0 {
 		t.firstToken.Record(ctx, t.first.Seconds(), of)
 	}
 }
+
+// What turns are counted and timed by.
+var (
+	turnKeys = []attribute.Key{"process", "context", "outcome"}
+	timeKeys = []attribute.Key{semconv.GenAIOperationNameKey, semconv.GenAIProviderNameKey, semconv.GenAIRequestModelKey,
+		"process"}
+)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -22,6 +23,7 @@ type measures struct {
 	telemetry *telemetry.Telemetry
 	meter     metric.Meter
 	models    *telemetry.Names
+	sets      *sets
 
 	turns      metric.Int64Counter
 	turnTime   metric.Float64Histogram
@@ -37,7 +39,7 @@ func newMeasures(t *telemetry.Telemetry) (*measures, error) {
 	if t == nil {
 		return nil, nil
 	}
-	m := &measures{telemetry: t, meter: t.Meter(), models: telemetry.NewNames(mostModels, "", "haiku", "sonnet", "opus")}
+	m := &measures{telemetry: t, meter: t.Meter(), sets: newSets(), models: telemetry.NewNames(mostModels, "", "haiku", "sonnet", "opus")}
 	var errs [5]error
 	m.turns, errs[0] = m.meter.Int64Counter("claudepool.turns", metric.WithUnit("{turn}"),
 		metric.WithDescription("Turns by how they were served and how they ended."))
@@ -57,6 +59,37 @@ func histogram(made interface {
 	Inst() metric.Float64Histogram
 }, err error) (metric.Float64Histogram, error) {
 	return made.Inst(), err
+}
+
+// sets keeps the sets of attributes that were measured with: few are used again and again, and to make one takes time.
+// It may be used concurrently.
+type sets struct {
+	mu   sync.Mutex // guards made
+	made map[[mostAttributes]string]metric.MeasurementOption
+}
+
+const mostAttributes = 8 // with their names
+
+func newSets() *sets { return &sets{made: make(map[[mostAttributes]string]metric.MeasurementOption)} }
+
+// of is the set of attributes with these names and values, of which there are only so many in each place.
+func (s *sets) of(names []attribute.Key, values ...string) metric.MeasurementOption {
+	var key [mostAttributes]string
+	key[mostAttributes-1] = string(names[0])
+	copy(key[:], values)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if set, ok := s.made[key]; ok {
+		return set
+	}
+	all := make([]attribute.KeyValue, 0, len(values))
+	for i, value := range values {
+		if value != "" {
+			all = append(all, names[i].String(value))
+		}
+	}
+	s.made[key] = metric.WithAttributeSet(attribute.NewSet(all...))
+	return s.made[key]
 }
 
 // observe has what the pool knows read when somebody asks.

@@ -80,6 +80,13 @@ func (c *Collector) Spans(ofTrace string) (found []Span) {
 	return found
 }
 
+// Forget drops the spans that have come so far.
+func (c *Collector) Forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.spans = nil
+}
+
 // HasMetric reports whether a metric of that name has come.
 func (c *Collector) HasMetric(name string) bool {
 	c.mu.Lock()
