@@ -66,9 +66,7 @@ func (u *user) acquire(ctx context.Context, req *api.Request, came time.Time) (*
 }
 
 // holdFor takes the slot of the conversation that the request is meant for.
-func (u *user) holdFor(ctx context.Context, req *api.Request) (held *slot, err error) {
-	ctx, span := telemetry.Span(ctx, "queue")
-	defer func() { telemetry.End(span, err) }()
+func (u *user) holdFor(ctx context.Context, req *api.Request) (*slot, error) {
 	if err := u.full(); err != nil {
 		return nil, err
 	}

@@ -44,7 +44,7 @@ func (s *slot) unpark(ctx context.Context, req *api.Request) *standby.Process {
 	s.wish = &wish
 	ctx, span := telemetry.Span(ctx, "claim parked")
 	taken, err := p.parked.Unpark(ctx, credentialOf(req), wish)
-	telemetry.End(span, err)
+	endClaim(span, err)
 	if err == nil {
 		if err = s.moveTo(taken.Folder); err == nil {
 			return taken

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
 	"claudepool/infra/telemetry"
 	"claudepool/pool/broker"
 	"claudepool/pool/claude"
@@ -36,7 +39,7 @@ func (s *slot) claim(ctx context.Context, credential broker.Credential) (*cli.Pr
 	}
 	ctx, span := telemetry.Span(ctx, "claim standby")
 	claimed, err := s.pool.standbys.Claim(ctx, credential, s.settings.System)
-	telemetry.End(span, err)
+	endClaim(span, err)
 	if err != nil {
 		return nil, err
 	}
@@ -45,6 +48,15 @@ func (s *slot) claim(ctx context.Context, credential broker.Credential) (*cli.Pr
 		return nil, errors.Join(err, claimed.Stop(), claimed.Folder.Remove())
 	}
 	return claimed.Process, nil
+}
+
+// endClaim ends the span of a claim. That there was none to be claimed is no failure.
+func endClaim(span trace.Span, err error) {
+	span.SetAttributes(attribute.Bool("claudepool.claimed", err == nil))
+	if errors.Is(err, standby.ErrNone) {
+		err = nil
+	}
+	telemetry.End(span, err)
 }
 
 // fitsStandby reports whether the conversation can begin with a process that was started without knowing of it.

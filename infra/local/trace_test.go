@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -63,9 +64,11 @@ func TestTrace_OfAClientGoesThroughBothFrontsAndBothInstancesToTheAPI(t *testing
 	d.front()
 	d.front()
 	d.placeable(1)
+	d.awaitSpares(1)
 	requireAnswer(t, d.within(clientsTrace, 0, "ada", "a secret question"), "a secret question")
 	second := d.instance()
 	d.placeable(2)
+	d.awaitSpares(2)
 	d.awaitKept("ada", "a secret question")
 	d.instances[first].Signal(syscall.SIGTERM)
 	g := d.within(clientsTrace, 1, "ada", "another one")
@@ -82,10 +85,11 @@ func TestTrace_OfAClientGoesThroughBothFrontsAndBothInstancesToTheAPI(t *testing
 	require.Len(t, processes(spans, "claudepool-front"), 2)
 	require.Len(t, processes(spans, "claudepool-pool"), 2)
 	requireParents(t, spans)
-	for _, name := range []string{"route", "hop", "chat", "acquire", "queue", "claim standby", "turn", "first token"} {
+	for _, name := range []string{"route", "hop", "chat", "acquire", "claim standby", "turn", "first token"} {
 		require.NotZero(t, count(spans, name), name)
 	}
 	requireCallsWithinTurns(t, spans)
+	d.requireQueued(1)
 	d.requireNothingSecret()
 	for _, call := range d.api.Calls() {
 		require.Empty(t, call.Header.Get("Traceparent"), "the API isn't told of the trace")
@@ -94,6 +98,33 @@ func TestTrace_OfAClientGoesThroughBothFrontsAndBothInstancesToTheAPI(t *testing
 		return d.collector.HasMetric("http.server.request.duration") &&
 			d.collector.HasMetric("gen_ai.server.time_to_first_token") && d.collector.HasMetric("claudepool.processes")
 	}, patience, 20*time.Millisecond)
+}
+
+// awaitSpares waits until each of n instances has processes ready.
+func (d *traced) awaitSpares(n int) {
+	d.t.Helper()
+	eventuallyStats(d.t, d.client(0), func(s api.Stats) bool {
+		ready := 0
+		for _, i := range s.Instances {
+			if i.Standby > 0 && (i.Parked > 0 || !i.Protections["uid"]) {
+				ready++
+			}
+		}
+		return ready == n
+	})
+}
+
+// requireQueued: of two requests of one conversation at once, the trace tells which has waited.
+func (d *traced) requireQueued(front int) {
+	d.t.Helper()
+	const trace = "1af7651916cd43dd8448eb211c80319c"
+	var both sync.WaitGroup
+	for range 2 {
+		both.Go(func() { d.within(trace, front, "ada", "two [[words=3]][[delay=50ms]]") })
+	}
+	both.Wait()
+	spans := d.awaitSpans(trace, func(spans []collector.Span) bool { return count(spans, "turn") == 2 })
+	require.Equal(d.t, 1, count(spans, "queue"), tree(spans))
 }
 
 // awaitSpans waits until what has come of a trace is enough, with every parent of what is there.

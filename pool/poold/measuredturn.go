@@ -49,7 +49,7 @@ type measuredBackend struct {
 func (b measuredBackend) Acquire(ctx context.Context, req *api.Request, outage bool) (server.Turn, error) {
 	t := &measuredTurn{measures: b.measures, began: time.Now(), model: b.models.Of(req.Model), about: []attribute.KeyValue{
 		semconv.UserHash(api.ShortUser(req.UserID())), attribute.String("claudepool.instance", b.instance)}}
-	within, span := telemetry.Span(ctx, "acquire", t.about...)
+	within, span := telemetry.Span(ctx, "acquire")
 	turn, err := b.Backend.Acquire(within, req, outage)
 	telemetry.End(span, err)
 	if err != nil {
