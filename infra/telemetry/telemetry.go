@@ -47,8 +47,8 @@ type Options struct {
 	TracesPerSecond int
 }
 
-// Telemetry is what a process's traces and metrics go to. A nil one is none: its methods do nothing and return what they
-// were given. They may be called concurrently.
+// Telemetry is what a process's traces and metrics go to. A nil one is none: its methods do nothing and return what
+// they were given. They may be called concurrently.
 type Telemetry struct {
 	log     *slog.Logger
 	traces  *sdktrace.TracerProvider // nil: there are no traces

@@ -154,7 +154,8 @@ func (f *finder) spell(c byte) {
 func (b *Broker) rewrite(r *httputil.ProxyRequest) {
 	r.SetURL(b.upstream)
 	h := r.Out.Header
-	for _, name := range []string{"Cookie", "Traceparent", "Tracestate", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded"} {
+	for _, name := range []string{"Cookie", "Traceparent", "Tracestate", "X-Forwarded-For", "X-Forwarded-Host",
+		"X-Forwarded-Proto", "Forwarded"} {
 		h.Del(name)
 	}
 	h.Set("Accept-Encoding", "identity") // the type of an error is read here as well

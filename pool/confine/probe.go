@@ -33,6 +33,9 @@ var protections = []string{ProtectionUID, ProtectionFiles, ProtectionNetwork, Pr
 // probeTimeout bounds all of a probe.
 const probeTimeout = 20 * time.Second
 
+// dialTimeout bounds an attempt to reach what is on this machine.
+const dialTimeout = 2 * time.Second
+
 // Report tells of each protection what a child managed to do in spite of it: nothing where it is in force.
 type Report map[string][]string
 
@@ -184,4 +187,13 @@ func (t *targets) listen() (stop func(), err error) {
 		return nil, err
 	}
 	return stop, conn.Close()
+}
+
+// dialForbidden makes a connection to what nobody but the operator is to get to.
+func (t targets) dialForbidden() error {
+	conn, err := net.DialTimeout("tcp", t.Forbidden, dialTimeout)
+	if err == nil {
+		conn.Close()
+	}
+	return err
 }

@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,9 +16,6 @@ const (
 	roleProber = "claudepool-prober"
 	roleVictim = "claudepool-victim"
 )
-
-// dialTimeout bounds an attempt to reach what is on this machine.
-const dialTimeout = 2 * time.Second
 
 // targets are what a prober goes for.
 type targets struct {
@@ -280,15 +276,6 @@ func (t targets) networkAttempts() []attempt {
 		attempts = append(attempts, attempt{s.name, with(s.domain, s.kind, s.protocol, opened)})
 	}
 	return attempts
-}
-
-// dialForbidden makes a connection to what nobody but the operator is to get to.
-func (t targets) dialForbidden() error {
-	conn, err := net.DialTimeout("tcp", t.Forbidden, dialTimeout)
-	if err == nil {
-		conn.Close()
-	}
-	return err
 }
 
 // with opens a socket and does something with it.

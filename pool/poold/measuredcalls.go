@@ -86,8 +86,8 @@ func (c *measuredCall) answered(status int) {
 }
 
 // callKeys are what calls are timed by.
-var callKeys = []attribute.Key{semconv.GenAIOperationNameKey, semconv.GenAIProviderNameKey, semconv.GenAIRequestModelKey,
-	semconv.ErrorTypeKey}
+var callKeys = []attribute.Key{semconv.GenAIOperationNameKey, semconv.GenAIProviderNameKey,
+	semconv.GenAIRequestModelKey, semconv.ErrorTypeKey}
 
 // model is what the call's model is called; empty where it names none.
 func (c *measuredCall) model() string {

@@ -39,7 +39,8 @@ func newMeasures(t *telemetry.Telemetry) (*measures, error) {
 	if t == nil {
 		return nil, nil
 	}
-	m := &measures{telemetry: t, meter: t.Meter(), sets: newSets(), models: telemetry.NewNames(mostModels, "", "haiku", "sonnet", "opus")}
+	m := &measures{telemetry: t, meter: t.Meter(), sets: newSets(),
+		models: telemetry.NewNames(mostModels, "", "haiku", "sonnet", "opus")}
 	var errs [5]error
 	m.turns, errs[0] = m.meter.Int64Counter("claudepool.turns", metric.WithUnit("{turn}"),
 		metric.WithDescription("Turns by how they were served and how they ended."))
