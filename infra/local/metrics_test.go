@@ -185,3 +185,20 @@ func TestDashboard_AsksForMetricsAndLabelsOfTheTableAlone(t *testing.T) {
 	}
 	require.Len(t, shown, len(rows), "a metric isn't shown")
 }
+
+var inTerraform = regexp.MustCompile(`\\"(claudepool\.[a-z_.]+)\\"([^}]*)\}`)
+
+func TestAlerts_AskForCountersAndLabelsOfTheTableAlone(t *testing.T) {
+	rows := readTable(t)
+	text, err := os.ReadFile("../../terraform/telemetry.tf")
+	require.NoError(t, err)
+	found := inTerraform.FindAllStringSubmatch(string(text), -1)
+	require.NotEmpty(t, found)
+	for _, m := range found {
+		name := strings.ReplaceAll(m[1], ".", "_") + "_total" // as Prometheus calls it
+		require.Contains(t, rows, name)
+		for _, label := range condition.FindAllStringSubmatch(strings.ReplaceAll(m[2], `\`, ""), -1) {
+			require.Contains(t, append(rows[name].labels, "namespace"), label[1], m[0])
+		}
+	}
+}

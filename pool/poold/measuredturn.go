@@ -124,11 +124,27 @@ func (t *measuredTurn) record(ctx context.Context, receipt api.Receipt, outcome 
 	t.turnTime.Record(ctx, time.Since(t.began).Seconds(), of)
 	if t.first > 0 {
 		t.firstToken.Record(ctx, t.first.Seconds(), of)
+		t.tokens.Add(ctx, 1, t.sets.of(withinKeys, within(t.first)))
 	}
+}
+
+// limits are what alerts ask for: of a histogram whose buckets are where they are, nobody could tell how much is below.
+var limits = []time.Duration{time.Second, 3 * time.Second, 10 * time.Second, 30 * time.Second}
+
+// within names the least of the limits that d keeps.
+func within(d time.Duration) string {
+	for _, limit := range limits {
+		if d <= limit {
+			return limit.String()
+		}
+	}
+	return "more"
 }
 
 // What turns are counted and timed by.
 var (
+	withinKeys = []attribute.Key{"within"}
+
 	turnKeys = []attribute.Key{"process", "context", "outcome"}
 	timeKeys = []attribute.Key{semconv.GenAIOperationNameKey, semconv.GenAIProviderNameKey, semconv.GenAIRequestModelKey,
 		"process"}

@@ -28,6 +28,7 @@ type measures struct {
 	turns      metric.Int64Counter
 	turnTime   metric.Float64Histogram
 	firstToken metric.Float64Histogram
+	tokens     metric.Int64Counter
 	callTime   metric.Float64Histogram
 	retries    metric.Int64Counter
 
@@ -41,7 +42,7 @@ func newMeasures(t *telemetry.Telemetry) (*measures, error) {
 	}
 	m := &measures{telemetry: t, meter: t.Meter(), sets: newSets(),
 		models: telemetry.NewNames(mostModels, "", "haiku", "sonnet", "opus")}
-	var errs [5]error
+	var errs [6]error
 	m.turns, errs[0] = m.meter.Int64Counter("claudepool.turns", metric.WithUnit("{turn}"),
 		metric.WithDescription("Turns by how they were served and how they ended."))
 	m.turnTime, errs[1] = histogram(genaiconv.NewServerRequestDuration(m.meter))
@@ -49,6 +50,8 @@ func newMeasures(t *telemetry.Telemetry) (*measures, error) {
 	m.callTime, errs[3] = histogram(genaiconv.NewClientOperationDuration(m.meter))
 	m.retries, errs[4] = m.meter.Int64Counter("claudepool.api.retries", metric.WithUnit("{call}"),
 		metric.WithDescription("API calls that a process made after one that had failed."))
+	m.tokens, errs[5] = m.meter.Int64Counter("claudepool.first_tokens", metric.WithUnit("{turn}"),
+		metric.WithDescription("Turns that came to a first token, by how long that took."))
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("poold: %w", err)
 	}
