@@ -45,6 +45,7 @@ func TestProbe_EveryAttemptGetsThroughWithoutConfinement(t *testing.T) {
 		require.False(t, report.InForce(protection))
 	}
 	require.Contains(t, report.Missing(), "reads another's file")
+	require.Contains(t, report[ProtectionNetwork], "the metrics")
 
 	report, err = b.Probe(t.Context(), "/bin/sh")
 	require.NoError(t, err)
