@@ -110,18 +110,26 @@ func main() {
 	}
 }
 
-func realMain(ctx context.Context, o options, say func(string, ...any)) (err error) {
+// check says what of the flags doesn't go together.
+func (o options) check() error {
 	modes := 0
 	for _, asked := range []bool{o.load, o.api, o.traced, o.base != ""} {
 		if asked {
 			modes++
 		}
 	}
-	if modes > 1 {
+	switch {
+	case modes > 1:
 		return errors.New("-load, -messages, -telemetry and -base exclude each other")
-	}
-	if o.dense > 0 && o.base == "" {
+	case o.dense > 0 && o.base == "":
 		return errors.New("-density needs -base")
+	}
+	return nil
+}
+
+func realMain(ctx context.Context, o options, say func(string, ...any)) (err error) {
+	if err := o.check(); err != nil {
+		return err
 	}
 	scratch, err := openFolder("", "bench-")
 	if err != nil {

@@ -55,12 +55,7 @@ func start(ctx context.Context, log *slog.Logger, s settings.Pool, fs settings.F
 
 func (all *service) start(ctx context.Context, log *slog.Logger, s settings.Pool, fs settings.Front, f flags) error {
 	if f.offline || f.demo {
-		api, err := pooltest.NewAPI(offlineAnswer)
-		if err != nil {
-			return err
-		}
-		all.later(api.Close)
-		upstream, err := url.Parse(api.URL())
+		upstream, err := all.standIn()
 		if err != nil {
 			return err
 		}
@@ -107,6 +102,16 @@ func (all *service) start(ctx context.Context, log *slog.Logger, s settings.Pool
 	}
 	all.later(all.front.Close)
 	return nil
+}
+
+// standIn starts a stand-in for the API and returns where it is.
+func (all *service) standIn() (*url.URL, error) {
+	api, err := pooltest.NewAPI(offlineAnswer)
+	if err != nil {
+		return nil, err
+	}
+	all.later(api.Close)
+	return url.Parse(api.URL())
 }
 
 // redis connects to the configured Redis, or embeds one whose clock is driven here.

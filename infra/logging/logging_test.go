@@ -199,7 +199,7 @@ func TestWithRequest_KnowsTheTraceThatTheRequestIsPartOfHere(t *testing.T) {
 	var out bytes.Buffer
 	ctx := WithRequest(trace.ContextWithSpanContext(t.Context(), here), "req_1", theirs)
 	New(&out, slog.LevelInfo, "json", "p").InfoContext(ctx, "x")
-	require.Contains(t, out.String(), `"logging.googleapis.com/trace":"projects/p/traces/01000000000000000000000000000000"`)
+	require.Contains(t, out.String(), `"logging.googleapis.com/trace":"projects/p/traces/`+here.TraceID().String()+`"`)
 	require.Contains(t, out.String(), `"logging.googleapis.com/trace_sampled":true`)
 }
 

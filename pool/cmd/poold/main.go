@@ -48,6 +48,11 @@ func realMain(ctx context.Context) error {
 		return err
 	}
 	defer measured.Shutdown()
+	return run(ctx, s, log, measured)
+}
+
+// run brings the instance up and has it serve until ctx is done or it fails.
+func run(ctx context.Context, s settings.Pool, log *slog.Logger, measured *telemetry.Telemetry) error {
 	redis, err := router.NewClient(s.RedisURL.Reveal(), s.RedisCA)
 	if err != nil {
 		return err
