@@ -44,12 +44,22 @@ func (r redacted) Status() sdktrace.Status {
 	return status
 }
 
+// unwanted are attributes that spans leave without: who a client is, and what is the same in all of them. Each takes
+// time to send, too.
+var unwanted = map[attribute.Key]bool{"client.address": true, "user_agent.original": true, "url.scheme": true,
+	"network.peer.address": true, "network.peer.port": true, "network.protocol.version": true,
+	"network.protocol.name": true, "server.port": true}
+
 func redactAll(attributes []attribute.KeyValue) []attribute.KeyValue {
-	clean := append([]attribute.KeyValue(nil), attributes...)
-	for i, a := range clean {
-		if a.Value.Type() == attribute.STRING && len(a.Value.AsString()) >= shortestSecret {
-			clean[i].Value = attribute.StringValue(logging.Redact(a.Value.AsString()))
+	clean := make([]attribute.KeyValue, 0, len(attributes))
+	for _, a := range attributes {
+		if unwanted[a.Key] {
+			continue
 		}
+		if a.Value.Type() == attribute.STRING && len(a.Value.AsString()) >= shortestSecret {
+			a.Value = attribute.StringValue(logging.Redact(a.Value.AsString()))
+		}
+		clean = append(clean, a)
 	}
 	return clean
 }

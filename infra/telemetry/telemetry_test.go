@@ -180,6 +180,7 @@ func TestSpans_LeaveWithoutSecrets(t *testing.T) {
 	part := spans.GetSpans()[0]
 	require.Equal(t, codes.Error, part.Status.Code)
 	require.NotContains(t, fmt.Sprint(part.Name, part.Attributes, part.Events, part.Status), "secretsecret")
+	require.NotContains(t, fmt.Sprint(spans.GetSpans()[1].Attributes), "192.0.2.1", "nor with who the client is")
 }
 
 func TestNames_KnowOnlySoMany(t *testing.T) {
