@@ -156,5 +156,5 @@ func (f *Front) passTo(ctx context.Context, c call, to api.Call, instance router
 	}
 	c.once = logging.RequestID(nil)
 	f.sign(r, c, instance)
-	return f.opts.Client.http.RoundTrip(r)
+	return f.opts.Client.hops.RoundTrip(r)
 }

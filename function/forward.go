@@ -9,8 +9,11 @@ import (
 	"strconv"
 	"time"
 
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+
 	"claudepool/infra/hop"
 	"claudepool/infra/logging"
+	"claudepool/infra/telemetry"
 	"claudepool/pool/api"
 	"claudepool/router"
 )
@@ -94,7 +97,9 @@ func (f *Front) attempt(ctx context.Context, c call) (*http.Response, error) {
 	return nil, errNotNow
 }
 
-func (f *Front) route(ctx context.Context, c call) (router.Owner, error) {
+func (f *Front) route(ctx context.Context, c call) (owner router.Owner, err error) {
+	ctx, span := telemetry.Span(ctx, "route", semconv.UserHash(api.ShortUser(c.user)))
+	defer func() { telemetry.End(span, err) }()
 	if c.former != "" {
 		return f.opts.Router.RouteTogether(ctx, c.user, c.former)
 	}
@@ -137,7 +142,7 @@ func (f *Front) exchange(ctx context.Context, c call, owner router.Owner) (*http
 		c.key.set(r.Header)
 	}
 	f.sign(r, c, owner)
-	return f.opts.Client.http.RoundTrip(r)
+	return f.opts.Client.hops.RoundTrip(r)
 }
 
 // sign says in the hop's header what it is for.
@@ -149,7 +154,7 @@ func (f *Front) sign(r *http.Request, c call, owner router.Owner) {
 	r.Header.Set(api.HeaderHop, f.opts.Keys.Sign(claims, time.Now()))
 	for _, name := range logging.TraceHeaders {
 		if v := c.trace.Get(name); v != "" {
-			r.Header.Set(name, v)
+			r.Header.Set(name, logging.Unsampled(name, v)) // whoever traces here says so in its place
 		}
 	}
 }

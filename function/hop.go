@@ -89,7 +89,10 @@ func newRequest(ctx context.Context, owner router.Owner, method, path string) (*
 }
 
 // Client makes the requests to instances, and keeps connections to them.
-type Client struct{ http *http.Transport }
+type Client struct {
+	http *http.Transport
+	hops http.RoundTripper // the same, measured where anything is
+}
 
 // Reach leaves a connection to an instance for the next request, which then doesn't wait for one.
 func (c *Client) Reach(ctx context.Context, owner router.Owner) error {
@@ -106,14 +109,19 @@ func (c *Client) Reach(ctx context.Context, owner router.Owner) error {
 	return err
 }
 
+// Measure puts something around the transport of what clients' requests ask of instances. It is to be called before
+// the first of them.
+func (c *Client) Measure(around func(http.RoundTripper) http.RoundTripper) { c.hops = around(c.http) }
+
 // NewClient returns a Client. Front.Drain closes its connections.
 func NewClient() *Client {
-	return &Client{&http.Transport{
+	to := &http.Transport{
 		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			owner := ctx.Value(ownerKey{}).(router.Owner)
 			return hop.Dial(ctx, owner.Addr, owner.Fingerprint)
 		},
 		DisableCompression: true, ResponseHeaderTimeout: hopSilence, MaxIdleConnsPerHost: 256,
 		IdleConnTimeout: 5 * time.Minute,
-	}}
+	}
+	return &Client{http: to, hops: to}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"claudepool/infra/telemetry"
 	"claudepool/pool/api"
 	"claudepool/pool/cli"
 	"claudepool/pool/standby"
@@ -190,7 +191,10 @@ func (s *slot) makeReady(ctx context.Context, req *api.Request) (how string, err
 		}
 	}
 	s.process.Thaw()
-	if err = s.process.Fit(ctx, s.settings); err == nil {
+	ctx, span := telemetry.Span(ctx, "fit")
+	err = s.process.Fit(ctx, s.settings)
+	telemetry.End(span, err)
+	if err == nil {
 		return how, nil
 	}
 	s.settings = before
@@ -252,7 +256,9 @@ func (s *slot) obtain(ctx context.Context, req *api.Request) (proc *cli.Process,
 	if taken := s.unpark(ctx, req); taken != nil {
 		return s.goOn(ctx, taken, req)
 	}
+	ctx, span := telemetry.Span(ctx, "start")
 	proc, err = s.start(ctx, req)
+	telemetry.End(span, err)
 	return proc, howStarted(proc), err
 }
 
@@ -274,6 +280,7 @@ func (s *slot) reserve() error {
 		case ok:
 			return nil
 		case victim != nil:
+			p.evictions.room.Add(1)
 			victim.endIdle()
 		case ofUser:
 			return api.RateLimited(time.Second, "%d conversations of this user are in use", p.opts.MaxProcessesPerUser)

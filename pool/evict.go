@@ -25,6 +25,7 @@ func (p *Pool) evict(s *slot) bool {
 	if s == nil {
 		return false
 	}
+	p.evictions.files.Add(1)
 	if s.process != nil && s.end() != nil {
 		s.yield()
 		return true // perhaps others can

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"claudepool/infra/telemetry"
 	"claudepool/pool/api"
 	"claudepool/pool/cli"
 )
@@ -19,7 +20,10 @@ func (c *conversation) hold(ctx context.Context) (*slot, error) {
 	case s != nil || err != nil:
 		return s, err
 	}
-	return c.wait(ctx, turn)
+	_, span := telemetry.Span(ctx, "queue")
+	s, err = c.wait(ctx, turn)
+	telemetry.End(span, err)
+	return s, err
 }
 
 // wait waits for the slot in line.

@@ -46,6 +46,9 @@ func (w *watcher) dismiss(l look, now bool) bool {
 		l.process.Abort(errMemory)
 	}
 	s := l.c.takeWith(l.process)
+	if now || s != nil {
+		w.pool.evictions.memory.Add(1)
+	}
 	if s != nil {
 		w.pool.work.Go(s.endIdle)
 	}

@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"claudepool/infra/telemetry"
 	"claudepool/pool/api"
 	"claudepool/pool/claude"
 	"claudepool/pool/cli"
@@ -39,7 +40,9 @@ func (s *slot) unpark(ctx context.Context, req *api.Request) *standby.Process {
 	}
 	s.wish = s.wishes()
 	s.wish.New = s.dir == nil && !s.mirror.fetch && len(s.seed.Before) == 0
+	ctx, span := telemetry.Span(ctx, "claim parked")
 	taken, err := p.parked.Unpark(ctx, credentialOf(req), *s.wish)
+	endClaim(span, err)
 	if err == nil {
 		if err = s.moveTo(taken.Folder); err == nil {
 			return taken
@@ -153,7 +156,10 @@ func (s *slot) goOn(ctx context.Context, taken *standby.Process, req *api.Reques
 		err = s.dir.WithTranscript(s.id, func(t claude.Transcript) error { return t.WriteNothing(time.Now()) })
 	}
 	if err == nil {
-		if err = taken.GoOn(ctx, s.id, s.settings.System); err == nil {
+		within, span := telemetry.Span(ctx, "gate")
+		err = taken.GoOn(within, s.id, s.settings.System)
+		telemetry.End(span, err)
+		if err == nil {
 			return taken.Process, how, nil
 		}
 	}

@@ -64,10 +64,12 @@ type Pool struct {
 	cutAll context.CancelCauseFunc
 	work   sync.WaitGroup // the pool's own goroutines
 
-	table    *table // users and conversations
-	spaces   *spaces
-	cleanups cleanups
-	diskFull atomic.Bool // the disk is short, and nothing can give way
+	table     *table // users and conversations
+	spaces    *spaces
+	cleanups  cleanups
+	evictions evictions
+	tenants   tenants
+	diskFull  atomic.Bool // the disk is short, and nothing can give way
 
 	noMoves       atomic.Bool  // files can't be moved from workspace to workspace
 	movedTooLarge atomic.Int64 // conversations that had too many files for it

@@ -47,6 +47,7 @@ func (p *Pool) cleanUp(now time.Time) (next time.Duration) {
 		p.work.Go(func() { s.cleanUp(now) })
 	}
 	for _, s := range r.crowded {
+		p.evictions.room.Add(1)
 		p.work.Go(s.giveWay)
 	}
 	if len(r.toFreeze) > 0 {

@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"claudepool/infra/telemetry"
 	"claudepool/pool/api"
 	"claudepool/pool/broker"
 	"claudepool/pool/claude"
@@ -34,7 +38,9 @@ func (s *slot) claim(ctx context.Context, credential broker.Credential) (*cli.Pr
 	if !s.fitsStandby() {
 		return nil, standby.ErrNone
 	}
+	ctx, span := telemetry.Span(ctx, "claim standby")
 	claimed, err := s.pool.standbys.Claim(ctx, credential, s.settings.System)
+	endClaim(span, err)
 	if err != nil {
 		return nil, err
 	}
@@ -51,6 +57,15 @@ func (s *slot) claim(ctx context.Context, credential broker.Credential) (*cli.Pr
 		s.wish = s.wishes() // for when it comes back
 	}
 	return claimed.Process, nil
+}
+
+// endClaim ends the span of a claim. That there was none to be claimed is no failure.
+func endClaim(span trace.Span, err error) {
+	span.SetAttributes(attribute.Bool("claudepool.claimed", err == nil))
+	if errors.Is(err, standby.ErrNone) {
+		err = nil
+	}
+	telemetry.End(span, err)
 }
 
 // fitsStandby reports whether the conversation can begin with a process that was started without knowing of it.

@@ -126,6 +126,7 @@ func (w *watcher) see(passed time.Duration) ([]look, error) {
 		return nil, err
 	}
 	known, looks := make(map[*cli.Process]*record), make([]look, len(all))
+	var memory int64
 	for i, usage := range usages {
 		r := w.known[procs[i]]
 		if r == nil {
@@ -133,9 +134,12 @@ func (w *watcher) see(passed time.Duration) ([]look, error) {
 		}
 		known[procs[i]] = r
 		looks[i] = look{all[i], usage, r, max(0, usage.CPU-r.cpu)}
+		memory += usage.Memory
+		w.pool.tenants.cpu.Add(int64(looks[i].spent))
 		r.cpu = usage.CPU
 		r.size += (float64(usage.Memory) - r.size) * min(1, passed.Seconds()/growthWindow.Seconds())
 	}
 	w.known = known
+	w.pool.tenants.memory.Store(memory)
 	return looks, nil
 }

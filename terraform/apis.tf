@@ -3,6 +3,7 @@ resource "google_project_service" "apis" {
   for_each = toset([
     "artifactregistry", "cloudbuild", "cloudresourcemanager", "compute", "containeranalysis", "firestore", "iam", "iamcredentials",
     "logging", "monitoring", "ondemandscanning", "redis", "run", "secretmanager", "serviceusage", "storage",
+    "telemetry",
   ])
 
   service            = "${each.key}.googleapis.com"

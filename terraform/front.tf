@@ -60,7 +60,7 @@ resource "google_cloud_run_v2_service" "front" {
       }
 
       dynamic "env" {
-        for_each = merge(local.front_environment, var.front_settings)
+        for_each = merge(local.front_environment, local.telemetry_environment, var.front_settings)
         content {
           name  = env.key
           value = env.value

@@ -104,7 +104,7 @@ locals {
 }
 
 resource "google_monitoring_alert_policy" "this" {
-  for_each = { for key, alert in local.alerts : key => alert if local.deployed || key != "no-instance" }
+  for_each = { for key, alert in merge(local.alerts, local.burn_alerts) : key => alert if local.deployed || key != "no-instance" }
 
   display_name          = "${var.name}: ${each.value.title}"
   combiner              = "OR"

@@ -48,7 +48,7 @@ resource "google_cloud_run_v2_worker_pool" "pool" {
       }
 
       dynamic "env" {
-        for_each = merge(local.pool_environment, var.pool_settings)
+        for_each = merge(local.pool_environment, local.telemetry_environment, var.pool_settings)
         content {
           name  = env.key
           value = env.value

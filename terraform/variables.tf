@@ -166,7 +166,7 @@ variable "front_settings" {
   default     = {}
 
   validation {
-    condition     = alltrue([for name in keys(var.front_settings) : contains(["RATE_LIMIT_USER", "RATE_LIMIT_ADDR", "ALLOWED_ORIGINS", "LOG_LEVEL", "MAX_BODY_BYTES"], name)])
+    condition     = alltrue([for name in keys(var.front_settings) : contains(["RATE_LIMIT_USER", "RATE_LIMIT_ADDR", "ALLOWED_ORIGINS", "LOG_LEVEL", "MAX_BODY_BYTES", "TRACES_PER_SECOND"], name)])
     error_message = "front_settings has a name that is no setting of the front, or one that this module sets itself."
   }
   validation {
@@ -215,13 +215,37 @@ variable "pool_settings" {
     condition = alltrue([for name in keys(var.pool_settings) : contains([
       "IDLE_TIMEOUT", "CLEANUP_INTERVAL", "WORKSPACE_TTL", "STANDBY", "PARKED", "MAX_PROCESSES", "MAX_PROCESSES_PER_USER", "MAX_CONVERSATIONS_PER_USER", "QUEUE_LIMIT",
       "TURN_TIMEOUT", "QUEUE_TIMEOUT", "SILENCE_TIMEOUT", "SPAWN_TIMEOUT", "MAX_PROCESS_RSS", "ARCHIVE_TTL", "ARCHIVE_MAX_BYTES", "WORKSPACE_MAX_BYTES",
-      "WORKSPACE_MAX_FILES", "CONNECT_PORTS", "BIND_PORTS", "PERMISSION_MODE", "MAX_BODY_BYTES", "LOG_LEVEL", "ANTHROPIC_BASE_URL",
+      "WORKSPACE_MAX_FILES", "CONNECT_PORTS", "BIND_PORTS", "PERMISSION_MODE", "MAX_BODY_BYTES", "LOG_LEVEL", "ANTHROPIC_BASE_URL", "TRACES_PER_SECOND", "TRACE_UPSTREAM",
     ], name)])
     error_message = "pool_settings has a name that is no setting of the pool, or one that this module sets itself."
   }
   validation {
     condition     = alltrue([for name, value in var.pool_settings : can(regex("^([0-9]+(\\.[0-9]+)?(ms|s|m|h))+$", value)) || "${name} ${value}" == "ARCHIVE_TTL 0" if can(regex("_(TIMEOUT|INTERVAL|TTL)$", name))])
     error_message = "pool_settings: durations are like 90s, 5m or 1h30m."
+  }
+}
+
+variable "telemetry" {
+  description = "Push metrics and traces to the project by OTLP, and alert on what they tell. Null: neither. trace_ratio is the share of the requests that are traced; first_token_objective the share of the turns whose first token has to come within first_token (1s, 3s, 10s or 30s), and turns_objective that of those which may not come to nothing, both over 30 days."
+  type = object({
+    trace_ratio           = optional(number, 0.05)
+    first_token           = optional(string, "10s")
+    first_token_objective = optional(number, 0.95)
+    turns_objective       = optional(number, 0.99)
+  })
+  default = null
+
+  validation {
+    condition     = var.telemetry == null || try(var.telemetry.trace_ratio >= 0 && var.telemetry.trace_ratio <= 1, false)
+    error_message = "telemetry.trace_ratio must be from 0 to 1."
+  }
+  validation {
+    condition     = var.telemetry == null || try(contains(["1s", "3s", "10s", "30s"], var.telemetry.first_token), false)
+    error_message = "telemetry.first_token must be 1s, 3s, 10s or 30s."
+  }
+  validation {
+    condition     = var.telemetry == null || try(alltrue([for o in [var.telemetry.first_token_objective, var.telemetry.turns_objective] : o >= 0.95 && o < 1]), false)
+    error_message = "telemetry: objectives must be from 0.95 to below 1; less couldn't be missed at the pace that alerts."
   }
 }
 

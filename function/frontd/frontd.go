@@ -5,12 +5,14 @@ package frontd
 import (
 	"context"
 	"log/slog"
+	"net/http"
 
 	"claudepool/function"
 	"claudepool/infra/hop"
 	"claudepool/infra/memory"
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
+	"claudepool/infra/telemetry"
 	"claudepool/router"
 )
 
@@ -19,11 +21,14 @@ type Parts struct {
 	Logger *slog.Logger
 	Redis  router.Redis
 	Store  snapshot.Store
+	// Telemetry is what is measured and traced goes to; nil is nowhere.
+	Telemetry *telemetry.Telemetry
 }
 
 // Front is a front whose router runs.
 type Front struct {
 	*function.Front
+	handler http.Handler // the front, measured
 	stop    context.CancelFunc
 	stopped chan struct{} // closed when the router has ended
 }
@@ -39,6 +44,9 @@ func Start(s settings.Front, parts Parts) (*Front, error) {
 		return nil, err
 	}
 	hops := function.NewClient()
+	if parts.Telemetry != nil {
+		hops.Measure(parts.Telemetry.Hops)
+	}
 	route := router.New(parts.Redis, router.Options{Logger: parts.Logger, Reach: hops.Reach})
 	front := function.New(function.Options{
 		Logger: parts.Logger, Router: route, Client: hops, View: snapshot.NewView(parts.Store, parts.Logger), Keys: keys,
@@ -47,13 +55,16 @@ func Start(s settings.Front, parts Parts) (*Front, error) {
 		TrustedProxies: s.TrustedProxies, AllowedOrigins: s.AllowedOrigins,
 	})
 	ctx, stop := context.WithCancel(context.Background())
-	f := &Front{Front: front, stop: stop, stopped: make(chan struct{})}
+	f := &Front{Front: front, handler: parts.Telemetry.Public(front), stop: stop, stopped: make(chan struct{})}
 	go func() {
 		defer close(f.stopped)
 		route.Run(ctx)
 	}()
 	return f, nil
 }
+
+// ServeHTTP answers one request.
+func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) { f.handler.ServeHTTP(w, r) }
 
 // Close ends what runs in the background. Streams end by Drain, before that.
 func (f *Front) Close() {

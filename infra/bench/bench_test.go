@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -57,6 +58,17 @@ func TestTranslation_PrintsTheRatiosOfTheEndpoints(t *testing.T) {
 func needClone(t *testing.T) {
 	t.Helper()
 	need.Part(t, "", exec.Command("git", "rev-parse", "HEAD").Run())
+}
+
+func TestTelemetry_IsComparedWithNoneAtEachRatio(t *testing.T) {
+	var table strings.Builder
+	require.NoError(t, realMain(t.Context(), options{quick: true, traced: true, stdout: &table}, t.Logf))
+	for _, ratio := range sampled {
+		for _, figure := range []string{"first token", "total", "CPU time of the service", "allocations"} {
+			require.Regexp(t, "(?m)^"+regexp.QuoteMeta(ratio)+" +"+figure+" .* 2$", table.String())
+		}
+	}
+	require.ErrorContains(t, realMain(t.Context(), options{traced: true, api: true}, t.Logf), "exclude")
 }
 
 func TestCompare_PrintsTheRatiosToACommit(t *testing.T) {

@@ -4,7 +4,8 @@
 // the scripted CLI. All that is compared takes turns within one run, so that what else the machine does hits all alike.
 //
 // With -base it compares the working tree with another commit instead, see comparison, with -density too how many users
-// an instance serves, see crowding; and with -messages it compares the endpoint POST /v1/messages with the pooled one.
+// an instance serves, see crowding; with -messages it compares the endpoint POST /v1/messages with the pooled one, and
+// with -telemetry a service that sends traces and metrics with one that doesn't.
 package main
 
 import (
@@ -83,6 +84,7 @@ type options struct {
 	quick  bool
 	load   bool
 	api    bool
+	traced bool
 	base   string
 	dense  time.Duration // 0 is not at all
 	out    string        // folder of the reports
@@ -96,6 +98,7 @@ func main() {
 	flag.BoolVar(&o.quick, "quick", false, "try with the scripted CLI that everything works; the numbers mean nothing")
 	flag.BoolVar(&o.load, "load", false, "put one instance under load instead, and write infra/bench/LOAD.md")
 	flag.BoolVar(&o.api, "messages", false, "compare POST /v1/messages with the pooled endpoint instead")
+	flag.BoolVar(&o.traced, "telemetry", false, "compare a service that sends traces and metrics with one that doesn't")
 	flag.StringVar(&o.base, "base", "", "compare the working tree with this commit instead, and print the ratios")
 	flag.DurationVar(&o.dense, "density", 0, "with -base: have more users than processes for so long, at each rate")
 	flag.StringVar(&o.out, "out", ".", "folder to write BENCH.md and infra/bench/first-token.svg into")
@@ -107,12 +110,26 @@ func main() {
 	}
 }
 
-func realMain(ctx context.Context, o options, say func(string, ...any)) (err error) {
-	if o.load && o.base != "" || o.api && (o.load || o.base != "") {
-		return errors.New("-load, -messages and -base exclude each other")
+// check says what of the flags doesn't go together.
+func (o options) check() error {
+	modes := 0
+	for _, asked := range []bool{o.load, o.api, o.traced, o.base != ""} {
+		if asked {
+			modes++
+		}
 	}
-	if o.dense > 0 && o.base == "" {
+	switch {
+	case modes > 1:
+		return errors.New("-load, -messages, -telemetry and -base exclude each other")
+	case o.dense > 0 && o.base == "":
 		return errors.New("-density needs -base")
+	}
+	return nil
+}
+
+func realMain(ctx context.Context, o options, say func(string, ...any)) (err error) {
+	if err := o.check(); err != nil {
+		return err
 	}
 	scratch, err := openFolder("", "bench-")
 	if err != nil {
@@ -138,11 +155,14 @@ func realMain(ctx context.Context, o options, say func(string, ...any)) (err err
 	if o.base != "" {
 		return l.compare(ctx, o)
 	}
-	if err := l.build(o.quick || o.load || o.api); err != nil {
+	if err := l.build(o.quick || o.load || o.api || o.traced); err != nil {
 		return err
 	}
 	if o.api {
 		return l.translated(ctx, o.quick, o.stdout)
+	}
+	if o.traced {
+		return l.telemetry(ctx, o.quick, o.stdout)
 	}
 	if o.load {
 		plan := fullLoad

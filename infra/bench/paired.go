@@ -78,9 +78,10 @@ func (c *comparison) round(ctx context.Context, n int, cli func(side) string, st
 	var both servicePair
 	for j := range both {
 		i := (n + j) % 2
-		s, err := c.serve(ctx, c.sides[i].local, cli(c.sides[i]), standby, "IDLE_TIMEOUT=1h",
+		settings := append([]string{"IDLE_TIMEOUT=1h",
 			fmt.Sprint("PARKED=", min(standby, 1)), // a start in advance isn't to be counted as the requests'
-			fmt.Sprint("UID_BASE=", 2_000_000_000+10_000*i))
+			fmt.Sprint("UID_BASE=", 2_000_000_000+10_000*i)}, c.sides[i].settings...)
+		s, err := c.serve(ctx, c.sides[i].local, cli(c.sides[i]), standby, settings...)
 		if err != nil {
 			return fmt.Errorf("%s (%s): %w", c.sides[i].name, c.sides[i].commit, err)
 		}

@@ -16,7 +16,8 @@ import (
 type side struct {
 	name, commit string
 	programs
-	cli string // that new users get
+	cli      string   // that new users get
+	settings []string // of its service alone
 }
 
 // openSides builds both sides with the same commands into folders of their own, so that nothing but the code differs

@@ -17,6 +17,7 @@ import (
 	"claudepool/infra/archive"
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
+	"claudepool/infra/telemetry"
 	"claudepool/pool/poold"
 	"claudepool/pool/pooltest"
 	"claudepool/router"
@@ -54,19 +55,23 @@ func start(ctx context.Context, log *slog.Logger, s settings.Pool, fs settings.F
 
 func (all *service) start(ctx context.Context, log *slog.Logger, s settings.Pool, fs settings.Front, f flags) error {
 	if f.offline || f.demo {
-		api, err := pooltest.NewAPI(offlineAnswer)
-		if err != nil {
-			return err
-		}
-		all.later(api.Close)
-		upstream, err := url.Parse(api.URL())
+		upstream, err := all.standIn()
 		if err != nil {
 			return err
 		}
 		s.AnthropicBaseURL = *upstream
 	}
+	measured, err := telemetry.Start(ctx, telemetry.Options{Logger: log, Service: "claudepool-local",
+		MetricsAddr: s.MetricsAddr, TracesPerSecond: s.TracesPerSecond})
+	if err != nil {
+		return err
+	}
+	all.later(measured.Shutdown)
 	client, err := all.redis(ctx, s)
 	if err != nil {
+		return err
+	}
+	if err := measured.Redis(client); err != nil {
 		return err
 	}
 	store, closeStore, err := snapshot.Open(ctx, s.FirestoreProject, s.FirestoreDatabase)
@@ -85,17 +90,28 @@ func (all *service) start(ctx context.Context, log *slog.Logger, s settings.Pool
 			return err
 		}
 		i, err := poold.Start(s, poold.Parts{Logger: log, Redis: client, Store: store, Archive: kept, Listener: listener,
-			Addr: listener.Addr().String()})
+			Addr: listener.Addr().String(), Telemetry: measured})
 		if err != nil {
 			return err
 		}
 		all.instances = append(all.instances, i)
 	}
-	if all.front, err = frontd.Start(fs, frontd.Parts{Logger: log, Redis: client, Store: store}); err != nil {
+	if all.front, err = frontd.Start(fs, frontd.Parts{Logger: log, Redis: client, Store: store,
+		Telemetry: measured}); err != nil {
 		return err
 	}
 	all.later(all.front.Close)
 	return nil
+}
+
+// standIn starts a stand-in for the API and returns where it is.
+func (all *service) standIn() (*url.URL, error) {
+	api, err := pooltest.NewAPI(offlineAnswer)
+	if err != nil {
+		return nil, err
+	}
+	all.later(api.Close)
+	return url.Parse(api.URL())
 }
 
 // redis connects to the configured Redis, or embeds one whose clock is driven here.

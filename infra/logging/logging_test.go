@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/trace"
 )
 
 const (
@@ -189,4 +190,24 @@ func TestTraceOf_ReadsBothHeaders(t *testing.T) {
 	} {
 		require.Equal(t, test.want, TraceOf(test.header), name)
 	}
+}
+
+func TestWithRequest_KnowsTheTraceThatTheRequestIsPartOfHere(t *testing.T) {
+	here := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2},
+		TraceFlags: trace.FlagsSampled})
+	theirs := http.Header{"Traceparent": {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"}}
+	var out bytes.Buffer
+	ctx := WithRequest(trace.ContextWithSpanContext(t.Context(), here), "req_1", theirs)
+	New(&out, slog.LevelInfo, "json", "p").InfoContext(ctx, "x")
+	require.Contains(t, out.String(), `"logging.googleapis.com/trace":"projects/p/traces/`+here.TraceID().String()+`"`)
+	require.Contains(t, out.String(), `"logging.googleapis.com/trace_sampled":true`)
+}
+
+func TestUnsampled_LeavesATracesIdAndNotWhatAClientWishes(t *testing.T) {
+	const id = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
+	for value, want := range map[string]string{id + "01": id + "00", id + "00": id + "00", id + "ff": id + "00",
+		"cc" + id[2:] + "01-more": "cc" + id[2:] + "00", "odd": "odd"} {
+		require.Equal(t, want, Unsampled("Traceparent", value))
+	}
+	require.Equal(t, id+"01", Unsampled("X-Cloud-Trace-Context", id+"01"))
 }

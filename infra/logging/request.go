@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 const (
@@ -41,10 +43,26 @@ type request struct {
 
 type requestKey struct{}
 
-// WithRequest returns a context that carries the request's id, and its trace if the headers name one.
+// WithRequest returns a context that carries the request's id, and its trace: that of ctx, or if there is none the one
+// that the headers name.
 func WithRequest(ctx context.Context, id string, header http.Header) context.Context {
-	return context.WithValue(ctx, requestKey{}, request{id: id, trace: TraceOf(header)})
+	of := TraceOf(header)
+	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
+		of = Trace{ID: span.TraceID().String(), SpanID: span.SpanID().String(), Sampled: span.IsSampled()}
+	}
+	return context.WithValue(ctx, requestKey{}, request{id: id, trace: of})
 }
+
+// Unsampled is the value of a trace's header without what a client says about sampling, which isn't for it to decide.
+func Unsampled(name, value string) string {
+	if name == headerTraceparent && parseTraceparent(value).ID != "" {
+		return value[:lengthToFlags] + "00"
+	}
+	return value
+}
+
+// lengthToFlags is how long version, trace and span of a traceparent are, with what is between them.
+const lengthToFlags = 2 + 1 + 32 + 1 + 16 + 1
 
 // RequestID returns the id that the client gave its request, or a new one where it gave none or an odd one: ids go
 // into logs and headers as they are.

@@ -18,7 +18,7 @@ const module = "claudepool/"
 // services are the parts of infra/ that others may be built on.
 var services = []string{"infra/settings", "infra/logging", "infra/hop", "infra/snapshot", "infra/archive",
 	"infra/database",
-	"infra/freeport", "infra/instance", "infra/latency", "infra/memory"}
+	"infra/freeport", "infra/instance", "infra/latency", "infra/memory", "infra/telemetry"}
 
 // rooms are the packages of the service, and what of the module each may import. What isn't named here wires or tests.
 var rooms = map[string][]string{
@@ -54,6 +54,8 @@ var rooms = map[string][]string{
 	"infra/instance": nil,
 	"infra/latency":  nil,
 	"infra/memory":   nil,
+
+	"infra/telemetry": {"infra/logging"},
 }
 
 func with(some []string, more ...string) []string { return append(slices.Clone(some), more...) }

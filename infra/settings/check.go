@@ -93,6 +93,8 @@ func (c *Common) validate() map[string]bool {
 		"LOG_LEVEL":          slices.Contains(levels, c.LogLevel),
 		"LOG_FORMAT":         c.LogFormat == "json" || c.LogFormat == "text",
 		"MAX_BODY_BYTES":     c.MaxBodyBytes >= 1<<10 && c.MaxBodyBytes <= 1<<30,
+		"METRICS_ADDR":       c.MetricsAddr == "" || validListen(c.MetricsAddr, c.Port),
+		"TRACES_PER_SECOND":  c.TracesPerSecond >= 1 && c.TracesPerSecond <= 10_000,
 	}
 }
 
@@ -110,6 +112,7 @@ func (p *Pool) validate() map[string]bool {
 	ok["ADVERTISE_ADDR"] = p.AdvertiseAddr == "" || validAddr(p.AdvertiseAddr)
 	ok["CLAUDE_BIN"] = !strings.ContainsRune(p.ClaudeBin, 0)
 	ok["ANTHROPIC_BASE_URL"] = validBaseURL(&p.AnthropicBaseURL)
+	ok["TRACE_UPSTREAM"] = true // all that can be read
 	ok["WORKSPACES_ROOT"] = filepath.IsAbs(p.WorkspacesRoot) && !strings.ContainsRune(p.WorkspacesRoot, 0)
 	ok["STANDBY"] = p.Standby >= 0 && p.Standby <= 1000
 	ok["PARKED"] = p.Parked >= 0 && p.Parked <= 1000
@@ -156,6 +159,13 @@ func validAddr(addr string) bool {
 	}
 	number, err := strconv.ParseUint(port, 10, 16)
 	return err == nil && number > 0
+}
+
+// validListen says that one can listen on the address, which may be of all hosts, and that the service doesn't.
+func validListen(addr string, service int) bool {
+	_, port, err := net.SplitHostPort(addr)
+	number, portErr := strconv.ParseUint(port, 10, 16)
+	return err == nil && portErr == nil && number > 0 && int(number) != service && visible(addr)
 }
 
 func validBaseURL(u *url.URL) bool {

@@ -23,6 +23,8 @@ type Common struct {
 	LogLevel          slog.Level `env:"LOG_LEVEL" envDefault:"info"`
 	LogFormat         string     `env:"LOG_FORMAT" envDefault:"json"`
 	MaxBodyBytes      Size       `env:"MAX_BODY_BYTES" envDefault:"33554432"`
+	MetricsAddr       string     `env:"METRICS_ADDR" unset:"none"`
+	TracesPerSecond   int        `env:"TRACES_PER_SECOND" envDefault:"20"`
 }
 
 // Front are the settings of a front.
@@ -42,6 +44,7 @@ type Pool struct {
 	AdvertiseAddr    string  `env:"ADVERTISE_ADDR" unset:"own IP from the metadata server + PORT"`
 	ClaudeBin        string  `env:"CLAUDE_BIN" envDefault:"claude"`
 	AnthropicBaseURL url.URL `env:"ANTHROPIC_BASE_URL" envDefault:"https://api.anthropic.com"`
+	TraceUpstream    bool    `env:"TRACE_UPSTREAM" envDefault:"false"`
 	WorkspacesRoot   string  `env:"WORKSPACES_ROOT" envDefault:"/workspaces"`
 
 	IdleTimeout     time.Duration `env:"IDLE_TIMEOUT" envDefault:"5m"`

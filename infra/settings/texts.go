@@ -39,6 +39,18 @@ var texts = map[string]struct{ must, about string }{
 		must:  "be a size from 1KiB to 1GiB, in bytes or as 512KiB, 32MiB, 1GiB",
 		about: "largest request body",
 	},
+	"METRICS_ADDR": {
+		must:  "be host:port or :port, and not the service's port",
+		about: "where /metrics is served in Prometheus' form, to whoever reaches it",
+	},
+	"TRACES_PER_SECOND": {
+		must:  "be a whole number from 1 to 10000",
+		about: "traces that are sampled at most, whatever OTEL_TRACES_SAMPLER_ARG says",
+	},
+	"TRACE_UPSTREAM": {
+		must:  "be true or false",
+		about: "whether API calls carry traceparent",
+	},
 	"STATS_TOKEN": {
 		must:  "be printable ASCII without spaces",
 		about: "when set, stats need Authorization: Bearer with it",

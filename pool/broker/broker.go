@@ -63,6 +63,10 @@ var production = limits{
 type Options struct {
 	Upstream *url.URL // the API's base URL
 	Logger   *slog.Logger
+	// Measure puts something around the transport of all calls; nil is nothing.
+	Measure func(http.RoundTripper) http.RoundTripper
+	// Avoid is a port that no process may get to, on whatever host, as something else is there; 0 is none.
+	Avoid uint16
 }
 
 // Broker serves processes, each by its Grant. Its methods may be called concurrently.
@@ -71,7 +75,9 @@ type Broker struct {
 	log       *slog.Logger
 	serverLog *log.Logger
 	limits    limits
+	avoid     uint16
 	transport *http.Transport
+	calls     http.RoundTripper // the same, measured where anything is
 	proxy     *httputil.ReverseProxy
 	proving   *semaphore.Weighted
 	sending   *semaphore.Weighted
@@ -86,7 +92,8 @@ type Broker struct {
 // New returns a Broker. The caller has to close it.
 func New(opts Options) *Broker {
 	b := &Broker{
-		upstream: opts.Upstream, log: opts.Logger, limits: production, grants: make(map[*Grant]struct{}),
+		upstream: opts.Upstream, log: opts.Logger, limits: production, avoid: opts.Avoid,
+		grants:    make(map[*Grant]struct{}),
 		serverLog: slog.NewLogLogger(opts.Logger.Handler(), slog.LevelDebug),
 		proving:   semaphore.NewWeighted(production.proofs), sending: semaphore.NewWeighted(production.sends),
 		transport: &http.Transport{
@@ -97,9 +104,12 @@ func New(opts Options) *Broker {
 			MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
 		},
 	}
+	if b.calls = b.transport; opts.Measure != nil {
+		b.calls = opts.Measure(b.transport)
+	}
 	b.proxy = &httputil.ReverseProxy{
 		Rewrite: b.rewrite, FlushInterval: -1, ModifyResponse: b.checkAnswer, ErrorHandler: b.answerError,
-		ErrorLog: b.serverLog, Transport: b.transport,
+		ErrorLog: b.serverLog, Transport: b.calls,
 	}
 	return b
 }

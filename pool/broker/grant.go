@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 )
@@ -33,8 +34,10 @@ type Grant struct {
 	life     context.Context
 	end      context.CancelFunc
 
-	lastByte atomic.Int64 // when something of an answer last came, in Unix nanoseconds; 0: never
-	passed   atomic.Int64 // calls
+	lastByte atomic.Int64               // when something of an answer last came, in Unix nanoseconds; 0: never
+	passed   atomic.Int64               // calls
+	traced   atomic.Pointer[trace.Span] // what calls are a part of; nil: of nothing that is traced
+	failed   atomic.Bool                // the last call of this turn, in a way after which the CLI tries again
 
 	mu         sync.Mutex // guards the following
 	open       int
@@ -52,7 +55,7 @@ type Rewriter interface {
 // Register opens a port and mints a secret for it. Until Bind its calls are answered by the Broker itself, without the
 // API; see warmup.go. The caller has to revoke it.
 func (b *Broker) Register() (*Grant, error) {
-	listener, err := listen(b.limits)
+	listener, err := listenBut(b.avoid, func() (net.Listener, error) { return listen(b.limits) })
 	if err != nil {
 		return nil, fmt.Errorf("broker: %w", err)
 	}
@@ -74,6 +77,16 @@ func (b *Broker) Register() (*Grant, error) {
 	b.grants[g] = struct{}{}
 	b.serving.Go(func() { _ = g.server.Serve(listener) })
 	return g, nil
+}
+
+// listenBut opens a port that isn't the one to be avoided: a process may connect to its port's number on any host.
+func listenBut(avoid uint16, open func() (net.Listener, error)) (net.Listener, error) {
+	listener, err := open()
+	if err != nil || avoid == 0 || listener.Addr().(*net.TCPAddr).Port != int(avoid) {
+		return listener, err
+	}
+	defer listener.Close() // once there is another one, so that it isn't the same again
+	return open()
 }
 
 // listen opens a port that as many connections as the limits allow are accepted at.
@@ -175,6 +188,17 @@ func (g *Grant) Open() int {
 
 // Passed is the number of calls that were passed on so far.
 func (g *Grant) Passed() int64 { return g.passed.Load() }
+
+// BeginTurn makes calls that begin from now on a part of what is traced in ctx, if anything is, until end is called.
+func (g *Grant) BeginTurn(ctx context.Context) (end func()) {
+	g.failed.Store(false)
+	span := trace.SpanFromContext(ctx)
+	if !span.IsRecording() {
+		return func() {}
+	}
+	g.traced.Store(&span)
+	return func() { g.traced.CompareAndSwap(&span, nil) }
+}
 
 // LastHeard is when something of an answer of the API's last came; the zero time if nothing has.
 func (g *Grant) LastHeard() time.Time {

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"sync/atomic"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 // maxBody bounds a call's body, in bytes: twice what the API takes.
@@ -23,17 +25,39 @@ type exchange struct {
 	streaming  finder
 	cut        context.CancelCauseFunc // ends the call
 	arrived    atomic.Bool             // all of the body is there, and with that the server's deadline for it is over
+	model      atomic.Pointer[string]  // nil until the body has told it
+	isRetry    bool                    // the process's last call failed
 	over       bool                    // guarded by Grant.mu: the call has ended, though its body may still be read
 }
 
 // exchangeKey is where a context has its exchange.
 type exchangeKey struct{}
 
+// IsRetry reports whether a call, by its context, is one after another of the same process that had failed. The CLI
+// doesn't say so itself.
+func IsRetry(ctx context.Context) bool {
+	e, ok := ctx.Value(exchangeKey{}).(*exchange)
+	return ok && e.isRetry
+}
+
+// ModelOf is the model that a process's call is for, by its context, as far as its body has told so far.
+func ModelOf(ctx context.Context) string {
+	e, ok := ctx.Value(exchangeKey{}).(*exchange)
+	if !ok || e.model.Load() == nil {
+		return ""
+	}
+	return *e.model.Load()
+}
+
 func exchangeOf(r *http.Request) *exchange { return r.Context().Value(exchangeKey{}).(*exchange) }
 
 func (e *exchange) Read(p []byte) (int, error) {
 	n, err := e.ReadCloser.Read(p)
 	e.streaming.look(p[:n])
+	if e.model.Load() == nil && e.streaming.hasModel {
+		model := string(e.streaming.model)
+		e.model.Store(&model)
+	}
 	if errors.Is(err, io.EOF) && !e.arrived.Swap(true) && !e.streaming.found {
 		e.grant.markUnstreamed(e)
 	}
@@ -47,15 +71,19 @@ var errTooLong = errors.New("broker: the API takes too long")
 func (b *Broker) pass(g *Grant, w http.ResponseWriter, r *http.Request, credential Credential) {
 	ctx, cut := context.WithCancelCause(r.Context())
 	defer cut(nil)
-	e := &exchange{ReadCloser: r.Body, grant: g, credential: credential, cut: cut}
+	e := &exchange{ReadCloser: r.Body, grant: g, credential: credential, cut: cut, isRetry: g.failed.Swap(false)}
 	defer g.endExchange(e)
+	if span := g.traced.Load(); span != nil {
+		ctx = trace.ContextWithSpan(ctx, *span)
+	}
 	r = r.WithContext(context.WithValue(ctx, exchangeKey{}, e))
 	r.Body = e
 	b.proxy.ServeHTTP(w, r)
 }
 
-// finder looks for `"stream":true` in a call's body, which comes in parts. Only what stands in the outermost object
-// counts: an argument of a tool may be called that, too. It is written as the CLI writes it, without spaces.
+// finder looks for `"stream":true` and `"model":"…"` in a call's body, which comes in parts. Only what stands in the
+// outermost object counts: an argument of a tool may be called that, too. It is written as the CLI writes it, without
+// spaces.
 type finder struct {
 	depth    int
 	inString bool
@@ -63,31 +91,42 @@ type finder struct {
 	word     []byte // the string that is being read, or was last, as far as it may be the key
 	behind   int    // how much of value has come behind the key
 	found    bool
+	atModel  bool // its value is next
+	inModel  bool // the string that is being read is it
+	hasModel bool // all of it is there
+	model    []byte
 }
 
 const (
 	streamKey   = "stream"
 	streamValue = ":true"
+	modelKey    = "model"
+	// longestModel is how much is kept of what stands for a model.
+	longestModel = 100
 )
 
 func (f *finder) look(part []byte) {
 	for _, c := range part {
 		switch {
-		case f.found:
+		case f.found && f.hasModel:
 			return
 		case f.inString:
 			f.spell(c)
 		case c == '"':
 			f.inString, f.word, f.behind = true, f.word[:0], 0
+			f.inModel, f.atModel = f.atModel, false
+		case f.depth == 1 && c == ':' && string(f.word) == modelKey && !f.hasModel:
+			f.atModel = true
 		case c == '{' || c == '[':
 			f.depth++
 		case c == '}' || c == ']':
 			f.depth--
 		case f.depth == 1 && string(f.word) == streamKey && c == streamValue[f.behind]:
 			f.behind++
-			f.found = f.behind == len(streamValue)
+			f.found = f.found || f.behind == len(streamValue)
+			f.behind %= len(streamValue)
 		default:
-			f.word = f.word[:0]
+			f.word, f.atModel = f.word[:0], false
 		}
 	}
 }
@@ -100,8 +139,11 @@ func (f *finder) spell(c byte) {
 	case c == '\\':
 		f.escaped = true
 	case c == '"':
-		f.inString = false
+		f.inString, f.hasModel, f.inModel = false, f.hasModel || f.inModel, false
 		return
+	}
+	if f.inModel && len(f.model) < longestModel {
+		f.model = append(f.model, c)
 	}
 	if len(f.word) <= len(streamKey) {
 		f.word = append(f.word, c)
@@ -112,7 +154,8 @@ func (f *finder) spell(c byte) {
 func (b *Broker) rewrite(r *httputil.ProxyRequest) {
 	r.SetURL(b.upstream)
 	h := r.Out.Header
-	for _, name := range []string{"Cookie", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded"} {
+	for _, name := range []string{"Cookie", "Traceparent", "Tracestate", "X-Forwarded-For", "X-Forwarded-Host",
+		"X-Forwarded-Proto", "Forwarded"} {
 		h.Del(name)
 	}
 	h.Set("Accept-Encoding", "identity") // the type of an error is read here as well
@@ -123,6 +166,9 @@ func (b *Broker) rewrite(r *httputil.ProxyRequest) {
 func (b *Broker) checkAnswer(r *http.Response) error {
 	if f := b.onAnswer.Load(); f != nil {
 		(*f)(exchangeOf(r.Request).credential, judge(r))
+	}
+	if r.StatusCode == http.StatusTooManyRequests || r.StatusCode >= 500 {
+		exchangeOf(r.Request).grant.failed.Store(true)
 	}
 	r.Header.Del("Set-Cookie")
 	r.Body = &answer{r.Body, exchangeOf(r.Request).grant}
@@ -149,6 +195,7 @@ func (a *answer) Read(p []byte) (int, error) {
 // answerError answers a call that the API did not.
 func (b *Broker) answerError(w http.ResponseWriter, r *http.Request, err error) {
 	gone := r.Context().Err() != nil
+	exchangeOf(r).grant.failed.Store(!gone)
 	switch {
 	case errors.Is(context.Cause(r.Context()), errTooLong):
 		b.log.Warn("the API takes too long", "limit", b.limits.single)

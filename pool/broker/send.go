@@ -59,8 +59,8 @@ func (b *Broker) Send(ctx context.Context, c Credential, call Call) (Answer, err
 	if betas := r.Header.Get("Anthropic-Beta"); !strings.Contains(betas, oauthBeta) {
 		r.Header.Set("Anthropic-Beta", strings.TrimPrefix(betas+","+oauthBeta, ","))
 	}
-	c.authorize(r.Header)                     // which takes the flag from API keys
-	response, err := b.transport.RoundTrip(r) // follows no redirects
+	c.authorize(r.Header)                 // which takes the flag from API keys
+	response, err := b.calls.RoundTrip(r) // follows no redirects
 	if err != nil {
 		return Answer{}, fmt.Errorf("%w: %w", ErrNoAnswer, err)
 	}

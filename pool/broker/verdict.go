@@ -102,7 +102,7 @@ func (b *Broker) Prove(ctx context.Context, c Credential) (Verdict, error) {
 	r.Header.Set("Anthropic-Version", "2023-06-01")
 	r.Header.Set("Anthropic-Beta", oauthBeta)
 	c.authorize(r.Header)
-	response, err := b.transport.RoundTrip(r) // follows no redirects
+	response, err := b.calls.RoundTrip(r) // follows no redirects
 	if err != nil {
 		return Open, fmt.Errorf("broker: the API could not be reached: %w", err)
 	}

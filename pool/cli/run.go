@@ -52,6 +52,7 @@ func (p *Process) Run(ctx context.Context, message json.RawMessage, sent func(),
 	t := newTurn(uuid.NewString(), p.grant.Scrub)
 	t.waits = p.inForce.Background
 	before := p.grant.Passed()
+	defer p.grant.BeginTurn(ctx)()
 	ctx, cut := context.WithCancelCause(ctx)
 	defer cut(nil)
 	if err := p.attach(t); err != nil {

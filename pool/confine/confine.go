@@ -37,6 +37,7 @@ type Options struct {
 	Root        string // this instance's own folder, absolute and free of symbolic links; see LockFolder
 	Logger      *slog.Logger
 	Confinement *Confinement // nil: children may do whatever the service may
+	Forbidden   string       // host:port of a server that a probe tries to reach besides; empty: none
 }
 
 // Confinement says what children may do. All of them get limits, no capabilities, a filter of system calls, and of the
@@ -69,6 +70,7 @@ type Launcher struct {
 	root        string
 	logger      *slog.Logger
 	confinement *Confinement
+	forbidden   string
 
 	starts  chan start    // to the forking thread
 	closing chan struct{} // closed when no more children are taken
@@ -104,6 +106,7 @@ func New(opts Options) (*Launcher, error) {
 		root:        opts.Root,
 		logger:      opts.Logger,
 		confinement: opts.Confinement,
+		forbidden:   opts.Forbidden,
 		starts:      make(chan start),
 		closing:     make(chan struct{}),
 		forker:      make(chan struct{}),

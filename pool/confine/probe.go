@@ -33,6 +33,9 @@ var protections = []string{ProtectionUID, ProtectionFiles, ProtectionNetwork, Pr
 // probeTimeout bounds all of a probe.
 const probeTimeout = 20 * time.Second
 
+// dialTimeout bounds an attempt to reach what is on this machine.
+const dialTimeout = 2 * time.Second
+
 // Report tells of each protection what a child managed to do in spite of it: nothing where it is in force.
 type Report map[string][]string
 
@@ -89,7 +92,7 @@ func (l *Launcher) Probe(ctx context.Context, program string) (Report, error) {
 func (l *Launcher) probe(ctx context.Context, program string) (report Report, err error) {
 	target := targets{
 		Service: os.Getpid(), ServiceUID: os.Getuid(), Program: program, Folder: l.root,
-		Listens: l.confinement != nil && len(l.confinement.Bind) > 0,
+		Listens: l.confinement != nil && len(l.confinement.Bind) > 0, Forbidden: l.forbidden,
 	}
 	stop, err := target.listen()
 	if err != nil {
@@ -176,9 +179,21 @@ func (t *targets) listen() (stop func(), err error) {
 	}
 	// What nobody can reach would make a child look confined.
 	conn, err := net.Dial("tcp", tcp.Addr().String())
+	if err == nil && t.Forbidden != "" {
+		err = t.dialForbidden()
+	}
 	if err != nil {
 		stop()
 		return nil, err
 	}
 	return stop, conn.Close()
+}
+
+// dialForbidden makes a connection to what nobody but the operator is to get to.
+func (t targets) dialForbidden() error {
+	conn, err := net.DialTimeout("tcp", t.Forbidden, dialTimeout)
+	if err == nil {
+		conn.Close()
+	}
+	return err
 }

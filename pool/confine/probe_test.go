@@ -2,6 +2,7 @@ package confine
 
 import (
 	"encoding/json"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 
 func TestProbe_FindsEverythingInForceWhereItIs(t *testing.T) {
 	b := newConfined(t)
+	b.forbidden = listening(t)
 	report, err := b.Probe(t.Context(), "/bin/sh")
 	require.NoError(t, err)
 	require.Empty(t, report.Missing())
@@ -27,9 +29,10 @@ func TestProbe_FindsEverythingInForceWhereItIs(t *testing.T) {
 // Nothing of this holds without a confinement: so each attempt can get through, and finds that it can.
 func TestProbe_EveryAttemptGetsThroughWithoutConfinement(t *testing.T) {
 	b := newBench(t)
+	b.forbidden = listening(t)
 	report, err := b.probe(t.Context(), "/bin/sh")
 	require.NoError(t, err)
-	all := targets{}
+	all := targets{Forbidden: b.forbidden}
 	for protection, attempts := range map[string][]attempt{
 		ProtectionUID: all.uidAttempts(), ProtectionFiles: all.fileAttempts(), ProtectionNetwork: all.networkAttempts(),
 		ProtectionSyscalls: all.syscallAttempts(), ProtectionLimits: limitAttempts(), ProtectionSignals: all.signalAttempts(),
@@ -42,10 +45,20 @@ func TestProbe_EveryAttemptGetsThroughWithoutConfinement(t *testing.T) {
 		require.False(t, report.InForce(protection))
 	}
 	require.Contains(t, report.Missing(), "reads another's file")
+	require.Contains(t, report[ProtectionNetwork], "the metrics")
 
 	report, err = b.Probe(t.Context(), "/bin/sh")
 	require.NoError(t, err)
 	require.False(t, report.InForce(ProtectionUID), "what wasn't tried isn't in force")
+}
+
+// listening is the address of a server that is none of any child's.
+func listening(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = listener.Close() })
+	return listener.Addr().String()
 }
 
 // canBeMissing are attempts that fail on some machines for reasons of theirs.

@@ -27,6 +27,7 @@ type targets struct {
 	Port                  int    // the victim alone may connect to, on loopback
 	Abstract              string // a socket of the service's
 	Listens               bool   // children may
+	Forbidden             string // host:port of a server that is none of theirs; empty: there is none
 }
 
 func init() {
@@ -249,6 +250,9 @@ func (t targets) networkAttempts() []attempt {
 		{"taking a port", with(unix.AF_INET, unix.SOCK_STREAM, 0, func(fd int) error {
 			return unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
 		})},
+	}
+	if t.Forbidden != "" {
+		attempts = append(attempts, attempt{"the metrics", t.dialForbidden})
 	}
 	if !t.Listens {
 		attempts = append(attempts, attempt{"listening on any port", with(unix.AF_INET, unix.SOCK_STREAM, 0,

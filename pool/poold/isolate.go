@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net"
 	"net/url"
 	"slices"
 	"strconv"
@@ -65,12 +66,35 @@ func (i *Instance) checkPorts() error {
 	if redis, err := url.Parse(i.settings.RedisURL.Reveal()); err == nil {
 		forbidden = append(forbidden, cmp.Or(redis.Port(), "6379"))
 	}
+	if port := i.metricsPort(); port != 0 {
+		forbidden = append(forbidden, strconv.Itoa(int(port)))
+	}
 	for _, port := range i.settings.ConnectPorts {
 		if slices.Contains(forbidden, strconv.Itoa(int(port))) {
-			return fmt.Errorf("poold: CONNECT_PORTS has %d, which is the service's own or Redis's", port)
+			return fmt.Errorf("poold: CONNECT_PORTS has %d, which is the service's own, the metrics' or Redis's", port)
 		}
 	}
 	return nil
+}
+
+// metricsPort is the port of the metrics that this process serves, 0 if it serves none.
+func (i *Instance) metricsPort() uint16 {
+	if addr, ok := i.measured.MetricsAddr().(*net.TCPAddr); ok {
+		return uint16(addr.Port) // #nosec G115 -- a port
+	}
+	return 0
+}
+
+// metricsAddr is where they can be reached from this machine.
+func (i *Instance) metricsAddr() string {
+	addr, ok := i.measured.MetricsAddr().(*net.TCPAddr)
+	if !ok {
+		return ""
+	}
+	if addr.IP.IsUnspecified() {
+		return net.JoinHostPort("127.0.0.1", strconv.Itoa(addr.Port))
+	}
+	return addr.String()
 }
 
 // newCgroups has each process get a control group where the machine lets us. They are an extra: without them all else
@@ -118,7 +142,8 @@ func (i *Instance) launchMounted(confinement confine.Confinement) (err error) {
 
 // launch makes a launcher whose children can run.
 func (i *Instance) launch(confinement *confine.Confinement) error {
-	launcher, err := confine.New(confine.Options{Root: i.folder.Path(), Logger: i.log, Confinement: confinement})
+	launcher, err := confine.New(confine.Options{Root: i.folder.Path(), Logger: i.log, Confinement: confinement,
+		Forbidden: i.metricsAddr()})
 	if err != nil {
 		return err
 	}

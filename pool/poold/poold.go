@@ -18,6 +18,7 @@ import (
 	"claudepool/infra/memory"
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
+	"claudepool/infra/telemetry"
 	"claudepool/pool"
 	"claudepool/pool/broker"
 	"claudepool/pool/confine"
@@ -41,12 +42,16 @@ type Parts struct {
 	Archive  archive.Store // nil: conversations end with their instance
 	Listener net.Listener
 	Addr     string // host:port where fronts reach the listener
+	// Telemetry is what is measured and traced goes to; nil is nowhere.
+	Telemetry *telemetry.Telemetry
 }
 
 // Instance is a running pool instance.
 type Instance struct {
 	settings settings.Pool
 	log      *slog.Logger
+	measured *telemetry.Telemetry
+	measures *measures // nil while nothing is measured
 	folder   *confine.Folder
 	uids     *confine.UIDs    // nil while children run under the service's uid
 	cgroups  *confine.Cgroups // nil where there are none
@@ -70,7 +75,7 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	i := &Instance{settings: s, log: parts.Logger, serveErr: make(chan error, 1)}
+	i := &Instance{settings: s, log: parts.Logger, measured: parts.Telemetry, serveErr: make(chan error, 1)}
 	if err := i.prepare(); err != nil {
 		i.abandon()
 		return nil, err
@@ -94,13 +99,16 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 	opts := i.poolOptions(capacity)
 	opts.Archive, opts.ArchiveMaxBytes = parts.Archive, int64(s.ArchiveMaxBytes)
 	i.pool = pool.New(opts, i.lease)
-	i.handler = server.New(Backend(i.pool), server.Options{
+	if err := i.measures.observe(i.pool); err != nil {
+		i.log.Warn("the pool is not measured", "error", err)
+	}
+	i.handler = server.New(i.measures.backend(Backend(i.pool), i.lease.ID()), server.Options{
 		Logger: parts.Logger, Instance: i.lease.ID(), Keys: keys, MaxBodyBytes: int64(s.MaxBodyBytes), Memory: memory.Limit(),
 		NotOwner: router.ErrNotOwner, NotNow: []error{router.ErrNotNow, pool.ErrDraining},
 		Handover: i.lease,
 	})
 	i.server = &http.Server{
-		Handler:   i.handler,
+		Handler:   i.measured.Hop(i.handler),
 		TLSConfig: hop.ServerTLS(certificate), Protocols: new(http.Protocols),
 		ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(parts.Logger.Handler(), slog.LevelDebug),
@@ -121,10 +129,14 @@ func (i *Instance) prepare() error {
 		return fmt.Errorf("poold: CLAUDE_BIN: %w", err)
 	}
 	i.settings.ClaudeBin = bin
+	if i.measures, err = newMeasures(i.measured); err != nil {
+		return err
+	}
 	if i.folder, err = confine.LockFolder(i.settings.WorkspacesRoot, i.log); err != nil {
 		return err
 	}
-	i.broker = broker.New(broker.Options{Upstream: &i.settings.AnthropicBaseURL, Logger: i.log})
+	i.broker = broker.New(broker.Options{Upstream: &i.settings.AnthropicBaseURL, Logger: i.log,
+		Measure: i.measures.calls(i.settings.TraceUpstream), Avoid: i.metricsPort()})
 	return i.isolate()
 }
 
@@ -207,6 +219,7 @@ func (i *Instance) Shutdown() {
 
 // abandon gives back what prepare made.
 func (i *Instance) abandon() {
+	i.measures.close()
 	if i.broker != nil {
 		i.broker.Close()
 	}

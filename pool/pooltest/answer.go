@@ -21,6 +21,9 @@ func (a *API) answer(ctx context.Context, w http.ResponseWriter, req request) {
 	rest(ctx, r.wants.Duration("latency"))
 	switch {
 	case r.wants.Has("status"):
+		if r.wants.Has("retry") {
+			w.Header().Set(shouldRetry, "true")
+		}
 		fail(w, r.wants.Number("status"))
 	case req.Stream:
 		w.Header().Set("Content-Type", "text/event-stream")

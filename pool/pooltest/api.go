@@ -16,6 +16,7 @@ import (
 // message: a plain text is answered with "reply to: " and the text; `[[name=value]]` directives ask for something else.
 //
 //	[[status=529]]           an error of that status, not to be retried
+//	[[retry]]                which may be retried after all
 //	[[latency=500ms]]        wait before the first byte
 //	[[words=20]]             that many words, one event each
 //	[[delay=50ms]]           wait before each word
@@ -213,6 +214,9 @@ func (a *API) begin(call *Call, count bool) {
 	a.calls = append(a.calls, call)
 }
 
+// shouldRetry is a header that the CLI obeys.
+const shouldRetry = "X-Should-Retry"
+
 func fail(w http.ResponseWriter, status int) {
 	kind := map[int]string{400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
 		404: "not_found_error", 429: "rate_limit_error", 529: "overloaded_error"}[status]
@@ -220,7 +224,9 @@ func fail(w http.ResponseWriter, status int) {
 		kind = "api_error"
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("X-Should-Retry", "false")
+	if w.Header().Get(shouldRetry) == "" {
+		w.Header().Set(shouldRetry, "false")
+	}
 	w.WriteHeader(status)
 	fmt.Fprintf(w, `{"type":"error","error":{"type":%q,"message":"the stand-in was asked for this"}}`, kind)
 }

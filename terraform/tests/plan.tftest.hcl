@@ -285,10 +285,13 @@ run "who_builds_what" {
 # Every grant of this folder is asked whom it is for; infra/cloudbuild looks that none is missing here.
 run "a_test_can_do_nothing" {
   command = apply
+  variables {
+    telemetry = {}
+  }
 
   assert {
     condition = sort([for g in concat(
-      values(google_project_iam_member.builder), values(google_project_iam_member.snapshots),
+      values(google_project_iam_member.builder), values(google_project_iam_member.snapshots), values(google_project_iam_member.telemetry),
       values(google_storage_bucket_iam_member.sources), [google_storage_bucket_iam_member.build_state, google_storage_bucket_iam_member.build_policy, google_storage_bucket_iam_member.plan_state],
       values(google_service_account_iam_member.build_deploys), [google_service_account_iam_member.build_identity],
       google_cloud_run_v2_service_iam_member.smoke, values(google_cloud_run_v2_service_iam_member.invoker),
@@ -442,6 +445,40 @@ run "alerts_ask_for_one_kind_of_resource_at_a_time" {
   assert {
     condition     = alltrue([for m in google_logging_metric.this : can(regex("^\\([^()]*\\) AND \\(.*\\)$", m.filter))])
     error_message = "A filter with OR must not count other resources' lines."
+  }
+}
+
+run "nothing_is_pushed_unless_it_is_asked_for" {
+  command = plan
+
+  assert {
+    condition     = length(google_project_iam_member.telemetry) == 0 && !anytrue([for e in google_cloud_run_v2_worker_pool.pool[0].template[0].containers[0].env : startswith(e.name, "OTEL_")]) && !contains(keys(google_monitoring_alert_policy.this), "failures")
+    error_message = "Without telemetry there is nobody to ask, and nothing that costs."
+  }
+}
+
+run "fronts_and_instances_push_and_alerts_ask_for_what_they_push" {
+  command = plan
+  variables {
+    telemetry = { trace_ratio = 0.1, first_token = "3s", first_token_objective = 0.96 }
+  }
+
+  assert {
+    condition = alltrue([for env in [google_cloud_run_v2_service.front[0].template[0].containers[0].env, google_cloud_run_v2_worker_pool.pool[0].template[0].containers[0].env] :
+    tomap({ for e in env : e.name => e.value if startswith(e.name, "OTEL_") }) == local.telemetry_environment && local.telemetry_environment.OTEL_TRACES_SAMPLER_ARG == "0.1"])
+    error_message = "Both push, and to the same place."
+  }
+  assert {
+    condition     = toset([for m in google_project_iam_member.telemetry : m.role]) == toset(["roles/telemetry.tracesWriter", "roles/telemetry.metricsWriter"]) && length(google_project_iam_member.telemetry) == 4
+    error_message = "Their accounts may write metrics and traces, and nothing more."
+  }
+  assert {
+    condition     = strcontains(google_monitoring_alert_policy.this["first-token"].conditions[0].condition_prometheus_query_language[0].query, "within!~\"1s|3s\"}[1h])) / sum(rate({\"claudepool.first_tokens\",namespace=\"claudepool\"}[1h])) > 0.576 and ")
+    error_message = "At 14.4 times the pace for an hour, somebody is told."
+  }
+  assert {
+    condition     = length(regexall("rate\\(", google_monitoring_alert_policy.this["failures"].conditions[0].condition_prometheus_query_language[0].query)) == 8
+    error_message = "Two windows each, of two paces."
   }
 }
 

@@ -317,7 +317,8 @@ run "names" {
     isolation    = "maybe"
     repository   = "github.com/me/claudepool"
     alert_emails = ["nobody"]
+    telemetry    = { trace_ratio = 2, first_token = "2s", turns_objective = 1 }
     state_bucket = "gs://bucket"
   }
-  expect_failures = [var.name, var.region, var.domain, var.isolation, var.repository, var.alert_emails, var.state_bucket]
+  expect_failures = [var.name, var.region, var.domain, var.isolation, var.repository, var.alert_emails, var.state_bucket, var.telemetry]
 }

@@ -15,6 +15,7 @@ import (
 	"claudepool/infra/logging"
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
+	"claudepool/infra/telemetry"
 	"claudepool/router"
 )
 
@@ -35,11 +36,20 @@ func realMain(ctx context.Context) error {
 	}
 	log := logging.New(os.Stdout, s.LogLevel, s.LogFormat, s.FirestoreProject)
 	slog.SetDefault(log) // libraries that log by themselves are redacted too
+	measured, err := telemetry.Start(ctx, telemetry.Options{Logger: log, Service: "claudepool-front",
+		MetricsAddr: s.MetricsAddr, TracesPerSecond: s.TracesPerSecond})
+	if err != nil {
+		return err
+	}
+	defer measured.Shutdown()
 	redis, err := router.NewClient(s.RedisURL.Reveal(), s.RedisCA)
 	if err != nil {
 		return err
 	}
 	defer redis.Close()
+	if err := measured.Redis(redis); err != nil {
+		return err
+	}
 	store, closeStore, err := snapshot.Open(ctx, s.FirestoreProject, s.FirestoreDatabase)
 	if err != nil {
 		return err
@@ -48,7 +58,7 @@ func realMain(ctx context.Context) error {
 	if s.FirestoreProject == "" {
 		log.Warn("FIRESTORE_PROJECT is not set: the stats will list no instance")
 	}
-	front, err := frontd.Start(s, frontd.Parts{Logger: log, Redis: redis, Store: store})
+	front, err := frontd.Start(s, frontd.Parts{Logger: log, Redis: redis, Store: store, Telemetry: measured})
 	if err != nil {
 		return err
 	}
@@ -57,5 +67,5 @@ func realMain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return serve(ctx, log, front.Front, newServer(log), listener)
+	return serve(ctx, log, front, newServer(log), listener)
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/GoogleCloudPlatform/functions-framework-go/funcframework"
 	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
 
-	"claudepool/function"
 	"claudepool/infra/freeport"
 )
 
@@ -30,8 +29,14 @@ func newServer(log *slog.Logger) *http.Server {
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 }
 
+// served is a front as it is served.
+type served interface {
+	http.Handler
+	Drain(grace time.Duration)
+}
+
 // serve serves the front until ctx is done and the running streams have ended.
-func serve(ctx context.Context, log *slog.Logger, front *function.Front, server *http.Server,
+func serve(ctx context.Context, log *slog.Logger, front served, server *http.Server,
 	listener net.Listener) error {
 	handler, err := underFramework(ctx, front)
 	if err != nil {

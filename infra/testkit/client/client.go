@@ -84,6 +84,18 @@ func (c *Client) stream(ctx context.Context, path string, request Fields, lastEv
 
 // Post sends a request. The answer, of whatever status, has to be closed.
 func (c *Client) Post(ctx context.Context, path string, request Fields, lastEvent string) (*http.Response, error) {
+	r, err := c.Request(ctx, path, request)
+	if err != nil {
+		return nil, err
+	}
+	if lastEvent != "" {
+		r.Header.Set(api.HeaderLastEvent, lastEvent)
+	}
+	return c.HTTP.Do(r)
+}
+
+// Request returns a request to be sent with HTTP.
+func (c *Client) Request(ctx context.Context, path string, request Fields) (*http.Request, error) {
 	body, err := json.Marshal(request)
 	if err != nil {
 		return nil, err
@@ -93,10 +105,7 @@ func (c *Client) Post(ctx context.Context, path string, request Fields, lastEven
 		return nil, err
 	}
 	r.Header.Set("Content-Type", "application/json")
-	if lastEvent != "" {
-		r.Header.Set(api.HeaderLastEvent, lastEvent)
-	}
-	return c.HTTP.Do(r)
+	return r, nil
 }
 
 // refusal reads and closes an answer.

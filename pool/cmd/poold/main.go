@@ -16,6 +16,7 @@ import (
 	"claudepool/infra/logging"
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
+	"claudepool/infra/telemetry"
 	"claudepool/pool/confine"
 	"claudepool/pool/poold"
 	"claudepool/router"
@@ -41,11 +42,25 @@ func realMain(ctx context.Context) error {
 	if err := confine.RaisePriority(); err != nil {
 		log.Info("the service comes before no other process", "error", err)
 	}
+	measured, err := telemetry.Start(ctx, telemetry.Options{Logger: log, Service: "claudepool-pool",
+		MetricsAddr: s.MetricsAddr, TracesPerSecond: s.TracesPerSecond})
+	if err != nil {
+		return err
+	}
+	defer measured.Shutdown()
+	return run(ctx, s, log, measured)
+}
+
+// run brings the instance up and has it serve until ctx is done or it fails.
+func run(ctx context.Context, s settings.Pool, log *slog.Logger, measured *telemetry.Telemetry) error {
 	redis, err := router.NewClient(s.RedisURL.Reveal(), s.RedisCA)
 	if err != nil {
 		return err
 	}
 	defer redis.Close()
+	if err := measured.Redis(redis); err != nil {
+		return err
+	}
 	store, closeStore, err := snapshot.Open(ctx, s.FirestoreProject, s.FirestoreDatabase)
 	if err != nil {
 		return err
@@ -72,7 +87,7 @@ func realMain(ctx context.Context) error {
 		return err
 	}
 	i, err := poold.Start(s, poold.Parts{Logger: log, Redis: redis, Store: store, Archive: kept, Listener: listener,
-		Addr: addr})
+		Addr: addr, Telemetry: measured})
 	if err != nil {
 		return err
 	}

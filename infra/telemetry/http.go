@@ -1,0 +1,73 @@
+package telemetry
+
+import (
+	"net/http"
+	"strings"
+
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	tracenoop "go.opentelemetry.io/otel/trace/noop"
+)
+
+// Public returns the handler with each request counted, timed and, as often as it is to be, traced that a client makes.
+// A client's trace goes on, and is sampled as any other, whatever the client says.
+func (t *Telemetry) Public(next http.Handler) http.Handler {
+	if t == nil {
+		return next
+	}
+	opts := []otelhttp.Option{otelhttp.WithPropagators(publicPropagator{}), otelhttp.WithFilter(isNoProbe),
+		otelhttp.WithTracerProvider(tracenoop.NewTracerProvider()), otelhttp.WithMeterProvider(metricnoop.NewMeterProvider())}
+	if t.traces != nil {
+		opts = append(opts, otelhttp.WithTracerProvider(t.traces))
+	}
+	if t.metrics != nil {
+		opts = append(opts, otelhttp.WithMeterProvider(t.metrics))
+	}
+	return otelhttp.NewHandler(next, "", opts...)
+}
+
+func isNoProbe(r *http.Request) bool { return r.URL.Path != "/health" }
+
+// Hop returns the handler with each request traced that a front traces. Those that it doesn't cost nothing: it has
+// counted them.
+func (t *Telemetry) Hop(next http.Handler) http.Handler {
+	if t == nil || t.traces == nil {
+		return next
+	}
+	return otelhttp.NewHandler(next, "", append(t.tracing(), otelhttp.WithPropagators(propagation.TraceContext{}),
+		otelhttp.WithFilter(func(r *http.Request) bool {
+			return strings.HasSuffix(r.Header.Get("Traceparent"), "-01")
+		}))...)
+}
+
+// Hops returns the transport with each request traced that is part of one which is. The instance gets to know of it.
+func (t *Telemetry) Hops(to http.RoundTripper) http.RoundTripper {
+	return t.transport(to, true, func(*http.Request) string { return "hop" })
+}
+
+// Upstream does the same for calls of the Messages API, which gets to know of it only if it is told. name says what a
+// call is.
+func (t *Telemetry) Upstream(to http.RoundTripper, tells bool, name func(*http.Request) string) http.RoundTripper {
+	return t.transport(to, tells, name)
+}
+
+func (t *Telemetry) transport(to http.RoundTripper, tells bool, name func(*http.Request) string) http.RoundTripper {
+	if t == nil || t.traces == nil {
+		return to
+	}
+	var into propagation.TextMapPropagator = propagation.NewCompositeTextMapPropagator() // of none
+	if tells {
+		into = propagation.TraceContext{}
+	}
+	return otelhttp.NewTransport(to, append(t.tracing(), otelhttp.WithPropagators(into),
+		otelhttp.WithFilter(func(r *http.Request) bool { return trace.SpanFromContext(r.Context()).IsRecording() }),
+		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return name(r) }))...)
+}
+
+// tracing has otelhttp trace, and count nothing.
+func (t *Telemetry) tracing() []otelhttp.Option {
+	return []otelhttp.Option{otelhttp.WithTracerProvider(t.traces),
+		otelhttp.WithMeterProvider(metricnoop.NewMeterProvider())}
+}

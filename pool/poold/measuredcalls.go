@@ -1,0 +1,146 @@
+package poold
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	semconv "go.opentelemetry.io/otel/semconv/v1.41.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"claudepool/pool/broker"
+)
+
+// operations are what calls are, by the ends of their paths.
+var operations = []struct{ path, name string }{
+	{"/messages", "chat"}, {"/count_tokens", "count_tokens"}, {"/models", "models"},
+}
+
+// calls returns what the broker's transport is measured by, nil for not at all.
+func (m *measures) calls(tellsUpstream bool) func(http.RoundTripper) http.RoundTripper {
+	if m == nil {
+		return nil
+	}
+	return func(to http.RoundTripper) http.RoundTripper {
+		return m.telemetry.Upstream(measuredCalls{to, m}, tellsUpstream,
+			func(r *http.Request) string { return operationOf(r.URL.Path) })
+	}
+}
+
+// measuredCalls adds what is known of a call of the Messages API to what is known of any request. Tokens aren't: they
+// are in the answers.
+type measuredCalls struct {
+	to http.RoundTripper
+	*measures
+}
+
+// RoundTrip is of http.RoundTripper.
+func (c measuredCalls) RoundTrip(r *http.Request) (*http.Response, error) {
+	call := &measuredCall{measures: c.measures, ctx: r.Context(), began: time.Now(), operation: operationOf(r.URL.Path)}
+	response, err := c.to.RoundTrip(r)
+	if err != nil {
+		call.end(typeOf(err))
+		return nil, err
+	}
+	call.answered(response.StatusCode)
+	response.Body = &measuredAnswer{response.Body, call}
+	return response, nil
+}
+
+func operationOf(path string) string {
+	for _, o := range operations {
+		if strings.HasSuffix(path, o.path) {
+			return o.name
+		}
+	}
+	return "models" // one of them
+}
+
+// measuredCall is one call.
+type measuredCall struct {
+	*measures
+	ctx       context.Context
+	began     time.Time
+	operation string
+	status    int
+	once      sync.Once
+}
+
+// answered notes the answer's status. A model is known once the API has taken it.
+func (c *measuredCall) answered(status int) {
+	c.status = status
+	model := broker.ModelOf(c.ctx)
+	if status == http.StatusOK && model != "" && c.operation == "chat" {
+		c.models.Learn(model)
+	}
+	if span := trace.SpanFromContext(c.ctx); span.IsRecording() {
+		span.SetAttributes(semconv.GenAIOperationNameKey.String(c.operation), semconv.GenAIProviderNameAnthropic,
+			semconv.GenAIRequestModel(c.model()))
+	}
+}
+
+// callKeys are what calls are timed by.
+var callKeys = []attribute.Key{semconv.GenAIOperationNameKey, semconv.GenAIProviderNameKey,
+	semconv.GenAIRequestModelKey, semconv.ErrorTypeKey}
+
+// model is what the call's model is called; empty where it names none.
+func (c *measuredCall) model() string {
+	if model := broker.ModelOf(c.ctx); model != "" {
+		return c.models.Of(model)
+	}
+	return ""
+}
+
+// end records the call, once.
+func (c *measuredCall) end(failure string) {
+	c.once.Do(func() {
+		if failure == "" && c.status >= 400 {
+			failure = strconv.Itoa(c.status)
+		}
+		provider, model := semconv.GenAIProviderNameAnthropic.Value.AsString(), c.model()
+		ctx := context.WithoutCancel(c.ctx)
+		if broker.IsRetry(c.ctx) {
+			c.retries.Add(ctx, 1, c.sets.of(callKeys[:3], c.operation, provider, model))
+		}
+		c.callTime.Record(ctx, time.Since(c.began).Seconds(), c.sets.of(callKeys, c.operation, provider, model, failure))
+	})
+}
+
+// typeOf names what kept an answer from coming.
+func typeOf(err error) string {
+	switch {
+	case errors.Is(err, context.Canceled):
+		return "canceled"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "timeout"
+	}
+	return "connection"
+}
+
+// measuredAnswer is an answer's body, with whose end the call ends.
+type measuredAnswer struct {
+	io.ReadCloser
+	of *measuredCall
+}
+
+func (a *measuredAnswer) Read(p []byte) (int, error) {
+	n, err := a.ReadCloser.Read(p)
+	switch {
+	case errors.Is(err, io.EOF):
+		a.of.end("")
+	case err != nil:
+		a.of.end(typeOf(err))
+	}
+	return n, err
+}
+
+func (a *measuredAnswer) Close() error {
+	a.of.end("")
+	return a.ReadCloser.Close()
+}

@@ -1,0 +1,119 @@
+package poold
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"claudepool/infra/settings"
+	"claudepool/infra/telemetry"
+	"claudepool/pool/api"
+	"claudepool/pool/server"
+)
+
+// measuring is a Telemetry, and what it tells.
+func measuring(t *testing.T) (measured *telemetry.Telemetry, told func() string) {
+	t.Helper()
+	measured, err := telemetry.Start(t.Context(), telemetry.Options{Logger: slog.New(slog.DiscardHandler),
+		Service: "s", MetricsAddr: "127.0.0.1:0", TracesPerSecond: 1})
+	require.NoError(t, err)
+	t.Cleanup(measured.Shutdown)
+	return measured, func() string {
+		response, err := http.Get("http://" + measured.MetricsAddr().String() + "/metrics")
+		require.NoError(t, err)
+		defer response.Body.Close()
+		text, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		return string(text)
+	}
+}
+
+// scripted is a backend whose turns write lines and end as they are told.
+type scripted struct {
+	server.Backend
+	refusal error
+	lines   [][]byte
+	end     error
+}
+
+func (s scripted) Acquire(context.Context, *api.Request, bool) (server.Turn, error) {
+	return scriptedTurn{of: s}, s.refusal
+}
+
+type scriptedTurn struct {
+	server.Turn
+	of scripted
+}
+
+func (s scriptedTurn) Run(ctx context.Context, _ func(), emit func(context.Context, [][]byte) error) error {
+	if len(s.of.lines) > 0 {
+		if err := emit(ctx, s.of.lines); err != nil {
+			return err
+		}
+	}
+	return s.of.end
+}
+
+func (scriptedTurn) Receipt() api.Receipt { return api.Receipt{Process: "reused", Context: "kept"} }
+
+func TestMeasures_TellHowTurnsEnd(t *testing.T) {
+	measured, told := measuring(t)
+	m, err := newMeasures(measured)
+	require.NoError(t, err)
+	delta := []byte(`{"type":"stream_event","event":{"type":"content_block_delta","delta":{"text":"\"is_error\":true"}}}`)
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	req := &api.Request{Model: "made up by a stranger", OAuth: &api.OAuthCredentials{AccessToken: "sk-ant-oat01-x"}}
+	for _, c := range []struct {
+		ctx context.Context
+		of  scripted
+	}{
+		{t.Context(), scripted{lines: [][]byte{delta, []byte(`{"type":"result","is_error":false}`)}}},
+		{t.Context(), scripted{lines: [][]byte{[]byte(`{"type":"result","is_error":true}`)}}},
+		{t.Context(), scripted{end: errors.New("died")}},
+		{gone, scripted{lines: [][]byte{delta}, end: context.Canceled}},
+		{t.Context(), scripted{refusal: errors.New("no room")}},
+	} {
+		turn, err := m.backend(c.of, "i").Acquire(c.ctx, req, false)
+		require.Equal(t, c.of.refusal, err)
+		if err == nil {
+			require.Equal(t, c.of.end, turn.Run(c.ctx, func() {},
+				func(context.Context, [][]byte) error { return nil }))
+		}
+	}
+	text := told()
+	for _, outcome := range []string{"good", "error", "failed", "abandoned"} {
+		require.Contains(t, text, `claudepool_turns_total{context="kept",outcome="`+outcome+`",process="reused"} 1`)
+	}
+	require.Contains(t, text, `claudepool_turns_total{context="none",outcome="refused",process="none"} 1`)
+	require.Contains(t, text, `claudepool_first_tokens_total{within="1s"} 2`)
+	require.Contains(t, text, `gen_ai_server_request_duration_seconds_count{gen_ai_operation_name="chat",`+
+		`gen_ai_provider_name="anthropic",gen_ai_request_model="other",process="reused"} 4`)
+	require.NotContains(t, text, "stranger")
+}
+
+func TestMeasures_WithoutTelemetryThereAreNone(t *testing.T) {
+	m, err := newMeasures(nil)
+	require.NoError(t, err)
+	require.Nil(t, m)
+	require.Equal(t, scripted{}.lines, m.backend(scripted{}, "i").(scripted).lines)
+	require.Nil(t, m.calls(true))
+	require.NoError(t, m.observe(nil))
+	m.close()
+}
+
+func TestPorts_ProcessesMayNotConnectToThoseOfTheMetrics(t *testing.T) {
+	measured, _ := measuring(t)
+	port := uint16(measured.MetricsAddr().(*net.TCPAddr).Port)
+	i := &Instance{measured: measured, settings: settings.Pool{ConnectPorts: []uint16{443, port}}}
+	require.ErrorContains(t, i.checkPorts(), "CONNECT_PORTS")
+	i.settings.ConnectPorts = i.settings.ConnectPorts[:1]
+	require.NoError(t, i.checkPorts())
+	require.Equal(t, measured.MetricsAddr().String(), i.metricsAddr())
+}
