@@ -43,6 +43,8 @@ func (f *Front) describe(w http.ResponseWriter, _ *http.Request) {
 			"POST " + api.PathCountTokens: "how many tokens a message has, as the Messages API says",
 			"GET " + api.PathModels:       "the models there are, as the Messages API says",
 			"GET " + api.PathModel:        "one of them",
+			"GET " + api.PathUsage:        "what the user's turns took, by day and model",
+			"GET " + api.PathAdminUsage:   "what all users' turns took, for the operator",
 			"GET /v1/pool/stats":          "all instances and their processes",
 			"GET /health":                 "liveness",
 			"GET " + pathDocument:         "all of it in OpenAPI 3.1",

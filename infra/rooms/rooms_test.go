@@ -18,7 +18,7 @@ const module = "claudepool/"
 // services are the parts of infra/ that others may be built on.
 var services = []string{"infra/settings", "infra/logging", "infra/hop", "infra/snapshot", "infra/archive",
 	"infra/database",
-	"infra/freeport", "infra/instance", "infra/memory"}
+	"infra/freeport", "infra/instance", "infra/memory", "infra/prices", "infra/usage"}
 
 // rooms are the packages of the service, and what of the module each may import. What isn't named here wires or tests.
 var rooms = map[string][]string{
@@ -51,6 +51,8 @@ var rooms = map[string][]string{
 	"infra/freeport": nil,
 	"infra/instance": nil,
 	"infra/memory":   nil,
+	"infra/prices":   nil,
+	"infra/usage":    {"infra/database", "infra/prices"},
 }
 
 func with(some []string, more ...string) []string { return append(slices.Clone(some), more...) }

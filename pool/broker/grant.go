@@ -39,6 +39,7 @@ type Grant struct {
 	open       int
 	single     map[*exchange]*time.Timer // the open calls whose answers aren't streamed, once their bodies are there
 	credential Credential
+	bill       Bill // nil: nobody is told of calls
 }
 
 // Register opens a port and mints a secret for it. Until Bind its calls are answered by the Broker itself, without the
@@ -202,11 +203,11 @@ func (g *Grant) endExchange(e *exchange) {
 }
 
 // begin counts a call in and says whose it is. That stays so: a call that began unbound never gets a credential.
-func (g *Grant) begin() Credential {
+func (g *Grant) begin() (Credential, Bill) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.open++
-	return g.credential
+	return g.credential, g.bill
 }
 
 func (g *Grant) done() {
@@ -234,13 +235,12 @@ func (g *Grant) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusUnauthorized, "authentication_error", "unknown process")
 		return
 	}
-	credential := g.begin()
+	credential, bill := g.begin()
 	defer g.done()
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	if credential == (Credential{}) {
 		warmUp(w, r)
 		return
 	}
-	g.passed.Add(1)
-	g.broker.pass(g, w, r, credential)
+	g.broker.pass(g, w, r, credential, bill)
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httputil"
+	"strings"
 	"sync/atomic"
 )
 
@@ -22,6 +23,11 @@ type exchange struct {
 	credential Credential
 	streaming  finder
 	cut        context.CancelCauseFunc // ends the call
+	stop       func() bool             // ends the watching of the process's end
+	bill       Bill                    // nil: nobody is told of the call
+	isMain     bool                    // it isn't a subagent's
+	billed     atomic.Bool             // the bill has been told of its end
+	answer     *answer                 // nil until the API answers
 	arrived    atomic.Bool             // all of the body is there, and with that the server's deadline for it is over
 	over       bool                    // guarded by Grant.mu: the call has ended, though its body may still be read
 }
@@ -40,18 +46,35 @@ func (e *exchange) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// errGone says that an answer that no process waited for any more did not come to its end in time.
+var errGone = errors.New("broker: the process has gone")
+
 // errTooLong says that an answer that isn't streamed did not come in time.
 var errTooLong = errors.New("broker: the API takes too long")
 
 // pass passes a call of a process on to the API.
-func (b *Broker) pass(g *Grant, w http.ResponseWriter, r *http.Request, credential Credential) {
-	ctx, cut := context.WithCancelCause(r.Context())
-	defer cut(nil)
-	e := &exchange{ReadCloser: r.Body, grant: g, credential: credential, cut: cut}
+func (b *Broker) pass(g *Grant, w http.ResponseWriter, r *http.Request, credential Credential, bill Bill) {
+	e := &exchange{ReadCloser: r.Body, grant: g, credential: credential}
+	if !e.beginBill(w, r, bill) {
+		return
+	}
+	g.passed.Add(1)
+	ctx := b.outlive(r, e)
+	defer e.leave()
 	defer g.endExchange(e)
 	r = r.WithContext(context.WithValue(ctx, exchangeKey{}, e))
 	r.Body = e
 	b.proxy.ServeHTTP(w, r)
+}
+
+// leave ends a call whose process has its answer, or has gone: then the answer may still be read.
+func (e *exchange) leave() {
+	if e.answer != nil && e.answer.isReadOn {
+		return
+	}
+	e.stop()
+	e.cut(nil)
+	e.endBill(nil)
 }
 
 // finder looks for `"stream":true` in a call's body, which comes in parts. Only what stands in the outermost object
@@ -125,25 +148,14 @@ func (b *Broker) checkAnswer(r *http.Response) error {
 		(*f)(exchangeOf(r.Request).credential, judge(r))
 	}
 	r.Header.Del("Set-Cookie")
-	r.Body = &answer{r.Body, exchangeOf(r.Request).grant}
+	e := exchangeOf(r.Request)
+	isStream := strings.HasPrefix(r.Header.Get("Content-Type"), "text/event-stream")
+	e.answer = &answer{ReadCloser: r.Body, exchange: e, isGood: r.StatusCode < 300, meter: meter{isStream: isStream}}
+	r.Body = e.answer
 	if r.StatusCode >= 300 && r.StatusCode < 400 {
 		return errRedirect // a process must not carry anything to another host
 	}
 	return nil
-}
-
-// answer is the body of an answer of the API's. What comes of it is a sign of life.
-type answer struct {
-	io.ReadCloser
-	grant *Grant
-}
-
-func (a *answer) Read(p []byte) (int, error) {
-	n, err := a.ReadCloser.Read(p)
-	if n > 0 {
-		a.grant.noteHeard()
-	}
-	return n, err
 }
 
 // answerError answers a call that the API did not.

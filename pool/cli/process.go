@@ -159,6 +159,9 @@ func (p *Process) Bind(c broker.Credential) error {
 // Rebind puts another credential in the place of the one it is bound to.
 func (p *Process) Rebind(from, to broker.Credential) error { return p.grant.Rebind(from, to) }
 
+// Charge has the process's calls that begin from now on be told to the bill.
+func (p *Process) Charge(b broker.Bill) { p.grant.Charge(b) }
+
 // Exited is closed when nothing more will be read from the process.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 

@@ -16,6 +16,7 @@ import (
 	"claudepool/infra/logging"
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
+	"claudepool/infra/usage"
 	"claudepool/pool/confine"
 	"claudepool/pool/poold"
 	"claudepool/router"
@@ -56,6 +57,11 @@ func realMain(ctx context.Context) error {
 		return err
 	}
 	defer closeArchive()
+	used, closeUsage, err := usage.Open(ctx, s.FirestoreProject, s.FirestoreDatabase)
+	if err != nil {
+		return err
+	}
+	defer closeUsage()
 	addr, err := instance.Addr(ctx, s.AdvertiseAddr, s.Port)
 	if err != nil {
 		return err
@@ -71,8 +77,8 @@ func realMain(ctx context.Context) error {
 	if err := confine.DropUnused(s.Isolation != "off"); err != nil {
 		return err
 	}
-	i, err := poold.Start(s, poold.Parts{Logger: log, Redis: redis, Store: store, Archive: kept, Listener: listener,
-		Addr: addr})
+	i, err := poold.Start(s, poold.Parts{Logger: log, Redis: redis, Store: store, Archive: kept, Usage: used,
+		Listener: listener, Addr: addr})
 	if err != nil {
 		return err
 	}
