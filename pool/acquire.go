@@ -222,13 +222,6 @@ func (s *slot) makeReady(ctx context.Context, req *api.Request) (how string, err
 	return "", err
 }
 
-// charge has the process's calls count for the request.
-func (s *slot) charge() {
-	if s.bill != nil {
-		s.process.Charge(s.bill)
-	}
-}
-
 // spawn gets a process for the conversation, making room for it first, and tells how.
 func (s *slot) spawn(ctx context.Context, req *api.Request) (how string, err error) {
 	p := s.pool

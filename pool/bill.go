@@ -38,6 +38,13 @@ func (u *user) newBill(req *api.Request) *bill {
 	return &bill{pool: p, user: u.id, key: req.ServiceKey, own: ownLimitsOf(req), budgets: p.budgets.apply(req.ServiceKey)}
 }
 
+// charge has the process's calls count for the request.
+func (s *slot) charge() {
+	if s.bill != nil {
+		s.process.Charge(s.bill)
+	}
+}
+
 // Begin implements broker.Bill.
 func (b *bill) Begin(ctx context.Context, main bool) error {
 	err := b.check(ctx, main)

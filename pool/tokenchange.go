@@ -68,9 +68,7 @@ func (u *user) takeOver(ctx context.Context, req, former *api.Request, outage bo
 		return context.Cause(lease)
 	}
 	moved := from.moveConversations(u, held, copied)
-	if p.opts.Ledger != nil {
-		p.opts.Ledger.Move(from.id, u.id)
-	}
+	p.opts.Ledger.Move(from.id, u.id)
 	p.spaces.mark(from)
 	p.spaces.mark(u)
 	defer yieldAll(slices.Collect(maps.Values(moved)))

@@ -75,8 +75,11 @@ func (l *Ledger) Add(user, key string, sums Sums) {
 	l.pushLocked(e)
 }
 
-// Move makes the former user's sums the user's.
+// Move makes the former user's sums the user's. On a nil Ledger it does nothing.
 func (l *Ledger) Move(former, user string) {
+	if l == nil {
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
