@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -107,10 +108,11 @@ func (k *Keeper) restore(ctx context.Context) error {
 func (k *Keeper) copy(ctx context.Context, era string) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(storeAtOnce)
-	iter := k.redis.HScanNoValues(ctx, uncopiedKey, 0, "", 1000).Iterator()
+	iter := k.redis.HScan(ctx, uncopiedKey, 0, "", 1000).Iterator()
 	for iter.Next(ctx) && ctx.Err() == nil {
 		name := iter.Val()
 		group.Go(func() error { return k.copyOne(ctx, era, name) })
+		iter.Next(ctx) // over the value, which may be another one by then
 	}
 	return errors.Join(group.Wait(), iter.Err())
 }
@@ -156,7 +158,7 @@ func (k *Keeper) put(ctx context.Context, r Record) error {
 	}
 	day, err := time.Parse(time.DateOnly, r.Day)
 	if err != nil {
-		return nil //nolint:nilerr // no day of ours
+		return fmt.Errorf("usage: %w", err)
 	}
 	r.Expires = day.AddDate(0, 0, KeepDays+1)
 	return k.store.Put(ctx, r)
