@@ -22,6 +22,7 @@ type exchange struct {
 	grant      *Grant
 	credential Credential
 	streaming  finder
+	left       int64 // of the body; negative where its length isn't known
 	cut        context.CancelCauseFunc // ends the call
 	stop       func() bool             // ends the watching of the process's end
 	bill       Bill                    // nil: nobody is told of the call
@@ -40,7 +41,8 @@ func exchangeOf(r *http.Request) *exchange { return r.Context().Value(exchangeKe
 func (e *exchange) Read(p []byte) (int, error) {
 	n, err := e.ReadCloser.Read(p)
 	e.streaming.look(p[:n])
-	if errors.Is(err, io.EOF) && !e.arrived.Swap(true) && !e.streaming.found {
+	e.left -= int64(n)
+	if (errors.Is(err, io.EOF) || e.left == 0) && !e.arrived.Swap(true) && !e.streaming.found {
 		e.grant.markUnstreamed(e)
 	}
 	return n, err
@@ -54,7 +56,7 @@ var errTooLong = errors.New("broker: the API takes too long")
 
 // pass passes a call of a process on to the API.
 func (b *Broker) pass(g *Grant, w http.ResponseWriter, r *http.Request, credential Credential, bill Bill) {
-	e := &exchange{ReadCloser: r.Body, grant: g, credential: credential}
+	e := &exchange{ReadCloser: r.Body, grant: g, credential: credential, left: r.ContentLength}
 	if !e.beginBill(w, r, bill) {
 		return
 	}
