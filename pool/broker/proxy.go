@@ -22,7 +22,7 @@ type exchange struct {
 	grant      *Grant
 	credential Credential
 	streaming  finder
-	left       int64 // of the body; negative where its length isn't known
+	left       int64                   // of the body; negative where its length isn't known
 	cut        context.CancelCauseFunc // ends the call
 	stop       func() bool             // ends the watching of the process's end
 	bill       Bill                    // nil: nobody is told of the call
