@@ -159,7 +159,8 @@ func TestFront_TellsTheInstanceByWhichKeyARequestCame(t *testing.T) {
 	})
 	do(t, http.MethodPost, url+api.PathMessages, question, api.HeaderServiceKey, "forged")
 	f.opts.APIKeys = apiKeysOf(t, "other", "service-key")
-	do(t, http.MethodPost, url+api.PathMessages, question, "X-Claudepool-Key", "service-key", api.HeaderServiceKey, "forged")
+	do(t, http.MethodPost, url+api.PathMessages, question, "X-Claudepool-Key", "service-key", api.HeaderServiceKey,
+		"forged")
 	require.Len(t, got, 2)
 	require.Empty(t, got[0])
 	require.Regexp(t, "^[0-9a-f]{16}$", got[1])

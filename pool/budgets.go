@@ -23,7 +23,8 @@ const (
 	codeTurns   = "max_turns_reached"
 )
 
-// budgets are what users, and all who come by one key of the service, may spend. Its methods may be called concurrently.
+// budgets are what users, and all who come by one key of the service, may spend. Its methods may be called
+// concurrently.
 type budgets struct {
 	user, key settings.Budget
 	ledger    *usage.Ledger
@@ -65,7 +66,7 @@ func (b *budgets) checkOne(ctx context.Context, of settings.Budget, subject, who
 	return api.Spent(code, "%s budget of %s is spent until %s", whose, of, until.Format(time.RFC3339))
 }
 
-// spentFor is for how many days, with today, as much is spent as there is, with what was spent on each day, today first.
+// spentFor is for how many days, with today, as much is spent as there is, by what was spent on each day, today first.
 func spentFor(spent []int64, most int64) (days int) {
 	for ; days < len(spent); days++ {
 		var sum int64

@@ -76,8 +76,8 @@ func TestBill_CompactionSubagentsAndWhatIsGivenUpAreCounted(t *testing.T) {
 	t.Parallel()
 	c := newCounting(t, nil)
 	require.Equal(t, "reply to: hello [[usage=1 2 3 4 5]]", c.ask("ada", "hello [[usage=1 2 3 4 5]]", nil).text(t))
-	c.ask("ada", `[[tool=Agent {"description":"d","prompt":"look [[usage=100 20 3 4 5]]","subagent_type":"general-purpose"}]]`,
-		nil).text(t)
+	c.ask("ada", `[[tool=Agent {"description":"d","prompt":"look [[usage=100 20 3 4 5]]",`+
+		`"subagent_type":"general-purpose"}]]`, nil).text(t)
 	c.ask("ada", "fill [[input_tokens=990000]]", nil).text(t)
 	c.ask("ada", "and then?", nil).text(t)
 	before := len(c.api.Calls())

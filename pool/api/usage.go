@@ -15,7 +15,8 @@ type UsageReport struct {
 	Next  string      `json:"next,omitempty"`  // where the next part begins
 }
 
-// UsageRow is what calls of one model took on a day, of a user or, beside those, of all who came by a key of the service.
+// UsageRow is what calls of one model took on a day, of a user or, beside those, of all who came by a key of the
+// service.
 type UsageRow struct {
 	Day    string `json:"day"`
 	UserID string `json:"user_id,omitempty"`

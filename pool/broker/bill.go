@@ -132,6 +132,7 @@ func (b *Broker) outlive(r *http.Request, e *exchange) context.Context {
 			cut(context.Cause(r.Context()))
 			return
 		}
+		e.grant.abandon(e)
 		stop := context.AfterFunc(b.finishing, func() { cut(ErrClosed) })
 		timer := time.AfterFunc(b.limits.goneFor, func() { cut(errGone) })
 		context.AfterFunc(ctx, func() {

@@ -84,8 +84,8 @@ func TestMeter_FindsWhatACallTookHoweverItsAnswerIsCut(t *testing.T) {
 func TestMeter_KeepsNothingOfWhatIsLong(t *testing.T) {
 	m := meter{isStream: true}
 	long := []byte(strings.Repeat("x", 1<<20))
-	for _, part := range []string{start, "event: content_block_delta\ndata: ", string(long), "\n\nevent: message_delta\ndata: ",
-		string(long), string(long), "\n\n"} {
+	for _, part := range []string{start, "event: content_block_delta\ndata: ", string(long),
+		"\n\nevent: message_delta\ndata: ", string(long), string(long), "\n\n"} {
 		m.look([]byte(part))
 		require.LessOrEqual(t, cap(m.line), maxUsageLine)
 	}
@@ -225,6 +225,7 @@ func TestGrant_AnAnswerIsReadToItsEndWhenItsProcessHasGone(t *testing.T) {
 		if headers {
 			<-begun
 		}
+		require.Eventually(t, func() bool { return g.Open() == 0 }, patience, time.Millisecond, "it isn't its call any more")
 		g.Revoke()
 		require.Empty(t, own.told())
 		goOn <- struct{}{}

@@ -190,11 +190,24 @@ func (g *Grant) markUnstreamed(e *exchange) {
 	g.single[e] = time.AfterFunc(g.broker.limits.single, func() { e.cut(errTooLong) })
 }
 
+// abandon says that the process has gone away from a call that goes on: it is none of its open ones.
+func (g *Grant) abandon(e *exchange) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !e.over {
+		e.abandoned = true
+		g.open--
+	}
+}
+
 // endExchange is the end of a call that was passed on.
 func (g *Grant) endExchange(e *exchange) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	e.over = true
+	if e.abandoned {
+		g.open++ // which done will take again
+	}
 	if timer := g.single[e]; timer != nil {
 		timer.Stop()
 		delete(g.single, e)

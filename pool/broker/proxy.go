@@ -30,6 +30,7 @@ type exchange struct {
 	billed     atomic.Bool             // the bill has been told of its end
 	answer     *answer                 // nil until the API answers
 	arrived    atomic.Bool             // all of the body is there, and with that the server's deadline for it is over
+	abandoned  bool                    // guarded by Grant.mu: the process has gone, and doesn't count the call
 	over       bool                    // guarded by Grant.mu: the call has ended, though its body may still be read
 }
 

@@ -26,7 +26,7 @@ import (
 //	[[empty]]                answer with nothing
 //	[[stop=max_tokens]]      end for that reason
 //	[[input_tokens=990000]]  say that the call had so many. Of that many the CLI makes a summary before the next call
-//	[[usage=1 2 3 4 5]]      say that it took so many tokens: input, output, cache read, written for 5 minutes, for 1 hour
+//	[[usage=1 2 3 4 5]]      say that it took so many tokens: input, output, cache read, written for 5m and for 1h
 //	[[compacting=1m]]        that one's latency
 //	[[pause=1s]]             wait in the middle of the text
 //	[[cut]]                  cut the connection in the middle of the text
