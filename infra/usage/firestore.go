@@ -2,11 +2,9 @@ package usage
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"cloud.google.com/go/firestore"
-	"google.golang.org/api/iterator"
 
 	"claudepool/infra/database"
 )
@@ -58,34 +56,31 @@ func (f *Firestore) Delete(ctx context.Context, day, subject string) error {
 
 // Each implements Store. A document that it can't read it leaves out.
 func (f *Firestore) Each(ctx context.Context, from string, do func(Record) error) error {
-	after := from
-	for {
-		n := 0
-		page, cancel := context.WithTimeout(ctx, callTimeout)
-		docs := f.client.Collection(collection).OrderBy(firestore.DocumentID, firestore.Asc).
-			StartAfter(f.client.Collection(collection).Doc(after)).Limit(pageSize).Documents(page)
-		for {
-			doc, err := docs.Next()
-			if errors.Is(err, iterator.Done) {
-				break
-			}
-			if err != nil {
-				cancel()
-				return err
-			}
-			n, after = n+1, doc.Ref.ID
+	for after, isLast := from, false; !isLast; {
+		docs, err := f.page(ctx, after)
+		if err != nil {
+			return err
+		}
+		for _, doc := range docs {
+			after = doc.Ref.ID
 			var r Record
 			if doc.DataTo(&r) != nil || r.Subject == "" {
 				continue
 			}
 			if err := do(r); err != nil {
-				cancel()
 				return err
 			}
 		}
-		cancel()
-		if n < pageSize {
-			return nil
-		}
+		isLast = len(docs) < pageSize
 	}
+	return nil
+}
+
+// page returns the documents that follow an id, which begins with the day.
+func (f *Firestore) page(ctx context.Context, after string) ([]*firestore.DocumentSnapshot, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	all := f.client.Collection(collection)
+	list := all.OrderBy(firestore.DocumentID, firestore.Asc).StartAfter(all.Doc(after)).Limit(pageSize)
+	return list.Documents(ctx).GetAll()
 }
