@@ -55,7 +55,8 @@ const (
 	delta = "event: content_block_delta\n" + `data: {"type":"content_block_delta","delta":{"text":"event: message_delta ` +
 		`\"usage\":{\"output_tokens\":99}"}}` + "\n\n"
 	end = "event: message_delta\n" + `data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},` +
-		`"usage":{"output_tokens":20,"server_tool_use":{"web_search_requests":2}}}` + "\n\nevent: message_stop\n" +
+		`"usage":{"input_tokens":100,"cache_creation_input_tokens":45,"output_tokens":20,` +
+		`"server_tool_use":{"web_search_requests":2}}}` + "\n\nevent: message_stop\n" +
 		`data: {"type":"message_stop"}` + "\n\n"
 )
 

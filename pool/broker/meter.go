@@ -117,9 +117,9 @@ func (m *meter) take(message gjson.Result) {
 		return true
 	})
 	set(&t.WebSearches, used.Get("server_tool_use.web_search_requests"))
-	// Which writes are kept for how long is said beside their number. Where it isn't, they are those of five minutes.
+	// Which writes are kept for how long is said beside their number, but not at a message's end. Where it never is, they
+	// are those of five minutes.
 	if written := used.Get("cache_creation_input_tokens"); written.Type == gjson.Number {
-		t.CacheWrite1h = 0
 		set(&t.CacheWrite1h, used.Get("cache_creation.ephemeral_1h_input_tokens"))
 		set(&t.CacheWrite5m, written)
 		t.CacheWrite1h = min(t.CacheWrite1h, t.CacheWrite5m)
