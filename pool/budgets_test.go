@@ -59,6 +59,7 @@ func newCounting(t *testing.T, change func(*pool.Options)) counting {
 func (c counting) requireCounted(user string) {
 	c.t.Helper()
 	who := api.Request{OAuth: &api.OAuthCredentials{AccessToken: token(user)}}
+	require.Eventually(c.t, func() bool { return c.api.Open() == 0 }, time.Minute, time.Millisecond)
 	var counted pooltest.Took
 	require.Eventually(c.t, func() bool {
 		rows, err := c.reader.Of(c.t.Context(), who.UserID(), []string{usage.Day(time.Now())})
