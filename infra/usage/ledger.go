@@ -17,8 +17,10 @@ const (
 	maxBacklog = 100_000
 	retryPause = 500 * time.Millisecond
 	callTime   = 2 * time.Second
-	// movesKnown is for how long calls that were begun under a former token are counted for the present one.
+	// movesKnown is for how long calls that were begun under a former token are counted for the present one, and maxMoves
+	// how many such tokens are known.
 	movesKnown = 5 * time.Minute
+	maxMoves   = 1000
 )
 
 // Ledger writes down what turns took, in the order in which they are told and off their way. Its methods may be called
@@ -83,7 +85,7 @@ func (l *Ledger) Move(former, user string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	for len(l.moves) > 0 && now.Sub(l.moves[0].at) > movesKnown {
+	for len(l.moves) == maxMoves || len(l.moves) > 0 && now.Sub(l.moves[0].at) > movesKnown {
 		l.moves = l.moves[1:]
 	}
 	l.moves = append(l.moves, move{former, user, now})
