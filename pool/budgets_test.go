@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"claudepool/infra/archive"
 	"claudepool/infra/settings"
 	"claudepool/infra/testkit"
 	"claudepool/infra/usage"
@@ -128,7 +129,9 @@ const twoTools = `use tools [[1:tool=Bash {"command":"echo first"}]][[2:tool=Bas
 
 func TestBudgets_ATurnThatIsEndedByOneIsKeptAsFarAsItWent(t *testing.T) {
 	t.Parallel()
-	c := newCounting(t, nil)
+	c := newCounting(t, func(o *pool.Options) {
+		o.Archive, o.ArchiveMaxBytes = archive.NewFolder(t.TempDir(), time.Hour), 1<<20
+	})
 	c.ask("ada", "hello", nil).text(t)
 	r := c.ask("ada", twoTools, fields{"max_turns": 1})
 	requireSpent(t, r, "max_turns_reached")
@@ -149,6 +152,7 @@ func TestBudgets_ATurnThatIsEndedByOneIsKeptAsFarAsItWent(t *testing.T) {
 	require.Contains(t, said, "[[usage=50000 1 0 0 0]]", "it is kept, as far as it went")
 	require.Contains(t, said, "user: and now?")
 	c.requireCounted("ada")
+	require.NotContains(t, c.logs.String(), "a turn is not mirrored", "other instances can go on from there, too")
 }
 
 func TestBudgets_AUserWhoHasSpentItWaitsForAnotherDay(t *testing.T) {
