@@ -89,6 +89,9 @@ func (a *answer) look(part []byte, err error) {
 	}
 	a.meter.look(part)
 	a.ended = a.ended || err != nil
+	if a.meter.isOver { // before the process knows it, which may make the next call at once
+		a.exchange.endBill(a.meter.usage())
+	}
 }
 
 // Close ends the call. Where its process has gone and the API still answers, what comes is read on for a while: all of

@@ -175,6 +175,28 @@ func TestGrant_ACallThatItsBillRefusesIsNotMade(t *testing.T) {
 	require.Zero(t, g.Passed())
 }
 
+// A process that has its answer may make the next call at once, of which the bill has to know what is spent.
+func TestGrant_TellsItsBillBeforeTheProcessHasAllOfTheAnswer(t *testing.T) {
+	t.Parallel()
+	goOn := make(chan struct{})
+	b := newBroker(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = io.WriteString(w, start+end)
+		_ = http.NewResponseController(w).Flush()
+		<-goOn
+	}, long)
+	g, own := bound(t, b, "token-1"), &bill{}
+	g.Charge(own)
+	response, err := ask(t, g)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	_, err = io.ReadFull(response.Body, make([]byte, len(start+end)))
+	require.NoError(t, err)
+	require.Equal(t, []*Usage{&whole}, own.told())
+	close(goOn)
+}
+
 // leave makes a call and hangs up when its answer has begun, or before.
 func leave(t *testing.T, g *Grant, begun <-chan struct{}, reads bool) {
 	ctx, hangUp := context.WithCancel(t.Context())

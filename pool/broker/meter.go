@@ -16,6 +16,7 @@ const (
 // The events of a stream that say what a call took have these names.
 var (
 	eventMessage = []byte("event: message_")
+	eventStop    = "event: message_stop"
 	dataField    = []byte("data:")
 )
 
@@ -29,6 +30,7 @@ type meter struct {
 	isNext  bool   // the next line with data does
 	took    Usage
 	hasTold bool
+	isOver  bool // no more will be said
 }
 
 // usage is what the call took, as far as it has been said.
@@ -45,6 +47,7 @@ func (m *meter) usage() *Usage {
 func (m *meter) look(part []byte) {
 	if !m.isStream {
 		m.picker.look(part)
+		m.isOver = m.picker.isOver
 		return
 	}
 	for len(part) > 0 {
@@ -82,6 +85,7 @@ func (m *meter) event(line []byte) {
 	switch data, isData := bytes.CutPrefix(line, dataField); {
 	case bytes.HasPrefix(line, eventMessage):
 		m.isNext = true
+		m.isOver = m.isOver || string(line) == eventStop
 	case isData && m.isNext:
 		m.isNext = false
 		event := gjson.ParseBytes(data)
@@ -141,6 +145,7 @@ type picker struct {
 	escaped  bool
 	isKey    bool   // the string that is being read is a key of the outermost object
 	key      []byte // that key, or the last one
+	isOver   bool   // the object has come to its end
 	picking  bool
 	picked   []byte // members of an object
 }
@@ -166,7 +171,7 @@ func (p *picker) next(c byte) {
 		p.depth++
 	case '}', ']':
 		if p.depth--; p.depth == 0 {
-			p.picking = false
+			p.picking, p.isOver = false, true
 		}
 	case ',':
 		if p.depth == 1 {
