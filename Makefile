@@ -11,7 +11,7 @@ export GOTOOLCHAIN := auto
 export CGO_ENABLED := 0
 export GOFLAGS := $(GOFLAGS) -trimpath
 
-.PHONY: help setup run demo build check test audit bench density chaos hostile turns keyed parked page python fuzz pins clean
+.PHONY: help setup run demo build check test audit bench density chaos hostile turns keyed billed parked page python fuzz pins clean
 
 help: ## Show this text
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -64,6 +64,9 @@ turns: setup ## Walk through 50 random conversations with the real CLI and 300 w
 
 keyed: setup ## Send 1000 requests twice under keys, while fronts are killed and owners drained
 	KEYED=1000 CGO_ENABLED=0 go test -count=1 -v -timeout 30m -run TestKeyed ./infra/local
+
+billed: setup ## Have 50 users take 10,000 turns while CLIs, fronts and owners go, and compare what they are told with the bill
+	BILLED="10000 50" CGO_ENABLED=0 go test -count=1 -v -timeout 60m -run TestBilled ./infra/local
 
 parked: setup ## Have 10,000 users claim parked processes, 300 those of the real CLI, and kill services meanwhile
 	CLAUDE_BIN=$(CLAUDE_BIN) CLAIMS=10000 CLAIMS_REAL=300 KILLED=30 CGO_ENABLED=0 go test -count=1 -v -timeout 60m \

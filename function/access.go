@@ -36,17 +36,31 @@ func ParseAPIKeys(list string) (APIKeys, error) {
 // match reports whether the request carries one of the keys. Every key is compared, also after one has fitted: how long
 // it takes tells nothing about which.
 func (k APIKeys) match(r *http.Request) bool {
+	digest, good := digestOfKey(r), 0
+	for i := range k {
+		good |= subtle.ConstantTimeCompare(k[i][:], digest[:])
+	}
+	return good == 1
+}
+
+func digestOfKey(r *http.Request) [sha256.Size]byte {
 	key := r.Header.Get(headerKey)
 	if key == "" && !isOfUsers(r.URL.Path) {
 		if key = r.Header.Get("X-Api-Key"); key == "" {
 			key = api.Bearer(r.Header)
 		}
 	}
-	digest, good := sha256.Sum256([]byte(key)), 0
-	for i := range k {
-		good |= subtle.ConstantTimeCompare(k[i][:], digest[:])
+	return sha256.Sum256([]byte(key))
+}
+
+// idOf is the id of the key of a request that carries one: the first 16 hex digits of the key's digest. Where there are
+// no keys it is empty.
+func (k APIKeys) idOf(r *http.Request) string {
+	if len(k) == 0 {
+		return ""
 	}
-	return good == 1
+	digest := digestOfKey(r)
+	return hex.EncodeToString(digest[:8])
 }
 
 // headerKey is where a key may stand wherever the other headers are the user's.
@@ -55,6 +69,7 @@ const headerKey = "X-Claudepool-Key"
 // isOfUsers reports whether at the path Authorization and x-api-key carry the user's credential.
 func isOfUsers(path string) bool {
 	return path == api.PathMessagesAPI || path == api.PathChat || path == api.PathCountTokens ||
+		path == api.PathUsage ||
 		strings.HasPrefix(path+"/", api.PathModels+"/")
 }
 

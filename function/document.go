@@ -68,6 +68,8 @@ func (f *Front) describe(w http.ResponseWriter, _ *http.Request) {
 			"POST " + api.PathCountTokens: "how many tokens a message has, as the Messages API says",
 			"GET " + api.PathModels:       "the models there are, as the Messages API says",
 			"GET " + api.PathModel:        "one of them",
+			"GET " + api.PathUsage:        "what the user's turns took, by day and model",
+			"GET " + api.PathAdminUsage:   "what all users' turns took, for the operator",
 			"GET " + pathStats:            "all instances and their processes",
 			"GET " + pathStream:           "the same as server-sent events, whenever it has changed",
 			"GET " + page.Path:            "the same as a page, for people",

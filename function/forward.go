@@ -38,6 +38,8 @@ type call struct {
 	trace  http.Header
 	last   string // the last event that the client has, if it takes a stream up again
 	key    key
+	// service is the id of the service's key that the request came by; empty: there are none.
+	service string
 }
 
 // errNotNow says that nothing was run and that trying again shortly makes sense.
@@ -140,6 +142,9 @@ func (f *Front) exchange(ctx context.Context, c call, owner router.Owner) (*http
 	}
 	if c.path == api.PathMessages {
 		c.key.set(r.Header)
+		if c.service != "" {
+			r.Header.Set(api.HeaderServiceKey, c.service)
+		}
 	}
 	f.sign(r, c, owner)
 	return f.opts.Client.hops.RoundTrip(r)

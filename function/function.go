@@ -18,6 +18,7 @@ import (
 	"claudepool/infra/hop"
 	"claudepool/infra/logging"
 	"claudepool/infra/snapshot"
+	"claudepool/infra/usage"
 	"claudepool/pool/api"
 	"claudepool/router"
 )
@@ -50,6 +51,7 @@ type Options struct {
 	StatsToken   string // empty: stats are as open as the rest
 	APIKeys      APIKeys
 	Limits       *Limits
+	Usage        *usage.Reader
 	// TrustedProxies is how many proxies in front of this one append to X-Forwarded-For.
 	TrustedProxies int
 	// AllowedOrigins are those whose pages may use the service from a browser, or "*" alone.
@@ -110,6 +112,8 @@ func (f *Front) endpoints() map[string]http.Handler {
 		api.PathModels:        pages(f.only(f.passThrough, http.MethodGet)),
 		api.PathModel:         pages(f.only(f.passThrough, http.MethodGet)),
 		pathDocument:          pages(f.only(document(), http.MethodGet, http.MethodHead)),
+		api.PathUsage:         pages(f.only(f.usage, http.MethodGet)),
+		api.PathAdminUsage:    f.only(f.adminUsage, http.MethodGet),
 		pathStats:             f.only(f.private(f.stats), http.MethodGet, http.MethodHead),
 		pathStream:            f.only(f.private(f.streamStats), http.MethodGet),
 		page.Path:             toOperators,
@@ -245,7 +249,7 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, k kind) {
 		return
 	}
 	c.id, c.once, c.trace = id, logging.RequestID(nil), r.Header
-	c.user, c.body = req.UserID(), newBody(sent.Bytes)
+	c.user, c.body, c.service = req.UserID(), newBody(sent.Bytes), f.opts.APIKeys.idOf(r)
 	if former := req.Former(); former != nil && c.path == api.PathMessages {
 		c.former = former.UserID()
 	}

@@ -32,6 +32,10 @@ func (p *Pool) Acquire(ctx context.Context, req *api.Request, outage bool) (*Han
 	if err != nil {
 		return nil, err
 	}
+	if spent := p.budgets.check(ctx, u.id, req.ServiceKey); spent != nil {
+		u.leave()
+		return nil, spent
+	}
 	trial, err := u.admit(ctx, req)
 	if err != nil {
 		u.leave()
@@ -89,6 +93,8 @@ func (u *user) holdFor(ctx context.Context, req *api.Request) (*slot, error) {
 
 // leave gives a conversation back and lets its request leave. Nobody needs to have got a Handle.
 func (s *slot) leave() {
+	s.bill.close()
+	s.bill = nil
 	u := s.user
 	if u.isRefused() {
 		s.drop()
@@ -139,6 +145,7 @@ func (s *slot) isReady(req *api.Request) bool {
 
 // readyHandle makes the process ready. On an error the slot is given back and the request has left.
 func (s *slot) readyHandle(ctx context.Context, req *api.Request) (*Handle, error) {
+	s.bill = s.user.newBill(req)
 	how, err := s.ready(ctx, req)
 	if err != nil {
 		s.leave()
@@ -154,6 +161,7 @@ func (s *slot) readyHandle(ctx context.Context, req *api.Request) (*Handle, erro
 func (s *slot) ready(ctx context.Context, req *api.Request) (how string, err error) {
 	if s.isReady(req) {
 		s.settings, s.origin = with(s.settings, req), api.ContextKept
+		s.charge()
 		s.process.Thaw()
 		return ProcessReused, nil
 	}
@@ -190,6 +198,7 @@ func (s *slot) makeReady(ctx context.Context, req *api.Request) (how string, err
 			return "", err
 		}
 	}
+	s.charge()
 	s.process.Thaw()
 	ctx, span := telemetry.Span(ctx, "fit")
 	err = s.process.Fit(ctx, s.settings)

@@ -35,6 +35,7 @@ type Handle struct {
 	reading api.Reading // what is asked
 	known   bool        // what the request says was said before was said in this conversation
 	attempt *attempt    // nil until the turn has begun
+	spent   *api.Error  // what ended the turn: a budget
 
 	came             time.Time
 	hasSpoken        bool          // the first token has come
@@ -76,7 +77,19 @@ func (h *Handle) Run(ctx context.Context, sent func(), emit func(ctx context.Con
 			_, err = h.run(ctx, sent, emit)
 		}
 	}
+	if err == nil && h.spent != nil {
+		return h.spent
+	}
 	return h.explain(err)
+}
+
+// isSpent reports whether a turn was ended by a budget. It is kept as far as it went: the CLI goes on from there.
+func (h *Handle) isSpent(end *cli.Outcome) bool {
+	if end.Result == nil || !end.Result.IsError {
+		return false
+	}
+	h.spent = h.bill.refused()
+	return h.spent != nil
 }
 
 // revive puts a new process in the place of the one that died. The lease may end meanwhile, as no turn has begun.
@@ -114,7 +127,7 @@ func (h *Handle) run(ctx context.Context, sent func(),
 		h.noteFirstToken()
 		switch { // before the client can send the next request
 		case end == nil:
-		case end.Good():
+		case end.Good(), h.isSpent(end):
 			h.conclude(end)
 		default:
 			h.giveUp()

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"claudepool/infra/archive"
+	"claudepool/infra/settings"
+	"claudepool/infra/usage"
 	"claudepool/pool/broker"
 	"claudepool/pool/cli"
 	"claudepool/pool/confine"
@@ -46,6 +48,12 @@ type Options struct {
 	// Archive keeps conversations for the next instance; nil is none. ArchiveMaxBytes is the largest transcript it gets.
 	Archive         archive.Store
 	ArchiveMaxBytes int64
+	// Ledger gets what turns take, and Spent reads it again; nil: nobody counts, and there are no budgets.
+	Ledger     *usage.Ledger
+	Spent      *usage.Reader
+	BudgetUser settings.Budget
+	BudgetKey  settings.Budget // of all who come by one key of the service
+
 	// MemoryShort reports that the machine has little memory left; then there are no standbys. Nil is never.
 	MemoryShort func() bool
 

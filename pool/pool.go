@@ -54,6 +54,7 @@ type Pool struct {
 	standbys  *standby.Keeper
 	parked    *standby.Keeper
 	admission *admission
+	budgets   budgets
 	quota     *quota
 	vault     *vault.Vault // nil: conversations end with their instance
 
@@ -98,6 +99,7 @@ func New(opts Options, owner Ownership) *Pool {
 	p.parked = newParked(p, p.standbys)
 	p.admission = newAdmission(p)
 	opts.Broker.OnAnswer(p.admission.answered)
+	p.budgets = budgets{user: opts.BudgetUser, key: opts.BudgetKey, ledger: opts.Ledger, reader: opts.Spent}
 	p.quota = newQuota(p)
 	p.vault = openVault(p)
 	p.work.Go(p.reap)

@@ -12,7 +12,7 @@ resource "google_firestore_database" "this" {
 # Removes what a crashed instance leaves, and conversations that nobody went on with. Without an index: nobody searches by
 # it, and a field that only grows is a hot spot.
 resource "google_firestore_field" "expiry" {
-  for_each = toset(["claudepool_instances", "claudepool_conversations", "claudepool_parts"])
+  for_each = toset(["claudepool_instances", "claudepool_conversations", "claudepool_parts", "claudepool_usage"])
 
   database   = google_firestore_database.this.name
   collection = each.key

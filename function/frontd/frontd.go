@@ -13,6 +13,7 @@ import (
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
 	"claudepool/infra/telemetry"
+	"claudepool/infra/usage"
 	"claudepool/router"
 )
 
@@ -52,6 +53,7 @@ func Start(s settings.Front, parts Parts) (*Front, error) {
 		Logger: parts.Logger, Router: route, Client: hops, View: snapshot.NewView(parts.Store, parts.Logger), Keys: keys,
 		MaxBodyBytes: int64(s.MaxBodyBytes), Memory: memory.Limit(), StatsToken: s.StatsToken.Reveal(), APIKeys: apiKeys,
 		Limits:         function.NewLimits(parts.Redis, s.RateLimitUser, s.RateLimitAddr),
+		Usage:          usage.NewReader(parts.Redis),
 		TrustedProxies: s.TrustedProxies, AllowedOrigins: s.AllowedOrigins,
 	})
 	ctx, stop := context.WithCancel(context.Background())

@@ -12,6 +12,8 @@ const (
 	HeaderSession        = "X-Claudepool-Session"
 	HeaderPermissionMode = "X-Claudepool-Permission-Mode"
 	HeaderOnDisconnect   = "X-Claudepool-On-Disconnect"
+	HeaderMaxBudget      = "X-Claudepool-Max-Budget-Usd"
+	HeaderMaxTurns       = "X-Claudepool-Max-Turns"
 	HeaderTools          = "X-Claudepool-Tools" // Show or Hide
 	// HeaderIgnored is in the answer: which of the request's parameters have had no effect.
 	HeaderIgnored = "X-Claudepool-Ignored"

@@ -3,6 +3,7 @@ package messages
 import (
 	"encoding/json"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -203,12 +204,24 @@ func (t *translation) credential() error {
 	return nil
 }
 
+// numberForm is that of numbers in headers, which JSON has too.
+var numberForm = regexp.MustCompile(`^(0|[1-9][0-9]{0,11})(\.[0-9]{1,12})?$`)
+
 // options are those that travel in headers.
 func (t *translation) options() error {
 	for name, field := range map[string]string{HeaderSession: "session_id", HeaderPermissionMode: "permission_mode",
 		HeaderOnDisconnect: "on_disconnect"} {
 		if value := t.header.Get(name); value != "" {
 			t.setText(field, value)
+		}
+	}
+	for name, field := range map[string]string{HeaderMaxBudget: "max_budget_usd", HeaderMaxTurns: "max_turns"} {
+		value := t.header.Get(name)
+		if value != "" && !numberForm.MatchString(value) {
+			return api.Invalid("%s: must be a number", strings.ToLower(name))
+		}
+		if value != "" {
+			t.set(field, value)
 		}
 	}
 	switch t.header.Get(HeaderTools) {

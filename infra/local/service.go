@@ -18,6 +18,7 @@ import (
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
 	"claudepool/infra/telemetry"
+	"claudepool/infra/usage"
 	"claudepool/pool/poold"
 	"claudepool/pool/pooltest"
 	"claudepool/router"
@@ -84,13 +85,18 @@ func (all *service) start(ctx context.Context, log *slog.Logger, s settings.Pool
 		return err
 	}
 	all.later(func() { _ = closeArchive() })
+	used, closeUsage, err := usage.Open(ctx, s.FirestoreProject, s.FirestoreDatabase)
+	if err != nil {
+		return err
+	}
+	all.later(func() { _ = closeUsage() })
 	for range f.instances {
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return err
 		}
-		i, err := poold.Start(s, poold.Parts{Logger: log, Redis: client, Store: store, Archive: kept, Listener: listener,
-			Addr: listener.Addr().String(), Telemetry: measured})
+		i, err := poold.Start(s, poold.Parts{Logger: log, Redis: client, Store: store, Archive: kept, Usage: used,
+			Listener: listener, Addr: listener.Addr().String(), Telemetry: measured})
 		if err != nil {
 			return err
 		}

@@ -18,7 +18,8 @@ const module = "claudepool/"
 // services are the parts of infra/ that others may be built on.
 var services = []string{"infra/settings", "infra/logging", "infra/hop", "infra/snapshot", "infra/archive",
 	"infra/database",
-	"infra/freeport", "infra/instance", "infra/latency", "infra/memory", "infra/telemetry"}
+	"infra/freeport", "infra/instance", "infra/latency", "infra/memory", "infra/prices", "infra/telemetry",
+	"infra/usage"}
 
 // rooms are the packages of the service, and what of the module each may import. What isn't named here wires or tests.
 var rooms = map[string][]string{
@@ -54,6 +55,8 @@ var rooms = map[string][]string{
 	"infra/instance": nil,
 	"infra/latency":  nil,
 	"infra/memory":   nil,
+	"infra/prices":   nil,
+	"infra/usage":    {"infra/database", "infra/prices"},
 
 	"infra/telemetry": {"infra/logging"},
 }

@@ -79,6 +79,9 @@ type Pool struct {
 	ConnectPorts []uint16 `env:"CONNECT_PORTS" envDefault:"53,443"`
 	BindPorts    []uint16 `env:"BIND_PORTS" unset:"none"`
 
+	BudgetUser Budget `env:"BUDGET_USER" unset:"none"`
+	BudgetKey  Budget `env:"BUDGET_KEY" unset:"none"`
+
 	PermissionMode string `env:"PERMISSION_MODE" unset:"bypassPermissions where isolation holds, else default"`
 }
 

@@ -63,6 +63,8 @@ var design = []struct{ name, value, unset, of string }{
 	{"UID_COUNT", "10000", "", OfPool},
 	{"CONNECT_PORTS", "53,443", "", OfPool},
 	{"BIND_PORTS", "", "none", OfPool},
+	{"BUDGET_USER", "", "none", OfPool},
+	{"BUDGET_KEY", "", "none", OfPool},
 	{"PERMISSION_MODE", "", "bypassPermissions where isolation holds, else default", OfPool},
 }
 

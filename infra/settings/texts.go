@@ -194,6 +194,14 @@ var texts = map[string]struct{ must, about string }{
 		must:  "be comma-separated TCP ports from 1 to 65535",
 		about: "TCP ports that confined processes may listen on",
 	},
+	"BUDGET_USER": {
+		must:  "be dollars per day or per 2 to 31 days, such as 5usd/d or 200usd/30d",
+		about: "what each user may spend; then its requests are refused, and running turns end after their present call",
+	},
+	"BUDGET_KEY": {
+		must:  "be dollars per day or per 2 to 31 days, such as 5usd/d or 200usd/30d",
+		about: "what may be spent by one of the API_KEYS, by all its users together",
+	},
 	"PERMISSION_MODE": {
 		must:  "be default, acceptEdits, plan, dontAsk or bypassPermissions",
 		about: "highest permission mode a request may ask for, and that of requests which don't ask",

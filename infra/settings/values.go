@@ -118,6 +118,47 @@ func (r *Rate) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// Budget is how much may be spent on so many days, of which today is the last. The zero Budget is no bound.
+type Budget struct {
+	Nano int64 // billionths of a dollar
+	Days int
+}
+
+var (
+	errBudget = errors.New("settings: not a budget")
+	budget    = regexp.MustCompile(`^([0-9]{1,7}(?:\.[0-9]{1,6})?)usd/([1-9][0-9]?)?d$`)
+)
+
+// maxBudgetDays is for how many days it is known what was spent.
+const maxBudgetDays = 31
+
+// UnmarshalText reads dollars and a number of days, as 5usd/d or 200usd/30d.
+func (b *Budget) UnmarshalText(text []byte) error {
+	found := budget.FindStringSubmatch(strings.TrimSpace(string(text)))
+	if found == nil {
+		return errBudget
+	}
+	dollars, _ := strconv.ParseFloat(found[1], 64)
+	read := Budget{Nano: int64(math.Round(dollars * 1e9)), Days: 1}
+	if found[2] != "" {
+		read.Days, _ = strconv.Atoi(found[2])
+	}
+	if read.Nano == 0 || read.Days > maxBudgetDays {
+		return errBudget
+	}
+	*b = read
+	return nil
+}
+
+// String writes the budget in words.
+func (b Budget) String() string {
+	text := strconv.FormatFloat(float64(b.Nano)/1e9, 'f', -1, 64) + " USD a day"
+	if b.Days != 1 {
+		text = strings.TrimSuffix(text, "a day") + "in " + strconv.Itoa(b.Days) + " days"
+	}
+	return text
+}
+
 // Origins are the origins whose pages may read answers, each as browsers send it, or "*" alone for all of them.
 type Origins []string
 

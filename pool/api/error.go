@@ -91,6 +91,13 @@ func BadGateway(format string, args ...any) *Error {
 	return newError(http.StatusBadGateway, "api_error", 0, format, args)
 }
 
+// Spent is a 402: what the client, or the request, may spend is spent. The code says what that was.
+func Spent(code, format string, args ...any) *Error {
+	e := newError(http.StatusPaymentRequired, "billing_error", 0, format, args)
+	e.Code = code
+	return e
+}
+
 // Unavailable is a 503.
 func Unavailable(retry time.Duration, format string, args ...any) *Error {
 	return newError(http.StatusServiceUnavailable, "api_error", retry, format, args)

@@ -24,7 +24,10 @@ type Request struct {
 	OnDisconnect   string               `json:"on_disconnect"` // Interrupt, Finish or empty for the former
 	Background     string               `json:"background"`    // None, Wait or empty for what the conversation has
 	Stateless      bool                 `json:"stateless"`     // where nothing is said before, nothing was
-	IsLarge        bool                 `json:"-"`             // it takes much time wherever it comes
+	MaxBudgetUSD   *float64             `json:"max_budget_usd"`
+	MaxTurns       *int                 `json:"max_turns"` // calls of the API for the main conversation
+	ServiceKey     string               `json:"-"`         // id of the service's key that it came by; empty: it has none
+	IsLarge        bool                 `json:"-"`         // it takes much time wherever it comes
 
 	digests *digests // nil in a request that wasn't decoded
 }

@@ -45,7 +45,23 @@ func (r *Request) validate() error {
 	if r.Background != "" && r.Background != None && r.Background != Wait {
 		return Invalid("background: must be none or wait")
 	}
+	if err := r.validateLimits(); err != nil {
+		return err
+	}
 	return r.validateServers()
+}
+
+// mostTurns and mostBudget are what a request's own limits may be at most.
+const mostTurns, mostBudget = 1_000_000, 1_000_000
+
+func (r *Request) validateLimits() error {
+	if b := r.MaxBudgetUSD; b != nil && !(*b > 0 && *b <= mostBudget) {
+		return Invalid("max_budget_usd: must be a number above 0 and at most %d", mostBudget)
+	}
+	if n := r.MaxTurns; n != nil && (*n < 1 || *n > mostTurns) {
+		return Invalid("max_turns: must be a whole number from 1 to %d", mostTurns)
+	}
+	return nil
 }
 
 func (r *Request) validateCredential() error {

@@ -27,6 +27,8 @@ const (
 	HeaderIdempotencyKey = "Idempotency-Key"       // both ways: the client's name for a request that is to be run once
 	HeaderOriginal       = "X-Claudepool-Original" // front to instance: digest of the body that the front has translated
 
+	HeaderServiceKey = "X-Claudepool-Service" // front to instance: id of the service's key that a request came by
+
 	HeaderShouldRetry = "X-Should-Retry"     // to the client: whether nothing was run, so that it may try again by itself
 	HeaderBegun       = "X-Claudepool-Begun" // instance to front: some of the request may have been run
 	headerRequestID   = "Request-Id"         // to the client: the request's id, where the official SDKs look for it

@@ -4,6 +4,7 @@
 package broker
 
 import (
+	"context"
 	"errors"
 	"log"
 	"log/slog"
@@ -40,6 +41,7 @@ type limits struct {
 	body        time.Duration // from a call's begin to the end of its body
 	idle        time.Duration // between two calls
 	single      time.Duration // from a call's end to the end of an answer that isn't streamed
+	goneFor     time.Duration // that a call goes on whose process has gone
 	proofs      int64         // calls of Prove at a time
 	crowd       time.Duration // that a further one waits
 	proof       time.Duration // that one of them may take
@@ -54,7 +56,7 @@ type limits struct {
 // processes are, so that none ends just as its process uses it again.
 var production = limits{
 	connections: 16, waiting: 16, header: 10 * time.Second, body: 2 * time.Minute, idle: 10 * time.Minute,
-	single: 10 * time.Minute,
+	single: 10 * time.Minute, goneFor: time.Minute,
 	proofs: 16, crowd: 2500 * time.Millisecond, proof: 2500 * time.Millisecond,
 	sends: 32, send: 45 * time.Second,
 }
@@ -83,6 +85,10 @@ type Broker struct {
 	sending   *semaphore.Weighted
 	onAnswer  atomic.Pointer[func(Credential, Verdict)]
 	serving   sync.WaitGroup
+	reading   *semaphore.Weighted // answers that no process waits for
+	unbilled  atomic.Int64        // calls whose bill hasn't been told of their end
+	finishing context.Context     // done when those without a process are to end
+	endCalls  context.CancelFunc
 
 	mu     sync.Mutex // guards the following
 	closed bool
@@ -96,6 +102,7 @@ func New(opts Options) *Broker {
 		grants:    make(map[*Grant]struct{}),
 		serverLog: slog.NewLogLogger(opts.Logger.Handler(), slog.LevelDebug),
 		proving:   semaphore.NewWeighted(production.proofs), sending: semaphore.NewWeighted(production.sends),
+		reading: semaphore.NewWeighted(mostReading),
 		transport: &http.Transport{
 			Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 			ForceAttemptHTTP2: true, DisableCompression: true,
@@ -107,6 +114,7 @@ func New(opts Options) *Broker {
 	if b.calls = b.transport; opts.Measure != nil {
 		b.calls = opts.Measure(b.transport)
 	}
+	b.finishing, b.endCalls = context.WithCancel(context.Background()) // #nosec G118 -- Close calls it
 	b.proxy = &httputil.ReverseProxy{
 		Rewrite: b.rewrite, FlushInterval: -1, ModifyResponse: b.checkAnswer, ErrorHandler: b.answerError,
 		ErrorLog: b.serverLog, Transport: b.calls,
@@ -123,6 +131,7 @@ func (b *Broker) Close() {
 	for _, g := range grants {
 		g.Revoke()
 	}
+	b.endCalls()
 	b.serving.Wait()
 	b.transport.CloseIdleConnections()
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -39,17 +38,10 @@ type Grant struct {
 	traced   atomic.Pointer[trace.Span] // what calls are a part of; nil: of nothing that is traced
 	failed   atomic.Bool                // the last call of this turn, in a way after which the CLI tries again
 
-	mu         sync.Mutex // guards the following
-	open       int
-	single     map[*exchange]*time.Timer // the open calls whose answers aren't streamed, once their bodies are there
-	credential Credential
-	rewriter   Rewriter // nil: calls are passed on as they are
-}
-
-// Rewriter changes a call on its way to the API, without changing its length. Its methods may be called concurrently.
-type Rewriter interface {
-	Reader(body io.Reader) io.Reader
-	ReplaceString(header string) string
+	mu     sync.Mutex // guards the following
+	open   int
+	single map[*exchange]*time.Timer // the open calls whose answers aren't streamed, once their bodies are there
+	binding
 }
 
 // Register opens a port and mints a secret for it. Until Bind its calls are answered by the Broker itself, without the
@@ -143,42 +135,6 @@ func (g *Grant) Scrub(text []byte) []byte {
 	return []byte(strings.NewReplacer("http://"+address, "the API", address, "the API").Replace(string(text)))
 }
 
-// Bind makes the calls that begin from now on those of the credential's owner. The error is ErrBound or ErrBusy.
-func (g *Grant) Bind(c Credential) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.credential == c {
-		return nil
-	}
-	if g.credential != (Credential{}) {
-		return ErrBound
-	}
-	if g.open > 0 {
-		return ErrBusy
-	}
-	g.credential = c
-	return nil
-}
-
-// Rebind makes the calls that begin from now on those of another credential of the same person. The error is ErrBound
-// if the Grant stands for neither.
-func (g *Grant) Rebind(from, to Credential) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.credential != from && g.credential != to {
-		return ErrBound
-	}
-	g.credential = to
-	return nil
-}
-
-// Rewrite has the calls that begin from now on changed.
-func (g *Grant) Rewrite(r Rewriter) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.rewriter = r
-}
-
 // Open is the number of calls under way.
 func (g *Grant) Open() int {
 	g.mu.Lock()
@@ -228,11 +184,24 @@ func (g *Grant) markUnstreamed(e *exchange) {
 	g.single[e] = time.AfterFunc(g.broker.limits.single, func() { e.cut(errTooLong) })
 }
 
+// abandon says that the process has gone away from a call that goes on: it is none of its open ones.
+func (g *Grant) abandon(e *exchange) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !e.over {
+		e.abandoned = true
+		g.open--
+	}
+}
+
 // endExchange is the end of a call that was passed on.
 func (g *Grant) endExchange(e *exchange) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	e.over = true
+	if e.abandoned {
+		g.open++ // which done will take again
+	}
 	if timer := g.single[e]; timer != nil {
 		timer.Stop()
 		delete(g.single, e)
@@ -241,11 +210,11 @@ func (g *Grant) endExchange(e *exchange) {
 }
 
 // begin counts a call in and says whose it is. That stays so: a call that began unbound never gets a credential.
-func (g *Grant) begin() (Credential, Rewriter) {
+func (g *Grant) begin() binding {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.open++
-	return g.credential, g.rewriter
+	return g.binding
 }
 
 func (g *Grant) done() {
@@ -258,19 +227,6 @@ func (g *Grant) done() {
 func (g *Grant) isCaller(r *http.Request) bool {
 	secret, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	return g.life.Err() == nil && subtle.ConstantTimeCompare([]byte(secret), []byte(g.secret)) == 1
-}
-
-// change changes a call of the process.
-func change(r *http.Request, by Rewriter) {
-	r.Body = struct {
-		io.Reader
-		io.Closer
-	}{by.Reader(r.Body), r.Body}
-	for _, values := range r.Header {
-		for i, value := range values {
-			values[i] = by.ReplaceString(value)
-		}
-	}
 }
 
 // ServeHTTP takes one call of the process.
@@ -286,16 +242,15 @@ func (g *Grant) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusUnauthorized, "authentication_error", "unknown process")
 		return
 	}
-	credential, rewriter := g.begin()
+	bound := g.begin()
 	defer g.done()
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	if credential == (Credential{}) {
+	if bound.credential == (Credential{}) {
 		warmUp(w, r)
 		return
 	}
-	if rewriter != nil {
-		change(r, rewriter)
+	if bound.rewriter != nil {
+		change(r, bound.rewriter)
 	}
-	g.passed.Add(1)
-	g.broker.pass(g, w, r, credential)
+	g.broker.pass(g, w, r, bound)
 }

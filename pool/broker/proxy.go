@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httputil"
+	"strings"
 	"sync/atomic"
 
 	"go.opentelemetry.io/otel/trace"
@@ -23,10 +24,17 @@ type exchange struct {
 	grant      *Grant
 	credential Credential
 	streaming  finder
+	left       int64                   // of the body; negative where its length isn't known
 	cut        context.CancelCauseFunc // ends the call
+	stop       func() bool             // ends the watching of the process's end
+	bill       Bill                    // nil: nobody is told of the call
+	isMain     bool                    // it isn't a subagent's
+	billed     atomic.Bool             // the bill has been told of its end
+	answer     *answer                 // nil until the API answers
 	arrived    atomic.Bool             // all of the body is there, and with that the server's deadline for it is over
 	model      atomic.Pointer[string]  // nil until the body has told it
 	isRetry    bool                    // the process's last call failed
+	abandoned  bool                    // guarded by Grant.mu: the process has gone, and doesn't count the call
 	over       bool                    // guarded by Grant.mu: the call has ended, though its body may still be read
 }
 
@@ -54,24 +62,33 @@ func exchangeOf(r *http.Request) *exchange { return r.Context().Value(exchangeKe
 func (e *exchange) Read(p []byte) (int, error) {
 	n, err := e.ReadCloser.Read(p)
 	e.streaming.look(p[:n])
+	e.left -= int64(n)
 	if e.model.Load() == nil && e.streaming.hasModel {
 		model := string(e.streaming.model)
 		e.model.Store(&model)
 	}
-	if errors.Is(err, io.EOF) && !e.arrived.Swap(true) && !e.streaming.found {
+	if (errors.Is(err, io.EOF) || e.left == 0) && !e.arrived.Swap(true) && !e.streaming.found {
 		e.grant.markUnstreamed(e)
 	}
 	return n, err
 }
 
+// errGone says that an answer that no process waited for any more did not come to its end in time.
+var errGone = errors.New("broker: the process has gone")
+
 // errTooLong says that an answer that isn't streamed did not come in time.
 var errTooLong = errors.New("broker: the API takes too long")
 
 // pass passes a call of a process on to the API.
-func (b *Broker) pass(g *Grant, w http.ResponseWriter, r *http.Request, credential Credential) {
-	ctx, cut := context.WithCancelCause(r.Context())
-	defer cut(nil)
-	e := &exchange{ReadCloser: r.Body, grant: g, credential: credential, cut: cut, isRetry: g.failed.Swap(false)}
+func (b *Broker) pass(g *Grant, w http.ResponseWriter, r *http.Request, bound binding) {
+	e := &exchange{ReadCloser: r.Body, grant: g, credential: bound.credential, left: r.ContentLength}
+	if !e.beginBill(w, r, bound.bill) {
+		return
+	}
+	g.passed.Add(1)
+	e.isRetry = g.failed.Swap(false)
+	ctx := b.outlive(r, e)
+	defer e.leave()
 	defer g.endExchange(e)
 	if span := g.traced.Load(); span != nil {
 		ctx = trace.ContextWithSpan(ctx, *span)
@@ -79,6 +96,16 @@ func (b *Broker) pass(g *Grant, w http.ResponseWriter, r *http.Request, credenti
 	r = r.WithContext(context.WithValue(ctx, exchangeKey{}, e))
 	r.Body = e
 	b.proxy.ServeHTTP(w, r)
+}
+
+// leave ends a call whose process has its answer, or has gone: then the answer may still be read.
+func (e *exchange) leave() {
+	if e.answer != nil && e.answer.isReadOn {
+		return
+	}
+	e.stop()
+	e.cut(nil)
+	e.endBill(nil)
 }
 
 // finder looks for `"stream":true` and `"model":"…"` in a call's body, which comes in parts. Only what stands in the
@@ -171,25 +198,14 @@ func (b *Broker) checkAnswer(r *http.Response) error {
 		exchangeOf(r.Request).grant.failed.Store(true)
 	}
 	r.Header.Del("Set-Cookie")
-	r.Body = &answer{r.Body, exchangeOf(r.Request).grant}
+	e := exchangeOf(r.Request)
+	isStream := strings.HasPrefix(r.Header.Get("Content-Type"), "text/event-stream")
+	e.answer = &answer{ReadCloser: r.Body, exchange: e, isGood: r.StatusCode < 300, meter: meter{isStream: isStream}}
+	r.Body = e.answer
 	if r.StatusCode >= 300 && r.StatusCode < 400 {
 		return errRedirect // a process must not carry anything to another host
 	}
 	return nil
-}
-
-// answer is the body of an answer of the API's. What comes of it is a sign of life.
-type answer struct {
-	io.ReadCloser
-	grant *Grant
-}
-
-func (a *answer) Read(p []byte) (int, error) {
-	n, err := a.ReadCloser.Read(p)
-	if n > 0 {
-		a.grant.noteHeard()
-	}
-	return n, err
 }
 
 // answerError answers a call that the API did not.

@@ -166,6 +166,9 @@ func (p *Process) SetInnerID(inner claude.InnerID) {
 	p.inner.Store(&inner)
 }
 
+// Charge has the process's calls that begin from now on be told to the bill.
+func (p *Process) Charge(b broker.Bill) { p.grant.Charge(b) }
+
 // Exited is closed when nothing more will be read from the process.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 

@@ -19,6 +19,7 @@ import (
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
 	"claudepool/infra/telemetry"
+	"claudepool/infra/usage"
 	"claudepool/pool"
 	"claudepool/pool/broker"
 	"claudepool/pool/confine"
@@ -40,6 +41,7 @@ type Parts struct {
 	Redis    router.Redis
 	Store    snapshot.Store
 	Archive  archive.Store // nil: conversations end with their instance
+	Usage    usage.Store   // nil: what users took ends with Redis
 	Listener net.Listener
 	Addr     string // host:port where fronts reach the listener
 	// Telemetry is what is measured and traced goes to; nil is nowhere.
@@ -60,6 +62,8 @@ type Instance struct {
 	broker   *broker.Broker
 	pool     *pool.Pool
 	lease    *router.Lease
+	ledger   *usage.Ledger
+	keeper   *usage.Keeper
 	handler  *server.Server
 	server   *http.Server
 
@@ -96,7 +100,10 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 		Evict:    func(user string) { i.pool.Evict(user) },
 		HandOver: func(user, claim string) ([]byte, time.Duration) { return i.handler.HandOver(user, claim) },
 	})
+	i.ledger = usage.NewLedger(parts.Redis, parts.Logger)
+	i.keeper = usage.NewKeeper(parts.Redis, parts.Usage, parts.Logger)
 	opts := i.poolOptions(capacity)
+	opts.Ledger, opts.Spent = i.ledger, usage.NewReader(parts.Redis)
 	opts.Archive, opts.ArchiveMaxBytes = parts.Archive, int64(s.ArchiveMaxBytes)
 	i.pool = pool.New(opts, i.lease)
 	if err := i.measures.observe(i.pool); err != nil {
@@ -158,7 +165,8 @@ func (i *Instance) poolOptions(capacity int) pool.Options {
 		IdleTimeout: s.IdleTimeout, CleanupInterval: s.CleanupInterval, FreezeAfter: freezeAfter,
 		WorkspaceTTL: s.WorkspaceTTL,
 		TurnTimeout:  s.TurnTimeout, QueueTimeout: s.QueueTimeout, SilenceTimeout: s.SilenceTimeout,
-		SpawnTimeout:   s.SpawnTimeout,
+		SpawnTimeout: s.SpawnTimeout,
+		BudgetUser:   s.BudgetUser, BudgetKey: s.BudgetKey,
 		PermissionMode: mode, Confined: confined, MemoryShort: memoryShort,
 	}
 }
@@ -168,6 +176,8 @@ func (i *Instance) run(parts Parts) {
 	beats, stopBeats := context.WithCancel(context.Background())
 	i.beating = stopBeats
 	i.work.Go(func() { i.lease.Run(beats) })
+	i.work.Go(func() { i.ledger.Run(beats) })
+	i.work.Go(func() { i.keeper.Run(beats) })
 	i.work.Go(func() { i.serveErr <- i.server.ServeTLS(parts.Listener, "", "") })
 	publishing, stop := context.WithCancel(context.Background())
 	i.published = stop
@@ -205,6 +215,8 @@ func (i *Instance) Shutdown() {
 	if unanswered != nil {
 		_ = i.server.Close()
 	}
+	i.broker.Finish(end)
+	i.settle()
 	i.beating()
 	i.published()
 	i.work.Wait()
@@ -215,6 +227,13 @@ func (i *Instance) Shutdown() {
 	}
 	i.abandon()
 	i.log.Info("pool instance ended", "instance", i.lease.ID())
+}
+
+// settle has written down what turns took.
+func (i *Instance) settle() {
+	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
+	defer cancel()
+	i.ledger.Close(ctx)
 }
 
 // abandon gives back what prepare made.

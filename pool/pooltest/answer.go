@@ -16,8 +16,9 @@ import (
 )
 
 // answer answers one call as the text it is made for says.
-func (a *API) answer(ctx context.Context, w http.ResponseWriter, req request) {
+func (a *API) answer(ctx context.Context, w http.ResponseWriter, req request, bill func(Took)) {
 	r := a.replyTo(req)
+	r.bill = bill
 	rest(ctx, r.wants.Duration("latency"))
 	switch {
 	case r.wants.Has("status"):
@@ -29,6 +30,7 @@ func (a *API) answer(ctx context.Context, w http.ResponseWriter, req request) {
 		w.Header().Set("Content-Type", "text/event-stream")
 		if flush := http.NewResponseController(w).Flush; r.blocks != nil && !r.wants.Has("silence") {
 			streamBlocks(w, flush, req.Model, *r.blocks, r.wants.Has("cut"))
+			bill(Took{Input: 10, Output: 5})
 			return
 		}
 		r.stream(&sse{ctx: ctx, w: w, flush: http.NewResponseController(w).Flush})
@@ -47,6 +49,7 @@ type reply struct {
 	blocks *string  // content blocks in place of all that, in JSON
 	tools  []string // each a name and the JSON of its input
 	stop   string
+	bill   func(Took) // gets what the call has taken so far
 }
 
 func (a *API) replyTo(req request) reply {
@@ -106,14 +109,10 @@ func chunks(text string, d directive.Set) []string {
 }
 
 // message is the JSON of the reply's message with some content.
-func (r reply) message(content, stop string) string {
-	input := 10
-	if r.wants.Has("input_tokens") {
-		input = r.wants.Number("input_tokens")
-	}
+func (r reply) message(content, stop string, took Took) string {
+	r.bill(took)
 	return fmt.Sprintf(`{"id":"msg_%s","type":"message","role":"assistant","model":%q,"content":[%s],"stop_reason":%s,`+
-		`"stop_sequence":null,"usage":{"input_tokens":%d,"output_tokens":1}}`, uuid.NewString(), r.model, content, stop,
-		input)
+		`"stop_sequence":null,"usage":%s}`, uuid.NewString(), r.model, content, stop, took.json())
 }
 
 // toolUse is the JSON of a block that calls a tool.
@@ -133,7 +132,7 @@ func (r reply) send(w http.ResponseWriter) {
 		content = append(content, toolUse(name, input))
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = io.WriteString(w, r.message(strings.Join(content, ","), quoted(r.stop)))
+	_, _ = io.WriteString(w, r.message(strings.Join(content, ","), quoted(r.stop), tookOf(r.wants)))
 }
 
 func quoted(text string) string {
@@ -143,7 +142,8 @@ func quoted(text string) string {
 
 // stream answers a call with events.
 func (r reply) stream(s *sse) {
-	s.event("message_start", `,"message":%s`, r.message("", "null"))
+	took := tookOf(r.wants)
+	s.event("message_start", `,"message":%s`, r.message("", "null", took.begun()))
 	switch {
 	case r.wants.Has("garbage"):
 		_, _ = io.WriteString(s.w, "event: message_delta\ndata: {not json\n\n")
@@ -160,7 +160,12 @@ func (r reply) stream(s *sse) {
 		s.delta(`"type":"input_json_delta","partial_json":%s`, quoted(input))
 		s.end()
 	}
-	s.event("message_delta", `,"delta":{"stop_reason":%q,"stop_sequence":null},"usage":{"output_tokens":5}`, r.stop)
+	if s.ctx.Err() != nil {
+		return // whoever has gone gets no more, and pays for no more
+	}
+	r.bill(took)
+	s.event("message_delta", `,"delta":{"stop_reason":%q,"stop_sequence":null},"usage":{"output_tokens":%d}`, r.stop,
+		took.Output)
 	s.event("message_stop", "")
 }
 

@@ -27,6 +27,7 @@ import (
 //	[[empty]]                answer with nothing
 //	[[stop=max_tokens]]      end for that reason
 //	[[input_tokens=990000]]  say that the call had so many. Of that many the CLI makes a summary before the next call
+//	[[usage=1 2 3 4 5]]      say that it took so many tokens: input, output, cache read, written for 5m and for 1h
 //	[[compacting=1m]]        that one's latency
 //	[[pause=1s]]             wait in the middle of the text
 //	[[cut]]                  cut the connection in the middle of the text
@@ -62,6 +63,7 @@ type Call struct {
 	Body    []byte
 	Model   string
 	Aborted bool // the caller went before the answer's end
+	Took    Took // what the API has said that it took, as far as it came
 }
 
 // Messages are the roles and texts of the call's messages without what the CLI adds of its own, as "role: text".
@@ -146,11 +148,7 @@ func (a *API) refused(r *http.Request) int {
 	if judge == nil {
 		return 0
 	}
-	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok {
-		token = r.Header.Get("X-Api-Key")
-	}
-	return judge(token)
+	return judge(credentialIn(r.Header))
 }
 
 // Forget drops the calls so far, for programs that let it run for long.
@@ -199,7 +197,11 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case count:
 		a.countTokens(r.Context(), w, req)
 	default:
-		a.answer(r.Context(), w, req)
+		a.answer(r.Context(), w, req, func(took Took) {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			call.Took = took
+		})
 	}
 }
 

@@ -21,6 +21,7 @@ func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, 
 	if err != nil {
 		return err
 	}
+	req.ServiceKey = r.Header.Get(api.HeaderServiceKey)
 	out.openAfter(s.tuning.queueGrace)
 	if sent != "" {
 		return s.serveKeyed(ctx, claims, keyed{newKeyID(sent), digest, req, release}, out)

@@ -17,6 +17,7 @@ import (
 	"claudepool/infra/settings"
 	"claudepool/infra/snapshot"
 	"claudepool/infra/telemetry"
+	"claudepool/infra/usage"
 	"claudepool/pool/confine"
 	"claudepool/pool/poold"
 	"claudepool/router"
@@ -71,6 +72,11 @@ func run(ctx context.Context, s settings.Pool, log *slog.Logger, measured *telem
 		return err
 	}
 	defer closeArchive()
+	used, closeUsage, err := usage.Open(ctx, s.FirestoreProject, s.FirestoreDatabase)
+	if err != nil {
+		return err
+	}
+	defer closeUsage()
 	addr, err := instance.Addr(ctx, s.AdvertiseAddr, s.Port)
 	if err != nil {
 		return err
@@ -86,8 +92,8 @@ func run(ctx context.Context, s settings.Pool, log *slog.Logger, measured *telem
 	if err := confine.DropUnused(s.Isolation != "off"); err != nil {
 		return err
 	}
-	i, err := poold.Start(s, poold.Parts{Logger: log, Redis: redis, Store: store, Archive: kept, Listener: listener,
-		Addr: addr, Telemetry: measured})
+	i, err := poold.Start(s, poold.Parts{Logger: log, Redis: redis, Store: store, Archive: kept, Usage: used,
+		Listener: listener, Addr: addr, Telemetry: measured})
 	if err != nil {
 		return err
 	}

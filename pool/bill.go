@@ -1,0 +1,121 @@
+package pool
+
+import (
+	"context"
+	"sync"
+
+	"claudepool/infra/prices"
+	"claudepool/infra/usage"
+	"claudepool/pool/api"
+	"claudepool/pool/broker"
+)
+
+// bill is what the API calls of one request take, from when its process is made ready. What is still under way at the
+// request's end is added when it ends, and so is what its process calls afterwards, until it gets another bill. Its
+// methods may be called concurrently; a nil bill counts nothing.
+type bill struct {
+	pool      *Pool
+	user, key string
+	own       ownLimits
+	budgets   bool // there are some that its calls count for
+
+	mu       sync.Mutex // guards the following
+	underWay int        // calls
+	isOver   bool       // the request has come to its end
+	sums     usage.Sums // that the ledger hasn't got
+	spent    int64      // in billionths of a dollar
+	answered int        // calls
+	main     int        // of those, the main conversation's
+	refusal  *api.Error // why a call was refused
+}
+
+// newBill returns a request's bill, nil where nobody counts.
+func (u *user) newBill(req *api.Request) *bill {
+	p := u.pool
+	if p.opts.Ledger == nil {
+		return nil
+	}
+	return &bill{pool: p, user: u.id, key: req.ServiceKey, own: ownLimitsOf(req), budgets: p.budgets.apply(req.ServiceKey)}
+}
+
+// charge has the process's calls count for the request.
+func (s *slot) charge() {
+	if s.bill != nil {
+		s.process.Charge(s.bill)
+	}
+}
+
+// Begin implements broker.Bill.
+func (b *bill) Begin(ctx context.Context, main bool) error {
+	err := b.check(ctx, main)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err != nil {
+		b.refusal = err
+		return err
+	}
+	b.underWay++
+	return nil
+}
+
+// check tells why a call must not be made, nil if it may.
+func (b *bill) check(ctx context.Context, main bool) *api.Error {
+	b.mu.Lock()
+	err := b.own.check(b.spent, b.main, main)
+	b.mu.Unlock()
+	if err != nil || !b.budgets {
+		return err
+	}
+	return b.pool.budgets.check(ctx, b.user, b.key)
+}
+
+// End implements broker.Bill.
+func (b *bill) End(main bool, took *broker.Usage) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.underWay--
+	if took != nil {
+		sum := usage.Of(prices.Call(*took))
+		b.sums.Add(prices.Name(took.Model), sum)
+		b.spent += sum.Cost
+		b.answered++
+		if main {
+			b.main++
+		}
+	}
+	b.tellLocked()
+}
+
+// close is the request's end.
+func (b *bill) close() {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.isOver = true
+	b.tellLocked()
+}
+
+// tellLocked tells the ledger, once for a turn. Where there are budgets it is told of each call, for other turns to
+// know.
+func (b *bill) tellLocked() {
+	if len(b.sums) == 0 || !b.budgets && (!b.isOver || b.underWay > 0) {
+		return
+	}
+	b.pool.opts.Ledger.Add(b.user, b.key, b.sums)
+	b.sums = nil
+}
+
+// refused is why a call of the request was refused after others had been answered; nil where none was.
+func (b *bill) refused() *api.Error {
+	if b == nil {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.answered == 0 {
+		return nil
+	}
+	return b.refusal
+}
