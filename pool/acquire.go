@@ -9,7 +9,6 @@ import (
 	"claudepool/infra/telemetry"
 	"claudepool/pool/api"
 	"claudepool/pool/cli"
-	"claudepool/pool/standby"
 )
 
 // How a request found its process.
@@ -249,34 +248,6 @@ func (s *slot) spawn(ctx context.Context, req *api.Request) (how string, err err
 	p.opts.Logger.Info("process started", "user", api.ShortUser(s.user.id), "pid", proc.PID(),
 		"process", how, "seconds", time.Since(began).Seconds())
 	return how, nil
-}
-
-// obtain gets a process for the conversation, one that was started in advance if there is one that fits.
-func (s *slot) obtain(ctx context.Context, req *api.Request) (proc *cli.Process, how string, err error) {
-	s.origin = api.ContextNone
-	s.endInnerID(true)
-	if proc, err = s.claim(ctx, credentialOf(req)); !errors.Is(err, standby.ErrNone) {
-		return proc, ProcessStandby, err
-	}
-	if err = s.loadAhead(ctx); err != nil {
-		return nil, "", err
-	}
-	defer func() { s.archived = nil }()
-	if taken := s.unpark(ctx, req); taken != nil {
-		return s.goOn(ctx, taken, req)
-	}
-	ctx, span := telemetry.Span(ctx, "start")
-	proc, err = s.start(ctx, req)
-	telemetry.End(span, err)
-	return proc, howStarted(proc), err
-}
-
-// howStarted tells how a process that was started for a request is called.
-func howStarted(proc *cli.Process) string {
-	if proc != nil && proc.Resumed() {
-		return ProcessResumed
-	}
-	return ProcessCold
 }
 
 // reserve takes room for one more process of the slot's user. Where there is none, the process that has been idle for

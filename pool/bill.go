@@ -78,6 +78,9 @@ func (b *bill) End(main bool, took *broker.Usage) {
 		sum := usage.Of(prices.Call(*took))
 		b.sums.Add(prices.Name(took.Model), sum)
 		b.spent += sum.Cost
+		if tell := b.pool.opts.Billed; tell != nil {
+			tell(*took, float64(sum.Cost)/prices.Dollar)
+		}
 		b.answered++
 		if main {
 			b.main++

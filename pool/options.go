@@ -49,8 +49,10 @@ type Options struct {
 	Archive         archive.Store
 	ArchiveMaxBytes int64
 	// Ledger gets what turns take, and Spent reads it again; nil: nobody counts, and there are no budgets.
-	Ledger     *usage.Ledger
-	Spent      *usage.Reader
+	Ledger *usage.Ledger
+	Spent  *usage.Reader
+	// Billed is told what each API call took that is paid for, and its cost in dollars. Nil is nobody.
+	Billed     func(took broker.Usage, cost float64)
 	BudgetUser settings.Budget
 	BudgetKey  settings.Budget // of all who come by one key of the service
 

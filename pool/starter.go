@@ -5,11 +5,13 @@ import (
 	"errors"
 	"time"
 
+	"claudepool/infra/telemetry"
 	"claudepool/pool/api"
 	"claudepool/pool/broker"
 	"claudepool/pool/claude"
 	"claudepool/pool/cli"
 	"claudepool/pool/confine"
+	"claudepool/pool/standby"
 	"claudepool/pool/workspace"
 )
 
@@ -51,6 +53,34 @@ func (s *starter) Start(ctx context.Context, in *workspace.Folder, opts claude.O
 	spec := s.spec
 	spec.Folder, spec.Options = in, opts
 	return cli.Start(ctx, s.launcher, s.broker, spec)
+}
+
+// obtain gets a process for the conversation, one that was started in advance if there is one that fits.
+func (s *slot) obtain(ctx context.Context, req *api.Request) (proc *cli.Process, how string, err error) {
+	s.origin = api.ContextNone
+	s.endInnerID(true)
+	if proc, err = s.claim(ctx, credentialOf(req)); !errors.Is(err, standby.ErrNone) {
+		return proc, ProcessStandby, err
+	}
+	if err = s.loadAhead(ctx); err != nil {
+		return nil, "", err
+	}
+	defer func() { s.archived = nil }()
+	if taken := s.unpark(ctx, req); taken != nil {
+		return s.goOn(ctx, taken, req)
+	}
+	ctx, span := telemetry.Span(ctx, "start")
+	proc, err = s.start(ctx, req)
+	telemetry.End(span, err)
+	return proc, howStarted(proc), err
+}
+
+// howStarted tells how a process that was started for a request is called.
+func howStarted(proc *cli.Process) string {
+	if proc != nil && proc.Resumed() {
+		return ProcessResumed
+	}
+	return ProcessCold
 }
 
 func (s *slot) makeWorkspace() error {

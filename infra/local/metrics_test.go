@@ -96,6 +96,13 @@ func (d *deployment) requireTurns(url string) {
 		first += m.GetHistogram().GetSampleCount()
 	}
 	require.EqualValues(d.t, 2, first)
+	tokens := map[string]float64{}
+	for _, m := range got["claudepool_api_tokens_total"].Metric {
+		require.Equal(d.t, "type", m.Label[1].GetName())
+		tokens[m.Label[1].GetValue()] += m.GetCounter().GetValue()
+	}
+	require.Equal(d.t, map[string]float64{"input": 20, "output": 10}, tokens, "of the two that were answered")
+	require.Positive(d.t, got["claudepool_api_cost_total"].Metric[0].GetCounter().GetValue())
 }
 
 func sum(family *dto.MetricFamily) (all float64) {

@@ -34,7 +34,7 @@ func (m *measures) calls(tellsUpstream bool) func(http.RoundTripper) http.RoundT
 }
 
 // measuredCalls adds what is known of a call of the Messages API to what is known of any request. Tokens aren't: they
-// are in the answers.
+// are in the answers, see billed.
 type measuredCalls struct {
 	to http.RoundTripper
 	*measures
@@ -143,4 +143,24 @@ func (a *measuredAnswer) Read(p []byte) (int, error) {
 func (a *measuredAnswer) Close() error {
 	a.of.end("")
 	return a.ReadCloser.Close()
+}
+
+// tokenKeys are what tokens are counted by.
+var tokenKeys = []attribute.Key{semconv.GenAIRequestModelKey, "type"}
+
+// billed returns what is told of each call that is paid for, nil for nothing. Cost is in dollars.
+func (m *measures) billed() func(took broker.Usage, cost float64) {
+	if m == nil {
+		return nil
+	}
+	return func(took broker.Usage, cost float64) {
+		ctx, model := context.Background(), m.models.Of(took.Model)
+		for kind, n := range map[string]int64{"input": took.Input, "output": took.Output, "cache_read": took.CacheRead,
+			"cache_write": took.CacheWrite5m + took.CacheWrite1h} {
+			if n > 0 {
+				m.tokens.Add(ctx, n, m.sets.of(tokenKeys, model, kind))
+			}
+		}
+		m.cost.Add(ctx, cost, m.sets.of(tokenKeys[:1], model))
+	}
 }

@@ -124,7 +124,7 @@ func (t *measuredTurn) record(ctx context.Context, receipt api.Receipt, outcome 
 	t.turnTime.Record(ctx, time.Since(t.began).Seconds(), of)
 	if t.first > 0 {
 		t.firstToken.Record(ctx, t.first.Seconds(), of)
-		t.tokens.Add(ctx, 1, t.sets.of(withinKeys, within(t.first)))
+		t.firstTokens.Add(ctx, 1, t.sets.of(withinKeys, within(t.first)))
 	}
 }
 

@@ -25,12 +25,14 @@ type measures struct {
 	models    *telemetry.Names
 	sets      *sets
 
-	turns      metric.Int64Counter
-	turnTime   metric.Float64Histogram
-	firstToken metric.Float64Histogram
-	tokens     metric.Int64Counter
-	callTime   metric.Float64Histogram
-	retries    metric.Int64Counter
+	turns       metric.Int64Counter
+	turnTime    metric.Float64Histogram
+	firstToken  metric.Float64Histogram
+	firstTokens metric.Int64Counter
+	callTime    metric.Float64Histogram
+	retries     metric.Int64Counter
+	tokens      metric.Int64Counter
+	cost        metric.Float64Counter
 
 	observed metric.Registration
 }
@@ -42,7 +44,7 @@ func newMeasures(t *telemetry.Telemetry) (*measures, error) {
 	}
 	m := &measures{telemetry: t, meter: t.Meter(), sets: newSets(),
 		models: telemetry.NewNames(mostModels, "", "haiku", "sonnet", "opus")}
-	var errs [6]error
+	var errs [8]error
 	m.turns, errs[0] = m.meter.Int64Counter("claudepool.turns", metric.WithUnit("{turn}"),
 		metric.WithDescription("Turns by how they were served and how they ended."))
 	m.turnTime, errs[1] = histogram(genaiconv.NewServerRequestDuration(m.meter))
@@ -50,8 +52,12 @@ func newMeasures(t *telemetry.Telemetry) (*measures, error) {
 	m.callTime, errs[3] = histogram(genaiconv.NewClientOperationDuration(m.meter))
 	m.retries, errs[4] = m.meter.Int64Counter("claudepool.api.retries", metric.WithUnit("{call}"),
 		metric.WithDescription("API calls that a process made after one that had failed."))
-	m.tokens, errs[5] = m.meter.Int64Counter("claudepool.first_tokens", metric.WithUnit("{turn}"),
+	m.firstTokens, errs[5] = m.meter.Int64Counter("claudepool.first_tokens", metric.WithUnit("{turn}"),
 		metric.WithDescription("Turns that came to a first token, by how long that took."))
+	m.tokens, errs[6] = m.meter.Int64Counter("claudepool.api.tokens", metric.WithUnit("{token}"),
+		metric.WithDescription("Tokens that API calls took, as the API says."))
+	m.cost, errs[7] = m.meter.Float64Counter("claudepool.api.cost", metric.WithUnit("{dollar}"),
+		metric.WithDescription("What API calls cost, by the table of prices."))
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("poold: %w", err)
 	}
@@ -79,7 +85,7 @@ func newSets() *sets { return &sets{made: make(map[[mostAttributes]string]metric
 // of is the set of attributes with these names and values, of which there are only so many in each place.
 func (s *sets) of(names []attribute.Key, values ...string) metric.MeasurementOption {
 	var key [mostAttributes]string
-	key[mostAttributes-1] = string(names[0])
+	key[mostAttributes-1] = string(names[len(names)-1]) // no two lists of names end with the same
 	copy(key[:], values)
 	s.mu.Lock()
 	defer s.mu.Unlock()

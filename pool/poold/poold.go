@@ -103,6 +103,7 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 	i.ledger = usage.NewLedger(parts.Redis, parts.Logger)
 	i.keeper = usage.NewKeeper(parts.Redis, parts.Usage, parts.Logger)
 	opts := i.poolOptions(capacity)
+	opts.Billed = i.measures.billed()
 	opts.Ledger, opts.Spent = i.ledger, usage.NewReader(parts.Redis)
 	opts.Archive, opts.ArchiveMaxBytes = parts.Archive, int64(s.ArchiveMaxBytes)
 	i.pool = pool.New(opts, i.lease)
