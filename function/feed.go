@@ -32,37 +32,48 @@ type feed struct {
 	places   *places
 	interval time.Duration
 
-	mu     sync.Mutex // guards the following, also while the snapshots are read, for which all readers wait
-	looked time.Time
-	list   []snapshot.Instance
-	stale  bool
-	event  []byte
-	number int // of the event
+	mu      sync.Mutex // guards the following, also while the snapshots are read, for which all readers wait
+	looked  time.Time
+	list    []snapshot.Instance
+	asOf    time.Time
+	stale   bool
+	event   []byte
+	number  int // of the event: of what it tells
+	written time.Time
 }
 
 func newFeed(view *snapshot.View) *feed {
 	return &feed{view: view, places: newPlaces(feedReaders), interval: feedInterval}
 }
 
-// latest returns the stats as an event, and its number: while that is the same, nothing new has been said.
-func (f *feed) latest() (event []byte, number int) {
+// latest returns the stats as an event, and its number: while that is the same, nothing new has been said. Ages in it
+// are as of when it was written, which for a new reader is lately.
+func (f *feed) latest(isNew bool) (event []byte, number int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if time.Since(f.looked) < f.interval/2 {
-		return f.event, f.number
+	changed := false
+	if time.Since(f.looked) >= f.interval/2 {
+		list, asOf, stale := f.view.List()
+		f.looked = time.Now()
+		changed = f.number == 0 || stale != f.stale || !slices.EqualFunc(list, f.list, isSame)
+		f.list, f.asOf, f.stale = list, asOf, stale
 	}
-	list, asOf, stale := f.view.List()
-	f.looked = time.Now()
-	if f.number > 0 && stale == f.stale && slices.EqualFunc(list, f.list, isSame) {
-		return f.event, f.number
+	if changed {
+		f.number++
 	}
-	f.list, f.stale = list, stale
+	if changed || isNew && time.Since(f.written) >= f.interval {
+		f.write()
+	}
+	return f.event, f.number
+}
+
+func (f *feed) write() {
+	f.written = time.Now()
 	var text bytes.Buffer
 	text.WriteString("data: ")
-	_ = json.NewEncoder(&text).Encode(aggregate(list, asOf, stale, f.looked)) // which ends with a newline
+	_ = json.NewEncoder(&text).Encode(aggregate(f.list, f.asOf, f.stale, f.written)) // which ends with a newline
 	text.WriteByte('\n')
-	f.event, f.number = text.Bytes(), f.number+1
-	return f.event, f.number
+	f.event = text.Bytes()
 }
 
 // isSame reports whether both are the same snapshot.
@@ -87,14 +98,17 @@ func (f *Front) streamStats(w http.ResponseWriter, r *http.Request) {
 	ctx, cut := context.WithCancelCause(ctx)
 	defer cut(nil)
 	defer f.cutBeforeDeadline(ctx, cut)()
-	defer context.AfterFunc(f.closing, func() { cut(errEnding) })()
+	control := http.NewResponseController(w)
+	defer context.AfterFunc(f.closing, func() {
+		cut(errEnding)
+		_ = control.SetWriteDeadline(time.Now().Add(feedInterval)) // of a reader who reads no more
+	})()
 
 	header := w.Header()
 	header.Set("Content-Type", "text/event-stream")
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("X-Accel-Buffering", "no")
 	f.feed.copyTo(ctx, func(text []byte) bool {
-		control := http.NewResponseController(w)
 		f.limitWrite(control)
 		return f.writeAll(w, control, text) == nil && control.Flush() == nil
 	})
@@ -111,7 +125,7 @@ func (f *feed) copyTo(ctx context.Context, write func([]byte) bool) {
 			write([]byte(api.Done))
 			return
 		}
-		event, number := f.latest()
+		event, number := f.latest(told == 0)
 		if number == told {
 			event = []byte(api.Ping)
 		}

@@ -106,6 +106,24 @@ func TestFeed_ManyReadersCostOneReadEachTimeAndNobodyCostsNone(t *testing.T) {
 	})
 }
 
+// What hasn't changed grows old all the same.
+func TestFeed_ANewReaderIsToldAgesOfNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, f := newCounted()
+		store.put(t, "a")
+		age := func() float64 {
+			var first []byte
+			f.copyTo(t.Context(), func(text []byte) bool { first = text; return false })
+			var stats api.Stats
+			require.NoError(t, json.Unmarshal(first[len("data: "):], &stats))
+			return stats.Instances[0].Age
+		}
+		require.Zero(t, age())
+		time.Sleep(time.Minute)
+		require.InDelta(t, 60, age(), 0.1)
+	})
+}
+
 func TestFeed_AReaderWhoIsGoneIsNotWrittenToAgain(t *testing.T) {
 	_, f := newCounted()
 	writes := 0
@@ -115,7 +133,7 @@ func TestFeed_AReaderWhoIsGoneIsNotWrittenToAgain(t *testing.T) {
 
 func TestFront_TheStatsStreamEndsExplicitlyBeforeItsDeadline(t *testing.T) {
 	f, _, _ := newFront(t)
-	ctx, cancel := context.WithTimeout(t.Context(), lastWords+200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), lastWords+3*time.Second)
 	defer cancel()
 	w := httptest.NewRecorder()
 	f.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, pathStream, nil))

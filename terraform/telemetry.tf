@@ -10,7 +10,7 @@ locals {
   # Of the turns of all instances: those whose first token took too long, and those that came to nothing.
   slow   = "{\"claudepool.first_tokens\",namespace=\"${var.name}\",within!~\"${local.soon}\"}"
   tokens = "{\"claudepool.first_tokens\",namespace=\"${var.name}\"}"
-  failed = "{\"claudepool.turns\",namespace=\"${var.name}\",outcome=~\"failed|refused\"}"
+  failed = "{\"claudepool.turns\",namespace=\"${var.name}\",outcome=~\"failed|unserved\"}"
   turns  = "{\"claudepool.turns\",namespace=\"${var.name}\"}"
   soon   = var.telemetry == null ? "" : { "1s" = "1s", "3s" = "1s|3s", "10s" = "1s|3s|10s", "30s" = "1s|3s|10s|30s" }[var.telemetry.first_token]
 
@@ -31,7 +31,7 @@ locals {
     }
     failures = {
       title   = "Turns come to nothing too often"
-      explain = "More turns than are planned for have no result, or were refused before they began. Look at claudepool.turns by outcome, at the API's errors by error_type, and at the instances' logs."
+      explain = "More turns than are planned for have no result, or found no process to begin with. Turns whose result tells of an error of the API aren't in it. Look at claudepool.turns by outcome, at the API's errors by error_type, and at the instances' logs."
     }
   }[key], { query = query, for = "120s", urgent = true }) }
 }

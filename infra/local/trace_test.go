@@ -120,7 +120,7 @@ func (d *traced) requireQueued(front int) {
 	const trace = "1af7651916cd43dd8448eb211c80319c"
 	var both sync.WaitGroup
 	for range 2 {
-		both.Go(func() { d.within(trace, front, "ada", "two [[words=3]][[delay=50ms]]") })
+		both.Go(func() { d.within(trace, front, "ada", "two [[words=3]][[delay=1s]]") })
 	}
 	both.Wait()
 	spans := d.awaitSpans(trace, func(spans []collector.Span) bool { return count(spans, "turn") == 2 })

@@ -2,7 +2,6 @@ package telemetry
 
 import (
 	"net/http"
-	"strings"
 
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
@@ -38,7 +37,8 @@ func (t *Telemetry) Hop(next http.Handler) http.Handler {
 	}
 	return otelhttp.NewHandler(next, "", append(t.tracing(), otelhttp.WithPropagators(propagation.TraceContext{}),
 		otelhttp.WithFilter(func(r *http.Request) bool {
-			return strings.HasSuffix(r.Header.Get("Traceparent"), "-01")
+			of := propagation.TraceContext{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
+			return trace.SpanContextFromContext(of).IsSampled()
 		}))...)
 }
 

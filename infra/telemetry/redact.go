@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -40,7 +41,7 @@ func (r redacted) Events() []sdktrace.Event {
 
 func (r redacted) Status() sdktrace.Status {
 	status := r.ReadOnlySpan.Status()
-	status.Description = logging.Redact(status.Description)
+	status.Description = cleaned(status.Description)
 	return status
 }
 
@@ -51,15 +52,25 @@ var unwanted = map[attribute.Key]bool{"client.address": true, "user_agent.origin
 	"network.protocol.name": true, "server.port": true}
 
 func redactAll(attributes []attribute.KeyValue) []attribute.KeyValue {
-	clean := make([]attribute.KeyValue, 0, len(attributes))
+	wanted := make([]attribute.KeyValue, 0, len(attributes))
 	for _, a := range attributes {
 		if unwanted[a.Key] {
 			continue
 		}
-		if a.Value.Type() == attribute.STRING && len(a.Value.AsString()) >= shortestSecret {
-			a.Value = attribute.StringValue(logging.Redact(a.Value.AsString()))
+		if a.Value.Type() == attribute.STRING {
+			a.Value = attribute.StringValue(cleaned(a.Value.AsString()))
 		}
-		clean = append(clean, a)
+		wanted = append(wanted, a)
 	}
-	return clean
+	return wanted
+}
+
+// cleaned is a text without secrets, and without what isn't UTF-8: for one such byte, which a path may have, nothing
+// that is sent together could be.
+func cleaned(text string) string {
+	text = strings.ToValidUTF8(text, "\uFFFD")
+	if len(text) < shortestSecret {
+		return text
+	}
+	return logging.Redact(text)
 }

@@ -28,11 +28,10 @@ func newSampler(ratio float64, perSecond int) boundedSampler {
 // ShouldSample is of sdktrace.Sampler.
 func (s boundedSampler) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingResult {
 	parent := trace.SpanContextFromContext(p.ParentContext)
-	result := sdktrace.SamplingResult{Decision: sdktrace.Drop, Tracestate: parent.TraceState()}
 	if s.samples(p, parent) {
-		result.Decision = sdktrace.RecordAndSample
+		return sdktrace.SamplingResult{Decision: sdktrace.RecordAndSample} // without the state that a client may have sent
 	}
-	return result
+	return sdktrace.SamplingResult{Decision: sdktrace.Drop}
 }
 
 func (s boundedSampler) samples(p sdktrace.SamplingParameters, parent trace.SpanContext) bool {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -127,6 +128,8 @@ func TestHop_TracesWhatTheFrontDoesAndNothingElseAndAtMostSoMuch(t *testing.T) {
 	ask(hop, "/", strings.TrimSuffix(theirs, "1")+"0")
 	ask(hop, "/", "")
 	require.Empty(t, spans.GetSpans())
+	ask(hop, "/", strings.TrimSuffix(theirs, "1")+"3") // with the flag of a random id
+	require.Len(t, spans.GetSpans(), 1)
 	for range 100 {
 		ask(hop, "/", theirs)
 	}
@@ -181,6 +184,35 @@ func TestSpans_LeaveWithoutSecrets(t *testing.T) {
 	require.Equal(t, codes.Error, part.Status.Code)
 	require.NotContains(t, fmt.Sprint(part.Name, part.Attributes, part.Events, part.Status), "secretsecret")
 	require.NotContains(t, fmt.Sprint(spans.GetSpans()[1].Attributes), "192.0.2.1", "nor with who the client is")
+}
+
+// One byte that isn't UTF-8 would keep all from being sent that is sent together.
+func TestSpans_LeaveAsUTF8(t *testing.T) {
+	measured, spans := kept(t, 1, 100)
+	ask(measured.Public(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, span := Span(r.Context(), "within")
+		End(span, errors.New("no \xff"))
+	})), "/%ff", "")
+	require.Len(t, spans.GetSpans(), 2)
+	for _, span := range spans.GetSpans() {
+		require.True(t, utf8.ValidString(fmt.Sprint(span.Name, span.Attributes, span.Events, span.Status)), span.Name)
+	}
+}
+
+// What a client may say beside a trace's id is bounded by nothing, and goes nowhere.
+func TestPublic_TakesNoStateOfAClients(t *testing.T) {
+	measured, spans := kept(t, 1, 100)
+	var within trace.SpanContext
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	r.Header.Set("Traceparent", theirs)
+	r.Header.Set("Tracestate", "vendor=sk-ant-oat01-secretsecret")
+	measured.Public(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		within = trace.SpanContextFromContext(r.Context())
+	})).ServeHTTP(httptest.NewRecorder(), r)
+	require.Equal(t, "0af7651916cd43dd8448eb211c80319c", within.TraceID().String())
+	require.Zero(t, within.TraceState().Len())
+	require.Len(t, spans.GetSpans(), 1)
+	require.Zero(t, spans.GetSpans()[0].SpanContext.TraceState().Len())
 }
 
 func TestNames_KnowOnlySoMany(t *testing.T) {

@@ -152,8 +152,9 @@ func (g *Grant) BeginTurn(ctx context.Context) (end func()) {
 	if !span.IsRecording() {
 		return func() {}
 	}
-	g.traced.Store(&span)
-	return func() { g.traced.CompareAndSwap(&span, nil) }
+	traced := span // on the heap, and only here
+	g.traced.Store(&traced)
+	return func() { g.traced.CompareAndSwap(&traced, nil) }
 }
 
 // LastHeard is when something of an answer of the API's last came; the zero time if nothing has.

@@ -14,6 +14,7 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.41.0"
 	"go.opentelemetry.io/otel/trace"
 
+	"claudepool/infra/prices"
 	"claudepool/pool/broker"
 )
 
@@ -141,7 +142,7 @@ func (a *measuredAnswer) Read(p []byte) (int, error) {
 }
 
 func (a *measuredAnswer) Close() error {
-	a.of.end("")
+	a.of.end("canceled") // unless all of it was read
 	return a.ReadCloser.Close()
 }
 
@@ -154,7 +155,7 @@ func (m *measures) billed() func(took broker.Usage, cost float64) {
 		return nil
 	}
 	return func(took broker.Usage, cost float64) {
-		ctx, model := context.Background(), m.models.Of(took.Model)
+		ctx, model := context.Background(), prices.Name(took.Model)
 		for kind, n := range map[string]int64{"input": took.Input, "output": took.Output, "cache_read": took.CacheRead,
 			"cache_write": took.CacheWrite5m + took.CacheWrite1h} {
 			if n > 0 {

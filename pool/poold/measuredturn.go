@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -11,8 +12,10 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"claudepool/infra/telemetry"
+	"claudepool/pool"
 	"claudepool/pool/api"
 	"claudepool/pool/server"
+	"claudepool/router"
 )
 
 // How a turn ended, as metrics tell it.
@@ -20,8 +23,9 @@ const (
 	outcomeGood      = "good"
 	outcomeError     = "error"     // its result says so
 	outcomeFailed    = "failed"    // there is no result
+	outcomeUnserved  = "unserved"  // it never began, and that was not for its client to change
+	outcomeRefused   = "refused"   // its client is told what to change: 4xx, a spent budget for one
 	outcomeAbandoned = "abandoned" // its client has gone
-	outcomeRefused   = "refused"   // it never began
 )
 
 // What lines of a process are told by. Within a text each quotation mark has a backslash before it.
@@ -53,7 +57,9 @@ func (b measuredBackend) Acquire(ctx context.Context, req *api.Request, outage b
 	turn, err := b.Backend.Acquire(within, req, outage)
 	telemetry.End(span, err)
 	if err != nil {
-		t.turns.Add(ctx, 1, b.sets.of(turnKeys, "none", "none", outcomeRefused))
+		if outcome := outcomeOf(ctx, err); !isElsewhere(err) {
+			t.turns.Add(ctx, 1, b.sets.of(turnKeys, "none", "none", cmp.Or(outcome, outcomeUnserved)))
+		}
 		return nil, err
 	}
 	t.Turn = turn
@@ -111,10 +117,25 @@ func (t *measuredTurn) outcome(ctx context.Context, err error) string {
 		return outcomeGood
 	case err == nil:
 		return outcomeError
+	}
+	return cmp.Or(outcomeOf(ctx, err), outcomeFailed)
+}
+
+// outcomeOf is how a turn ended that its client has ended, or was told why it can't be; else empty.
+func outcomeOf(ctx context.Context, err error) string {
+	var told *api.Error
+	switch {
 	case ctx.Err() != nil:
 		return outcomeAbandoned
+	case errors.As(err, &told) && told.Status < 500:
+		return outcomeRefused
 	}
-	return outcomeFailed
+	return ""
+}
+
+// isElsewhere reports whether the front asks again, here or at another instance, which counts the turn.
+func isElsewhere(err error) bool {
+	return errors.Is(err, router.ErrNotOwner) || errors.Is(err, router.ErrNotNow) || errors.Is(err, pool.ErrDraining)
 }
 
 func (t *measuredTurn) record(ctx context.Context, receipt api.Receipt, outcome string) {
@@ -124,7 +145,8 @@ func (t *measuredTurn) record(ctx context.Context, receipt api.Receipt, outcome 
 	t.turnTime.Record(ctx, time.Since(t.began).Seconds(), of)
 	if t.first > 0 {
 		t.firstToken.Record(ctx, t.first.Seconds(), of)
-		t.firstTokens.Add(ctx, 1, t.sets.of(withinKeys, within(t.first)))
+		queued := time.Duration(receipt.Queue * float64(time.Millisecond)) // behind the user's own turns
+		t.firstTokens.Add(ctx, 1, t.sets.of(withinKeys, within(t.first-queued)))
 	}
 }
 

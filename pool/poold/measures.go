@@ -75,22 +75,28 @@ func histogram(made interface {
 // It may be used concurrently.
 type sets struct {
 	mu   sync.Mutex // guards made
-	made map[[mostAttributes]string]metric.MeasurementOption
+	made map[set]metric.MeasurementOption
 }
 
-const mostAttributes = 8 // with their names
+// set is a list of names, by where it begins and how many there are, and their values.
+type set struct {
+	first  *attribute.Key
+	n      int
+	values [mostAttributes]string
+}
 
-func newSets() *sets { return &sets{made: make(map[[mostAttributes]string]metric.MeasurementOption)} }
+const mostAttributes = 4
+
+func newSets() *sets { return &sets{made: make(map[set]metric.MeasurementOption)} }
 
 // of is the set of attributes with these names and values, of which there are only so many in each place.
 func (s *sets) of(names []attribute.Key, values ...string) metric.MeasurementOption {
-	var key [mostAttributes]string
-	key[mostAttributes-1] = string(names[len(names)-1]) // no two lists of names end with the same
-	copy(key[:], values)
+	key := set{first: &names[0], n: len(names)}
+	copy(key.values[:], values)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if set, ok := s.made[key]; ok {
-		return set
+	if made, ok := s.made[key]; ok {
+		return made
 	}
 	all := make([]attribute.KeyValue, 0, len(values))
 	for i, value := range values {

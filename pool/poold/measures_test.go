@@ -13,8 +13,10 @@ import (
 
 	"claudepool/infra/settings"
 	"claudepool/infra/telemetry"
+	"claudepool/pool"
 	"claudepool/pool/api"
 	"claudepool/pool/server"
+	"claudepool/router"
 )
 
 // measuring is a Telemetry, and what it tells.
@@ -79,6 +81,11 @@ func TestMeasures_TellHowTurnsEnd(t *testing.T) {
 		{t.Context(), scripted{end: errors.New("died")}},
 		{gone, scripted{lines: [][]byte{delta}, end: context.Canceled}},
 		{t.Context(), scripted{refusal: errors.New("no room")}},
+		{t.Context(), scripted{refusal: api.Invalid("no such thing")}},
+		{t.Context(), scripted{end: api.Spent("code", "the budget is spent")}},
+		{t.Context(), scripted{refusal: router.ErrNotOwner}}, // which is no turn
+		{t.Context(), scripted{refusal: pool.ErrDraining}},
+		{gone, scripted{refusal: context.Canceled}},
 	} {
 		turn, err := m.backend(c.of, "i").Acquire(c.ctx, req, false)
 		require.Equal(t, c.of.refusal, err)
@@ -88,13 +95,15 @@ func TestMeasures_TellHowTurnsEnd(t *testing.T) {
 		}
 	}
 	text := told()
-	for _, outcome := range []string{"good", "error", "failed", "abandoned"} {
+	for _, outcome := range []string{"good", "error", "failed", "refused", "abandoned"} {
 		require.Contains(t, text, `claudepool_turns_total{context="kept",outcome="`+outcome+`",process="reused"} 1`)
 	}
-	require.Contains(t, text, `claudepool_turns_total{context="none",outcome="refused",process="none"} 1`)
+	for _, outcome := range []string{"unserved", "refused", "abandoned"} {
+		require.Contains(t, text, `claudepool_turns_total{context="none",outcome="`+outcome+`",process="none"} 1`)
+	}
 	require.Contains(t, text, `claudepool_first_tokens_total{within="1s"} 2`)
 	require.Contains(t, text, `gen_ai_server_request_duration_seconds_count{gen_ai_operation_name="chat",`+
-		`gen_ai_provider_name="anthropic",gen_ai_request_model="other",process="reused"} 4`)
+		`gen_ai_provider_name="anthropic",gen_ai_request_model="other",process="reused"} 5`)
 	require.NotContains(t, text, "stranger")
 }
 

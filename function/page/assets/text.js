@@ -16,12 +16,15 @@ export function make(name, className = "", text = "") {
 }
 
 // sync has a parent's children be those of the items, in their order. Elements that were there stay, and with them
-// focus and selection. fresh makes one, fill writes into it.
+// focus and selection. fresh makes one, fill writes into it. Of items of the same key there may be several.
 export function sync(parent, items, key, fresh, fill) {
   const before = new Map([...parent.children].map((child) => [child.dataset.key, child]));
+  const times = new Map();
   let place = parent.firstElementChild;
   for (const item of items) {
-    const name = key(item);
+    const time = times.get(key(item)) ?? 0;
+    times.set(key(item), time + 1);
+    const name = `${key(item)} ${time}`;
     let child = before.get(name);
     if (!child) {
       child = fresh();
