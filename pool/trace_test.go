@@ -30,5 +30,5 @@ func TestTrace_TellsOfTheGateOfAParkedProcess(t *testing.T) {
 		require.Equal(t, span.SpanContext().SpanID(), part.Parent().SpanID())
 		names = append(names, part.Name())
 	}
-	require.Equal(t, []string{"claim parked", "gate", "fit"}, names)
+	require.Equal(t, []string{"claim standby", "claim parked", "gate", "fit"}, names)
 }
