@@ -187,7 +187,7 @@ func (a *admission) answered(c broker.Credential, verdict broker.Verdict) {
 // prove says that the API has accepted the user's credential, here at once and to other instances soon.
 func (u *user) prove() {
 	p, st := u.pool, &u.standing
-	st.proven.Store(true)
+	u.accepted()
 	st.refused.Store(false)
 	told, now := st.told.Load(), time.Now().Unix()
 	if now-told < int64(tellAgain.Seconds()) || !st.told.CompareAndSwap(told, now) {

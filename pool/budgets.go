@@ -44,7 +44,7 @@ func (b *budgets) check(ctx context.Context, user, key string) *api.Error {
 	if b.ledger.Flush(ctx) != nil {
 		return nil
 	}
-	if err := b.checkOne(ctx, b.user, user, "this user's", codeUser); err != nil || key == "" {
+	if err := b.checkOne(ctx, b.user, b.ledger.Present(user), "this user's", codeUser); err != nil || key == "" {
 		return err
 	}
 	return b.checkOne(ctx, b.key, usage.OfKey(key), "this service key's", codeKey)

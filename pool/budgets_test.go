@@ -125,6 +125,30 @@ func requireSpent(t *testing.T, r reply, code string) {
 	require.Equal(t, code, last.Get("error.details.error_code").Str)
 }
 
+// Nobody has to be believed who shows a token.
+func TestBudgets_ATokenThatTheAPIHasNotAcceptedTakesNobodysSums(t *testing.T) {
+	t.Parallel()
+	c := newCounting(t, func(o *pool.Options) { o.BudgetUser = settings.Budget{Nano: 8e6, Days: 1} })
+	c.ask("ada", "[[usage=100000 1 0 0 0]]", nil).text(t)
+	c.api.Admit(func(credential string) int {
+		if credential == token("made-up") {
+			return http.StatusUnauthorized
+		}
+		return 0
+	})
+	next := func(user string) fields {
+		return fields{"oauth_credentials": fields{"access_token": token(user), "previous_access_token": token("ada")}}
+	}
+	c.ask("made-up", "hello", next("made-up"))
+	c.requireCounted("ada")
+	require.Equal(t, http.StatusPaymentRequired, c.ask("ada", "hello", nil).status)
+	c.ask("eve", "hello", next("eve")).text(t)
+	for _, user := range []string{"ada", "eve"} {
+		require.Eventually(t, func() bool { return c.ask(user, "hello", nil).status == http.StatusPaymentRequired },
+			time.Minute, 10*time.Millisecond, user)
+	}
+}
+
 const twoTools = `use tools [[1:tool=Bash {"command":"echo first"}]][[2:tool=Bash {"command":"echo second"}]]`
 
 func TestBudgets_ATurnThatIsEndedByOneIsKeptAsFarAsItWent(t *testing.T) {

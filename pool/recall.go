@@ -103,7 +103,7 @@ func (u *user) find(r *recall) {
 		p.opts.Logger.Warn("an archived conversation can't be read", "user", api.ShortUser(u.id), "error", err)
 	}
 	for _, c := range kept.Conversations {
-		u.standing.proven.Store(true) // or nothing would have been saved
+		u.accepted() // or nothing would have been saved
 		c.Settings = p.clamped(c.Settings)
 		u.addArchived(u.archived(c), c.Default)
 	}

@@ -68,7 +68,9 @@ func (u *user) takeOver(ctx context.Context, req, former *api.Request, outage bo
 		return context.Cause(lease)
 	}
 	moved := from.moveConversations(u, held, copied)
-	p.opts.Ledger.Move(from.id, u.id)
+	if !from.isUnproven() {
+		u.inherit(from.id)
+	}
 	p.spaces.mark(from)
 	p.spaces.mark(u)
 	defer yieldAll(slices.Collect(maps.Values(moved)))

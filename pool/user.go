@@ -33,6 +33,7 @@ type user struct {
 
 	standing standing // of its credential; needs no lock
 	attempts attempts // has a lock of its own
+	estate   estate   // has one, too
 
 	keys     atomic.Pointer[seal.Keys] // for the archive; nil before the first recall
 	recalled atomic.Pointer[recall]    // nil before the first request since the user became this instance's
@@ -85,7 +86,7 @@ func (p *Pool) joinOwned(ctx context.Context, req *api.Request, outage bool) (*u
 		return nil, err
 	}
 	if p.owner.Proven(u.id) {
-		u.standing.proven.Store(true)
+		u.accepted()
 	}
 	u.setOwned(true)
 	return u, nil

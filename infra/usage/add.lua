@@ -14,5 +14,6 @@ for i = 4, #KEYS do
   redis.call('ZADD', KEYS[3], 0, subject)
   redis.call('HINCRBY', KEYS[2], ARGV[3] .. ' ' .. subject, 1)
 end
+redis.call('PEXPIRE', KEYS[2], ARGV[2]) -- where there is no Firestore nobody takes anything away
 redis.call('PEXPIRE', KEYS[3], ARGV[2])
 return 1

@@ -46,14 +46,6 @@ func (f *Firestore) Put(ctx context.Context, r Record) error {
 	return err
 }
 
-// Delete implements Store.
-func (f *Firestore) Delete(ctx context.Context, day, subject string) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	_, err := f.doc(day, subject).Delete(ctx)
-	return err
-}
-
 // Each implements Store. A document that it can't read it leaves out.
 func (f *Firestore) Each(ctx context.Context, from string, do func(Record) error) error {
 	for after, isLast := from, false; !isLast; {

@@ -34,7 +34,6 @@ type Record struct {
 // Store outlives Redis. Its methods may be called concurrently.
 type Store interface {
 	Put(ctx context.Context, r Record) error
-	Delete(ctx context.Context, day, subject string) error
 	// Each calls f with all records of the day and of later ones, and ends with f's error.
 	Each(ctx context.Context, from string, f func(Record) error) error
 }
@@ -86,11 +85,11 @@ func (k *Keeper) restore(ctx context.Context) error {
 	count := 0
 	if k.store != nil {
 		err := k.store.Each(ctx, Day(time.Now().AddDate(0, 0, 1-KeepDays)), func(r Record) error {
-			args := []any{keep.Milliseconds(), r.Subject}
+			args := []any{keep.Milliseconds(), sumsKey(r.Day, ""), r.Day, r.Subject}
 			for field, n := range r.Sums {
 				args = append(args, field, n)
 			}
-			keys := []string{subjectsKey(r.Day), sumsKey(r.Day, r.Subject)}
+			keys := []string{wholeKey, restoredKey, heirsKey, uncopiedKey, subjectsKey(r.Day)}
 			count++
 			return restoreScript.Run(ctx, k.redis, keys, args...).Err()
 		})
@@ -101,7 +100,12 @@ func (k *Keeper) restore(ctx context.Context) error {
 	if count > 0 {
 		k.log.Warn("Redis had lost users' usage, which is back as of the last copy", "records", count)
 	}
-	return k.redis.SetNX(ctx, wholeKey, rand.Text(), 0).Err()
+	_, err := k.redis.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		p.SetNX(ctx, wholeKey, rand.Text(), 0) // from here on what another instance has read counts for nothing
+		p.Unlink(ctx, restoredKey, heirsKey)
+		return nil
+	})
+	return err
 }
 
 // copy copies to the Store what has been added since the last time. era says that Redis has lost nothing since.
@@ -141,7 +145,7 @@ func (k *Keeper) copyOne(ctx context.Context, era, name string) error {
 	}
 	record := Record{Subject: subject, Day: day, Sums: make(map[string]int64)}
 	for field, text := range sums.Val() {
-		if n, err := strconv.ParseInt(text, 10, 64); err == nil && field != "restored" {
+		if n, err := strconv.ParseInt(text, 10, 64); err == nil {
 			record.Sums[field] = n
 		}
 	}
@@ -151,10 +155,10 @@ func (k *Keeper) copyOne(ctx context.Context, era, name string) error {
 	return copiedScript.Run(ctx, k.redis, []string{uncopiedKey}, name, added.Val()).Err()
 }
 
-// put stores a record. One without sums has become another user's.
+// put stores a record, unless its day is over for so long that nothing is kept of it.
 func (k *Keeper) put(ctx context.Context, r Record) error {
 	if len(r.Sums) == 0 {
-		return k.store.Delete(ctx, r.Day, r.Subject)
+		return nil
 	}
 	day, err := time.Parse(time.DateOnly, r.Day)
 	if err != nil {

@@ -1,6 +1,7 @@
 package usage
 
 import (
+	"context"
 	"crypto/rand"
 	"fmt"
 	"log/slog"
@@ -89,6 +90,52 @@ func TestKeeper_RestoresOnce(t *testing.T) {
 	require.Len(t, all, 40)
 }
 
+// One that is slow reads what the first one's instances have copied since.
+func TestKeeper_NothingComesBackOnceAllIs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	slow := &lateStore{rest: func() {
+		require.NoError(t, NewKeeper(w.redis, nil, slog.New(slog.DiscardHandler)).step(t.Context()))
+		w.ledger.Add(ada, "", took(model, 10))
+		w.flush()
+	}}
+	require.NoError(t, NewKeeper(w.redis, slow, slog.New(slog.DiscardHandler)).step(t.Context()))
+	require.EqualValues(t, 10, w.today(ada).Input)
+}
+
+// lateStore is a Store that has ada's ten tokens after a rest.
+type lateStore struct {
+	Store
+	rest func()
+}
+
+func (s *lateStore) Each(_ context.Context, _ string, f func(Record) error) error {
+	s.rest()
+	return f(Record{Subject: ada, Day: Day(time.Now()), Sums: map[string]int64{model + ":input": 10}})
+}
+
+func TestKeeper_WhatComesBackOfAFormerUserIsThePresentOnes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	day := Day(time.Now())
+	store := &lateStore{rest: func() {
+		w.ledger.Add(ada, "", took(model, 5))
+		w.ledger.Move(ada, "c")
+		w.ledger.Move("c", bob)
+		w.flush()
+	}}
+	require.NoError(t, NewKeeper(w.redis, store, slog.New(slog.DiscardHandler)).step(t.Context()))
+	require.Zero(t, w.today(ada))
+	require.EqualValues(t, 15, w.today(bob).Input)
+	all, _, err := w.reader.All(t.Context(), []string{day}, "", 10)
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+	for _, user := range []string{ada, bob} {
+		require.True(t, w.redis.HExists(t.Context(), uncopiedKey, day+" "+user).Val(), "Firestore is told")
+	}
+	require.Zero(t, w.redis.Exists(t.Context(), heirsKey, restoredKey).Val())
+}
+
 func TestKeeper_FirestoreForgetsAFormerUser(t *testing.T) {
 	t.Parallel()
 	w, project := newWorld(t), "test-"+strings.ToLower(rand.Text())
@@ -105,11 +152,13 @@ func TestKeeper_FirestoreForgetsAFormerUser(t *testing.T) {
 		kept = append(kept, r)
 		return nil
 	}))
-	require.Len(t, kept, 1)
-	require.Equal(t, bob, kept[0].Subject)
+	require.Len(t, kept, 2)
+	require.Equal(t, map[string]int64{movedField: took(model, 10)[0].Cost}, kept[0].Sums, "but not what was spent")
+	require.Equal(t, bob, kept[1].Subject)
 	require.True(t, kept[0].Expires.After(time.Now()))
 	require.NoError(t, w.redis.FlushAll(t.Context()).Err())
 	require.NoError(t, k.step(t.Context()))
 	require.Zero(t, w.today(ada))
 	require.EqualValues(t, 10, w.today(bob).Input)
+	require.Equal(t, kept[0].Sums[movedField], must(w.reader.Spent(t.Context(), ada, 1))[0])
 }

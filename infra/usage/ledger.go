@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -77,7 +78,15 @@ func (l *Ledger) Add(user, key string, sums Sums) {
 	l.pushLocked(e)
 }
 
-// Move makes the former user's sums the user's. On a nil Ledger it does nothing.
+// Present is who a user is by now for whom calls are counted: for a while after a Move that is who follows.
+func (l *Ledger) Present(user string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.presentLocked(user)
+}
+
+// Move makes the former user's sums the user's. What was spent counts for the former one's budget, too, so that no
+// budget begins anew. On a nil Ledger it does nothing.
 func (l *Ledger) Move(former, user string) {
 	if l == nil {
 		return
@@ -85,6 +94,7 @@ func (l *Ledger) Move(former, user string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
+	l.moves = slices.DeleteFunc(l.moves, func(m move) bool { return m.from == former || m.from == user })
 	for len(l.moves) == maxMoves || len(l.moves) > 0 && now.Sub(l.moves[0].at) > movesKnown {
 		l.moves = l.moves[1:]
 	}
@@ -168,7 +178,7 @@ func (l *Ledger) write(ctx context.Context, e entry) error {
 }
 
 func (l *Ledger) writeMove(ctx context.Context, e entry) error {
-	keys := []string{lastKey(l.id), uncopiedKey}
+	keys := []string{lastKey(l.id), uncopiedKey, wholeKey, heirsKey}
 	args := []any{e.number, keep.Milliseconds(), e.former, e.user}
 	for i := range KeepDays {
 		day := Day(time.Now().AddDate(0, 0, -i))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -122,20 +123,20 @@ func (r *Reader) whole(ctx context.Context) error {
 	return err
 }
 
-// Spent is what a subject has spent on each of the last days, in billionths of a dollar, today first. The error is
-// ErrRestoring or Redis'.
+// Spent is what a subject has spent on each of the last days, in billionths of a dollar, today first: also what has
+// become another user's since. The error is ErrRestoring or Redis'.
 func (r *Reader) Spent(ctx context.Context, subject string, days int) ([]int64, error) {
 	now := time.Now()
-	costs := make([]*redis.StringCmd, days)
+	costs := make([]*redis.SliceCmd, days)
 	var whole *redis.IntCmd
 	_, err := r.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
 		whole = p.Exists(ctx, wholeKey)
 		for i := range costs {
-			costs[i] = p.HGet(ctx, sumsKey(Day(now.AddDate(0, 0, -i)), subject), totalField)
+			costs[i] = p.HMGet(ctx, sumsKey(Day(now.AddDate(0, 0, -i)), subject), totalField, movedField)
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, redis.Nil) {
+	if err != nil {
 		return nil, err
 	}
 	if whole.Val() == 0 {
@@ -143,7 +144,11 @@ func (r *Reader) Spent(ctx context.Context, subject string, days int) ([]int64, 
 	}
 	spent := make([]int64, days)
 	for i, c := range costs {
-		spent[i], _ = c.Int64() // 0 where there is none
+		for _, field := range c.Val() {
+			text, _ := field.(string)
+			n, _ := strconv.ParseInt(text, 10, 64) // 0 where there is none
+			spent[i] += n
+		}
 	}
 	return spent, nil
 }

@@ -36,6 +36,8 @@ const (
 	wholeKey    = prefix + "whole"    // is there as long as Redis has lost nothing since Firestore was asked
 	copiedKey   = prefix + "copied"   // is there for an hour after the sums were copied to Firestore
 	uncopiedKey = prefix + "uncopied" // by subject and day: how often something was added since the last copy
+	restoredKey = prefix + "restored" // while sums come back: what is back already, by subject and day
+	heirsKey    = prefix + "heirs"    // while sums come back: whose those of former users are by now
 )
 
 func sumsKey(day, subject string) string { return prefix + "sums:" + day + ":" + subject }
@@ -120,6 +122,9 @@ func (s *Sums) Add(model string, what Sum) {
 
 // totalField has the money of all models.
 const totalField = "cost"
+
+// movedField has the money that was counted for a user who then got another token, whose sums have it by now.
+const movedField = "moved"
 
 // fields calls f with each number as it is kept.
 func (s Sums) fields(f func(name string, n int64)) {

@@ -125,7 +125,7 @@ func TestLedger_SumsByUserDayAndModel(t *testing.T) {
 	spent, err := w.reader.Spent(t.Context(), OfKey("aa"), 3)
 	require.NoError(t, err)
 	require.Equal(t, []int64{all[3].Cost, 0, 0}, spent)
-	for _, key := range w.redis.Keys(t.Context(), prefix+"s*").Val() {
+	for _, key := range append(w.redis.Keys(t.Context(), prefix+"s*").Val(), uncopiedKey) {
 		require.Greater(t, w.redis.PTTL(t.Context(), key).Val(), time.Hour, "%s ends", key)
 	}
 }
@@ -198,6 +198,35 @@ func TestLedger_SumsFollowAUserToANewToken(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, all, 1)
 	require.Equal(t, all[0].Cost, must(w.reader.Spent(t.Context(), bob, 1))[0])
+}
+
+// Or whoever has two tokens would have as many budgets as there is patience.
+func TestLedger_ABudgetDoesNotBeginAnewWhenSumsMove(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t).whole()
+	one := took(model, 10)[0].Cost
+	spent := func(user string) int64 {
+		w.flush()
+		return must(w.reader.Spent(t.Context(), user, 1))[0] / one
+	}
+	w.ledger.Add(ada, "", took(model, 10))
+	w.ledger.Move(ada, bob)
+	require.Equal(t, bob, w.ledger.Present(ada))
+	require.EqualValues(t, 1, spent(ada))
+	require.EqualValues(t, 1, spent(bob))
+	w.ledger.Move(ada, bob)
+	require.EqualValues(t, 1, spent(ada))
+	w.ledger.moves = nil // some minutes later
+	w.ledger.Add(ada, "", took(model, 10))
+	require.EqualValues(t, 2, spent(ada))
+	w.ledger.Move(ada, bob)
+	require.EqualValues(t, 2, spent(ada))
+	require.EqualValues(t, 2, spent(bob))
+	w.ledger.Move(bob, ada)
+	require.Equal(t, ada, w.ledger.Present(bob))
+	require.EqualValues(t, 2, spent(ada), "it isn't counted twice when it comes back")
+	require.EqualValues(t, 2, spent(bob))
+	require.EqualValues(t, 2, w.today(ada).Calls)
 }
 
 func must[T any](v T, err error) T {
