@@ -20,7 +20,6 @@ type bill struct {
 	budgets   bool // there are some that its calls count for
 
 	mu       sync.Mutex // guards the following
-	underWay int        // calls
 	isOver   bool       // the request has come to its end
 	sums     usage.Sums // that the ledger hasn't got
 	spent    int64      // in billionths of a dollar
@@ -48,14 +47,13 @@ func (s *slot) charge() {
 // Begin implements broker.Bill.
 func (b *bill) Begin(ctx context.Context, main bool) error {
 	err := b.check(ctx, main)
+	if err == nil {
+		return nil
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err != nil {
-		b.refusal = err
-		return err
-	}
-	b.underWay++
-	return nil
+	b.refusal = err
+	return err
 }
 
 // check tells why a call must not be made, nil if it may.
@@ -73,7 +71,6 @@ func (b *bill) check(ctx context.Context, main bool) *api.Error {
 func (b *bill) End(main bool, took *broker.Usage) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.underWay--
 	if took != nil {
 		sum := usage.Of(prices.Call(*took))
 		b.sums.Add(prices.Name(took.Model), sum)
@@ -100,10 +97,10 @@ func (b *bill) close() {
 	b.tellLocked()
 }
 
-// tellLocked tells the ledger, once for a turn. Where there are budgets it is told of each call, for other turns to
-// know.
+// tellLocked tells the ledger, once for a turn, and again of calls that end after it: what is known mustn't wait for
+// what may never be. Where there are budgets it is told of each call, for other turns to know.
 func (b *bill) tellLocked() {
-	if len(b.sums) == 0 || !b.budgets && (!b.isOver || b.underWay > 0) {
+	if len(b.sums) == 0 || !b.budgets && !b.isOver {
 		return
 	}
 	b.pool.opts.Ledger.Add(b.user, b.key, b.sums)

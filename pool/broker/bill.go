@@ -28,6 +28,8 @@ const (
 	// mostReading is how many answers are read at a time that no process waits for.
 	mostReading = 512
 	finishPause = 10 * time.Millisecond
+	// cutTime is how long it may take until calls have ended that are cut.
+	cutTime = 200 * time.Millisecond
 )
 
 // headerAgent is in the calls of the CLI's subagents.
@@ -139,14 +141,24 @@ func (b *Broker) outlive(r *http.Request, e *exchange) context.Context {
 	return ctx
 }
 
-// Finish has the calls come to their end whose processes have gone, as long as ctx lets them.
+// Finish has the calls come to their end whose processes have gone, as long as ctx lets them, and then ends them. When
+// it returns, bills have been told of all of them.
 func (b *Broker) Finish(ctx context.Context) {
-	defer b.endCalls()
-	for b.unbilled.Load() > 0 {
+	b.awaitBilled(ctx)
+	if n := b.unbilled.Load(); n > 0 {
+		b.log.Warn("calls are ended whose cost isn't known in full", "calls", n)
+	}
+	b.endCalls()
+	cutting, cancel := context.WithTimeout(context.WithoutCancel(ctx), cutTime)
+	defer cancel()
+	b.awaitBilled(cutting)
+}
+
+// awaitBilled returns when bills have been told of all calls, or ctx is done.
+func (b *Broker) awaitBilled(ctx context.Context) {
+	for b.unbilled.Load() > 0 && ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
-			b.log.Warn("calls are ended whose cost isn't known in full", "calls", b.unbilled.Load())
-			return
 		case <-time.After(finishPause):
 		}
 	}

@@ -31,8 +31,10 @@ import (
 const (
 	// freezeAfter is long enough for a CLI to finish what it does after a turn.
 	freezeAfter = 3 * time.Second
-	// endTimeout bounds each of the calls that an instance ends with.
-	endTimeout = 2 * time.Second
+	// Ten seconds after Cloud Run has told an instance to end it kills it. What follows the drain is to fit into what is
+	// left: answers that are still being sent, calls whose cost isn't known yet, and then Redis, twice.
+	answerTimeout = 500 * time.Millisecond
+	endTimeout    = 400 * time.Millisecond
 )
 
 // Parts are what an instance doesn't make itself.
@@ -210,13 +212,15 @@ func (i *Instance) Shutdown() {
 	i.pool.Close()
 	i.handler.Close()
 
-	end, cancelEnd := context.WithTimeout(context.Background(), endTimeout)
+	end, cancelEnd := context.WithTimeout(context.Background(), answerTimeout)
 	defer cancelEnd()
+	var finishing sync.WaitGroup
+	finishing.Go(func() { i.broker.Finish(end) })
 	unanswered := i.server.Shutdown(end)
 	if unanswered != nil {
 		_ = i.server.Close()
 	}
-	i.broker.Finish(end)
+	finishing.Wait()
 	i.settle()
 	i.beating()
 	i.published()
