@@ -211,6 +211,9 @@ func (s *slot) makeReady(ctx context.Context, req *api.Request) (how string, err
 		if s.user.standing.refused.Load() { // the CLI has the API look at a model, and so at the credential
 			return "", errRefused
 		}
+		if spent, _ := s.bill.refused(); spent != nil {
+			return "", spent
+		}
 		if refusal.Passes {
 			return "", api.Overloaded(modelRetry, "%s", refusal)
 		}

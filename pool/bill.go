@@ -21,9 +21,10 @@ type bill struct {
 
 	mu       sync.Mutex // guards the following
 	isOver   bool       // the request has come to its end
+	isBegun  bool       // the turn itself has: what was called before it made its process ready
 	sums     usage.Sums // that the ledger hasn't got
 	spent    int64      // in billionths of a dollar
-	answered int        // calls
+	answered int        // calls of the turn
 	main     int        // of those, the main conversation's
 	refusal  *api.Error // why a call was refused
 }
@@ -78,12 +79,24 @@ func (b *bill) End(main bool, took *broker.Usage) {
 		if tell := b.pool.opts.Billed; tell != nil {
 			tell(*took, float64(sum.Cost)/prices.Dollar)
 		}
-		b.answered++
-		if main {
+		if b.isBegun {
+			b.answered++
+		}
+		if b.isBegun && main {
 			b.main++
 		}
 	}
 	b.tellLocked()
+}
+
+// begin is the begin of the request's turn.
+func (b *bill) begin() {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.isBegun = true
 }
 
 // close is the request's end.
@@ -107,15 +120,13 @@ func (b *bill) tellLocked() {
 	b.sums = nil
 }
 
-// refused is why a call of the request was refused after others had been answered; nil where none was.
-func (b *bill) refused() *api.Error {
+// refused is why a call of the request was refused, nil where none was, and whether others of the turn were answered
+// before.
+func (b *bill) refused() (why *api.Error, hasBegun bool) {
 	if b == nil {
-		return nil
+		return nil, false
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.answered == 0 {
-		return nil
-	}
-	return b.refusal
+	return b.refusal, b.answered > 0
 }

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"math"
 	"strconv"
 	"time"
 
@@ -88,7 +89,7 @@ type ownLimits struct {
 
 func ownLimitsOf(req *api.Request) (l ownLimits) {
 	if req.MaxBudgetUSD != nil {
-		l.nano = max(1, int64(*req.MaxBudgetUSD*prices.Dollar))
+		l.nano = max(1, int64(math.Round(*req.MaxBudgetUSD*prices.Dollar)))
 	}
 	if req.MaxTurns != nil {
 		l.turns = *req.MaxTurns

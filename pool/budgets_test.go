@@ -193,3 +193,27 @@ func TestBudgets_AUserWhoHasSpentItWaitsForAnotherDay(t *testing.T) {
 	require.Equal(t, "reply to: hello", c.ask("bob", "hello", nil).text(t))
 	c.requireCounted("ada")
 }
+
+func TestBudgets_WhoWaitedWhileOneWasSpentIsToldSo(t *testing.T) {
+	t.Parallel()
+	c := newCounting(t, func(o *pool.Options) { o.BudgetUser = settings.Budget{Nano: 8e6, Days: 1} })
+	response, err := c.start(t.Context(), "ada", "[[usage=100000 1 0 0 0]] [[pause=500ms]]", nil)
+	require.NoError(t, err)
+	c.awaitCall(0)
+	waiting := c.wait("ada", "more")
+	read(response).text(t)
+	requireSpent(t, <-waiting, "user_budget_spent")
+	require.Len(t, c.api.Calls(), 1)
+}
+
+// The CLI makes a call of its own to see whether there is a model that it doesn't know.
+func TestBudgets_ACallBeforeTheTurnIsNoneOfIts(t *testing.T) {
+	t.Parallel()
+	c := newCounting(t, nil)
+	c.ask("ada", "hello", nil).text(t)
+	before := len(c.api.Calls())
+	r := c.ask("ada", "and now?", fields{"model": "claude-unheard-of-9", "max_turns": 1})
+	require.Contains(t, r.text(t), "and now?")
+	require.Len(t, c.api.Calls(), before+2)
+	c.requireCounted("ada")
+}

@@ -83,13 +83,14 @@ func (h *Handle) Run(ctx context.Context, sent func(), emit func(ctx context.Con
 	return h.explain(err)
 }
 
-// isSpent reports whether a turn was ended by a budget. It is kept as far as it went: the CLI goes on from there.
-func (h *Handle) isSpent(end *cli.Outcome) bool {
+// isSpent reports whether a turn was ended by a budget after it had got somewhere. Then it is kept as far as it went:
+// the CLI goes on from there.
+func (h *Handle) isSpent(end *cli.Outcome) (isKept bool) {
 	if end.Result == nil || !end.Result.IsError {
 		return false
 	}
-	h.spent = h.bill.refused()
-	return h.spent != nil
+	h.spent, isKept = h.bill.refused()
+	return h.spent != nil && isKept
 }
 
 // revive puts a new process in the place of the one that died. The lease may end meanwhile, as no turn has begun.
@@ -115,6 +116,7 @@ func (h *Handle) run(ctx context.Context, sent func(),
 	emit func(context.Context, [][]byte) error) (cli.Outcome, error) {
 	h.failed, h.dirty = true, true
 	h.hideDigests()
+	h.bill.begin()
 	h.pool.spaces.mark(h.user)
 	if h.attempt == nil {
 		h.attempt = h.user.attempts.begin(h.req)

@@ -4,7 +4,16 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"claudepool/pool/api"
 )
+
+func TestBudgets_ARequestsOwnIsWhatItSays(t *testing.T) {
+	t.Parallel()
+	dollars := 4.1
+	err := ownLimitsOf(&api.Request{MaxBudgetUSD: &dollars}).check(4_100_000_000, 0, true)
+	require.EqualError(t, err, "max_budget_usd: the request has spent its 4.1 dollars")
+}
 
 func TestBudgets_OneIsSpentUntilEnoughOfItIsLongAgo(t *testing.T) {
 	t.Parallel()

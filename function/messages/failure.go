@@ -39,7 +39,8 @@ func reported(event gjson.Result) *api.Error {
 	if !known {
 		kind, status = "api_error", http.StatusInternalServerError
 	}
-	return &api.Error{Status: status, Type: kind, Message: cmp.Or(event.Get("error.message").Str, "the turn failed")}
+	return &api.Error{Status: status, Type: kind, Message: cmp.Or(event.Get("error.message").Str, "the turn failed"),
+		Code: strings.Clone(event.Get("error.details.error_code").Str)}
 }
 
 // failed is the error of a result, or nil if it is none.

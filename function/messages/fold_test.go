@@ -229,6 +229,8 @@ func TestFold_FailuresHaveTheMessagesAPIsStatusAndType(t *testing.T) {
 		"aborted": {`{"type":"result","subtype":"success","is_error":false,"terminal_reason":"aborted_streaming",` +
 			`"result":"half"}`, 500, "api_error", "half"},
 		"of the pool":   {`{"type":"error","error":{"type":"overloaded_error","message":"m"}}`, 529, "overloaded_error", "m"},
+		"budget": {`{"type":"error","error":{"type":"billing_error","message":"m","details":{"error_code":"c"}}}`, 402,
+			"billing_error", "m"},
 		"unknown error": {`{"type":"error","error":{"type":"odd","message":"m"}}`, 500, "api_error", "m"},
 		"no result":     {`{"type":"system","subtype":"init"}`, 502, "api_error", "the turn ended without a result"},
 	} {
@@ -237,6 +239,7 @@ func TestFold_FailuresHaveTheMessagesAPIsStatusAndType(t *testing.T) {
 		require.Equal(t, want.status, failure.Status, name)
 		require.Equal(t, want.kind, failure.Type, name)
 		require.Equal(t, want.says, failure.Message, name)
+		require.Equal(t, name == "budget", failure.Code == "c", name)
 	}
 }
 
