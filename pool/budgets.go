@@ -2,8 +2,10 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"math"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"claudepool/infra/prices"
@@ -14,7 +16,11 @@ import (
 
 // budgetTime is how long a call may wait for what has been spent. While that can't be told nobody is refused: Redis is
 // away, or gets its sums back.
-const budgetTime = time.Second
+const (
+	budgetTime = time.Second
+	// budgetPause is how long nobody asks after that.
+	budgetPause = 3 * time.Second
+)
 
 // The codes by which clients know what is spent.
 const (
@@ -30,6 +36,7 @@ type budgets struct {
 	user, key settings.Budget
 	ledger    *usage.Ledger
 	reader    *usage.Reader
+	askAgain  atomic.Int64 // when, after there was no answer, in Unix nanoseconds; 0 if there was one
 }
 
 // apply reports whether there are budgets that a request by the key counts for.
@@ -40,31 +47,48 @@ func (b *budgets) check(ctx context.Context, user, key string) *api.Error {
 	if !b.apply(key) {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, budgetTime)
+	again, next := b.askAgain.Load(), time.Now().Add(budgetPause).UnixNano()
+	if time.Now().UnixNano() < again || again != 0 && !b.askAgain.CompareAndSwap(again, next) {
+		return nil // one call at a time finds out whether there are answers again
+	}
+	asking, cancel := context.WithTimeout(ctx, budgetTime)
 	defer cancel()
-	if b.ledger.Flush(ctx) != nil {
-		return nil
+	spent, err := b.ask(asking, user, key)
+	switch {
+	case err == nil, errors.Is(err, usage.ErrRestoring): // which it says at once
+		b.askAgain.Store(0)
+	case ctx.Err() == nil: // it is not the caller who has gone
+		b.askAgain.Store(time.Now().Add(budgetPause).UnixNano())
 	}
-	if err := b.checkOne(ctx, b.user, b.ledger.Present(user), "this user's", codeUser); err != nil || key == "" {
-		return err
-	}
-	return b.checkOne(ctx, b.key, usage.OfKey(key), "this service key's", codeKey)
+	return spent
 }
 
-func (b *budgets) checkOne(ctx context.Context, of settings.Budget, subject, whose, code string) *api.Error {
+// ask is as check. The error says that there is no answer.
+func (b *budgets) ask(ctx context.Context, user, key string) (*api.Error, error) {
+	if err := b.ledger.Flush(ctx); err != nil {
+		return nil, err
+	}
+	spent, err := b.askOne(ctx, b.user, b.ledger.Present(user), "this user's", codeUser)
+	if spent != nil || err != nil || key == "" {
+		return spent, err
+	}
+	return b.askOne(ctx, b.key, usage.OfKey(key), "this service key's", codeKey)
+}
+
+func (b *budgets) askOne(ctx context.Context, of settings.Budget, subject, whose, code string) (*api.Error, error) {
 	if of.Nano == 0 {
-		return nil
+		return nil, nil
 	}
 	spent, err := b.reader.Spent(ctx, subject, of.Days)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	days := spentFor(spent, of.Nano)
 	if days == 0 {
-		return nil
+		return nil, nil
 	}
 	until := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, days)
-	return api.Spent(code, "%s budget of %s is spent until %s", whose, of, until.Format(time.RFC3339))
+	return api.Spent(code, "%s budget of %s is spent until %s", whose, of, until.Format(time.RFC3339)), nil
 }
 
 // spentFor is for how many days, with today, as much is spent as there is, by what was spent on each day, today first.

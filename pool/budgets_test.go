@@ -33,7 +33,7 @@ func newCounting(t *testing.T, change func(*pool.Options)) counting {
 	require.Eventually(t, func() bool { return client.Ping(t.Context()).Err() == nil }, time.Minute, time.Millisecond)
 	c := counting{reader: usage.NewReader(client)}
 	c.service = newService(t, func(o *pool.Options) {
-		o.Ledger, o.Spent = usage.NewLedger(client, o.Logger), c.reader
+		o.Ledger, o.Usage = usage.NewLedger(client, o.Logger), c.reader
 		ctx, stop := context.WithCancel(context.Background())
 		ended := make(chan struct{})
 		for _, run := range []func(context.Context){o.Ledger.Run, usage.NewKeeper(client, nil, o.Logger).Run} {

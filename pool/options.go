@@ -48,9 +48,9 @@ type Options struct {
 	// Archive keeps conversations for the next instance; nil is none. ArchiveMaxBytes is the largest transcript it gets.
 	Archive         archive.Store
 	ArchiveMaxBytes int64
-	// Ledger gets what turns take, and Spent reads it again; nil: nobody counts, and there are no budgets.
+	// Ledger gets what turns take, and Usage reads it again; nil: nobody counts, and there are no budgets.
 	Ledger *usage.Ledger
-	Spent  *usage.Reader
+	Usage  *usage.Reader
 	// Billed is told what each API call took that is paid for, and its cost in dollars. Nil is nobody.
 	Billed     func(took broker.Usage, cost float64)
 	BudgetUser settings.Budget

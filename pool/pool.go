@@ -99,7 +99,7 @@ func New(opts Options, owner Ownership) *Pool {
 	p.parked = newParked(p, p.standbys)
 	p.admission = newAdmission(p)
 	opts.Broker.OnAnswer(p.admission.answered)
-	p.budgets = budgets{user: opts.BudgetUser, key: opts.BudgetKey, ledger: opts.Ledger, reader: opts.Spent}
+	p.budgets = budgets{user: opts.BudgetUser, key: opts.BudgetKey, ledger: opts.Ledger, reader: opts.Usage}
 	p.quota = newQuota(p)
 	p.vault = openVault(p)
 	p.work.Go(p.reap)

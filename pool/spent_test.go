@@ -1,10 +1,18 @@
 package pool
 
 import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync/atomic"
 	"testing"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"claudepool/infra/settings"
+	"claudepool/infra/usage"
 	"claudepool/pool/api"
 )
 
@@ -13,6 +21,33 @@ func TestBudgets_ARequestsOwnIsWhatItSays(t *testing.T) {
 	dollars := 4.1
 	err := ownLimitsOf(&api.Request{MaxBudgetUSD: &dollars}).check(4_100_000_000, 0, true)
 	require.EqualError(t, err, "max_budget_usd: the request has spent its 4.1 dollars")
+}
+
+// Every call would wait for an answer that doesn't come.
+func TestBudgets_ARedisThatIsAwayIsAskedNowAndThen(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int32
+	client := redis.NewClient(&redis.Options{MaxRetries: -1, Dialer: func(context.Context, string, string) (net.Conn, error) {
+		asked.Add(1)
+		return nil, errors.New("away")
+	}, DialerRetries: 1})
+	t.Cleanup(func() { _ = client.Close() })
+	b := &budgets{user: settings.Budget{Nano: 1, Days: 1}, ledger: usage.NewLedger(client, slog.New(slog.DiscardHandler)),
+		reader: usage.NewReader(client)}
+	gone, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	require.Nil(t, b.check(gone, "ada", ""))
+	require.Zero(t, b.askAgain.Load(), "who has gone says nothing of Redis")
+	asks := func() bool {
+		before := asked.Load()
+		require.Nil(t, b.check(t.Context(), "ada", ""))
+		return asked.Load() > before
+	}
+	require.True(t, asks())
+	require.False(t, asks())
+	b.askAgain.Store(1) // some seconds later
+	require.True(t, asks())
+	require.False(t, asks())
 }
 
 func TestBudgets_OneIsSpentUntilEnoughOfItIsLongAgo(t *testing.T) {

@@ -106,7 +106,7 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 	i.keeper = usage.NewKeeper(parts.Redis, parts.Usage, parts.Logger)
 	opts := i.poolOptions(capacity)
 	opts.Billed = i.measures.billed()
-	opts.Ledger, opts.Spent = i.ledger, usage.NewReader(parts.Redis)
+	opts.Ledger, opts.Usage = i.ledger, usage.NewReader(parts.Redis)
 	opts.Archive, opts.ArchiveMaxBytes = parts.Archive, int64(s.ArchiveMaxBytes)
 	i.pool = pool.New(opts, i.lease)
 	if err := i.measures.observe(i.pool); err != nil {
