@@ -198,7 +198,7 @@ func final(err error) error {
 		return err
 	}
 	for _, passes := range []string{"LOADING ", "READONLY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ", "OOM ", "BUSY ",
-		"MISCONF ", "NOREPLICAS ", "NOAUTH ", "NOPERM "} {
+		"MISCONF ", "NOREPLICAS ", "NOAUTH ", "NOPERM ", "max number of clients "} {
 		if redis.HasErrorPrefix(answer, passes[:len(passes)-1]) {
 			return err
 		}

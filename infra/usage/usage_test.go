@@ -184,6 +184,23 @@ func TestLedger_WhatRedisWillNeverTakeIsLeftOut(t *testing.T) {
 	require.EqualValues(t, 1, w.today(bob).Input)
 }
 
+// answer is an error of Redis'.
+type answer string
+
+func (a answer) Error() string { return string(a) }
+func (answer) RedisError()     {}
+
+func TestLedger_TriesAgainWhatRedisRefusesForNow(t *testing.T) {
+	t.Parallel()
+	for _, passes := range []answer{"ERR max number of clients reached", "LOADING Redis is loading the dataset in memory",
+		"OOM command not allowed"} {
+		require.NotErrorAs(t, final(passes), new(refused), passes)
+	}
+	for _, stays := range []answer{"ERR unknown command", "WRONGTYPE Operation against a key"} {
+		require.ErrorAs(t, final(stays), new(refused), stays)
+	}
+}
+
 func TestLedger_SumsFollowAUserToANewToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t).whole()

@@ -27,6 +27,9 @@ type Bill interface {
 const (
 	// mostReading is how many answers are read at a time that no process waits for.
 	mostReading = 512
+	// mostGoingOn is how many calls of a credential's go on at a time whose process has gone. No sum has them until they
+	// end: whoever hangs up again and again must not have more of them made than a budget allows.
+	mostGoingOn = 4
 	finishPause = 10 * time.Millisecond
 	// cutTime is how long it may take until calls have ended that are cut.
 	cutTime = 200 * time.Millisecond
@@ -97,8 +100,7 @@ func (a *answer) Close() error {
 	if !a.isGood || a.ended || e.bill == nil || !b.reading.TryAcquire(1) {
 		return a.close()
 	}
-	a.isReadOn = true
-	b.serving.Go(func() {
+	a.isReadOn = b.serve(func() {
 		defer b.reading.Release(1)
 		defer e.cut(nil)
 		scratch := make([]byte, 4<<10)
@@ -108,7 +110,11 @@ func (a *answer) Close() error {
 		}
 		_ = a.close()
 	})
-	return nil
+	if a.isReadOn {
+		return nil
+	}
+	b.reading.Release(1)
+	return a.close()
 }
 
 func (a *answer) close() error {
@@ -126,7 +132,7 @@ func (b *Broker) outlive(r *http.Request, e *exchange) context.Context {
 	ctx, cut := context.WithCancelCause(context.WithoutCancel(r.Context()))
 	e.cut = cut
 	e.stop = context.AfterFunc(r.Context(), func() {
-		if e.bill == nil || !e.arrived.Load() {
+		if e.bill == nil || !e.arrived.Load() || !b.goesOn(e.credential) {
 			cut(context.Cause(r.Context()))
 			return
 		}
@@ -136,9 +142,29 @@ func (b *Broker) outlive(r *http.Request, e *exchange) context.Context {
 		context.AfterFunc(ctx, func() {
 			timer.Stop()
 			stop()
+			b.goesOnNoMore(e.credential)
 		})
 	})
 	return ctx
+}
+
+// goesOn counts one more call of the credential's that goes on without its process, unless there are too many.
+func (b *Broker) goesOn(c Credential) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.goingOn[c] >= mostGoingOn {
+		return false
+	}
+	b.goingOn[c]++
+	return true
+}
+
+func (b *Broker) goesOnNoMore(c Credential) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.goingOn[c]--; b.goingOn[c] == 0 {
+		delete(b.goingOn, c)
+	}
 }
 
 // Finish has the calls come to their end whose processes have gone, as long as ctx lets them, and then ends them. When

@@ -211,6 +211,76 @@ func TestGrant_AnAnswerIsReadOnForSoLongAndNoLonger(t *testing.T) {
 	<-gone
 }
 
+func TestGrant_OnlyAFewCallsOfAUserGoOnWithoutTheirProcess(t *testing.T) {
+	t.Parallel()
+	begun, goOn := make(chan struct{}, 1), make(chan struct{})
+	b := newBroker(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = io.WriteString(w, start)
+		_ = http.NewResponseController(w).Flush()
+		begun <- struct{}{}
+		select {
+		case <-goOn:
+		case <-r.Context().Done():
+		}
+		_, _ = io.WriteString(w, end)
+	}, long)
+	own := &bill{}
+	ends := func(n int) {
+		require.Eventually(t, func() bool { return len(own.told()) == n }, patience, time.Millisecond)
+	}
+	for range mostGoingOn + 1 { // each of another process
+		g := bound(t, b, "token-1")
+		g.Charge(own)
+		leave(t, g, begun, true)
+		<-begun
+		require.Eventually(t, func() bool { return g.Open() == 0 }, patience, time.Millisecond)
+	}
+	ends(1)
+	require.EqualValues(t, 1, own.told()[0].Output, "as far as it went")
+	g := bound(t, b, "token-2")
+	g.Charge(own)
+	leave(t, g, begun, true)
+	<-begun
+	close(goOn)
+	ends(mostGoingOn + 2)
+	require.Equal(t, &whole, own.told()[mostGoingOn+1])
+	require.Eventually(t, func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return len(b.goingOn) == 0
+	}, patience, time.Millisecond)
+}
+
+func TestGrant_ACallThatGoesOnIsNoneOfItsProcess(t *testing.T) {
+	t.Parallel()
+	begun, goOn := make(chan struct{}, 1), make(chan struct{})
+	b := newBroker(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		begun <- struct{}{}
+		<-goOn
+		w.WriteHeader(http.StatusInternalServerError)
+	}, long)
+	g, own := bound(t, b, "token-1"), &bill{}
+	g.Charge(own)
+	ctx, hangUp := context.WithCancel(t.Context())
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, g.URL()+pathMessages, strings.NewReader(single))
+	require.NoError(t, err)
+	r.Header.Set("Authorization", "Bearer "+g.Secret())
+	go func() {
+		<-begun
+		hangUp()
+	}()
+	_, err = http.DefaultClient.Do(r)
+	require.Error(t, err)
+	require.Eventually(t, func() bool { return g.Open() == 0 }, patience, time.Millisecond)
+	require.False(t, g.AwaitsUnstreamed())
+	close(goOn)
+	require.Eventually(t, func() bool { return len(own.told()) == 1 }, patience, time.Millisecond)
+	require.False(t, g.failed.Load())
+}
+
 func TestGrant_TellsSubagentsFromTheMainConversation(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") })

@@ -93,13 +93,15 @@ type Broker struct {
 	mu     sync.Mutex // guards the following
 	closed bool
 	grants map[*Grant]struct{}
+	// goingOn is how many calls there are of which the process has gone.
+	goingOn map[Credential]int
 }
 
 // New returns a Broker. The caller has to close it.
 func New(opts Options) *Broker {
 	b := &Broker{
 		upstream: opts.Upstream, log: opts.Logger, limits: production, avoid: opts.Avoid,
-		grants:    make(map[*Grant]struct{}),
+		grants: make(map[*Grant]struct{}), goingOn: make(map[Credential]int),
 		serverLog: slog.NewLogLogger(opts.Logger.Handler(), slog.LevelDebug),
 		proving:   semaphore.NewWeighted(production.proofs), sending: semaphore.NewWeighted(production.sends),
 		reading: semaphore.NewWeighted(mostReading),
@@ -120,6 +122,16 @@ func New(opts Options) *Broker {
 		ErrorLog: b.serverLog, Transport: b.calls,
 	}
 	return b
+}
+
+// serve runs f beside others, and reports whether it does: not once the Broker closes.
+func (b *Broker) serve(f func()) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.closed {
+		b.serving.Go(f)
+	}
+	return !b.closed
 }
 
 // Close revokes all grants and returns when nothing serves any more.

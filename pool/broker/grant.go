@@ -179,7 +179,7 @@ func (g *Grant) AwaitsUnstreamed() bool {
 func (g *Grant) markUnstreamed(e *exchange) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if e.over {
+	if e.over || e.abandoned {
 		return
 	}
 	g.single[e] = time.AfterFunc(g.broker.limits.single, func() { e.cut(errTooLong) })
@@ -192,6 +192,16 @@ func (g *Grant) abandon(e *exchange) {
 	if !e.over {
 		e.abandoned = true
 		g.open--
+		g.endSingleLocked(e)
+	}
+}
+
+// noteFailed says whether the process will see its last call as failed. One that it has gone away from is none of its.
+func (g *Grant) noteFailed(e *exchange, failed bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !e.abandoned {
+		g.failed.Store(failed)
 	}
 }
 
@@ -203,6 +213,10 @@ func (g *Grant) endExchange(e *exchange) {
 	if e.abandoned {
 		g.open++ // which done will take again
 	}
+	g.endSingleLocked(e)
+}
+
+func (g *Grant) endSingleLocked(e *exchange) {
 	if timer := g.single[e]; timer != nil {
 		timer.Stop()
 		delete(g.single, e)

@@ -191,14 +191,14 @@ func (b *Broker) rewrite(r *httputil.ProxyRequest) {
 
 // checkAnswer looks at the API's answer before the process gets it.
 func (b *Broker) checkAnswer(r *http.Response) error {
+	e := exchangeOf(r.Request)
 	if f := b.onAnswer.Load(); f != nil {
-		(*f)(exchangeOf(r.Request).credential, judge(r))
+		(*f)(e.credential, judge(r))
 	}
 	if r.StatusCode == http.StatusTooManyRequests || r.StatusCode >= 500 {
-		exchangeOf(r.Request).grant.failed.Store(true)
+		e.grant.noteFailed(e, true)
 	}
 	r.Header.Del("Set-Cookie")
-	e := exchangeOf(r.Request)
 	isStream := strings.HasPrefix(r.Header.Get("Content-Type"), "text/event-stream")
 	e.answer = &answer{ReadCloser: r.Body, exchange: e, isGood: r.StatusCode < 300, meter: meter{isStream: isStream}}
 	r.Body = e.answer
@@ -211,14 +211,15 @@ func (b *Broker) checkAnswer(r *http.Response) error {
 // answerError answers a call that the API did not.
 func (b *Broker) answerError(w http.ResponseWriter, r *http.Request, err error) {
 	gone := r.Context().Err() != nil
-	exchangeOf(r).grant.failed.Store(!gone)
+	e := exchangeOf(r)
+	e.grant.noteFailed(e, !gone)
 	switch {
 	case errors.Is(context.Cause(r.Context()), errTooLong):
 		b.log.Warn("the API takes too long", "limit", b.limits.single)
 		writeError(w, http.StatusGatewayTimeout, "api_error", "the API takes too long")
 	case errors.As(err, new(*http.MaxBytesError)):
 		writeError(w, http.StatusRequestEntityTooLarge, "request_too_large", "the call is too large")
-	case gone && !exchangeOf(r).arrived.Load(): // the server gives up a call when its deadline has passed, too
+	case gone && !e.arrived.Load(): // the server gives up a call when its deadline has passed, too
 		writeError(w, http.StatusRequestTimeout, "invalid_request_error", "the call came too slowly")
 	default:
 		if !gone {
