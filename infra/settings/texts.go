@@ -53,7 +53,7 @@ var texts = map[string]struct{ must, about string }{
 	},
 	"STATS_TOKEN": {
 		must:  "be printable ASCII without spaces",
-		about: "when set, stats need Authorization: Bearer with it",
+		about: "when set, stats need Authorization: Bearer with it; without it nobody gets /v1/admin/usage",
 	},
 	"API_KEYS": {
 		must:  "be comma-separated SHA-256 digests of keys, 64 hex digits each",
