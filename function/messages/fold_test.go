@@ -228,7 +228,7 @@ func TestFold_FailuresHaveTheMessagesAPIsStatusAndType(t *testing.T) {
 			"api_error", "e"},
 		"aborted": {`{"type":"result","subtype":"success","is_error":false,"terminal_reason":"aborted_streaming",` +
 			`"result":"half"}`, 500, "api_error", "half"},
-		"of the pool":   {`{"type":"error","error":{"type":"overloaded_error","message":"m"}}`, 529, "overloaded_error", "m"},
+		"of the pool": {`{"type":"error","error":{"type":"overloaded_error","message":"m"}}`, 529, "overloaded_error", "m"},
 		"budget": {`{"type":"error","error":{"type":"billing_error","message":"m","details":{"error_code":"c"}}}`, 402,
 			"billing_error", "m"},
 		"unknown error": {`{"type":"error","error":{"type":"odd","message":"m"}}`, 500, "api_error", "m"},
