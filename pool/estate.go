@@ -12,10 +12,13 @@ type estate struct {
 	from []string   // the latest maxFormerIDs
 }
 
-// inherit makes what is counted for a former user, whose credential was accepted, the user's, now or as soon as that
-// one's is.
-func (u *user) inherit(former string) {
-	e := &u.estate
+// inherit makes what is counted for a former user the user's, now or as soon as the API has accepted the user's
+// credential. Of one whose credential it never accepted nothing is counted.
+func (u *user) inherit(from *user) {
+	if from.isUnproven() {
+		return
+	}
+	e, former := &u.estate, from.id
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !u.isUnproven() {

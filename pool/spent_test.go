@@ -27,10 +27,11 @@ func TestBudgets_ARequestsOwnIsWhatItSays(t *testing.T) {
 func TestBudgets_ARedisThatIsAwayIsAskedNowAndThen(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int32
-	client := redis.NewClient(&redis.Options{MaxRetries: -1, Dialer: func(context.Context, string, string) (net.Conn, error) {
+	dial := func(context.Context, string, string) (net.Conn, error) {
 		asked.Add(1)
 		return nil, errors.New("away")
-	}, DialerRetries: 1})
+	}
+	client := redis.NewClient(&redis.Options{MaxRetries: -1, Dialer: dial, DialerRetries: 1})
 	t.Cleanup(func() { _ = client.Close() })
 	b := &budgets{user: settings.Budget{Nano: 1, Days: 1}, ledger: usage.NewLedger(client, slog.New(slog.DiscardHandler)),
 		reader: usage.NewReader(client)}

@@ -68,9 +68,7 @@ func (u *user) takeOver(ctx context.Context, req, former *api.Request, outage bo
 		return context.Cause(lease)
 	}
 	moved := from.moveConversations(u, held, copied)
-	if !from.isUnproven() {
-		u.inherit(from.id)
-	}
+	u.inherit(from)
 	p.spaces.mark(from)
 	p.spaces.mark(u)
 	defer yieldAll(slices.Collect(maps.Values(moved)))
