@@ -126,8 +126,8 @@ func (a *answer) close() error {
 	return a.ReadCloser.Close()
 }
 
-// outlive is the context of a call: it ends some time after the process has gone, as what the API has begun to answer
-// is paid for.
+// outlive is the context of a call: it ends some time after the process has ended, as what the API has begun to answer
+// is paid for. A call that a process gives up which lives on ends at once, and the API answers no further.
 func (b *Broker) outlive(r *http.Request, e *exchange) context.Context {
 	ctx, cut := context.WithCancelCause(context.WithoutCancel(r.Context()))
 	e.cut = cut
@@ -144,6 +144,9 @@ func (b *Broker) outlive(r *http.Request, e *exchange) context.Context {
 			stop()
 			b.goesOnNoMore(e.credential)
 		})
+		if !e.grant.hasEnded(b.limits.ending) {
+			cut(errGivenUp)
+		}
 	})
 	return ctx
 }

@@ -121,8 +121,14 @@ func TestGrant_TellsItsBillBeforeTheProcessHasAllOfTheAnswer(t *testing.T) {
 	close(goOn)
 }
 
-// leave makes a call and hangs up when its answer has begun, or before.
+// leave has a process end in the middle of a call, when its answer has begun, or before.
 func leave(t *testing.T, g *Grant, begun <-chan struct{}, reads bool) {
+	defer g.ProcessEnded() // a moment after its connection
+	giveUp(t, g, begun, reads)
+}
+
+// giveUp makes a call and hangs up when its answer has begun, or before.
+func giveUp(t *testing.T, g *Grant, begun <-chan struct{}, reads bool) {
 	ctx, hangUp := context.WithCancel(t.Context())
 	defer hangUp()
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, g.URL()+pathMessages, strings.NewReader(streamed))
@@ -180,6 +186,27 @@ func TestGrant_AnAnswerIsReadToItsEndWhenItsProcessHasGone(t *testing.T) {
 		require.Equal(t, []*Usage{&whole}, own.told(), headers)
 	}
 	require.Zero(t, b.unbilled.Load())
+}
+
+// What a user has interrupted is to cost no more.
+func TestGrant_ACallThatALivingProcessGivesUpEndsAtTheAPI(t *testing.T) {
+	t.Parallel()
+	begun, gone := make(chan struct{}, 1), make(chan struct{}, 1)
+	b := newBroker(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = io.WriteString(w, start)
+		_ = http.NewResponseController(w).Flush()
+		begun <- struct{}{}
+		<-r.Context().Done()
+		gone <- struct{}{}
+	}, long, func(l *limits) { l.goneFor, l.ending = time.Hour, time.Millisecond })
+	g, own := bound(t, b, "token-1"), &bill{}
+	g.Charge(own)
+	giveUp(t, g, begun, true)
+	<-gone
+	require.Eventually(t, func() bool { return len(own.told()) == 1 }, patience, time.Millisecond)
+	require.EqualValues(t, 100, own.told()[0].Input, "as far as it went")
 }
 
 func TestGrant_AnAnswerIsReadOnForSoLongAndNoLonger(t *testing.T) {

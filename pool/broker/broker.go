@@ -42,6 +42,7 @@ type limits struct {
 	idle        time.Duration // between two calls
 	single      time.Duration // from a call's end to the end of an answer that isn't streamed
 	goneFor     time.Duration // that a call goes on whose process has gone
+	ending      time.Duration // until it is known that a process has ended, after its connections have
 	proofs      int64         // calls of Prove at a time
 	crowd       time.Duration // that a further one waits
 	proof       time.Duration // that one of them may take
@@ -56,7 +57,7 @@ type limits struct {
 // processes are, so that none ends just as its process uses it again.
 var production = limits{
 	connections: 16, waiting: 16, header: 10 * time.Second, body: 2 * time.Minute, idle: 10 * time.Minute,
-	single: 10 * time.Minute, goneFor: time.Minute,
+	single: 10 * time.Minute, goneFor: time.Minute, ending: 200 * time.Millisecond,
 	proofs: 16, crowd: 2500 * time.Millisecond, proof: 2500 * time.Millisecond,
 	sends: 32, send: 45 * time.Second,
 }

@@ -36,7 +36,9 @@ type Grant struct {
 	lastByte atomic.Int64               // when something of an answer last came, in Unix nanoseconds; 0: never
 	passed   atomic.Int64               // calls
 	traced   atomic.Pointer[trace.Span] // what calls are a part of; nil: of nothing that is traced
-	failed   atomic.Bool                // the last call of this turn, in a way after which the CLI tries again
+	ended    chan struct{}              // closed when the process has ended
+	endOnce  sync.Once
+	failed   atomic.Bool // the last call of this turn, in a way after which the CLI tries again
 
 	mu     sync.Mutex // guards the following
 	open   int
@@ -54,7 +56,7 @@ func (b *Broker) Register() (*Grant, error) {
 	random := make([]byte, 32)
 	rand.Read(random)
 	g := &Grant{broker: b, secret: "cp-" + hex.EncodeToString(random), listener: listener,
-		single: make(map[*exchange]*time.Timer)}
+		single: make(map[*exchange]*time.Timer), ended: make(chan struct{})}
 	g.life, g.end = context.WithCancel(context.Background())
 	g.server = &http.Server{
 		Handler: g, BaseContext: func(net.Listener) context.Context { return g.life },
@@ -107,12 +109,26 @@ func setBacklog(listener *net.TCPListener, n int) error {
 
 // Revoke ends the process's access: its port is closed, its connections and calls end.
 func (g *Grant) Revoke() {
+	g.ProcessEnded()
 	g.broker.mu.Lock()
 	delete(g.broker.grants, g)
 	g.broker.mu.Unlock()
 	g.end()
 	_ = g.listener.Close() // the server may not know of it yet
 	_ = g.server.Close()
+}
+
+// ProcessEnded says that the process has ended. It may be called more than once.
+func (g *Grant) ProcessEnded() { g.endOnce.Do(func() { close(g.ended) }) }
+
+// hasEnded reports whether the process has ended, for which it waits a moment.
+func (g *Grant) hasEnded(atMost time.Duration) bool {
+	select {
+	case <-g.ended:
+		return true
+	case <-time.After(atMost):
+		return false
+	}
 }
 
 // Secret is what the process has in place of a credential.

@@ -19,7 +19,7 @@ import (
 const patience = time.Minute
 
 // long are limits that nothing in a test comes up against in time.
-func long(l *limits) { l.header, l.body, l.idle = time.Hour, time.Hour, time.Hour }
+func long(l *limits) { l.header, l.body, l.idle, l.ending = time.Hour, time.Hour, time.Hour, time.Hour }
 
 // dial connects to the grant's port as its process may.
 func dial(t testing.TB, g *Grant) net.Conn {

@@ -73,6 +73,9 @@ func (e *exchange) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// errGivenUp says that a process which lives on has given a call up.
+var errGivenUp = errors.New("broker: the process has given the call up")
+
 // errGone says that an answer that no process waited for any more did not come to its end in time.
 var errGone = errors.New("broker: the process has gone")
 

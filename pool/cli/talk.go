@@ -94,6 +94,7 @@ func (p *Process) read(stdout io.ReadCloser) {
 		p.log.Warn("reading a process failed", "pid", p.PID(), "error", err)
 		p.kill()
 	}
+	p.grant.ProcessEnded()
 	p.mu.Lock()
 	t := p.turn
 	p.ended = true
