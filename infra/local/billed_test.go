@@ -56,7 +56,8 @@ func newBilling(t *testing.T, users int, env ...string) *billing {
 
 func userName(i int) string { return fmt.Sprint("user", i) }
 
-// turn is one of one call or of two, whose client may hang up in the middle.
+// turn is one of one call or of two, whose client may hang up in the middle. It goes on then: what is interrupted ends
+// at the API, and nobody can tell to the token how far it has come.
 func (b *billing) turn(ctx context.Context, user int) {
 	n := b.asked.Add(1)
 	text := fmt.Sprintf("turn %d [[latency=%dms]] [[delay=%dms]] [[usage=%d %d %d %d %d]]", n, rand.N(300), rand.N(40),
@@ -65,6 +66,7 @@ func (b *billing) turn(ctx context.Context, user int) {
 		text += "[[tool=Bash {}]]"
 	}
 	request := client.Turn(credentials(userName(user))["access_token"], text)
+	request["on_disconnect"] = "finish"
 	request["model"] = []string{"claude-haiku-5-5", "claude-opus-5-5"}[n%2]
 	if n%7 == 0 {
 		var hangUp context.CancelFunc
