@@ -88,7 +88,9 @@ func TestCompare_PrintsTheRatiosToACommit(t *testing.T) {
 		"short request, CPU time of the service": "2 +2", "short request, allocations": "2 +2",
 		"event of many streams, time": "2 +2", "event of many streams, CPU time of the service": "2 +2",
 	} {
-		line := fmt.Sprintf(`(?m)^%s +[1-9].* +[1-9].* +\d+\.\d{3} +\d+\.\d{3} to [\d.+Inf]+ +%s +\w`, row, pairs)
+		// Of so few requests the allocations can come out below nothing, as what else is going on is taken off.
+		line := fmt.Sprintf(`(?m)^%s +-?[1-9].* +-?[1-9].* +(\d+\.\d{3}|NaN) +(\d+\.\d{3}|NaN) to [\d.+InfNa]+ +%s +\w`,
+			row, pairs)
 		require.Regexp(t, line, table.String())
 	}
 	written, err := os.ReadDir(folder)

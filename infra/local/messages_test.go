@@ -48,7 +48,7 @@ func newChats(t *testing.T, cli string) (*pooltest.API, func(t *testing.T, key s
 	environ := []string{"PATH=" + os.Getenv("PATH"), "HOP_KEYS=" + hop.NewKey(), "WORKSPACES_ROOT=" +
 		filepath.Join(dir, "workspaces"),
 		"ARCHIVE_DIR=" + filepath.Join(dir, "archive"), "CLAUDE_BIN=" + cli, "ANTHROPIC_BASE_URL=" +
-			standIn.URL(), "STANDBY=1"}
+			standIn.URL(), "STANDBY=1", "SPAWN_TIMEOUT=2m"}
 	pool, err := settings.LoadPool(environ)
 	require.NoError(t, err)
 	front, err := settings.LoadFront(environ)
