@@ -188,11 +188,9 @@ func TestGrant_AnAnswerIsReadToItsEndWhenItsProcessHasGone(t *testing.T) {
 	require.Zero(t, b.unbilled.Load())
 }
 
-// What a user has interrupted is to cost no more.
-func TestGrant_ACallThatALivingProcessGivesUpEndsAtTheAPI(t *testing.T) {
-	t.Parallel()
-	begun, gone := make(chan struct{}, 1), make(chan struct{}, 1)
-	b := newBroker(t, func(w http.ResponseWriter, r *http.Request) {
+// unending begins an answer, and tells when it has and when its call has ended, which it doesn't end before.
+func unending(begun, gone chan<- struct{}) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		w.Header().Set("Content-Type", "text/event-stream")
 		_, _ = io.WriteString(w, start)
@@ -200,7 +198,14 @@ func TestGrant_ACallThatALivingProcessGivesUpEndsAtTheAPI(t *testing.T) {
 		begun <- struct{}{}
 		<-r.Context().Done()
 		gone <- struct{}{}
-	}, long, func(l *limits) { l.goneFor, l.ending = time.Hour, time.Millisecond })
+	}
+}
+
+// What a user has interrupted is to cost no more.
+func TestGrant_ACallThatALivingProcessGivesUpEndsAtTheAPI(t *testing.T) {
+	t.Parallel()
+	begun, gone := make(chan struct{}, 1), make(chan struct{}, 1)
+	b := newBroker(t, unending(begun, gone), long, func(l *limits) { l.goneFor, l.ending = time.Hour, time.Millisecond })
 	g, own := bound(t, b, "token-1"), &bill{}
 	g.Charge(own)
 	giveUp(t, g, begun, true)
@@ -213,15 +218,7 @@ func TestGrant_AnAnswerIsReadOnForSoLongAndNoLonger(t *testing.T) {
 	t.Parallel()
 	const limit = 100 * time.Millisecond
 	begun, gone := make(chan struct{}, 2), make(chan struct{}, 1)
-	b := newBroker(t, func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		w.Header().Set("Content-Type", "text/event-stream")
-		_, _ = io.WriteString(w, start)
-		_ = http.NewResponseController(w).Flush()
-		begun <- struct{}{}
-		<-r.Context().Done()
-		gone <- struct{}{}
-	}, long, func(l *limits) { l.goneFor = limit })
+	b := newBroker(t, unending(begun, gone), long, func(l *limits) { l.goneFor = limit })
 	g, own := bound(t, b, "token-1"), &bill{}
 	g.Charge(own)
 	leave(t, g, begun, true)
