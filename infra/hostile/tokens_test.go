@@ -18,6 +18,9 @@ import (
 	"claudepool/infra/testkit/client"
 )
 
+// kept is how many more processes the two instances may keep ready after a flood than before it, of hundreds that came.
+const kept = 16
+
 // Whoever makes tokens up by the thousand takes no place, no standby and no file from people the API accepts, and
 // nothing is left of it.
 func TestHostile_ThousandsOfMadeUpTokensLeaveNothingAndTakeNothing(t *testing.T) {
@@ -45,8 +48,9 @@ func TestHostile_ThousandsOfMadeUpTokensLeaveNothingAndTakeNothing(t *testing.T)
 	})
 	require.Eventually(t, func() bool {
 		now := s.left()
-		return now.workspaces <= before.workspaces+2*newcomers.Load()+4 && now.keys <= before.keys+3*newcomers.Load()+8
-	}, 10*time.Second, 100*time.Millisecond, "%+v before, %+v now; %d newcomers", before, s.left(), newcomers.Load())
+		// Beside who stayed there are processes that are kept ready for the next burst, each in a workspace of its own.
+		return now.workspaces <= before.workspaces+2*newcomers.Load()+kept && now.keys <= before.keys+3*newcomers.Load()+8
+	}, time.Minute, 100*time.Millisecond, "%+v before, %+v now; %d newcomers", before, s.left(), newcomers.Load())
 	t.Logf("%d made-up tokens, %d refusals of the API, %d new users served; left before: %+v, now: %+v", tokens.Load(),
 		s.api.refused.Load(), newcomers.Load(), before, s.left())
 }
