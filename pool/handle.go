@@ -12,10 +12,9 @@ import (
 
 // What ends a turn before its result, beside its client.
 var (
-	errTurnTimeout = errors.New("pool: turn timeout")
-	errMemory      = errors.New("pool: out of memory")
-	errQuota       = errors.New("pool: workspace full")
-	errMoved       = errors.New("pool: the user is another instance's")
+	errMemory = errors.New("pool: out of memory")
+	errQuota  = errors.New("pool: workspace full")
+	errMoved  = errors.New("pool: the user is another instance's")
 )
 
 // Handle is a conversation held for one turn, with a process that is fitted to the request. Its methods are for one
@@ -68,7 +67,6 @@ func (h *Handle) Run(ctx context.Context, sent func(), emit func(ctx context.Con
 	defer cut(nil)
 	defer context.AfterFunc(p.life, func() { cut(ErrClosing) })()
 	defer context.AfterFunc(p.owner.Held(h.user.id), func() { cut(errMoved) })()
-	defer time.AfterFunc(p.opts.TurnTimeout, func() { cut(errTurnTimeout) }).Stop()
 	defer func() { p.served.count(h.how) }() // another process may take the first one's place
 
 	outcome, err := h.run(ctx, sent, emit)
@@ -192,7 +190,7 @@ func (h *Handle) explain(err error) error {
 		return nil
 	case errors.Is(err, cli.ErrDied):
 		return api.BadGateway("the process of this conversation ended in the middle of the turn")
-	case errors.Is(err, errTurnTimeout):
+	case errors.Is(err, cli.ErrTooLong):
 		return api.BadGateway("the turn took longer than %s", opts.TurnTimeout)
 	case errors.Is(err, cli.ErrSilence):
 		return api.BadGateway("no answer from the API for %s", opts.SilenceTimeout)

@@ -250,7 +250,7 @@ func startService(t testing.TB, cli string, confinement *confine.Confinement, ch
 		MaxProcesses: 8, MaxProcessesPerUser: 4, MaxConversations: 100, QueueLimit: 32, MaxProcessRSS: 4 << 30,
 		Quota:       workspace.Space{Bytes: 1 << 30, Files: 100_000},
 		IdleTimeout: time.Minute, FreezeAfter: time.Minute, CleanupInterval: time.Minute, WorkspaceTTL: time.Hour,
-		TurnTimeout:  time.Minute,
+		TurnTimeout: time.Minute, ApprovalTimeout: time.Minute, Approvals: true,
 		QueueTimeout: time.Minute, SilenceTimeout: time.Minute, SpawnTimeout: time.Minute, PermissionMode: "default",
 	}
 	opts.ForTests()

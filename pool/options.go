@@ -38,6 +38,7 @@ type Options struct {
 	TurnTimeout     time.Duration
 	QueueTimeout    time.Duration
 	SilenceTimeout  time.Duration
+	ApprovalTimeout time.Duration // how long a turn waits for its client to answer what is asked
 	SpawnTimeout    time.Duration
 
 	// PermissionMode is the highest permission mode a request may ask for, and that of requests which don't ask.
@@ -45,6 +46,8 @@ type Options struct {
 	// Confined says that uid, file and network protections are all in force, so that requests may name programs to
 	// run before their credential has been checked.
 	Confined bool
+	// Approvals says that clients may approve what the permission mode alone doesn't allow, so that it is run.
+	Approvals bool
 	// Archive keeps conversations for the next instance; nil is none. ArchiveMaxBytes is the largest transcript it gets.
 	Archive         archive.Store
 	ArchiveMaxBytes int64

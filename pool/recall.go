@@ -139,6 +139,7 @@ func (p *Pool) clamped(s vault.Settings) vault.Settings {
 	if !p.opts.Confined {
 		s.MCP = withoutCommands(s.MCP)
 	}
+	s.Interactive = s.Interactive && p.opts.Approvals
 	return s
 }
 

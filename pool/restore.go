@@ -95,7 +95,7 @@ func (s *slot) abandon(proc *cli.Process) error {
 func (s *slot) options() claude.Options {
 	return claude.Options{Model: s.settings.Model, FallbackModel: s.settings.Fallback,
 		PermissionMode: s.settings.Permission, AllowBypass: s.pool.opts.PermissionMode == "bypassPermissions",
-		Background: s.settings.Background}
+		Background: s.settings.Background, Interactive: s.settings.Interactive}
 }
 
 // prepare makes the conversation's files ready for a process and says what it has to resume, if anything.

@@ -34,6 +34,7 @@ func with(s cli.Settings, req *api.Request) cli.Settings {
 	if req.Background != "" {
 		s.Background = req.Background == api.Wait
 	}
+	s.Interactive = s.Interactive || req.Interactive // a process that could ask needn't
 	return s
 }
 
@@ -53,6 +54,10 @@ func (p *Pool) allowed(req *api.Request) error {
 	if req.PermissionMode != "" && permissionRank(req.PermissionMode) > permissionRank(p.opts.PermissionMode) {
 		return api.Invalid("permission_mode: %q is above what this service allows (%s)",
 			req.PermissionMode, p.opts.PermissionMode)
+	}
+	if req.Interactive && !p.opts.Approvals {
+		return api.Invalid("interactive: this service isolates no processes, so that what its users approve would run as " +
+			"the service itself")
 	}
 	if p.opts.Confined {
 		return nil

@@ -26,7 +26,7 @@ type starter struct {
 func newStarter(p *Pool) *starter {
 	opts := p.opts
 	limits := cli.Limits{Silence: opts.SilenceTimeout, InterruptGrace: p.tuning.interruptGrace,
-		Rate: fairRate, Burst: fairBurst}
+		Turn: opts.TurnTimeout, Approval: opts.ApprovalTimeout, Rate: fairRate, Burst: fairBurst}
 	return &starter{launcher: opts.Launcher, broker: opts.Broker, turnstile: newTurnstile(), spec: cli.Spec{
 		Bin: opts.ClaudeBin, Limits: limits, Logger: opts.Logger,
 		MCPTimeout: opts.SpawnTimeout / 3, // or a server that is silent would cost the process

@@ -214,7 +214,7 @@ variable "pool_settings" {
   validation {
     condition = alltrue([for name in keys(var.pool_settings) : contains([
       "IDLE_TIMEOUT", "CLEANUP_INTERVAL", "WORKSPACE_TTL", "STANDBY", "PARKED", "MAX_PROCESSES", "MAX_PROCESSES_PER_USER", "MAX_CONVERSATIONS_PER_USER", "QUEUE_LIMIT",
-      "TURN_TIMEOUT", "QUEUE_TIMEOUT", "SILENCE_TIMEOUT", "SPAWN_TIMEOUT", "MAX_PROCESS_RSS", "ARCHIVE_TTL", "ARCHIVE_MAX_BYTES", "WORKSPACE_MAX_BYTES",
+      "TURN_TIMEOUT", "QUEUE_TIMEOUT", "SILENCE_TIMEOUT", "SPAWN_TIMEOUT", "APPROVAL_TIMEOUT", "MAX_PROCESS_RSS", "ARCHIVE_TTL", "ARCHIVE_MAX_BYTES", "WORKSPACE_MAX_BYTES",
       "WORKSPACE_MAX_FILES", "CONNECT_PORTS", "BIND_PORTS", "BUDGET_USER", "BUDGET_KEY", "PERMISSION_MODE", "MAX_BODY_BYTES", "LOG_LEVEL", "ANTHROPIC_BASE_URL", "TRACES_PER_SECOND", "TRACE_UPSTREAM",
     ], name)])
     error_message = "pool_settings has a name that is no setting of the pool, or one that this module sets itself."

@@ -136,7 +136,7 @@ func (p *Pool) validate() map[string]bool {
 	for name, d := range map[string]time.Duration{
 		"IDLE_TIMEOUT": p.IdleTimeout, "CLEANUP_INTERVAL": p.CleanupInterval, "WORKSPACE_TTL": p.WorkspaceTTL,
 		"TURN_TIMEOUT": p.TurnTimeout, "QUEUE_TIMEOUT": p.QueueTimeout,
-		"SPAWN_TIMEOUT": p.SpawnTimeout, "DRAIN_TIMEOUT": p.DrainTimeout,
+		"SPAWN_TIMEOUT": p.SpawnTimeout, "APPROVAL_TIMEOUT": p.ApprovalTimeout, "DRAIN_TIMEOUT": p.DrainTimeout,
 	} {
 		ok[name] = d >= minDuration
 	}

@@ -58,11 +58,12 @@ type Pool struct {
 	MaxConversations    int `env:"MAX_CONVERSATIONS_PER_USER" envDefault:"32"`
 	QueueLimit          int `env:"QUEUE_LIMIT" envDefault:"8"`
 
-	TurnTimeout    time.Duration `env:"TURN_TIMEOUT" envDefault:"30m"`
-	QueueTimeout   time.Duration `env:"QUEUE_TIMEOUT" envDefault:"2m"`
-	SilenceTimeout time.Duration `env:"SILENCE_TIMEOUT" envDefault:"5m"`
-	SpawnTimeout   time.Duration `env:"SPAWN_TIMEOUT" envDefault:"30s"`
-	DrainTimeout   time.Duration `env:"DRAIN_TIMEOUT" envDefault:"8s"`
+	TurnTimeout     time.Duration `env:"TURN_TIMEOUT" envDefault:"30m"`
+	QueueTimeout    time.Duration `env:"QUEUE_TIMEOUT" envDefault:"2m"`
+	SilenceTimeout  time.Duration `env:"SILENCE_TIMEOUT" envDefault:"5m"`
+	SpawnTimeout    time.Duration `env:"SPAWN_TIMEOUT" envDefault:"30s"`
+	ApprovalTimeout time.Duration `env:"APPROVAL_TIMEOUT" envDefault:"10m"`
+	DrainTimeout    time.Duration `env:"DRAIN_TIMEOUT" envDefault:"8s"`
 
 	WorkspaceBytes Size `env:"WORKSPACE_MAX_BYTES" envDefault:"2GiB"`
 	WorkspaceFiles int  `env:"WORKSPACE_MAX_FILES" envDefault:"200000"`

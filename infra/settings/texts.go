@@ -144,6 +144,10 @@ var texts = map[string]struct{ must, about string }{
 		must:  "be a duration of at least 1ms, such as 30s",
 		about: "longest start of a process",
 	},
+	"APPROVAL_TIMEOUT": {
+		must:  "be a duration of at least 1ms, such as 10m",
+		about: "how long a turn waits for its client to approve or answer; then it is told no",
+	},
 	"DRAIN_TIMEOUT": {
 		must:  "be a duration of at least 1ms, such as 8s",
 		about: "how long running turns may go on after SIGTERM",

@@ -23,6 +23,7 @@ type Request struct {
 	PermissionMode string               `json:"permission_mode"`
 	OnDisconnect   string               `json:"on_disconnect"` // Interrupt, Finish or empty for the former
 	Background     string               `json:"background"`    // None, Wait or empty for what the conversation has
+	Interactive    bool                 `json:"interactive"`   // the client answers what it is asked
 	Stateless      bool                 `json:"stateless"`     // where nothing is said before, nothing was
 	MaxBudgetUSD   *float64             `json:"max_budget_usd"`
 	MaxTurns       *int                 `json:"max_turns"` // calls of the API for the main conversation

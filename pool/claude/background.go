@@ -13,6 +13,9 @@ var (
 	withheld = []string{"ScheduleWakeup", "RemoteTrigger", "EnterWorktree", "ExitWorktree"}
 	// lasting are those that are offered only where work in the background is.
 	lasting = []string{"Monitor", "TaskStop"}
+	// planning are those that change the session's permission mode by themselves. The CLI has them only where it has
+	// somebody to ask.
+	planning = []string{"EnterPlanMode", "ExitPlanMode"}
 )
 
 // withheldSkills is for the skill that is about RemoteTrigger.
@@ -20,10 +23,13 @@ const withheldSkills = `{"skillOverrides":{"schedule":"off"}}`
 
 // toolArgs say which tools the CLI doesn't offer. It takes them at its start only: rules and settings that come later
 // leave what it offers as it is.
-func toolArgs(background bool) []string {
-	left := withheld
-	if !background {
-		left = append(left[:len(left):len(left)], lasting...)
+func toolArgs(o Options) []string {
+	left := withheld[:len(withheld):len(withheld)]
+	if !o.Background {
+		left = append(left, lasting...)
+	}
+	if o.Interactive {
+		left = append(left, planning...)
 	}
 	return []string{"--disallowedTools=" + strings.Join(left, ","), "--settings=" + withheldSkills}
 }

@@ -25,6 +25,7 @@ type Options struct {
 	PermissionMode string // empty is the CLI's own default
 	AllowBypass    bool   // let a later control request switch to bypassPermissions; refused by the CLI as root
 	Background     bool   // offer work that outlives its turn
+	Interactive    bool   // ask the host before what needs approval, and offer to ask the user questions
 }
 
 // Args returns the command line without the program's name. Values stand in the `--flag=value` form, so that none of
@@ -58,7 +59,10 @@ func Args(o Options) []string {
 	if o.AllowBypass {
 		args = append(args, "--allow-dangerously-skip-permissions")
 	}
-	return append(args, toolArgs(o.Background)...)
+	if o.Interactive {
+		args = append(args, "--permission-prompt-tool=stdio")
+	}
+	return append(args, toolArgs(o)...)
 }
 
 // Environment is what a child gets to know of the world. Nothing of the service's own environment is inherited.

@@ -33,7 +33,8 @@ type Line struct {
 	Subtype string
 
 	UUID      string
-	RequestID string // of a control_request, or of the request a control_response answers
+	RequestID string // of a control_request or its cancellation, or of the request a control_response answers
+	Asks      string // of a control_request: its subtype
 
 	MessageUUID string // the user message a command_lifecycle line is about
 	// of a command_lifecycle line: queued, started, completed, cancelled; of a session_state_changed: idle, running
@@ -141,6 +142,8 @@ func (l *Line) set(key string, value gjson.Result) {
 		l.UUID = value.String()
 	case "request_id":
 		l.RequestID = value.String()
+	case "request":
+		l.Asks = value.Get("subtype").String()
 	case "command_uuid":
 		l.MessageUUID = value.String()
 	case "state":

@@ -3,6 +3,7 @@ package claude
 import (
 	"bytes"
 	"encoding/json"
+	"strconv"
 )
 
 // UserMessage is the line that begins a turn. The uuid ties the turn's lines to it; content is a JSON string or an
@@ -16,6 +17,16 @@ func UserMessage(uuid string, content json.RawMessage) []byte {
 		[]byte(`{"type":"user","uuid":"` + uuid +
 			`","session_id":"","parent_tool_use_id":null,"text_not_typed":true,"message":{"role":"user","content":`),
 		oneLine(content), []byte("}}\n")}, nil)
+}
+
+// SteeringMessage is the line of a message that belongs to a turn which runs already. With the priority "now" the turn
+// is broken off for it; empty is the CLI's own way.
+func SteeringMessage(uuid string, content json.RawMessage, priority string) []byte {
+	text := UserMessage(uuid, content)
+	if priority == "" {
+		return text
+	}
+	return append([]byte(`{"priority":`+strconv.Quote(priority)+`,`), text[1:]...)
 }
 
 // oneLine is the JSON without line breaks, of which there is none in most: it can be long, and to write it anew takes
@@ -49,18 +60,35 @@ func ControlRequest(id string, body any) []byte {
 	}{"control_request", id, body})
 }
 
-// RefuseControl answers a control request of the CLI's own with an error: it waits for an answer to each, so that one
-// that stays unanswered hangs its turn.
-func RefuseControl(id string) []byte {
-	type response struct {
-		Subtype   string `json:"subtype"`
-		RequestID string `json:"request_id"`
-		Error     string `json:"error"`
-	}
+// controlResponse answers a control request of the CLI's own. It waits for an answer to each, so that one that stays
+// unanswered hangs its turn.
+type controlResponse struct {
+	Subtype   string          `json:"subtype"`
+	RequestID string          `json:"request_id"`
+	Response  json.RawMessage `json:"response,omitempty"`
+	Error     string          `json:"error,omitempty"`
+}
+
+// AnswerControl is the line that gives the CLI what it has asked for, an object.
+func AnswerControl(id string, answer json.RawMessage) []byte {
+	return controlResponse{Subtype: "success", RequestID: id, Response: answer}.line()
+}
+
+// RefuseControl is the line that tells the CLI that it gets no answer, and why.
+func RefuseControl(id, why string) []byte {
+	return controlResponse{Subtype: "error", RequestID: id, Error: why}.line()
+}
+
+func (r controlResponse) line() []byte {
 	return line(struct {
-		Type     string   `json:"type"`
-		Response response `json:"response"`
-	}{"control_response", response{"error", id, "not supported by this host"}})
+		Type     string          `json:"type"`
+		Response controlResponse `json:"response"`
+	}{"control_response", r})
+}
+
+// Denial is an answer to can_use_tool by which the tool isn't run. The model reads why.
+func Denial(why string) json.RawMessage {
+	return line(map[string]string{"behavior": "deny", "message": why})
 }
 
 // The control requests this service makes. Each takes effect on a live process.

@@ -87,8 +87,8 @@ func newCLI(t testing.TB, grants <-chan *broker.Grant, change ...func(*Limits)) 
 	stdin, in := io.Pipe()
 	out, stdout := io.Pipe()
 	c := &fakeCLI{t: t, grants: grants, stdin: stdin, stdout: stdout, told: make(chan gjson.Result, 1000)}
-	spec := Spec{Logger: slog.New(slog.DiscardHandler),
-		Limits: Limits{Silence: time.Hour, InterruptGrace: time.Second, Rate: 1 << 30, Burst: 1 << 30}}
+	spec := Spec{Logger: slog.New(slog.DiscardHandler), Limits: Limits{Silence: time.Hour, InterruptGrace: time.Second,
+		Turn: 1000 * time.Hour, Approval: time.Hour, Rate: 1 << 30, Burst: 1 << 30}}
 	for _, f := range change {
 		f(&spec.Limits)
 	}

@@ -25,12 +25,16 @@ var (
 	ErrDied = errors.New("cli: the process ended")
 	// ErrSilence is the cause of a run's end when neither the API nor the CLI has said anything for Limits.Silence.
 	ErrSilence = errors.New("cli: silence")
+	// ErrTooLong is the cause of a run's end after Limits.Turn.
+	ErrTooLong = errors.New("cli: the run took too long")
 )
 
 // Limits are what one run may take. All have to be positive.
 type Limits struct {
 	Silence        time.Duration // without a word of a CLI that waits for the API
 	InterruptGrace time.Duration // for an interrupted run to end before its process is killed
+	Turn           time.Duration // a run, but for the time that it waits for its host
+	Approval       time.Duration // the host, for an answer to what the CLI asks
 	// Rate is how many bytes a second a run may hand over after its first Burst ones, so that a process that floods leaves
 	// the machine to others: it waits, as for a client that reads slowly.
 	Rate  float64
@@ -82,6 +86,8 @@ type Process struct {
 	lastLine     atomic.Int64                   // when the CLI last wrote something, in Unix nanoseconds
 	refusing     atomic.Int64                   // bytes of answers to what the CLI has asked, until they are written
 
+	asks asks
+
 	write   sync.Mutex // one line at a time on stdin
 	freezer freezer
 
@@ -115,7 +121,7 @@ func Start(ctx context.Context, launcher *confine.Launcher, b *broker.Broker, sp
 func newProcess(c child, stdin io.Writer, stdout io.ReadCloser, grant *broker.Grant, spec Spec) *Process {
 	p := &Process{child: c, stdin: stdin, grant: grant, limits: spec.Limits, log: spec.Logger,
 		resumed: spec.Options.Resume || spec.Options.Gate != "", inForce: settingsOf(spec.Options),
-		controls: make(map[string]chan claude.Line), exited: make(chan struct{})}
+		controls: make(map[string]chan claude.Line), exited: make(chan struct{}), asks: asks{limit: spec.Limits.Approval}}
 	p.noteActivity()
 	go p.read(stdout)
 	return p

@@ -166,7 +166,12 @@ func (p *Process) watch(ctx context.Context, t *turn, cut context.CancelCauseFun
 			p.interrupt(t)
 		}
 	})
+	began := time.Now()
+	before, _ := p.awaited()
 	rest := every(watchInterval, func() {
+		if waited, _ := p.awaited(); time.Since(began)-(waited-before) >= p.limits.Turn {
+			cut(ErrTooLong)
+		}
 		if p.silentFor() >= p.limits.Silence && p.isWaiting(t) {
 			cut(ErrSilence)
 		}
@@ -206,9 +211,9 @@ func every(d time.Duration, f func()) (stop func()) {
 }
 
 // isWaiting reports whether a silent process's turn waits for an API that doesn't answer, or for a CLI that hasn't
-// begun. A tool that runs quietly and a client that doesn't read are no silence.
+// begun. A tool that runs quietly, a host that hasn't answered and a client that doesn't read are no silence.
 func (p *Process) isWaiting(t *turn) bool {
-	if t.stalled() {
+	if _, now := p.awaited(); now || t.stalled() {
 		return false
 	}
 	select {

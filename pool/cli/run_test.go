@@ -137,7 +137,7 @@ func TestRun_AMessageLargerThanThePipeDoesntStopTheReading(t *testing.T) {
 		r.uuid = gjson.GetBytes(begin, "uuid").Str
 		r.start()
 		for i := range 3 {
-			c.say(fmt.Sprintf(`{"type":"control_request","request_id":"ask-%d","request":{"subtype":"can_use_tool"}}`, i), event)
+			c.say(fmt.Sprintf(`{"type":"control_request","request_id":"ask-%d","request":{"subtype":"elicitation"}}`, i), event)
 		}
 		c.listen()
 		rest := c.next()

@@ -20,17 +20,20 @@ type Settings struct {
 	Thinking   *bool           // nil: the CLI's own default
 	MCP        json.RawMessage // an object of servers by name; nil: none
 	Background bool            // work that outlives its turn is offered, and a run waits for it
+	// Interactive says that the CLI asks its host before what needs approval, and can have it ask the user questions.
+	Interactive bool
 }
 
 // equal spares what reflect.DeepEqual allocates, as every request asks.
 func (s Settings) equal(o Settings) bool {
 	thinking := s.Thinking == o.Thinking || s.Thinking != nil && o.Thinking != nil && *s.Thinking == *o.Thinking
 	return thinking && s.Model == o.Model && s.Fallback == o.Fallback && s.Permission == o.Permission &&
-		s.System == o.System && s.Background == o.Background && bytes.Equal(s.MCP, o.MCP) && (s.MCP == nil) == (o.MCP == nil)
+		s.System == o.System && s.Background == o.Background && s.Interactive == o.Interactive && bytes.Equal(s.MCP, o.MCP) && (s.MCP == nil) == (o.MCP == nil)
 }
 
 func settingsOf(o claude.Options) Settings {
-	return Settings{Model: o.Model, Fallback: o.FallbackModel, Permission: o.PermissionMode, Background: o.Background}
+	return Settings{Model: o.Model, Fallback: o.FallbackModel, Permission: o.PermissionMode, Background: o.Background,
+		Interactive: o.Interactive}
 }
 
 // Refusal is the error of settings that the CLI doesn't take. Those that were in force stay.
@@ -56,7 +59,7 @@ func (p *Process) Satisfies(wanted Settings) bool {
 func (p *Process) NeedsRestart(wanted Settings) bool {
 	s := p.inForce
 	return !p.Alive() || p.Unusable() || s.System != wanted.System || s.Fallback != wanted.Fallback ||
-		s.Background != wanted.Background ||
+		s.Background != wanted.Background || s.Interactive != wanted.Interactive ||
 		wanted.Model == "" && s.Model != "" || wanted.Thinking == nil && s.Thinking != nil
 }
 

@@ -56,7 +56,8 @@ func newHost(t *testing.T) *host {
 	return &host{t: t, api: api, broker: b, launcher: launcher, spec: Spec{
 		Bin: cli, Folder: folder,
 		Options: claude.Options{SessionID: uuid.NewString(), Model: "haiku"}, MCPTimeout: time.Second, Logger: log,
-		Limits: Limits{Silence: patience, InterruptGrace: patience, Rate: 1 << 30, Burst: 1 << 30},
+		Limits: Limits{Silence: patience, InterruptGrace: patience, Turn: time.Hour, Approval: time.Hour,
+			Rate: 1 << 30, Burst: 1 << 30},
 	}}
 }
 

@@ -11,7 +11,7 @@ import (
 	"claudepool/pool/claude"
 )
 
-// refusalBytes bounds the answers that a CLI hasn't read yet to what it has asked: a pipe's size. A CLI that asks on
+// refusalBytes bounds the refusals that a CLI hasn't read yet of what it has asked: a pipe's size. A CLI that asks on
 // and on without reading is killed, or it could fill the service's memory.
 const refusalBytes = 64 << 10
 
@@ -100,6 +100,7 @@ func (p *Process) read(stdout io.ReadCloser) {
 	p.ended = true
 	close(p.exited)
 	p.mu.Unlock()
+	p.dropAsks()
 	if t != nil {
 		t.fail(ErrDied)
 	}
@@ -128,28 +129,26 @@ func (p *Process) dispatch(raw []byte) {
 			reply <- line
 		}
 	case "control_request":
-		p.refuse(line.RequestID)
-	default:
-		p.mu.Lock()
-		t := p.turn
-		p.mu.Unlock()
-		if t != nil {
-			t.add(line)
+		if p.asked(line) {
+			p.show(line, (*turn).addShown)
 		}
+	case "control_cancel_request":
+		if p.withdrawn(line.RequestID) {
+			p.show(line, (*turn).addShown)
+		}
+	default:
+		p.show(line, (*turn).add)
 	}
 }
 
-// refuse answers a control request of the CLI's own. It doesn't wait for stdin, as stdout isn't read meanwhile.
-func (p *Process) refuse(id string) {
-	answer := claude.RefuseControl(id)
-	if p.refusing.Add(int64(len(answer))) > refusalBytes {
-		p.kill()
-		return
+// show hands a line to the run, if there is one.
+func (p *Process) show(line claude.Line, add func(*turn, claude.Line)) {
+	p.mu.Lock()
+	t := p.turn
+	p.mu.Unlock()
+	if t != nil {
+		add(t, line)
 	}
-	go func() {
-		_ = p.send(answer)
-		p.refusing.Add(-int64(len(answer)))
-	}()
 }
 
 // noteActivity notes that the CLI has said something, or was asked for something.

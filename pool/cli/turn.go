@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +32,7 @@ type turn struct {
 	full    bool         // a line waits for room
 	dropped bool         // nobody reads any more: drop instead of keeping
 	spoke   time.Time    // when the first token came; zero: none has
+	waiting []string     // uuids of messages that were added, until they are answered
 	result  *claude.Line // the last one that has come
 	usage   *claude.Usage
 	over    bool // no other result will come
@@ -78,8 +80,8 @@ func (t *turn) add(line claude.Line) {
 		closeOnce(t.begun)
 	case line.Type == "system" && line.Subtype == "compact_boundary", line.CallsTool():
 		t.lasting = true
-	case line.Type == "result" && !line.Answers(t.uuid) && (!t.waits || len(line.MessageUUIDs) > 0):
-		return // of a turn that wasn't ours
+	case line.Type == "result" && !t.isOursLocked(&line):
+		return
 	}
 	if t.spoke.IsZero() && line.Speaks() {
 		t.spoke = time.Now()
@@ -115,8 +117,35 @@ func (t *turn) concludeLocked(line *claude.Line, raw []byte) {
 		}
 		t.usage = &sum
 	}
-	if !t.waits {
+	if !t.waits && len(t.waiting) == 0 {
 		t.endLocked()
+	}
+}
+
+// isOursLocked reports whether a result is of one of the turn's messages, or of what it has left in the background.
+func (t *turn) isOursLocked(result *claude.Line) bool {
+	before := len(t.waiting)
+	t.waiting = slices.DeleteFunc(t.waiting, result.Answers)
+	return result.Answers(t.uuid) || len(t.waiting) < before || t.waits && len(result.MessageUUIDs) == 0
+}
+
+// addMessage has the turn last until a message of that uuid is answered, too. It reports whether the turn goes on.
+func (t *turn) addMessage(uuid string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.over || t.err != nil || t.dropped {
+		return false
+	}
+	t.waiting = append(t.waiting, uuid)
+	return true
+}
+
+// addShown considers a line by which the CLI asks, or gives it up, and that the client is to see. It may block as add.
+func (t *turn) addShown(line claude.Line) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.started && !t.over && t.err == nil {
+		t.pushLocked(line.Raw)
 	}
 }
 

@@ -168,9 +168,10 @@ func (i *Instance) poolOptions(capacity int) pool.Options {
 		IdleTimeout: s.IdleTimeout, CleanupInterval: s.CleanupInterval, FreezeAfter: freezeAfter,
 		WorkspaceTTL: s.WorkspaceTTL,
 		TurnTimeout:  s.TurnTimeout, QueueTimeout: s.QueueTimeout, SilenceTimeout: s.SilenceTimeout,
-		SpawnTimeout: s.SpawnTimeout,
-		BudgetUser:   s.BudgetUser, BudgetKey: s.BudgetKey,
+		SpawnTimeout: s.SpawnTimeout, ApprovalTimeout: s.ApprovalTimeout,
+		BudgetUser: s.BudgetUser, BudgetKey: s.BudgetKey,
 		PermissionMode: mode, Confined: confined, MemoryShort: memoryShort,
+		Approvals: confined || s.Isolation == "off", // whose operator has said that the users are trusted
 	}
 }
 

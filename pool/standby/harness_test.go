@@ -110,7 +110,8 @@ func (s *stage) Start(ctx context.Context, in *workspace.Folder, opts claude.Opt
 	s.requireUnlocked()
 	p, err := cli.Start(ctx, s.launcher, s.broker, cli.Spec{Bin: s.bin, Folder: in, Options: opts,
 		MCPTimeout: time.Second, Logger: slog.New(slog.DiscardHandler),
-		Limits: cli.Limits{Silence: patience, InterruptGrace: patience, Rate: 1 << 30, Burst: 1 << 30}})
+		Limits: cli.Limits{Silence: patience, InterruptGrace: patience, Turn: time.Hour, Approval: time.Hour,
+			Rate: 1 << 30, Burst: 1 << 30}})
 	if err == nil {
 		s.started <- p
 	}

@@ -35,6 +35,7 @@ type Settings struct {
 	Thinking                            *bool
 	MCP                                 json.RawMessage `json:",omitempty"`
 	Background                          bool            `json:",omitempty"`
+	Interactive                         bool            `json:",omitempty"`
 }
 
 // IsLarge reports whether the settings are kept in the body, as a manifest has no room for them.

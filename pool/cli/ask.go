@@ -1,0 +1,287 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"claudepool/pool/claude"
+)
+
+const (
+	// mostAsks and askBytes bound what a CLI can have waiting for its host. It runs what nobody has looked through.
+	mostAsks = 64
+	askBytes = 16 << 20
+)
+
+var (
+	// ErrNotAsked is the error of an answer to what the CLI doesn't wait for: it hasn't asked, somebody has answered, or
+	// it has given up.
+	ErrNotAsked = errors.New("cli: not asked")
+	// ErrNoRun says that there is no run that could be steered or interrupted.
+	ErrNoRun = errors.New("cli: no run")
+)
+
+// What models read where nobody answers.
+const (
+	noHost   = "This needs approval, and there is nobody in this conversation who could give it."
+	noAnswer = "Nobody has answered in time, so this was not allowed."
+	unknown  = "not supported by this host"
+)
+
+// Ask is something that a CLI asks of its host, and waits for.
+type Ask struct {
+	ID      string    // of the control request
+	Subtype string    // can_use_tool, hook_callback, mcp_message, elicitation, …
+	Line    []byte    // the control request as the CLI wrote it, but for its session's id
+	At      time.Time // when it came
+}
+
+// Taking is what becomes of an Ask.
+type Taking int
+
+// The process refuses what isn't taken. What is taken is the host's to answer; the client of a run sees what is shown,
+// and its withdrawal, among the run's lines.
+const (
+	Refuse Taking = iota
+	Take
+	Show
+)
+
+// Host answers what a CLI asks. Its methods are called by whoever reads the CLI's output, and must not wait.
+type Host interface {
+	Asked(Ask) Taking
+	// Withdrawn says that the CLI doesn't wait any longer for what was taken, or that its time is over.
+	Withdrawn(id string)
+}
+
+// asks are those of a process that wait for an answer.
+type asks struct {
+	limit time.Duration // for each to be answered
+
+	mu      sync.Mutex // guards the following
+	host    Host       // nil: nobody answers
+	pending []*pendingAsk
+	bytes   int
+	since   time.Time     // when something began to be pending, if something is
+	waited  time.Duration // for answers, before that
+}
+
+type pendingAsk struct {
+	Ask
+	host    Host
+	shown   bool
+	timeout *time.Timer
+}
+
+// SetHost says who answers what the CLI asks from now on; nil is nobody. It doesn't change who answers what was asked
+// before.
+func (p *Process) SetHost(h Host) {
+	p.asks.mu.Lock()
+	defer p.asks.mu.Unlock()
+	p.asks.host = h
+}
+
+// Pending are the asks that wait for an answer, oldest first.
+func (p *Process) Pending() []Ask {
+	p.asks.mu.Lock()
+	defer p.asks.mu.Unlock()
+	all := make([]Ask, len(p.asks.pending))
+	for i, a := range p.asks.pending {
+		all[i] = a.Ask
+	}
+	return all
+}
+
+// PendingAsk is the ask of that id, if it waits for an answer.
+func (p *Process) PendingAsk(id string) (Ask, bool) {
+	for _, a := range p.Pending() {
+		if a.ID == id {
+			return a, true
+		}
+	}
+	return Ask{}, false
+}
+
+// Answer gives the CLI what it has asked for, a JSON object. Each ask is answered once: ErrNotAsked. It waits for a CLI
+// that doesn't read.
+func (p *Process) Answer(id string, answer json.RawMessage) error {
+	return p.reply(id, claude.AnswerControl(id, answer))
+}
+
+// AnswerError tells the CLI that it doesn't get what it has asked for, and why.
+func (p *Process) AnswerError(id, why string) error {
+	return p.reply(id, claude.RefuseControl(id, why))
+}
+
+func (p *Process) reply(id string, line []byte) error {
+	if p.asks.remove(id) == nil {
+		return ErrNotAsked
+	}
+	p.noteActivity()
+	return p.send(line)
+}
+
+// asked passes a control request of the CLI's on to its host, or refuses it. It reports whether the client is to see
+// it.
+func (p *Process) asked(line claude.Line) (shown bool) {
+	a := Ask{ID: line.RequestID, Subtype: line.Asks, Line: line.Raw, At: time.Now()}
+	host := p.asks.add(a, func() { p.expire(a) })
+	if host == nil {
+		p.answerNow(refusal(a, noHost))
+		return false
+	}
+	switch host.Asked(a) {
+	case Refuse:
+		if p.asks.remove(a.ID) != nil {
+			p.answerNow(refusal(a, noHost))
+		}
+	case Show:
+		return p.asks.show(a.ID)
+	case Take:
+	}
+	return false
+}
+
+// refusal is the line that says no to what was asked. The CLI takes an error for a failure of its own, so the model
+// is told.
+func refusal(a Ask, why string) []byte {
+	if a.Subtype == "can_use_tool" {
+		return claude.AnswerControl(a.ID, claude.Denial(why))
+	}
+	return claude.RefuseControl(a.ID, unknown)
+}
+
+// expire refuses what nobody has answered in time.
+func (p *Process) expire(a Ask) {
+	expired := p.asks.remove(a.ID)
+	if expired == nil {
+		return
+	}
+	p.noteActivity()
+	expired.host.Withdrawn(a.ID)
+	p.answerNow(refusal(a, noAnswer))
+}
+
+// withdrawn says that the CLI has given up what it has asked. It reports whether the client has seen that.
+func (p *Process) withdrawn(id string) (shown bool) {
+	a := p.asks.remove(id)
+	if a == nil {
+		return false
+	}
+	a.host.Withdrawn(id)
+	return a.shown
+}
+
+// dropAsks forgets what a CLI has asked that has ended.
+func (p *Process) dropAsks() {
+	for _, a := range p.Pending() {
+		p.withdrawn(a.ID)
+	}
+}
+
+// answerNow answers without waiting for stdin, as stdout isn't read meanwhile. A CLI that asks on and on and doesn't
+// read is killed.
+func (p *Process) answerNow(line []byte) {
+	if p.refusing.Add(int64(len(line))) > refusalBytes {
+		p.kill()
+		return
+	}
+	go func() {
+		_ = p.send(line)
+		p.refusing.Add(-int64(len(line)))
+	}()
+}
+
+// awaited is how long the process has waited for answers in all, and whether it does.
+func (p *Process) awaited() (all time.Duration, now bool) {
+	p.asks.mu.Lock()
+	defer p.asks.mu.Unlock()
+	if len(p.asks.pending) == 0 {
+		return p.asks.waited, false
+	}
+	return p.asks.waited + time.Since(p.asks.since), true
+}
+
+// add keeps an ask for the host, who is nil if there is none or too much is kept.
+func (a *asks) add(of Ask, expire func()) Host {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	isMore := len(a.pending) >= mostAsks || a.bytes+len(of.Line) > askBytes
+	if a.host == nil || isMore || a.findLocked(of.ID) >= 0 {
+		return nil
+	}
+	if len(a.pending) == 0 {
+		a.since = time.Now()
+	}
+	a.pending = append(a.pending, &pendingAsk{Ask: of, host: a.host, timeout: time.AfterFunc(a.limit, expire)})
+	a.bytes += len(of.Line)
+	return a.host
+}
+
+func (a *asks) findLocked(id string) int {
+	return slices.IndexFunc(a.pending, func(p *pendingAsk) bool { return p.ID == id })
+}
+
+// show says that the client sees an ask, if it still waits.
+func (a *asks) show(id string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	i := a.findLocked(id)
+	if i < 0 {
+		return false
+	}
+	a.pending[i].shown = true
+	return true
+}
+
+// remove takes an ask out, which nobody else can do from then on; nil if it isn't there.
+func (a *asks) remove(id string) *pendingAsk {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	i := a.findLocked(id)
+	if i < 0 {
+		return nil
+	}
+	taken := a.pending[i]
+	taken.timeout.Stop()
+	a.pending = slices.Delete(a.pending, i, i+1)
+	a.bytes -= len(taken.Line)
+	if len(a.pending) == 0 {
+		a.waited += time.Since(a.since)
+	}
+	return taken
+}
+
+// Steer gives the run another message, the JSON of a user message's content, under a uuid that no other message has.
+// While tools run the CLI passes it on at the model's next step, else when it has answered what came before; with the
+// priority "now" it breaks off for it. The run ends when all its messages are answered. ErrNoRun: nothing runs.
+func (p *Process) Steer(uuid string, message json.RawMessage, priority string) error {
+	p.mu.Lock()
+	t := p.turn
+	p.mu.Unlock()
+	if t == nil || !t.addMessage(uuid) {
+		return ErrNoRun
+	}
+	return p.send(claude.SteeringMessage(uuid, message, priority))
+}
+
+// InterruptRun has the CLI end the run, which tells so in its result. ErrNoRun: nothing runs that could be interrupted.
+func (p *Process) InterruptRun(ctx context.Context) error {
+	p.mu.Lock()
+	t := p.turn
+	p.mu.Unlock()
+	if t == nil || t.hasEnded() {
+		return ErrNoRun
+	}
+	select {
+	case <-t.begun: // before that the CLI ignores it
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	_, err := p.control(ctx, claude.Interrupt{})
+	return err
+}
