@@ -64,6 +64,7 @@ func (f *Front) describe(w http.ResponseWriter, _ *http.Request) {
 			"POST " + api.PathChat:        "a turn, for clients of OpenAI's chat completions",
 			"POST " + api.PathMessages:    "one turn of a user's conversation, as server-sent events",
 			"POST " + api.PathResume:      "the rest of a turn's events, after Last-Event-ID",
+			"POST " + api.PathAnswer:      "answers what a running turn has asked",
 			"POST " + api.PathDelete:      "deletes the user's conversations, or that of session_id",
 			"POST " + api.PathCountTokens: "how many tokens a message has, as the Messages API says",
 			"GET " + api.PathModels:       "the models there are, as the Messages API says",

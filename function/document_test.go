@@ -87,6 +87,7 @@ func TestDocument_HasEachEndpointWithItsMethodsAndNoOther(t *testing.T) {
 var decoders = map[string]func(body []byte) error{
 	api.PathMessages: func(body []byte) error { _, err := api.Decode(body); return err },
 	api.PathResume:   func(body []byte) error { _, err := api.DecodeCredential(body); return err },
+	api.PathAnswer:   func(body []byte) error { _, err := api.DecodeAnswer(body); return err },
 	api.PathDelete:   func(body []byte) error { _, err := api.DecodeDeletion(body); return err },
 	api.PathMessagesAPI: func(body []byte) error {
 		_, _, _, err := messages.Decode(body, http.Header{"X-Api-Key": {"sk-ant-api03-secret"}})

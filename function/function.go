@@ -107,6 +107,7 @@ func (f *Front) endpoints() map[string]http.Handler {
 		api.PathMessagesAPI:   pages(f.only(f.messagesAPI, http.MethodPost)),
 		api.PathChat:          pages(f.only(f.chat, http.MethodPost)),
 		api.PathResume:        pages(f.only(f.resume, http.MethodPost)),
+		api.PathAnswer:        pages(f.only(f.giveAnswer, http.MethodPost)),
 		api.PathDelete:        pages(f.only(f.delete, http.MethodPost)),
 		api.PathCountTokens:   pages(f.only(f.passThrough, http.MethodPost)),
 		api.PathModels:        pages(f.only(f.passThrough, http.MethodGet)),
@@ -187,31 +188,6 @@ func (f *Front) only(next http.HandlerFunc, methods ...string) http.HandlerFunc 
 	}
 }
 
-// messages begins a turn.
-func (f *Front) messages(w http.ResponseWriter, r *http.Request) {
-	f.serve(w, r, kind{decode: api.Decode, begin: func(*api.Body) (call,
-		error) {
-		return call{path: api.PathMessages}, nil
-	}})
-}
-
-// resume goes on with the stream of a turn that was begun before.
-func (f *Front) resume(w http.ResponseWriter, r *http.Request) {
-	f.serve(w, r, kind{decode: api.DecodeCredential, begin: func(*api.Body) (call, error) {
-		last := r.Header.Get(api.HeaderLastEvent)
-		_, _, err := api.ParseEventID(last)
-		return call{path: api.PathResume, last: last}, err
-	}})
-}
-
-// delete deletes conversations of the user.
-func (f *Front) delete(w http.ResponseWriter, r *http.Request) {
-	f.serve(w, r, kind{decode: api.DecodeDeletion, begin: func(*api.Body) (call,
-		error) {
-		return call{path: api.PathDelete}, nil
-	}})
-}
-
 type decoder func(body []byte) (*api.Request, error)
 
 // kind is what tells the requests of one path from those of others.
@@ -267,7 +243,7 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, k kind) {
 	case answer.StatusCode != http.StatusOK:
 		f.passError(ctx, w, c, answer)
 		return
-	case c.path == api.PathDelete:
+	case c.path == api.PathDelete, c.path == api.PathAnswer:
 		passAnswer(w, id, answer)
 		return
 	}

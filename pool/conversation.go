@@ -77,6 +77,13 @@ func (u *user) lookUp(id string) *conversation {
 	return u.conversations[id]
 }
 
+// processNow is the conversation's process at this moment, for who doesn't have its slot; nil: there is none.
+func (c *conversation) processNow() *cli.Process {
+	c.user.table.mu.Lock()
+	defer c.user.table.mu.Unlock()
+	return c.process
+}
+
 // known returns the user's conversations by their ids.
 func (u *user) known() map[string]*conversation {
 	u.table.mu.Lock()

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"claudepool/pool/api"
@@ -30,11 +31,12 @@ type Handle struct {
 	pid     int
 	failed  bool // the turn has begun and hasn't gone well
 	trial   *trial
-	outage  bool        // as Admit was told
-	reading api.Reading // what is asked
-	known   bool        // what the request says was said before was said in this conversation
-	attempt *attempt    // nil until the turn has begun
-	spent   *api.Error  // what ended the turn: a budget
+	outage  bool                   // as Admit was told
+	reading api.Reading            // what is asked
+	known   bool                   // what the request says was said before was said in this conversation
+	attempt *attempt               // nil until the turn has begun
+	spent   *api.Error             // what ended the turn: a budget
+	client  atomic.Pointer[client] // who is asked in it; nil: nobody
 
 	came             time.Time
 	hasSpoken        bool          // the first token has come
@@ -137,6 +139,7 @@ func (h *Handle) run(ctx context.Context, sent func(),
 		}
 		return emit(ctx, lines)
 	}
+	defer h.listen()()
 	outcome, err := h.process.Run(ctx, h.reading.Message(), sent, note)
 	h.outcome = outcome
 	if h.failed {

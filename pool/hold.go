@@ -40,7 +40,7 @@ func (c *conversation) wait(ctx context.Context, turn chan *slot) (s *slot, err 
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	case <-timeout.C:
-		err = api.RateLimited(time.Second, "waited for %s behind this conversation's other requests", limit)
+		err = c.lateError(limit)
 	}
 	if c.leaveQueue(turn) {
 		return nil, err
@@ -49,6 +49,17 @@ func (c *conversation) wait(ctx context.Context, turn chan *slot) (s *slot, err 
 		s.yield() // it came while we were leaving
 	}
 	return nil, err
+}
+
+// lateError tells a request that has waited for so long what it has waited for.
+func (c *conversation) lateError(limit time.Duration) error {
+	if p := c.processNow(); p != nil {
+		if asked := p.Pending(); len(asked) > 0 {
+			return api.RateLimited(time.Second, "waited for %s: this conversation's turn waits for its client's answer to "+
+				"the request %s", limit, asked[0].ID)
+		}
+	}
+	return api.RateLimited(time.Second, "waited for %s behind this conversation's other requests", limit)
 }
 
 // finish gives the slot back after a request.

@@ -51,7 +51,7 @@ func withoutCommands(servers json.RawMessage) json.RawMessage {
 
 // allowed refuses what a request may not ask of this pool.
 func (p *Pool) allowed(req *api.Request) error {
-	if req.PermissionMode != "" && permissionRank(req.PermissionMode) > permissionRank(p.opts.PermissionMode) {
+	if req.PermissionMode != "" && !p.mayMode(req.PermissionMode) {
 		return api.Invalid("permission_mode: %q is above what this service allows (%s)",
 			req.PermissionMode, p.opts.PermissionMode)
 	}

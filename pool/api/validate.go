@@ -34,9 +34,7 @@ func (r *Request) validate() error {
 	if r.System != nil && strings.ContainsRune(*r.System, 0) {
 		return Invalid("system: must not contain NUL")
 	}
-	switch r.PermissionMode {
-	case "", "default", "acceptEdits", "plan", "bypassPermissions", "dontAsk":
-	default:
+	if r.PermissionMode != "" && !isMode(r.PermissionMode) {
 		return Invalid("permission_mode: must be one of default, acceptEdits, plan, bypassPermissions, dontAsk")
 	}
 	if r.OnDisconnect != "" && r.OnDisconnect != Interrupt && r.OnDisconnect != Finish {
@@ -49,6 +47,15 @@ func (r *Request) validate() error {
 		return err
 	}
 	return r.validateServers()
+}
+
+// isMode reports whether the CLI has a permission mode of that name.
+func isMode(name string) bool {
+	switch name {
+	case "default", "acceptEdits", "plan", "bypassPermissions", "dontAsk":
+		return true
+	}
+	return false
 }
 
 // mostTurns and mostBudget are what a request's own limits may be at most.

@@ -44,6 +44,7 @@ func SetRequestID(h http.Header, id string) {
 const (
 	PathMessages = "/v1/messages/pooled"
 	PathResume   = "/v1/messages/pooled/resume"
+	PathAnswer   = "/v1/messages/pooled/answer"
 	PathDelete   = "/v1/conversations/delete"
 )
 

@@ -1,7 +1,7 @@
 package cli
 
 import (
-	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -17,13 +17,9 @@ const (
 	askBytes = 16 << 20
 )
 
-var (
-	// ErrNotAsked is the error of an answer to what the CLI doesn't wait for: it hasn't asked, somebody has answered, or
-	// it has given up.
-	ErrNotAsked = errors.New("cli: not asked")
-	// ErrNoRun says that there is no run that could be steered or interrupted.
-	ErrNoRun = errors.New("cli: no run")
-)
+// ErrNotAsked is the error of an answer to what the CLI doesn't wait for: it hasn't asked, somebody has answered, or
+// it has given up.
+var ErrNotAsked = errors.New("cli: not asked")
 
 // What models read where nobody answers.
 const (
@@ -66,8 +62,10 @@ type asks struct {
 	host    Host       // nil: nobody answers
 	pending []*pendingAsk
 	bytes   int
-	since   time.Time     // when something began to be pending, if something is
-	waited  time.Duration // for answers, before that
+	given   [mostAsks][32]byte // digests of the last answers
+	answers int                // that were given in all
+	since   time.Time          // when something began to be pending, if something is
+	waited  time.Duration      // for answers, before that
 }
 
 type pendingAsk struct {
@@ -106,8 +104,9 @@ func (p *Process) PendingAsk(id string) (Ask, bool) {
 	return Ask{}, false
 }
 
-// Answer gives the CLI what it has asked for, a JSON object. Each ask is answered once: ErrNotAsked. It waits for a CLI
-// that doesn't read.
+// Answer gives the CLI what it has asked for, a JSON object. Each ask is answered once, and then it is ErrNotAsked to
+// answer otherwise; the same answer again is good, as whoever gave it may not have heard that it was taken. It waits
+// for a CLI that doesn't read.
 func (p *Process) Answer(id string, answer json.RawMessage) error {
 	return p.reply(id, claude.AnswerControl(id, answer))
 }
@@ -117,10 +116,25 @@ func (p *Process) AnswerError(id, why string) error {
 	return p.reply(id, claude.RefuseControl(id, why))
 }
 
-func (p *Process) reply(id string, line []byte) error {
-	if p.asks.remove(id) == nil {
+// Decline says no to what was asked, as nobody is there who could answer. It doesn't wait.
+func (p *Process) Decline(id string) error {
+	a := p.asks.remove(id)
+	if a == nil {
 		return ErrNotAsked
 	}
+	p.noteActivity()
+	p.answerNow(refusal(a.Ask, noHost))
+	return nil
+}
+
+func (p *Process) reply(id string, line []byte) error {
+	if p.asks.remove(id) == nil {
+		if p.asks.wasAnswered(line) {
+			return nil
+		}
+		return ErrNotAsked
+	}
+	p.asks.noteAnswer(line)
 	p.noteActivity()
 	return p.send(line)
 }
@@ -256,32 +270,16 @@ func (a *asks) remove(id string) *pendingAsk {
 	return taken
 }
 
-// Steer gives the run another message, the JSON of a user message's content, under a uuid that no other message has.
-// While tools run the CLI passes it on at the model's next step, else when it has answered what came before; with the
-// priority "now" it breaks off for it. The run ends when all its messages are answered. ErrNoRun: nothing runs.
-func (p *Process) Steer(uuid string, message json.RawMessage, priority string) error {
-	p.mu.Lock()
-	t := p.turn
-	p.mu.Unlock()
-	if t == nil || !t.addMessage(uuid) {
-		return ErrNoRun
-	}
-	return p.send(claude.SteeringMessage(uuid, message, priority))
+func (a *asks) noteAnswer(line []byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.given[a.answers%mostAsks] = sha256.Sum256(line)
+	a.answers++
 }
 
-// InterruptRun has the CLI end the run, which tells so in its result. ErrNoRun: nothing runs that could be interrupted.
-func (p *Process) InterruptRun(ctx context.Context) error {
-	p.mu.Lock()
-	t := p.turn
-	p.mu.Unlock()
-	if t == nil || t.hasEnded() {
-		return ErrNoRun
-	}
-	select {
-	case <-t.begun: // before that the CLI ignores it
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	_, err := p.control(ctx, claude.Interrupt{})
-	return err
+// wasAnswered reports whether the line is one of the last answers.
+func (a *asks) wasAnswered(line []byte) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Contains(a.given[:min(a.answers, mostAsks)], sha256.Sum256(line))
 }

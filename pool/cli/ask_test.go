@@ -27,7 +27,8 @@ func (h *silent) Asked(a Ask) Taking {
 func (h *silent) Withdrawn(id string) { h.withdrawn = append(h.withdrawn, id) }
 
 func ask(id, subtype string) string {
-	return fmt.Sprintf(`{"type":"control_request","request_id":%q,"request":{"subtype":%q,"tool_name":"Bash"}}`, id, subtype)
+	return fmt.Sprintf(`{"type":"control_request","request_id":%q,"request":{"subtype":%q,"tool_name":"Bash"}}`, id,
+		subtype)
 }
 
 // answered is what the CLI gets next, which has to be the answer to that ask.

@@ -80,6 +80,7 @@ type Process struct {
 	inForce      Settings                       // owned by whoever has the process
 	connected    atomic.Bool                    // to MCP servers
 	recycle      atomic.Bool                    // not to be used again
+	modeChanged  atomic.Bool                    // an answer has set another permission mode than inForce has
 	wroteGarbage atomic.Bool                    // it wrote what is no JSON
 	aborted      atomic.Pointer[error]          // why its run has to end at once
 	inner        atomic.Pointer[claude.InnerID] // nil: the CLI has its session's own id
@@ -190,6 +191,9 @@ func (p *Process) Alive() bool {
 
 // Recycle says that the process is not to be used again after its run.
 func (p *Process) Recycle() { p.recycle.Store(true) }
+
+// PermissionChanged says that an answer sets the permission mode: the next Fit sets it again.
+func (p *Process) PermissionChanged() { p.modeChanged.Store(true) }
 
 // Abort ends the run for the given reason, soon, and with it the process's use. The first reason counts.
 func (p *Process) Abort(why error) { p.aborted.CompareAndSwap(nil, &why) }

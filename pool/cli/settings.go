@@ -28,7 +28,8 @@ type Settings struct {
 func (s Settings) equal(o Settings) bool {
 	thinking := s.Thinking == o.Thinking || s.Thinking != nil && o.Thinking != nil && *s.Thinking == *o.Thinking
 	return thinking && s.Model == o.Model && s.Fallback == o.Fallback && s.Permission == o.Permission &&
-		s.System == o.System && s.Background == o.Background && s.Interactive == o.Interactive && bytes.Equal(s.MCP, o.MCP) && (s.MCP == nil) == (o.MCP == nil)
+		s.System == o.System && s.Background == o.Background && s.Interactive == o.Interactive &&
+		bytes.Equal(s.MCP, o.MCP) && (s.MCP == nil) == (o.MCP == nil)
 }
 
 func settingsOf(o claude.Options) Settings {
@@ -51,7 +52,7 @@ var lasting = []string{"", "not_found", "check_rejected", "unsupported_request"}
 
 // Satisfies reports whether a message with the wanted settings can be run as the process is.
 func (p *Process) Satisfies(wanted Settings) bool {
-	return p.Alive() && !p.Unusable() && p.inForce.equal(wanted)
+	return p.Alive() && !p.Unusable() && !p.modeChanged.Load() && p.inForce.equal(wanted)
 }
 
 // NeedsRestart reports whether the process can't be fitted to the wanted settings: it has ended or isn't to be used
@@ -72,11 +73,12 @@ func (p *Process) Fit(ctx context.Context, wanted Settings) error {
 		}
 		p.inForce.Model = wanted.Model
 	}
-	if wanted.Permission != p.inForce.Permission {
+	if wanted.Permission != p.inForce.Permission || p.modeChanged.Load() {
 		if err := p.change(ctx, "permission_mode", claude.SetPermissionMode{Mode: wanted.Permission}); err != nil {
 			return err
 		}
 		p.inForce.Permission = wanted.Permission
+		p.modeChanged.Store(false)
 	}
 	if wanted.Thinking != nil && (p.inForce.Thinking == nil || *p.inForce.Thinking != *wanted.Thinking) {
 		if err := p.change(ctx, "thinking", claude.SetThinking{On: *wanted.Thinking}); err != nil {

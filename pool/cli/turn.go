@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -120,24 +119,6 @@ func (t *turn) concludeLocked(line *claude.Line, raw []byte) {
 	if !t.waits && len(t.waiting) == 0 {
 		t.endLocked()
 	}
-}
-
-// isOursLocked reports whether a result is of one of the turn's messages, or of what it has left in the background.
-func (t *turn) isOursLocked(result *claude.Line) bool {
-	before := len(t.waiting)
-	t.waiting = slices.DeleteFunc(t.waiting, result.Answers)
-	return result.Answers(t.uuid) || len(t.waiting) < before || t.waits && len(result.MessageUUIDs) == 0
-}
-
-// addMessage has the turn last until a message of that uuid is answered, too. It reports whether the turn goes on.
-func (t *turn) addMessage(uuid string) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.over || t.err != nil || t.dropped {
-		return false
-	}
-	t.waiting = append(t.waiting, uuid)
-	return true
 }
 
 // addShown considers a line by which the CLI asks, or gives it up, and that the client is to see. It may block as add.

@@ -29,6 +29,10 @@ func (b backend) Delete(ctx context.Context, req *api.Request, outage bool) (int
 	return b.pool.Forget(ctx, req, outage)
 }
 
+func (b backend) Answer(ctx context.Context, a *api.Answer, outage bool) error {
+	return b.pool.Answer(ctx, a, outage)
+}
+
 func (b backend) Pass(ctx context.Context, call api.Call) ([]byte, error) {
 	return b.pool.Pass(ctx, call)
 }

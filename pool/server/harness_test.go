@@ -42,6 +42,7 @@ type turn struct {
 	receipt  api.Receipt
 	stopped  chan struct{}
 	released chan struct{}
+	away     []bool // what it was told of its readers
 }
 
 func newTurn(script script) *turn {
@@ -59,6 +60,7 @@ func (t *turn) Run(ctx context.Context, sent func(), emit func(context.Context, 
 
 func (t *turn) Receipt() api.Receipt { return t.receipt }
 func (t *turn) Release()             { close(t.released) }
+func (t *turn) SetAway(isAway bool)  { t.away = append(t.away, isAway) } // of one goroutine at a time
 func (t *turn) stop()                { close(t.stopped) }
 
 func (t *turn) isReleased() bool {
@@ -115,6 +117,7 @@ type house struct {
 	logs    bytes.Buffer // to be read when nothing is under way
 	deletes func(context.Context, *api.Request) (int, error)
 	passes  func(context.Context, api.Call) ([]byte, error)
+	answers func(*api.Answer) error
 
 	mu       sync.Mutex // guards the following
 	waits    func(context.Context) error
@@ -205,6 +208,8 @@ func (h *house) Delete(ctx context.Context, req *api.Request, outage bool) (int,
 	h.mu.Unlock()
 	return h.deletes(ctx, req)
 }
+
+func (h *house) Answer(_ context.Context, a *api.Answer, _ bool) error { return h.answers(a) }
 
 func (h *house) Pass(ctx context.Context, call api.Call) ([]byte, error) { return h.passes(ctx, call) }
 

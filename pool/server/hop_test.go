@@ -182,6 +182,7 @@ func TestServer_HealthIsForEverybodyAndNothingElseIsThere(t *testing.T) {
 	for request, status := range map[string]int{
 		"GET /health": 200, "POST /health": 404, "GET /": 404, "GET " + api.PathMessages: 404, "PUT " + api.PathDelete: 404,
 		"POST " + api.PathMessages: 401, "POST " + api.PathResume: 401, "POST " + api.PathDelete: 401,
+		"POST " + api.PathAnswer: 401,
 	} {
 		var method, path string
 		_, err := fmt.Sscan(request, &method, &path)

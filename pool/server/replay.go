@@ -26,6 +26,7 @@ type replay struct {
 	maxBytes int      // bytes that are kept
 
 	isShared bool // many may read it at a time, of whom the last to come is waited for
+	away     away
 
 	mu      sync.Mutex    // guards the following
 	changed chan struct{} // closed, and replaced, when any of it has changed
@@ -109,6 +110,7 @@ func (r *replay) end(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ended, r.err = true, err
+	r.away.over()
 	r.changeLocked()
 }
 
@@ -120,6 +122,7 @@ func (r *replay) attach(after int) (*reader, error) {
 		return nil, errGap
 	}
 	r.reader = &reader{next: after + 1}
+	r.away.returned()
 	r.changeLocked()
 	return r.reader, nil
 }
@@ -143,6 +146,7 @@ func (r *replay) detach(me *reader) {
 	defer r.mu.Unlock()
 	if r.reader == me {
 		r.reader = nil
+		r.away.left()
 		r.changeLocked()
 	}
 }

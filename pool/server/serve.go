@@ -77,6 +77,7 @@ func (s *Server) read(r *http.Request, claims hop.Claims, decode func([]byte) (*
 func (s *Server) finish(ctx context.Context, turn Turn, user [32]byte, release func(), out *stream, of *key) error {
 	r := newReplay(user, s.tuning.replayBytes)
 	r.isShared = of != nil
+	r.away.after, r.away.tell = s.tuning.awayAfter, turn.SetAway
 	me, err := r.attach(0) // before anybody can know of it: who takes it up displaces this reader, never the reverse
 	if err != nil {
 		return err // never: nothing has come yet
@@ -124,6 +125,28 @@ func (s *Server) resume(ctx context.Context, claims hop.Claims, r *http.Request,
 		return err
 	}
 	return kept.copyTo(ctx, me, out)
+}
+
+// giveAnswer passes on what a client answers to what its turn has asked. To do so twice does no harm.
+func (s *Server) giveAnswer(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
+	var answer *api.Answer
+	_, release, err := s.read(r, claims, func(body []byte) (*api.Request, error) {
+		var err error
+		if answer, err = api.DecodeAnswer(body); err != nil {
+			return nil, err
+		}
+		return answer.Request, nil
+	})
+	if err != nil {
+		return err
+	}
+	defer release()
+	s.dedup.begin(claims.RequestID)
+	if err := s.backend.Answer(ctx, answer, claims.Outage); err != nil {
+		return err
+	}
+	out.answer(struct{}{})
+	return nil
 }
 
 // delete deletes what the user wants to be forgotten. To do so twice does no harm.

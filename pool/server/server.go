@@ -32,6 +32,8 @@ type Backend interface {
 	Hold(ctx context.Context, req *api.Request, outage bool) (letGo func(), err error)
 	// Delete forgets the user's conversations, or that of the request's session, and returns how many there were.
 	Delete(ctx context.Context, req *api.Request, outage bool) (deleted int, err error)
+	// Answer gives a turn that runs what it has asked of its client.
+	Answer(ctx context.Context, a *api.Answer, outage bool) error
 	// Pass has the API answer a call that needs no process.
 	Pass(ctx context.Context, call api.Call) (answer []byte, err error)
 }
@@ -46,6 +48,9 @@ type Turn interface {
 	// Receipt tells which process has the turn and how long it took to get it, from within sent on, and after Run how the
 	// turn has gone.
 	Receipt() api.Receipt
+	// SetAway says whether nobody has read the turn's lines for so long that nobody will answer what it asks. It may be
+	// called concurrently with Run.
+	SetAway(away bool)
 	// Release gives the conversation to the next in line.
 	Release()
 }
@@ -83,10 +88,11 @@ type tuning struct {
 	replayBytes  int           // how much of a turn's stream is kept for a client that lost its connection
 	endedBytes   int           // how much of all ended turns together
 	replayKeep   time.Duration // for how long after its end
+	awayAfter    time.Duration // how long a turn waits for somebody who would answer what it asks
 }
 
 var production = tuning{queueGrace: 10 * time.Second, pingInterval: 15 * time.Second,
-	replayBytes: 4 << 20, endedBytes: 64 << 20, replayKeep: time.Minute}
+	replayBytes: 4 << 20, endedBytes: 64 << 20, replayKeep: time.Minute, awayAfter: time.Minute}
 
 // Server is an instance's http.Handler. Its owner has to call Close.
 type Server struct {
@@ -120,7 +126,7 @@ func New(backend Backend, opts Options) *Server {
 	s.opening = semaphore.NewWeighted(opened)
 	s.leaving = rate.NewLimiter(rate.Limit(leftOfAll/keyKeep.Seconds()), leftOfAll)
 	for path, do := range map[string]handler{api.PathMessages: s.serve, api.PathResume: s.resume,
-		api.PathDelete: s.delete} {
+		api.PathDelete: s.delete, api.PathAnswer: s.giveAnswer} {
 		s.mux.HandleFunc("POST "+path, s.hop(path, do))
 	}
 	for _, call := range []string{"POST " + api.PathCountTokens, "GET " + api.PathModels, "GET " + api.PathModel} {
