@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -42,7 +43,9 @@ type turn struct {
 	receipt  api.Receipt
 	stopped  chan struct{}
 	released chan struct{}
-	away     []bool // what it was told of its readers
+
+	mu   sync.Mutex // guards the following
+	away []bool
 }
 
 func newTurn(script script) *turn {
@@ -60,8 +63,20 @@ func (t *turn) Run(ctx context.Context, sent func(), emit func(context.Context, 
 
 func (t *turn) Receipt() api.Receipt { return t.receipt }
 func (t *turn) Release()             { close(t.released) }
-func (t *turn) SetAway(isAway bool)  { t.away = append(t.away, isAway) } // of one goroutine at a time
-func (t *turn) stop()                { close(t.stopped) }
+func (t *turn) SetAway(isAway bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.away = append(t.away, isAway)
+}
+
+// toldAway is what it was told of its readers.
+func (t *turn) toldAway() []bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.away)
+}
+
+func (t *turn) stop() { close(t.stopped) }
 
 func (t *turn) isReleased() bool {
 	select {
