@@ -27,6 +27,7 @@ type interactive struct {
 	body    *bufio.Reader
 	rest    func() error
 	events  []gjson.Result
+	pids    []string
 }
 
 // converse begins a turn of a conversation whose client answers what it is asked.
@@ -41,7 +42,7 @@ func (s *service) converse(ctx context.Context, user, session, text string, more
 	require.Equal(s.t, http.StatusOK, response.StatusCode)
 	s.t.Cleanup(func() { _ = response.Body.Close() })
 	return &interactive{s: s, user: user, session: session, body: bufio.NewReader(response.Body),
-		rest: response.Body.Close}
+		rest: response.Body.Close, pids: response.Header.Values(api.HeaderPID)}
 }
 
 // next reads on to the next event of a type.

@@ -277,6 +277,20 @@ func TestParked_AFallbackModelIsKnownNextTime(t *testing.T) {
 	require.Equal(t, pid, r.pid)
 }
 
+func TestParked_AnInteractiveConversationNeedsNoStartTheNextTime(t *testing.T) {
+	t.Parallel()
+	s := newParking(t, replacedSoon)
+	s.parked("")
+	more := fields{"model": "haiku", "interactive": true, "permission_mode": "default"}
+	s.ask("ada", "one", with(more, "session_id", session))
+	pid := s.parked("haiku")
+	i := s.converse(t.Context(), "bob", "11111111-2222-4333-8444-666666666666", write, more)
+	status, body := i.answers(i.asked().Get("request_id").Str, allowed)
+	require.Equal(t, http.StatusOK, status, body)
+	require.Equal(t, "done", i.toolSaid())
+	require.Equal(t, []string{pid}, i.pids)
+}
+
 // Who began with a standby comes back some day: what is parked is for the model by then.
 func TestParked_TheModelOfWhoBeginsWithAStandbyIsKnownNextTime(t *testing.T) {
 	t.Parallel()
