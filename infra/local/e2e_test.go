@@ -48,6 +48,7 @@ func TestDeployment_OneProcessPerUserWhicheverFrontIsAsked(t *testing.T) {
 	t.Run("token replaced, conversations deleted", func(t *testing.T) { testReplacedToken(t, d) })
 	t.Run("Firestore away", func(t *testing.T) { testFirestoreAway(t, d) })
 	t.Run("Redis away", func(t *testing.T) { testRedisAway(t, d) })
+	t.Run("interactive", func(t *testing.T) { testInteractive(t, d) })
 	t.Run("SIGTERM", func(t *testing.T) { testTerm(t, d) })
 	t.Run("SIGKILL", func(t *testing.T) { testKill(t, d) })
 }
