@@ -52,8 +52,8 @@ func (d *deployment) allow(front int, session, id string) (status int, body stri
 	return response.StatusCode, string(all)
 }
 
-// testInteractive: who was asked comes back by another front, and answers by a third way; a tool that was asked for when
-// its instance is drained hasn't run, and runs once when the client asks again.
+// testInteractive: who was asked comes back by another front, and answers at the first; a tool that was asked for when
+// its instance is drained hasn't run, and runs when the client asks again.
 func testInteractive(t *testing.T, d *deployment) {
 	const session = "0d3b2a4e-6f0a-4d57-9f6e-0f5f6b0d7c11"
 	stream := d.converse(0, session, "first "+asksFor)
