@@ -18,6 +18,8 @@ type conversation struct {
 	user        *user
 	named       bool          // a client chose the id
 	incarnation string        // unique: after a deletion another one may begin under the same id
+	title       string        // the beginning of its first text, in one line; empty: it isn't known
+	created     time.Time     // zero: it isn't known
 	abandoned   chan struct{} // closed when the pool closes without its process's end
 	saver       saver         // has a lock of its own
 
@@ -89,6 +91,21 @@ func (u *user) known() map[string]*conversation {
 	u.table.mu.Lock()
 	defer u.table.mu.Unlock()
 	return maps.Clone(u.conversations)
+}
+
+// look tells what others may know of the conversation now.
+func (c *conversation) look() glance {
+	c.user.table.mu.Lock()
+	defer c.user.table.mu.Unlock()
+	g := glance{id: c.id, lastUsed: c.lastUsed, running: c.heldLocked(), dir: c.dir, goodTurn: c.goodTurnLocked()}
+	g.isListed = !c.removed && (c.spoken || g.goodTurn != "" || g.running && (c.named || c.process != nil))
+	if c.mirror.fetch {
+		g.archived = c.mirror.version
+		if at := c.mirror.usedAt; !at.IsZero() { // else it is one that has just become this user's
+			g.lastUsed = at
+		}
+	}
+	return g
 }
 
 // folders returns those of the user's conversations, and whether requests may be filling them.
