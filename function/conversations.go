@@ -60,8 +60,8 @@ func (f *Front) readFork(w http.ResponseWriter, r *http.Request, q *api.Conversa
 	return err
 }
 
-// askOwner has the owner of the user, whose credential is in the headers, answer at a path. A user whom nobody owns gets
-// an owner for as long as the answer takes: what is known of a user at a former one's is known to that.
+// askOwner has the owner of the user, whose credential is in the headers, answer at a path. A user whom nobody owns
+// gets an owner for as long as that takes: the instance that has the user's files is the only one to know of all.
 func (f *Front) askOwner(w http.ResponseWriter, r *http.Request, path string,
 	fill func(*api.ConversationQuery) error) {
 	id := logging.RequestID(r.Header)

@@ -79,13 +79,6 @@ func (u *user) lookUp(id string) *conversation {
 	return u.conversations[id]
 }
 
-// processNow is the conversation's process at this moment, for who doesn't have its slot; nil: there is none.
-func (c *conversation) processNow() *cli.Process {
-	c.user.table.mu.Lock()
-	defer c.user.table.mu.Unlock()
-	return c.process
-}
-
 // known returns the user's conversations by their ids.
 func (u *user) known() map[string]*conversation {
 	u.table.mu.Lock()
@@ -97,11 +90,12 @@ func (u *user) known() map[string]*conversation {
 func (c *conversation) look() glance {
 	c.user.table.mu.Lock()
 	defer c.user.table.mu.Unlock()
-	g := glance{id: c.id, lastUsed: c.lastUsed, running: c.heldLocked(), dir: c.dir, goodTurn: c.goodTurnLocked()}
+	g := glance{id: c.id, process: c.process, dir: c.dir, lastUsed: c.lastUsed, running: c.heldLocked(),
+		goodTurn: c.goodTurnLocked()}
 	g.isListed = !c.removed && (c.spoken || g.goodTurn != "" || g.running && (c.named || c.process != nil))
 	if c.mirror.fetch {
 		g.archived = c.mirror.version
-		if at := c.mirror.usedAt; !at.IsZero() { // else it is one that has just become this user's
+		if at := c.mirror.usedAt; at.After(time.Time{}) { // else it is one that has just become this user's
 			g.lastUsed = at
 		}
 	}

@@ -8,9 +8,12 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tidwall/gjson"
+
 	"claudepool/infra/archive"
 	"claudepool/pool/api"
 	"claudepool/pool/claude"
+	"claudepool/pool/cli"
 	"claudepool/pool/workspace"
 )
 
@@ -33,6 +36,7 @@ type glance struct {
 	isListed bool // something has been said in it, or is about to be
 	running  bool // somebody has its slot
 	lastUsed time.Time
+	process  *cli.Process
 	dir      *workspace.Folder
 	archived int64  // not 0: the version of the archive that has what was said in place of dir
 	goodTurn string // of one at rest: what counts ends with it
@@ -53,11 +57,42 @@ func (p *Pool) List(ctx context.Context, req *api.Request, outage bool) ([]api.C
 	for _, c := range u.known() {
 		if g := c.look(); g.isListed {
 			all = append(all, api.Conversation{ID: g.id, Title: c.title, Created: c.created.UTC(), LastUsed: g.lastUsed.UTC(),
-				Running: g.running, Pending: []json.RawMessage{}})
+				Running: g.running, Pending: pendingOf(g.process)})
 		}
 	}
 	slices.SortFunc(all, api.Conversation.Compare)
 	return all, nil
+}
+
+// processNow is the conversation's process at this moment, for who doesn't have its slot; nil: there is none.
+func (c *conversation) processNow() *cli.Process { return c.look().process }
+
+// mostAsked is how long what is asked may be to be told with its input, in bytes.
+const mostAsked = 64 << 10
+
+// pendingOf is what a process has asked its client and waits for, as the client got it; of what is long, its name.
+func pendingOf(process *cli.Process) []json.RawMessage {
+	pending := []json.RawMessage{}
+	if process == nil {
+		return pending
+	}
+	for _, a := range process.Pending() {
+		switch {
+		case a.Subtype != api.AskTool && a.Subtype != api.AskElicitation:
+		case len(a.Line) <= mostAsked:
+			pending = append(pending, a.Line)
+		default:
+			request := map[string]string{"subtype": a.Subtype}
+			for _, name := range []string{"tool_name", "tool_use_id"} {
+				if value := gjson.GetBytes(a.Line, "request."+name).Str; value != "" && len(value) <= mostAsked/4 {
+					request[name] = value
+				}
+			}
+			line, _ := json.Marshal(map[string]any{"type": "control_request", "request_id": a.ID, "request": request})
+			pending = append(pending, line)
+		}
+	}
+	return pending
 }
 
 // Said tells what was said in the conversation of the request's session: up to limit messages before the one of a

@@ -131,7 +131,8 @@ func (p *Pool) join(ctx context.Context, req *api.Request) (*user, error) {
 
 func newUser(p *Pool, req *api.Request) *user {
 	return &user{pool: p, table: p.table, id: req.UserID(), digest: req.UserDigest(),
-		reads: semaphore.NewWeighted(1), conversations: make(map[string]*conversation), byDigest: make(map[api.Digest]map[*conversation]int)}
+		reads: semaphore.NewWeighted(1), conversations: make(map[string]*conversation),
+		byDigest: make(map[api.Digest]map[*conversation]int)}
 }
 
 // pick finds or begins the conversation a request is meant for.

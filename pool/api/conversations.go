@@ -83,7 +83,7 @@ var listPlace = regexp.MustCompile(`^([0-9]{1,19})\.([0-9a-f-]{36})$`)
 func (q *ConversationQuery) SetPart(query url.Values) (err error) {
 	q.After, q.Limit = query.Get("after"), usualListed
 	if text := query.Get("limit"); text != "" {
-		if q.Limit, err = strconv.Atoi(text); err != nil {
+		if q.Limit, err = strconv.Atoi(text); err != nil || q.Limit == 0 {
 			q.Limit = -1
 		}
 	}

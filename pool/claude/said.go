@@ -49,15 +49,16 @@ func spokenIn(text []byte, until string) (entries []spoken) {
 
 const (
 	// mostMessages is how many messages Said returns at most, mostSaid of how many bytes together, but for one which is
-	// returned in any case, and mostBlock how long one of its blocks may be.
+	// returned in any case, and mostBlock and mostName how long blocks and names in them may be.
 	mostMessages = 100
 	mostSaid     = 256 << 10
 	mostBlock    = 64 << 10
+	mostName     = 256
 )
 
 // Said is what was said in the main conversation of a transcript, up to the entry of the uuid until, if there is that:
-// of messages as the Messages API has them, counted from 0, up to limit ones before the one of a number, or before the
-// end if that is 0. Longer blocks than it has room for are named in a text. first is the number of the first.
+// the last messages before number before, or of all if that is 0, as the Messages API has them and at most limit. The
+// first of all has number 0. Blocks that are too long are cut, or named in a text. first is the number of the first.
 func Said(text []byte, until string, before, limit int) (said []HistoryMessage, first int) {
 	var messages [][]spoken
 	answer := -1 // the last of the assistant's
@@ -134,12 +135,12 @@ func leftOut(kind string, block gjson.Result) string {
 		text, _ := json.Marshal(map[string]string{"type": kind, "text": cut(block.Get("text").Str, mostBlock/2)})
 		return string(text)
 	case "tool_result":
-		text, _ := json.Marshal(map[string]any{"type": kind, "tool_use_id": block.Get("tool_use_id").Str,
+		text, _ := json.Marshal(map[string]any{"type": kind, "tool_use_id": cut(block.Get("tool_use_id").Str, mostName),
 			"is_error": block.Get("is_error").Bool(), "content": tooLong(kind, block)})
 		return string(text)
 	case "tool_use":
-		text, _ := json.Marshal(map[string]any{"type": kind, "id": block.Get("id").Str, "name": block.Get("name").Str,
-			"input": map[string]string{"left_out": tooLong(kind, block)}})
+		text, _ := json.Marshal(map[string]any{"type": kind, "id": cut(block.Get("id").Str, mostName),
+			"name": cut(block.Get("name").Str, mostName), "input": map[string]string{"left_out": tooLong(kind, block)}})
 		return string(text)
 	}
 	text, _ := json.Marshal(map[string]string{"type": "text", "text": tooLong(kind, block)})
@@ -147,7 +148,7 @@ func leftOut(kind string, block gjson.Result) string {
 }
 
 func tooLong(kind string, block gjson.Result) string {
-	return fmt.Sprintf("[%s of %d bytes, left out]", cut(kind, 64), len(block.Raw))
+	return fmt.Sprintf("[%s of %d bytes, left out]", cut(kind, mostName), len(block.Raw))
 }
 
 // cut is a text, or its beginning of about so many bytes if it is longer.

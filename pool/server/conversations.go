@@ -9,8 +9,8 @@ import (
 	"claudepool/pool/api"
 )
 
-// query reads what is asked of a user's conversations. That it has come isn't remembered, as that would push out what is
-// remembered of turns: to ask twice does no harm.
+// query reads what is asked of a user's conversations. That it has come isn't remembered, as that would push out what
+// is remembered of turns: to ask twice does no harm.
 func (s *Server) query(r *http.Request, claims hop.Claims) (req *api.Request, q *api.ConversationQuery, err error) {
 	req, release, err := s.read(r, claims, func(body []byte) (req *api.Request, err error) {
 		req, q, err = api.DecodeQuery(body)
