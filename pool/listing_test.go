@@ -99,7 +99,7 @@ func TestList_TellsWhatIsAsked(t *testing.T) {
 	t.Parallel()
 	s := newAskedService(t, tells)
 	id := uuid.NewString()
-	turn := s.converse(t.Context(), "ada", id, write, nil)
+	turn := s.converse(t.Context(), "ada", id, write, fields{"permission_mode": "default"})
 	asked := turn.asked()
 	pending := gjson.Get(s.tell("ada", api.PathOne, fields{"session_id": id}).body, "pending")
 	require.Len(t, pending.Array(), 1, pending.Raw)
