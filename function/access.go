@@ -69,7 +69,7 @@ const headerKey = "X-Claudepool-Key"
 // isOfUsers reports whether at the path Authorization and x-api-key carry the user's credential.
 func isOfUsers(path string) bool {
 	return path == api.PathMessagesAPI || path == api.PathChat || path == api.PathCountTokens ||
-		path == api.PathUsage ||
+		path == api.PathUsage || path != api.PathDelete && strings.HasPrefix(path+"/", api.PathConversations+"/") ||
 		strings.HasPrefix(path+"/", api.PathModels+"/")
 }
 

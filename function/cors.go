@@ -33,7 +33,7 @@ func crossOrigin(origins []string) func(http.Handler) http.Handler {
 		return func(next http.Handler) http.Handler { return next }
 	}
 	rules := cors.New(cors.Options{AllowedOrigins: origins, AllowedMethods: []string{http.MethodGet, http.MethodHead,
-		http.MethodPost},
+		http.MethodPost, http.MethodDelete},
 		AllowedHeaders: []string{"*"}, ExposedHeaders: shownHeaders, MaxAge: preflightAge})
 	return func(next http.Handler) http.Handler {
 		next = rules.Handler(next)

@@ -27,8 +27,8 @@ func newOpenFront(t *testing.T, origins ...string) string {
 	return server.URL
 }
 
-var ofUsers = []string{api.PathMessages, api.PathResume, api.PathAnswer, api.PathDelete, api.PathCountTokens,
-	api.PathModels, "/v1/models/m"}
+var ofUsers = []string{api.PathMessages, api.PathResume, api.PathAnswer, api.PathDelete, api.PathConversations,
+	api.PathCountTokens, api.PathModels, "/v1/models/m"}
 
 func preflight(t *testing.T, url, origin, asks string) http.Header {
 	t.Helper()

@@ -97,7 +97,8 @@ var decoders = map[string]func(body []byte) error{
 		_, _, _, err := chat.Decode(body, http.Header{"X-Api-Key": {"sk-ant-api03-secret"}})
 		return err
 	},
-	api.PathCountTokens: func(body []byte) error { _, err := api.Object(body); return err },
+	api.PathConversationFork: func(body []byte) error { _, err := api.DecodeFork(body); return err },
+	api.PathCountTokens:      func(body []byte) error { _, err := api.Object(body); return err },
 }
 
 // bodyOf is what the document has of an operation's request body.
@@ -178,7 +179,7 @@ func servers(n int) string {
 }
 
 const (
-	uuid    = `"0d3b2a4e-6f0a-4d57-9f6e-0f5f6b0d7c11"`
+	someID  = `"0d3b2a4e-6f0a-4d57-9f6e-0f5f6b0d7c11"`
 	said    = `{"role":"user","content":"hi"}`
 	ourTool = `{"type":"url","name":"a","url":"https://a.example"}`
 )
@@ -187,7 +188,7 @@ var bounds = map[string][]bound{
 	api.PathMessages: {
 		{"model", quoted("m", 128), true}, {"model", quoted("m", 129), false}, {"model", `"-m"`, false},
 		{"fallback_model", `"opus[1m]"`, true}, {"fallback_model", `"a b"`, false},
-		{"session_id", uuid, true}, {"session_id", `"mine"`, false},
+		{"session_id", someID, true}, {"session_id", `"mine"`, false},
 		{"system", quoted("s", 256<<10), true}, {"system", quoted("s", 256<<10+1), false}, {"system", `7`, false},
 		{"system", `[{"type":"text","text":"a"}]`, true}, {"system", `[{"type":"image"}]`, false},
 		{"thinking", `false`, true}, {"thinking", `{"type":"adaptive"}`, true}, {"thinking", `{"type":"deep"}`, false},

@@ -164,6 +164,14 @@ func (f *Front) sign(r *http.Request, c call, owner router.Owner) {
 	}
 }
 
+// unserved tells the client that its request was not served.
+func (f *Front) unserved(ctx context.Context, w http.ResponseWriter, c call, err error) {
+	if ctx.Err() == nil && !errors.Is(err, router.ErrUnavailable) { // of which the router tells once
+		f.opts.Logger.WarnContext(ctx, "request not served", "user", api.ShortUser(c.user), "error", err)
+	}
+	api.WriteError(w, c.id, public(ctx, err))
+}
+
 // public is what the client gets to know of a request that was not served.
 func public(ctx context.Context, err error) error {
 	if errors.As(err, new(begun)) {

@@ -5,7 +5,6 @@ package function
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -103,24 +102,28 @@ func (f *Front) endpoints() map[string]http.Handler {
 	pages := crossOrigin(f.opts.AllowedOrigins) // for what is the users'; the operator's is for no other site's pages
 	toOperators := f.only(f.operatorsPage(), http.MethodGet, http.MethodHead)
 	return map[string]http.Handler{
-		api.PathMessages:      pages(f.only(f.messages, http.MethodPost)),
-		api.PathMessagesAPI:   pages(f.only(f.messagesAPI, http.MethodPost)),
-		api.PathChat:          pages(f.only(f.chat, http.MethodPost)),
-		api.PathResume:        pages(f.only(f.resume, http.MethodPost)),
-		api.PathAnswer:        pages(f.only(f.giveAnswer, http.MethodPost)),
-		api.PathDelete:        pages(f.only(f.delete, http.MethodPost)),
-		api.PathCountTokens:   pages(f.only(f.passThrough, http.MethodPost)),
-		api.PathModels:        pages(f.only(f.passThrough, http.MethodGet)),
-		api.PathModel:         pages(f.only(f.passThrough, http.MethodGet)),
-		pathDocument:          pages(f.only(document(), http.MethodGet, http.MethodHead)),
-		api.PathUsage:         pages(f.only(f.usage, http.MethodGet)),
-		api.PathAdminUsage:    f.only(f.adminUsage, http.MethodGet),
-		pathStats:             f.only(f.private(f.stats), http.MethodGet, http.MethodHead),
-		pathStream:            f.only(f.private(f.streamStats), http.MethodGet),
-		page.Path:             toOperators,
-		page.Path + "/{file}": toOperators,
-		"/health":             f.only(f.health, http.MethodGet, http.MethodHead),
-		"/{$}":                f.only(f.describe, http.MethodGet, http.MethodHead),
+		api.PathMessages:             pages(f.only(f.messages, http.MethodPost)),
+		api.PathMessagesAPI:          pages(f.only(f.messagesAPI, http.MethodPost)),
+		api.PathChat:                 pages(f.only(f.chat, http.MethodPost)),
+		api.PathResume:               pages(f.only(f.resume, http.MethodPost)),
+		api.PathAnswer:               pages(f.only(f.giveAnswer, http.MethodPost)),
+		api.PathDelete:               pages(f.only(f.delete, http.MethodPost)),
+		api.PathConversations:        pages(f.only(f.list, http.MethodGet)),
+		api.PathConversation:         pages(f.only(f.conversation, http.MethodGet, http.MethodDelete)),
+		api.PathConversationMessages: pages(f.only(f.said, http.MethodGet)),
+		api.PathConversationFork:     pages(f.only(f.fork, http.MethodPost)),
+		api.PathCountTokens:          pages(f.only(f.passThrough, http.MethodPost)),
+		api.PathModels:               pages(f.only(f.passThrough, http.MethodGet)),
+		api.PathModel:                pages(f.only(f.passThrough, http.MethodGet)),
+		pathDocument:                 pages(f.only(document(), http.MethodGet, http.MethodHead)),
+		api.PathUsage:                pages(f.only(f.usage, http.MethodGet)),
+		api.PathAdminUsage:           f.only(f.adminUsage, http.MethodGet),
+		pathStats:                    f.only(f.private(f.stats), http.MethodGet, http.MethodHead),
+		pathStream:                   f.only(f.private(f.streamStats), http.MethodGet),
+		page.Path:                    toOperators,
+		page.Path + "/{file}":        toOperators,
+		"/health":                    f.only(f.health, http.MethodGet, http.MethodHead),
+		"/{$}":                       f.only(f.describe, http.MethodGet, http.MethodHead),
 	}
 }
 
@@ -231,10 +234,7 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, k kind) {
 	}
 	answer, err := f.forward(ctx, c)
 	if err != nil {
-		if ctx.Err() == nil && !errors.Is(err, router.ErrUnavailable) { // of which the router tells once
-			f.opts.Logger.WarnContext(ctx, "request not served", "user", api.ShortUser(c.user), "error", err)
-		}
-		api.WriteError(w, id, public(ctx, err))
+		f.unserved(ctx, w, c, err)
 		return
 	}
 	defer func() { _ = answer.Body.Close() }()

@@ -18,6 +18,8 @@ type conversation struct {
 	user        *user
 	named       bool          // a client chose the id
 	incarnation string        // unique: after a deletion another one may begin under the same id
+	title       string        // the beginning of its first text, in one line; empty: it isn't known
+	created     time.Time     // zero: it isn't known
 	abandoned   chan struct{} // closed when the pool closes without its process's end
 	saver       saver         // has a lock of its own
 
@@ -77,18 +79,27 @@ func (u *user) lookUp(id string) *conversation {
 	return u.conversations[id]
 }
 
-// processNow is the conversation's process at this moment, for who doesn't have its slot; nil: there is none.
-func (c *conversation) processNow() *cli.Process {
-	c.user.table.mu.Lock()
-	defer c.user.table.mu.Unlock()
-	return c.process
-}
-
 // known returns the user's conversations by their ids.
 func (u *user) known() map[string]*conversation {
 	u.table.mu.Lock()
 	defer u.table.mu.Unlock()
 	return maps.Clone(u.conversations)
+}
+
+// look tells what others may know of the conversation now.
+func (c *conversation) look() glance {
+	c.user.table.mu.Lock()
+	defer c.user.table.mu.Unlock()
+	g := glance{id: c.id, process: c.process, dir: c.dir, lastUsed: c.lastUsed, running: c.heldLocked(),
+		goodTurn: c.goodTurnLocked()}
+	g.isListed = !c.removed && (c.spoken || g.goodTurn != "" || g.running && (c.named || c.process != nil))
+	if c.mirror.fetch {
+		g.archived = c.mirror.version
+		if at := c.mirror.usedAt; at.After(time.Time{}) { // else it is one that has just become this user's
+			g.lastUsed = at
+		}
+	}
+	return g
 }
 
 // folders returns those of the user's conversations, and whether requests may be filling them.

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/sync/semaphore"
+
 	"claudepool/infra/latency"
 	"claudepool/pool/standby"
 	"claudepool/pool/vault"
@@ -56,7 +58,8 @@ type Pool struct {
 	admission *admission
 	budgets   budgets
 	quota     *quota
-	vault     *vault.Vault // nil: conversations end with their instance
+	vault     *vault.Vault        // nil: conversations end with their instance
+	reads     *semaphore.Weighted // transcripts that are in memory to be told or forked
 
 	wake    chan struct{} // buffered by one: the reaper has a new nearest deadline
 	changed chan struct{} // buffered by one: a snapshot would look different now
@@ -101,7 +104,7 @@ func New(opts Options, owner Ownership) *Pool {
 	opts.Broker.OnAnswer(p.admission.answered)
 	p.budgets = budgets{user: opts.BudgetUser, key: opts.BudgetKey, ledger: opts.Ledger, reader: opts.Usage}
 	p.quota = newQuota(p)
-	p.vault = openVault(p)
+	p.vault, p.reads = openVault(p), semaphore.NewWeighted(readsAtOnce)
 	p.work.Go(p.reap)
 	p.work.Go(newWatcher(p).run)
 	p.work.Go(p.quota.watchUsers)

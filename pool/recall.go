@@ -113,7 +113,7 @@ func (u *user) find(r *recall) {
 // archived makes a conversation of what the archive has.
 func (u *user) archived(kept vault.Conversation) *slot {
 	s := u.newConversation(kept.Session, kept.Incarnation, kept.Digests)
-	s.spoken, s.named = true, kept.Named
+	s.spoken, s.named, s.title, s.created = !kept.Unspoken, kept.Named, kept.Title, kept.Created
 	s.mirror = mirror{version: kept.Version, usedAt: kept.LastUsed, fresh: true, fetch: true, apart: kept.SettingsInBody}
 	s.settings, s.goodTurn, s.answered = cli.Settings(kept.Settings), kept.GoodTurn, true
 	return s

@@ -27,7 +27,8 @@ const (
 // manifestOf tells of a held conversation, but for Default.
 func manifestOf(s *slot) *vault.Manifest {
 	return &vault.Manifest{Session: s.id, Incarnation: s.incarnation, Named: s.named, Digests: s.digests,
-		GoodTurn: s.goodTurn, Settings: vault.Settings(s.settings), LastUsed: time.Now()}
+		GoodTurn: s.goodTurn, Settings: vault.Settings(s.settings), LastUsed: time.Now(),
+		Created: s.created, Title: s.title, Unspoken: !s.spoken}
 }
 
 // mirrorAll saves until nothing newer is to be saved. The user was this instance's as long as held goes on.

@@ -77,8 +77,15 @@ func (s *slot) putBackLocked() {
 // heldLocked reports whether somebody has the conversation's slot.
 func (c *conversation) heldLocked() bool { return c.slot == nil }
 
-// errQueueFull says that too many requests of the conversation are waiting already.
-var errQueueFull = errors.New("pool: queue full")
+// goodTurnLocked is what the last good turn ended with, while nobody has the slot.
+func (c *conversation) goodTurnLocked() string {
+	if c.heldLocked() {
+		return ""
+	}
+	return c.slot.goodTurn
+}
+
+var errQueueFull = errors.New("pool: queue full") // too many requests of the conversation are waiting already
 
 // enqueue takes the slot if it is free, else a place in the line for it: turn then gets the slot, or nil if the request
 // is sent away.

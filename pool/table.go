@@ -277,6 +277,7 @@ func (to *user) takeOverLocked(old *slot, mirror mirror) *slot {
 	s := to.newConversation(old.id, old.incarnation, old.digests)
 	c := s.conversation
 	c.named, c.spoken, c.digestsValid = old.named, old.spoken, old.digestsValid
+	c.title, c.created = old.title, old.created
 	c.lastUsed, c.unused, c.freezeTried = old.lastUsed, old.unused, old.freezeTried
 	c.setDirLocked(old.dir)
 	c.mirror = mirror

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/semaphore"
 
 	"claudepool/pool/api"
 	"claudepool/pool/seal"
@@ -31,9 +32,10 @@ type user struct {
 	id     string
 	digest [32]byte // of the whole token: the id is only a part of it
 
-	standing standing // of its credential; needs no lock
-	attempts attempts // has a lock of its own
-	estate   estate   // has one, too
+	standing standing            // of its credential; needs no lock
+	attempts attempts            // has a lock of its own
+	estate   estate              // has one, too
+	reads    *semaphore.Weighted // see beginRead
 
 	keys     atomic.Pointer[seal.Keys] // for the archive; nil before the first recall
 	recalled atomic.Pointer[recall]    // nil before the first request since the user became this instance's
@@ -95,12 +97,17 @@ func (p *Pool) joinOwned(ctx context.Context, req *api.Request, outage bool) (*u
 // Hold has the user stay this instance's until it is let go: meanwhile no other instance begins a turn of the user's.
 // The error is the Ownership's, ErrDraining or ctx's cause.
 func (p *Pool) Hold(ctx context.Context, req *api.Request, outage bool) (letGo func(), err error) {
-	u, err := p.joinOwned(ctx, req, outage)
-	if err != nil {
-		return nil, err
+	_, letGo, err = p.visit(ctx, req, outage)
+	return letGo, err
+}
+
+// visit counts in a request that asks for no process, until it leaves: its user is no newcomer.
+func (p *Pool) visit(ctx context.Context, req *api.Request, outage bool) (u *user, leave func(), err error) {
+	if u, err = p.joinOwned(ctx, req, outage); err != nil {
+		return nil, nil, err
 	}
-	u.countUnadmitted(1) // it is no newcomer, as it asks for no process
-	return func() { u.leaveWith(1) }, nil
+	u.countUnadmitted(1)
+	return u, func() { u.leaveWith(1) }, nil
 }
 
 // join counts the request in.
@@ -124,7 +131,8 @@ func (p *Pool) join(ctx context.Context, req *api.Request) (*user, error) {
 
 func newUser(p *Pool, req *api.Request) *user {
 	return &user{pool: p, table: p.table, id: req.UserID(), digest: req.UserDigest(),
-		conversations: make(map[string]*conversation), byDigest: make(map[api.Digest]map[*conversation]int)}
+		reads: semaphore.NewWeighted(1), conversations: make(map[string]*conversation),
+		byDigest: make(map[api.Digest]map[*conversation]int)}
 }
 
 // pick finds or begins the conversation a request is meant for.
@@ -148,6 +156,7 @@ func (u *user) pick(req *api.Request) *conversation {
 	whole := readings[len(readings)-1]
 	s := u.newConversation(id, uuid.NewString(), whole.History.Begin())
 	s.named, s.seed, s.fresh = req.SessionID != "", whole, true
+	s.title, s.created = req.Title(), s.lastUsed
 	return u.begin(s, isDefault)
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -155,32 +156,17 @@ func (t Transcript) Texts(limit int64) ([]HistoryMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	type entry struct{ uuid, role, text string }
-	var entries []entry
-	at := make(map[string]int) // where an entry is, by its uuid
-	for line := range strings.Lines(string(text)) {
-		e := gjson.Parse(line)
-		if tooDeep([]byte(line)) || !gjson.Valid(line) || e.Get("isSidechain").Bool() || e.Get("uuid").Str == "" {
-			continue
+	entries := spokenIn(text, "")
+	for i, e := range slices.Backward(entries) {
+		if e.summary {
+			entries = entries[i:]
+			break
 		}
-		parent := e.Get("parentUuid").Str
-		if i, ok := at[parent]; ok && i < len(entries) && entries[i].uuid == parent {
-			entries = entries[:i+1]
-		}
-		if e.Get("subtype").Str == "compact_boundary" {
-			entries = nil // the summary comes next
-		}
-		one := entry{uuid: e.Get("uuid").Str, role: e.Get("type").Str}
-		if !e.Get("isMeta").Bool() && !e.Get("isApiErrorMessage").Bool() && (one.role == "user" || one.role == "assistant") {
-			one.text = textIn(e.Get("message.content"))
-		}
-		at[one.uuid] = len(entries)
-		entries = append(entries, one)
 	}
 	var said []HistoryMessage
 	for _, e := range entries {
-		if e.text != "" {
-			content, _ := json.Marshal(e.text) // a string
+		if text := textIn(e.content); text != "" {
+			content, _ := json.Marshal(text) // a string
 			said = append(said, HistoryMessage{Role: e.role, Content: content})
 		}
 	}
@@ -191,12 +177,7 @@ func (t Transcript) Texts(limit int64) ([]HistoryMessage, error) {
 func textIn(content gjson.Result) string {
 	var texts []string
 	add := func(text string) {
-		for _, own := range []string{"<system-reminder>", "<command-name>", "<local-command-"} {
-			if strings.HasPrefix(text, own) {
-				return
-			}
-		}
-		if strings.TrimSpace(text) != "" {
+		if isSaid(text) {
 			texts = append(texts, text)
 		}
 	}

@@ -33,6 +33,19 @@ func (b backend) Answer(ctx context.Context, a *api.Answer, outage bool) error {
 	return b.pool.Answer(ctx, a, outage)
 }
 
+func (b backend) List(ctx context.Context, req *api.Request, outage bool) ([]api.Conversation, error) {
+	return b.pool.List(ctx, req, outage)
+}
+
+func (b backend) Said(ctx context.Context, req *api.Request, outage bool, before, limit int) (
+	api.ConversationMessages, error) {
+	return b.pool.Said(ctx, req, outage, before, limit)
+}
+
+func (b backend) Fork(ctx context.Context, req *api.Request, outage bool, id string) error {
+	return b.pool.Fork(ctx, req, outage, id)
+}
+
 func (b backend) Pass(ctx context.Context, call api.Call) ([]byte, error) {
 	return b.pool.Pass(ctx, call)
 }

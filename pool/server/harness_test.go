@@ -131,6 +131,7 @@ type house struct {
 	keys    hop.Keys
 	logs    bytes.Buffer // to be read when nothing is under way
 	deletes func(context.Context, *api.Request) (int, error)
+	listed  []api.Conversation
 	passes  func(context.Context, api.Call) ([]byte, error)
 	answers func(*api.Answer) error
 
@@ -202,6 +203,16 @@ func (h *house) Acquire(ctx context.Context, req *api.Request, outage bool) (ser
 	h.turns = h.turns[1:]
 	return t, nil
 }
+
+func (h *house) List(context.Context, *api.Request, bool) ([]api.Conversation, error) {
+	return h.listed, nil
+}
+
+func (h *house) Said(_ context.Context, _ *api.Request, _ bool, before, _ int) (api.ConversationMessages, error) {
+	return api.ConversationMessages{Messages: []api.Message{}, Before: before}, nil
+}
+
+func (h *house) Fork(context.Context, *api.Request, bool, string) error { return nil }
 
 func (h *house) Hold(ctx context.Context, _ *api.Request, _ bool) (func(), error) {
 	h.mu.Lock()

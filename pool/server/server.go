@@ -34,6 +34,13 @@ type Backend interface {
 	Delete(ctx context.Context, req *api.Request, outage bool) (deleted int, err error)
 	// Answer gives a turn that runs what it has asked of its client.
 	Answer(ctx context.Context, a *api.Answer, outage bool) error
+	// List tells of all the user's conversations, those used last first, and starts nothing.
+	List(ctx context.Context, req *api.Request, outage bool) ([]api.Conversation, error)
+	// Said tells what was said in the conversation of the request's session, and starts nothing: up to limit messages
+	// before the one of a number, or the last ones for 0.
+	Said(ctx context.Context, req *api.Request, outage bool, before, limit int) (api.ConversationMessages, error)
+	// Fork makes a conversation under the id in which the same has been said as in that of the request's session.
+	Fork(ctx context.Context, req *api.Request, outage bool, id string) error
 	// Pass has the API answer a call that needs no process.
 	Pass(ctx context.Context, call api.Call) (answer []byte, err error)
 }
@@ -126,7 +133,8 @@ func New(backend Backend, opts Options) *Server {
 	s.opening = semaphore.NewWeighted(opened)
 	s.leaving = rate.NewLimiter(rate.Limit(leftOfAll/keyKeep.Seconds()), leftOfAll)
 	for path, do := range map[string]handler{api.PathMessages: s.serve, api.PathResume: s.resume,
-		api.PathDelete: s.delete, api.PathAnswer: s.giveAnswer} {
+		api.PathDelete: s.delete, api.PathConversations: s.list, api.PathOne: s.one, api.PathSaid: s.said,
+		api.PathForks: s.fork, api.PathAnswer: s.giveAnswer} {
 		s.mux.HandleFunc("POST "+path, s.hop(path, do))
 	}
 	for _, call := range []string{"POST " + api.PathCountTokens, "GET " + api.PathModels, "GET " + api.PathModel} {

@@ -245,7 +245,9 @@ func (s *stream) answer(v any) {
 	s.closed = true
 	s.w.Header().Set("Content-Type", "application/json")
 	s.w.Header().Set(api.HeaderRequestID, s.requestID)
-	_ = json.NewEncoder(s.w).Encode(v)
+	text, _ := json.Marshal(v) // of texts, numbers, times and valid JSON
+	s.w.Header().Set("Content-Length", strconv.Itoa(len(text)+1))
+	_, _ = s.w.Write(append(text, '\n'))
 }
 
 // fail ends the response with an error: an event if the stream is open, else a status and a body.

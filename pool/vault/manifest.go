@@ -27,6 +27,9 @@ type Manifest struct {
 	// SettingsInBody says that the body has the settings, and Settings is empty. Save sees to it.
 	SettingsInBody bool `json:"Apart,omitempty"`
 	LastUsed       time.Time
+	Created        time.Time `json:",omitzero"`  // records of earlier releases don't tell it, nor the next two
+	Title          string    `json:",omitempty"` // the beginning of its first text
+	Unspoken       bool      `json:",omitempty"` // nothing has been said in it but what it began with
 }
 
 // Settings are what a conversation's process was asked for beside its messages. They convert to cli.Settings.
