@@ -7,27 +7,45 @@ import (
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
-	tracenoop "go.opentelemetry.io/otel/trace/noop"
 )
 
 // Public returns the handler with each request counted, timed and, as often as it is to be, traced that a client makes.
-// A client's trace goes on, and is sampled as any other, whatever the client says.
+// A client's trace goes on, and is sampled as any other, whatever the client says. What isn't sampled doesn't pass
+// otelhttp: most of what that does is for spans.
 func (t *Telemetry) Public(next http.Handler) http.Handler {
 	if t == nil {
 		return next
 	}
-	opts := []otelhttp.Option{otelhttp.WithPropagators(publicPropagator{}), otelhttp.WithFilter(isNoProbe),
-		otelhttp.WithTracerProvider(tracenoop.NewTracerProvider()), otelhttp.WithMeterProvider(metricnoop.NewMeterProvider())}
-	if t.traces != nil {
-		opts = append(opts, otelhttp.WithTracerProvider(t.traces))
-	}
+	all := next
 	if t.metrics != nil {
-		opts = append(opts, otelhttp.WithMeterProvider(t.metrics))
+		all = t.timed(next)
 	}
-	return otelhttp.NewHandler(next, "", opts...)
+	traced := all
+	if t.traces != nil {
+		traced = otelhttp.NewHandler(all, "", append(t.tracing(), otelhttp.WithPropagators(publicPropagator{}))...)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/health":
+			next.ServeHTTP(w, r)
+		case t.traces != nil && t.sampler.begins():
+			traced.ServeHTTP(w, r)
+		default:
+			all.ServeHTTP(w, unsampled(r))
+		}
+	})
 }
 
-func isNoProbe(r *http.Request) bool { return r.URL.Path != "/health" }
+// unsampled is a client's request whose context has the client's trace, if there is one, as that of nobody here.
+func unsampled(r *http.Request) *http.Request {
+	if r.Header.Get("Traceparent") == "" {
+		return r
+	}
+	theirs := trace.SpanContextFromContext(
+		propagation.TraceContext{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header)))
+	of := trace.NewSpanContext(trace.SpanContextConfig{TraceID: theirs.TraceID(), SpanID: theirs.SpanID(), Remote: true})
+	return r.WithContext(trace.ContextWithSpanContext(r.Context(), of))
+}
 
 // Hop returns the handler with each request traced that a front traces. Those that it doesn't cost nothing: it has
 // counted them.
