@@ -100,7 +100,10 @@ func (f *Front) attempt(ctx context.Context, c call) (*http.Response, error) {
 }
 
 func (f *Front) route(ctx context.Context, c call) (owner router.Owner, err error) {
-	ctx, span := telemetry.Span(ctx, "route", semconv.UserHash(api.ShortUser(c.user)))
+	ctx, span := telemetry.Span(ctx, "route")
+	if span.IsRecording() {
+		span.SetAttributes(semconv.UserHash(api.ShortUser(c.user)))
+	}
 	defer func() { telemetry.End(span, err) }()
 	if c.former != "" {
 		return f.opts.Router.RouteTogether(ctx, c.user, c.former)

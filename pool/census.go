@@ -28,14 +28,16 @@ type evictions struct{ room, memory, files atomic.Int64 }
 type tenants struct{ cpu, memory atomic.Int64 }
 
 // Census counts.
-func (p *Pool) Census() Census {
+func (p *Pool) Census() Census { return p.census(p.table.processes()) }
+
+func (p *Pool) census(processes []seen) Census {
 	standbys, parked := p.standbys.Stats(), p.parked.Stats()
 	c := Census{Standby: standbys.Ready, StandbyMisses: standbys.Misses, Parked: parked.Ready, ParkedMisses: parked.Misses,
 		Capacity: p.opts.MaxProcesses, EndedIdle: p.cleanups.snapshot().Total, EndedForRoom: p.evictions.room.Load(),
 		EndedForMemory: p.evictions.memory.Load(), EvictedFiles: p.evictions.files.Load(),
 		Memory: p.tenants.memory.Load(), CPU: time.Duration(p.tenants.cpu.Load())}
 	_, c.Queued = p.table.queue()
-	for _, process := range p.table.processes() {
+	for _, process := range processes {
 		if process.busy {
 			c.Busy++
 		} else {

@@ -39,7 +39,7 @@ type Handle struct {
 	client  atomic.Pointer[client] // who is asked in it; nil: nobody
 
 	came             time.Time
-	hasSpoken        bool          // the first token has come
+	spoke            time.Duration // from when it came until the first token; 0: none has come
 	queued, prepared time.Duration // waited for the conversation, and then for its process
 	outcome          cli.Outcome   // of the turn, as far as it has gone
 }
@@ -150,14 +150,20 @@ func (h *Handle) run(ctx context.Context, sent func(),
 
 // noteFirstToken counts how long the turn took to its first token, once that has come.
 func (h *Handle) noteFirstToken() {
-	if h.hasSpoken {
+	if h.spoke > 0 {
 		return
 	}
 	if at := h.process.FirstToken(); !at.IsZero() {
-		h.hasSpoken = true
-		h.pool.firstTokens.Observe(at.Sub(h.came), at)
+		h.spoke = at.Sub(h.came)
+		h.pool.firstTokens.Observe(h.spoke, at)
 	}
 }
+
+// FirstToken is how long the turn took to its first token from when its request had come; 0: there is none yet.
+func (h *Handle) FirstToken() time.Duration { return h.spoke }
+
+// IsError reports whether the turn's result says that it has failed.
+func (h *Handle) IsError() bool { return h.outcome.Result != nil && h.outcome.Result.IsError }
 
 // giveUp says that the turn counts for nothing: its conversation can be found again by those who go on without it. They
 // wait in line until it has been forgotten. It may be called more than once, also when the turn is over.

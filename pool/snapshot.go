@@ -10,20 +10,15 @@ import (
 
 // Snapshot tells what the pool holds now. The caller adds the instance's id.
 func (p *Pool) Snapshot() snapshot.Instance {
-	s := snapshot.Instance{Capacity: p.opts.MaxProcesses, MaxIdle: p.opts.IdleTimeout,
-		CleanupInterval: p.opts.CleanupInterval}
-	standbys, parked := p.standbys.Stats(), p.parked.Stats()
-	s.Standby, s.Misses = standbys.Ready, standbys.Misses
-	s.Parked, s.ParkedMisses, s.MovedTooLarge = parked.Ready, parked.Misses, p.movedTooLarge.Load()
-	s.Draining, s.Queued = p.table.queue()
-	s.Cleanup = p.cleanups.snapshot()
-	s.Served, s.FirstTokens = p.served.snapshot(), p.firstTokens.List(time.Now())
+	processes := p.table.processes()
+	n := p.census(processes)
+	s := snapshot.Instance{Capacity: n.Capacity, MaxIdle: p.opts.IdleTimeout, CleanupInterval: p.opts.CleanupInterval,
+		Processes: n.Busy + n.Idle, Busy: n.Busy, Standby: n.Standby, Misses: n.StandbyMisses, Parked: n.Parked,
+		ParkedMisses: n.ParkedMisses, MovedTooLarge: p.movedTooLarge.Load(), Queued: n.Queued,
+		Cleanup: p.cleanups.snapshot(), Served: p.served.snapshot(), FirstTokens: p.firstTokens.List(time.Now())}
+	s.Draining, _ = p.table.queue()
 	users := make(map[string]*snapshot.User)
-	for _, c := range p.table.processes() {
-		s.Processes++
-		if c.busy {
-			s.Busy++
-		}
+	for _, c := range processes {
 		u := users[c.user]
 		if u == nil {
 			u = &snapshot.User{ID: c.user}

@@ -1,7 +1,6 @@
 package logging
 
 import (
-	"bytes"
 	"encoding"
 	"encoding/base64"
 	"encoding/json"
@@ -9,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"regexp"
-	"slices"
 	"strings"
 )
 
@@ -35,13 +33,25 @@ var secret = regexp.MustCompile(strings.Join([]string{
 }, "|"))
 
 // marks has one of each alternative of secret, in small letters. Looking for them is far quicker than the expression.
-var marks = [][]byte{[]byte("sk-ant-"), []byte("cp-"), []byte("v1."), []byte("ya29."), []byte("eyj"), []byte("@"),
-	[]byte("x-api-key"),
-	[]byte("authorization"), []byte("cookie"), []byte("x-claudepool-hop"),
-	[]byte("x-claudepool-key"), []byte("_token"), []byte("api_key"), []byte("bearer")}
+var marks = byFirst("sk-ant-", "cp-", "v1.", "ya29.", "eyj", "@", "x-api-key", "authorization", "cookie",
+	"x-claudepool-hop", "x-claudepool-key", "_token", "api_key", "bearer")
 
-// encoded is what may be a text in base64, as JSON writes bytes.
-var encoded = regexp.MustCompile(`[A-Za-z0-9+/]{12,}={0,2}`)
+// byFirst sorts texts in small letters by their first bytes, as a small letter and as a capital one.
+func byFirst(texts ...string) (by [256][]string) {
+	for _, text := range texts {
+		by[text[0]] = append(by[text[0]], text)
+		if capital := strings.ToUpper(text)[0]; capital != text[0] {
+			by[capital] = append(by[capital], text)
+		}
+	}
+	return by
+}
+
+// shortestEncoded is how long a text in base64 is that could have a secret in it.
+const shortestEncoded = 12
+
+// encoded is what may be such a text, as JSON writes bytes.
+var encoded = regexp.MustCompile(fmt.Sprintf(`[A-Za-z0-9+/]{%d,}={0,2}`, shortestEncoded))
 
 // secretKeys are attributes that are not written whatever they hold.
 var secretKeys = map[string]bool{"authorization": true, "x-api-key": true, "x-claudepool-key": true, "cookie": true,
@@ -49,24 +59,76 @@ var secretKeys = map[string]bool{"authorization": true, "x-api-key": true, "x-cl
 	"password": true, "credential": true, "api_key": true, "access_token": true, "refresh_token": true, "hop": true}
 
 // Redact returns the text without what looks like a secret: tokens, keys, bearer values, passwords in URLs.
-func Redact(text string) string { return string(redact([]byte(text))) }
+func Redact(text string) string {
+	if isClean([]byte(text)) {
+		return text
+	}
+	return string(takeOut([]byte(text)))
+}
 
 func redact(line []byte) []byte {
+	if isClean(line) {
+		return line
+	}
+	return takeOut(line)
+}
+
+// isClean reports that there is nothing to take out. So it is with most lines, and to see it is far quicker than to try.
+func isClean(line []byte) bool {
+	if suspicious(line) {
+		return false
+	}
+	for begin, end := 0, 0; begin < len(line); begin = max(end, begin+1) {
+		end = begin
+		for end < len(line) && isBase64(line[end]) {
+			end++
+		}
+		if end-begin < shortestEncoded {
+			continue
+		}
+		for padding := 0; padding < 2 && end < len(line) && line[end] == '='; padding++ {
+			end++
+		}
+		var room [256]byte
+		if plain, err := decode(room[:0], line[begin:end]); err == nil && suspicious(plain) {
+			return false
+		}
+	}
+	return true
+}
+
+func isBase64(b byte) bool {
+	return 'a' <= b && b <= 'z' || 'A' <= b && b <= 'Z' || '0' <= b && b <= '9' || b == '+' || b == '/'
+}
+
+// decode appends what a run of base64 is, without what of it isn't whole.
+func decode(to, run []byte) ([]byte, error) {
+	return base64.StdEncoding.AppendDecode(to, run[:len(run)-len(run)%4])
+}
+
+// suspicious reports whether one of the marks is in the text.
+func suspicious(text []byte) bool {
+	for i, first := range text {
+		for _, mark := range marks[first] {
+			if len(text)-i >= len(mark) && strings.EqualFold(string(text[i:i+len(mark)]), mark) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func takeOut(line []byte) []byte {
 	if suspicious(line) {
 		line = secret.ReplaceAll(line, []byte("${1}${2}${3}${4}"+redacted))
 	}
 	return encoded.ReplaceAllFunc(line, func(run []byte) []byte {
-		plain, err := base64.StdEncoding.AppendDecode(nil, run[:len(run)-len(run)%4])
+		plain, err := decode(nil, run)
 		if err == nil && suspicious(plain) && secret.Match(plain) {
 			return []byte(redacted)
 		}
 		return run
 	})
-}
-
-func suspicious(text []byte) bool {
-	small := bytes.ToLower(text)
-	return slices.ContainsFunc(marks, func(mark []byte) bool { return bytes.Contains(small, mark) })
 }
 
 // redacting passes on what is written to it without secrets. slog's handlers write a line at a time: by then message,

@@ -152,6 +152,35 @@ func TestNew_LeavesOrdinaryLinesAsTheyAre(t *testing.T) {
 	require.Equal(t, "Authorization: [redacted], next", Redact("Authorization: Bearer abc, next"))
 }
 
+func TestRedact_LooksOnceMoreWhereverThereIsSomethingToTakeOut(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	texts := slices.Sorted(func(yield func(string) bool) {
+		for _, secret := range secrets(r) {
+			if !yield(secret[0]) {
+				return
+			}
+		}
+	})
+	texts = append(texts, "redis://user:secret@", "", "x", " ", "\xff")
+	takenOut := 0
+	for range 5000 {
+		var line []byte
+		for range 1 + r.IntN(5) {
+			some := made(r, letters+" .:/@=-\"", r.IntN(3)) + texts[r.IntN(len(texts))] + made(r, letters, r.IntN(3))
+			if r.IntN(2) == 0 {
+				some = base64.StdEncoding.EncodeToString([]byte(some))
+			}
+			line = append(line, some[:r.IntN(len(some)+1)]...)
+		}
+		want := string(takeOut(slices.Clone(line)))
+		require.Equal(t, want, Redact(string(line)))
+		if want != string(line) {
+			takenOut++
+		}
+	}
+	require.Positive(t, takenOut)
+}
+
 func TestRedacting_TellsHowMuchItTook(t *testing.T) {
 	var out bytes.Buffer
 	text := "Bearer of a longer token sk-ant-api03-abc"

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -27,7 +28,7 @@ func (r redacting) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpa
 
 type redacted struct{ sdktrace.ReadOnlySpan }
 
-func (r redacted) Name() string { return logging.Redact(r.ReadOnlySpan.Name()) }
+func (r redacted) Name() string { return cleaned(r.ReadOnlySpan.Name()) }
 
 func (r redacted) Attributes() []attribute.KeyValue { return redactAll(r.ReadOnlySpan.Attributes()) }
 
@@ -45,24 +46,18 @@ func (r redacted) Status() sdktrace.Status {
 	return status
 }
 
-// unwanted are attributes that spans leave without: who a client is, and what is the same in all of them. Each takes
-// time to send, too.
-var unwanted = map[attribute.Key]bool{"client.address": true, "user_agent.original": true, "url.scheme": true,
-	"network.peer.address": true, "network.peer.port": true, "network.protocol.version": true,
-	"network.protocol.name": true, "server.port": true}
-
+// redactAll returns the attributes, or others where there is something to take out.
 func redactAll(attributes []attribute.KeyValue) []attribute.KeyValue {
-	wanted := make([]attribute.KeyValue, 0, len(attributes))
-	for _, a := range attributes {
-		if unwanted[a.Key] {
+	for i, a := range attributes {
+		if a.Value.Type() != attribute.STRING {
 			continue
 		}
-		if a.Value.Type() == attribute.STRING {
-			a.Value = attribute.StringValue(cleaned(a.Value.AsString()))
+		if text := cleaned(a.Value.AsString()); text != a.Value.AsString() {
+			attributes = slices.Clone(attributes) // they are the span's
+			attributes[i].Value = attribute.StringValue(text)
 		}
-		wanted = append(wanted, a)
 	}
-	return wanted
+	return attributes
 }
 
 // cleaned is a text without secrets, and without what isn't UTF-8: for one such byte, which a path may have, nothing

@@ -34,13 +34,27 @@ func (t *Telemetry) Redis(client *redis.Client) error {
 	if err != nil {
 		return fmt.Errorf("telemetry: %w", err)
 	}
-	client.AddHook(redisTimes{duration.Inst()})
+	client.AddHook(redisTimes{duration.Inst(), NewSets(redisCommand.attributes)})
 	return nil
 }
 
 // redisTimes records how long commands take. The library's own metrics are in milliseconds and nanoseconds, of which
 // Prometheus' lint disapproves, and there for each address.
-type redisTimes struct{ duration metric.Float64Histogram }
+type redisTimes struct {
+	duration metric.Float64Histogram
+	sets     *Sets[redisCommand]
+}
+
+// redisCommand is what commands are timed by.
+type redisCommand struct{ operation, failure string }
+
+func (c redisCommand) attributes() []attribute.KeyValue {
+	of := []attribute.KeyValue{semconv.DBSystemNameRedis, semconv.DBOperationName(c.operation)}
+	if c.failure != "" {
+		of = append(of, semconv.ErrorTypeKey.String(c.failure))
+	}
+	return of
+}
 
 // DialHook is of redis.Hook.
 func (redisTimes) DialHook(next redis.DialHook) redis.DialHook {
@@ -68,16 +82,20 @@ func (h redisTimes) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pr
 }
 
 func (h redisTimes) record(ctx context.Context, operation string, began time.Time, err error) {
-	attributes := []attribute.KeyValue{semconv.DBSystemNameRedis, semconv.DBOperationName(operation)}
+	set := h.sets.Of(redisCommand{operation, failureOf(err)})
+	h.duration.Record(ctx, time.Since(began).Seconds(), set.Record...)
+}
+
+// failureOf names what went wrong; empty: nothing did.
+func failureOf(err error) string {
 	var refused redis.Error
 	switch {
 	case err == nil, errors.Is(err, redis.Nil), redis.HasErrorPrefix(err, "NOSCRIPT"): // which is then sent
+		return ""
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		attributes = append(attributes, semconv.ErrorTypeKey.String("timeout"))
+		return "timeout"
 	case errors.As(err, &refused):
-		attributes = append(attributes, semconv.ErrorTypeKey.String("redis"))
-	default:
-		attributes = append(attributes, semconv.ErrorTypeKey.String("connection"))
+		return "redis"
 	}
-	h.duration.Record(ctx, time.Since(began).Seconds(), metric.WithAttributeSet(attribute.NewSet(attributes...)))
+	return "connection"
 }

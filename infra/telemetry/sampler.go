@@ -14,7 +14,7 @@ import (
 const frontsShare = 10
 
 // sampler decides which traces are kept. Only what a request comes in with begins one: what goes on in the background
-// is in the metrics. By chance and not by the trace's id, as clients choose that.
+// is in the metrics.
 type boundedSampler struct {
 	ratio       float64
 	own, fronts *rate.Limiter
@@ -25,33 +25,37 @@ func newSampler(ratio float64, perSecond int) boundedSampler {
 		fronts: rate.NewLimiter(rate.Limit(frontsShare*perSecond), frontsShare*perSecond)}
 }
 
+// begins decides whether a client's request is sampled: by chance and not by the trace's id, as clients choose that.
+func (s boundedSampler) begins() bool {
+	return rand.Float64() < s.ratio && s.own.Allow() // #nosec G404 -- nothing depends on which
+}
+
 // ShouldSample is of sdktrace.Sampler.
 func (s boundedSampler) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingResult {
-	parent := trace.SpanContextFromContext(p.ParentContext)
-	if s.samples(p, parent) {
+	if s.samples(p.ParentContext) {
 		return sdktrace.SamplingResult{Decision: sdktrace.RecordAndSample} // without the state that a client may have sent
 	}
 	return sdktrace.SamplingResult{Decision: sdktrace.Drop}
 }
 
-func (s boundedSampler) samples(p sdktrace.SamplingParameters, parent trace.SpanContext) bool {
+func (s boundedSampler) samples(within context.Context) bool {
+	parent := trace.SpanContextFromContext(within)
 	switch {
 	case parent.IsValid() && !parent.IsRemote():
 		return parent.IsSampled()
-	case parent.IsValid() && p.ParentContext.Value(publicKey{}) == nil:
-		return parent.IsSampled() && s.fronts.Allow()
+	case within.Value(publicKey{}) != nil:
+		return true
 	}
-	// #nosec G404 -- nothing depends on which
-	return p.Kind == trace.SpanKindServer && rand.Float64() < s.ratio && s.own.Allow()
+	return parent.IsSampled() && s.fronts.Allow()
 }
 
 // Description is of sdktrace.Sampler.
 func (boundedSampler) Description() string { return "claudepool" }
 
-// publicKey marks a context whose remote parent is a client's, whose word counts for the trace's id alone.
+// publicKey marks the context of a client's request that is sampled. The client's word counts for the trace's id alone.
 type publicKey struct{}
 
-// publicPropagator reads what clients send, and is otherwise the standard's.
+// publicPropagator reads what clients send whose request is sampled, and is otherwise the standard's.
 type publicPropagator struct{ propagation.TraceContext }
 
 // Extract is of propagation.TextMapPropagator.

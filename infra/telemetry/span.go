@@ -3,18 +3,17 @@ package telemetry
 import (
 	"context"
 
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 )
 
 // Span begins a part of what is traced in ctx, and has to be ended. Where nothing is, it costs a look at ctx.
-func Span(ctx context.Context, name string, attributes ...attribute.KeyValue) (context.Context, trace.Span) {
+func Span(ctx context.Context, name string, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
 	within := trace.SpanFromContext(ctx)
 	if !within.IsRecording() {
 		return ctx, nothing
 	}
-	return within.TracerProvider().Tracer(Scope).Start(ctx, name, trace.WithAttributes(attributes...))
+	return within.TracerProvider().Tracer(Scope).Start(ctx, name, opts...)
 }
 
 // nothing is a span whose methods do nothing.

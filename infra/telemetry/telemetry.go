@@ -52,6 +52,7 @@ type Options struct {
 type Telemetry struct {
 	log     *slog.Logger
 	traces  *sdktrace.TracerProvider // nil: there are no traces
+	sampler boundedSampler           // of the traces
 	metrics *sdkmetric.MeterProvider // nil: there are no metrics
 	server  *http.Server             // of /metrics; nil: there is none
 	addr    net.Addr
@@ -89,7 +90,8 @@ func (t *Telemetry) start(ctx context.Context, o Options, out outputs) error {
 		if err != nil {
 			return err
 		}
-		t.traces = newTracerProvider(of, exporter, out.ratio, o.TracesPerSecond)
+		t.sampler = newSampler(out.ratio, o.TracesPerSecond)
+		t.traces = newTracerProvider(of, exporter, t.sampler)
 		otel.SetTracerProvider(t.traces)
 	}
 	var readers []sdkmetric.Reader
@@ -114,14 +116,14 @@ func (t *Telemetry) start(ctx context.Context, o Options, out outputs) error {
 	return nil
 }
 
-func newTracerProvider(of *resource.Resource, exporter sdktrace.SpanExporter, ratio float64,
-	perSecond int) *sdktrace.TracerProvider {
+func newTracerProvider(of *resource.Resource, exporter sdktrace.SpanExporter,
+	sampler sdktrace.Sampler) *sdktrace.TracerProvider {
 	limits := sdktrace.NewSpanLimits()
 	if limits.AttributeValueLengthLimit < 0 { // which is the standard's default
 		limits.AttributeValueLengthLimit = longestValue
 	}
 	return sdktrace.NewTracerProvider(sdktrace.WithResource(of), sdktrace.WithRawSpanLimits(limits),
-		sdktrace.WithSampler(newSampler(ratio, perSecond)), sdktrace.WithBatcher(redacting{exporter}))
+		sdktrace.WithSampler(sampler), sdktrace.WithBatcher(redacting{exporter}))
 }
 
 // Meter is where this module's own instruments are made.

@@ -31,8 +31,9 @@ const theirs = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 func kept(t *testing.T, ratio float64, perSecond int) (*Telemetry, *tracetest.InMemoryExporter) {
 	t.Helper()
 	exporter := tracetest.NewInMemoryExporter()
-	measured := &Telemetry{log: slog.New(slog.DiscardHandler), traces: sdktrace.NewTracerProvider(
-		sdktrace.WithSyncer(redacting{exporter}), sdktrace.WithSampler(newSampler(ratio, perSecond)))}
+	measured := &Telemetry{log: slog.New(slog.DiscardHandler), sampler: newSampler(ratio, perSecond)}
+	measured.traces = sdktrace.NewTracerProvider(sdktrace.WithSyncer(redacting{exporter}),
+		sdktrace.WithSampler(measured.sampler))
 	t.Cleanup(func() { _ = measured.traces.Shutdown(context.Background()) })
 	return measured, exporter
 }
@@ -175,7 +176,7 @@ func TestSpans_LeaveWithoutSecrets(t *testing.T) {
 	const token = "sk-ant-oat01-secretsecret"
 	measured, spans := kept(t, 1, 100)
 	ask(measured.Public(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		_, span := Span(r.Context(), "with "+token, attribute.String("a", "it is "+token))
+		_, span := Span(r.Context(), "with "+token, trace.WithAttributes(attribute.String("a", "it is "+token)))
 		span.RecordError(errors.New(token))
 		End(span, errors.New("refused: "+token))
 	})), "/", "")

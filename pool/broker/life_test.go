@@ -144,18 +144,3 @@ func TestGrant_WhatTheAPISaysIsASignOfLife(t *testing.T) {
 		last = g.LastHeard()
 	}
 }
-
-func TestFinder_FindsItsMarkWhereverTheTextIsSplit(t *testing.T) {
-	for text, want := range map[string]bool{streamed: true, single: false, "": false, `{"stream":tru`: false,
-		`{"a":{"stream":true},"stream":false}`: false,
-		`{"a":"\"stream\":true"}`:              false, `{"a\\":"{","b":["}"],"stream":true}`: true,
-		`{"x":"stream","b":true}`: false} {
-		for size := 1; size <= len(text)+1; size++ {
-			f := finder{}
-			for at := 0; at < len(text); at += size {
-				f.look([]byte(text[at:min(at+size, len(text))]))
-			}
-			require.Equal(t, want, f.found, "%s in parts of %d", text, size)
-		}
-	}
-}

@@ -20,10 +20,15 @@ var (
 	dataField    = []byte("data:")
 )
 
+// newMeter returns the meter of an answer that is a stream or isn't.
+func newMeter(isStream bool) meter {
+	return meter{isStream: isStream, whole: picker{names: []string{memberModel, memberUsage}}}
+}
+
 // meter finds in an answer, which comes in parts, what the call took. It keeps nothing but that.
 type meter struct {
 	isStream bool
-	picker   picker // of an answer that isn't streamed
+	whole    picker // of an answer that isn't streamed
 
 	line    []byte // what has come of a line that goes on in the next part, as far as it may count
 	skips   bool   // the rest of the line doesn't count
@@ -36,7 +41,7 @@ type meter struct {
 // usage is what the call took, as far as it has been said.
 func (m *meter) usage() *Usage {
 	if !m.isStream {
-		m.take(gjson.Parse("{" + string(m.picker.picked) + "}"))
+		m.take(m.whole.get(memberModel), m.whole.get(memberUsage))
 	}
 	if !m.hasTold {
 		return nil
@@ -46,8 +51,8 @@ func (m *meter) usage() *Usage {
 
 func (m *meter) look(part []byte) {
 	if !m.isStream {
-		m.picker.look(part)
-		m.isOver = m.picker.isOver
+		m.whole.look(part)
+		m.isOver = m.whole.isOver
 		return
 	}
 	for len(part) > 0 {
@@ -92,16 +97,15 @@ func (m *meter) event(line []byte) {
 		if message := event.Get("message"); message.Exists() {
 			event = message
 		}
-		m.take(event)
+		m.take(event.Get(memberModel), event.Get(memberUsage))
 	}
 }
 
 // take takes what a message, or the end of one, says. What comes later holds: numbers are of the whole message.
-func (m *meter) take(message gjson.Result) {
-	if model := message.Get("model").Str; model != "" {
-		m.took.Model = model
+func (m *meter) take(model, used gjson.Result) {
+	if model.Str != "" {
+		m.took.Model = model.Str
 	}
-	used := message.Get("usage")
 	if !used.IsObject() {
 		return
 	}
@@ -134,72 +138,5 @@ func (m *meter) take(message gjson.Result) {
 func set(n *int64, value gjson.Result) {
 	if value.Type == gjson.Number {
 		*n = min(max(value.Int(), 0), maxTokens)
-	}
-}
-
-// picker picks the model and the usage from the outermost object of a JSON text that comes in parts. What an argument
-// of a tool is called that is deeper.
-type picker struct {
-	depth    int
-	inString bool
-	escaped  bool
-	isKey    bool   // the string that is being read is a key of the outermost object
-	key      []byte // that key, or the last one
-	isOver   bool   // the object has come to its end
-	picking  bool
-	picked   []byte // members of an object
-}
-
-func (p *picker) look(part []byte) {
-	for _, c := range part {
-		p.next(c)
-		if p.picking && len(p.picked) < maxUsageLine {
-			p.picked = append(p.picked, c)
-		}
-	}
-}
-
-func (p *picker) next(c byte) {
-	if p.inString {
-		p.spell(c)
-		return
-	}
-	switch c {
-	case '"':
-		p.inString, p.isKey = true, p.depth == 1 && len(p.key) == 0
-	case '{', '[':
-		p.depth++
-	case '}', ']':
-		if p.depth--; p.depth == 0 {
-			p.picking, p.isOver = false, true
-		}
-	case ',':
-		if p.depth == 1 {
-			p.picking, p.key = false, p.key[:0]
-		}
-	case ':':
-		if name := string(p.key); p.depth == 1 && !p.picking && (name == "model" || name == "usage") {
-			p.picking = true
-			if len(p.picked) > 0 {
-				p.picked = append(p.picked, ',')
-			}
-			p.picked = append(append(append(p.picked, '"'), name...), '"')
-		}
-	}
-}
-
-// spell takes a character of a string.
-func (p *picker) spell(c byte) {
-	switch {
-	case p.escaped:
-		p.escaped = false
-	case c == '\\':
-		p.escaped = true
-	case c == '"':
-		p.inString = false
-		return
-	}
-	if p.isKey && len(p.key) < 16 {
-		p.key = append(p.key, c)
 	}
 }

@@ -12,14 +12,14 @@ func TestMeter_FindsWhatACallTookHoweverItsAnswerIsCut(t *testing.T) {
 	text := start + strings.Repeat(delta, 3) + end
 	for first := range text {
 		for _, second := range []int{first, min(first+1, len(text)), (first + len(text)) / 2} {
-			m := meter{isStream: true}
+			m := newMeter(true)
 			for _, part := range []string{text[:first], text[first:second], text[second:]} {
 				m.look([]byte(part))
 			}
 			require.Equal(t, &whole, m.usage(), "cut at %d and %d", first, second)
 		}
 	}
-	cut := meter{isStream: true}
+	cut := newMeter(true)
 	cut.look([]byte(start + delta))
 	begun := whole
 	begun.Output, begun.WebSearches = 1, 0
@@ -27,7 +27,7 @@ func TestMeter_FindsWhatACallTookHoweverItsAnswerIsCut(t *testing.T) {
 }
 
 func TestMeter_KeepsNothingOfWhatIsLong(t *testing.T) {
-	m := meter{isStream: true}
+	m := newMeter(true)
 	long := []byte(strings.Repeat("x", 1<<20))
 	for _, part := range []string{start, "event: content_block_delta\ndata: ", string(long),
 		"\n\nevent: message_delta\ndata: ", string(long), string(long), "\n\n"} {
@@ -38,7 +38,7 @@ func TestMeter_KeepsNothingOfWhatIsLong(t *testing.T) {
 	require.Equal(t, &whole, m.usage())
 	part := []byte(start + strings.Repeat(delta, 100))
 	require.Less(t, testing.AllocsPerRun(10, func() {
-		m := meter{isStream: true}
+		m := newMeter(true)
 		m.look(part)
 	}), 20.0)
 }
@@ -60,7 +60,7 @@ func TestMeter_ReadsAnAnswerThatIsNotStreamed(t *testing.T) {
 		``:                        nil,
 	} {
 		for i := range len(text) + 1 {
-			var m meter
+			m := newMeter(false)
 			m.look([]byte(text[:i]))
 			m.look([]byte(text[i:]))
 			require.Equal(t, want, m.usage(), text)
@@ -72,7 +72,7 @@ func FuzzMeter(f *testing.F) {
 	f.Add(start+delta+end, true, 7)
 	f.Add(`{"model":"m","usage":{"input_tokens":1}}`, false, 3)
 	f.Fuzz(func(t *testing.T, text string, isStream bool, at int) {
-		one, two := meter{isStream: isStream}, meter{isStream: isStream}
+		one, two := newMeter(isStream), newMeter(isStream)
 		one.look([]byte(text))
 		at = min(max(at, 0), len(text))
 		two.look([]byte(text[:at]))

@@ -13,8 +13,19 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// maxBody bounds a call's body, in bytes: twice what the API takes.
-const maxBody = 64 << 20
+const (
+	// maxBody bounds a call's body, in bytes: twice what the API takes.
+	maxBody = 64 << 20
+	// longestModel is how much is kept of what stands for a model, in bytes.
+	longestModel = 100
+)
+
+// Members of calls and answers that are looked for.
+const (
+	memberModel  = "model"
+	memberStream = "stream"
+	memberUsage  = "usage"
+)
 
 var errRedirect = errors.New("broker: the API redirects")
 
@@ -23,7 +34,7 @@ type exchange struct {
 	io.ReadCloser
 	grant      *Grant
 	credential Credential
-	streaming  finder
+	asked      picker
 	left       int64                   // of the body; negative where its length isn't known
 	cut        context.CancelCauseFunc // ends the call
 	stop       func() bool             // ends the watching of the process's end
@@ -61,13 +72,13 @@ func exchangeOf(r *http.Request) *exchange { return r.Context().Value(exchangeKe
 
 func (e *exchange) Read(p []byte) (int, error) {
 	n, err := e.ReadCloser.Read(p)
-	e.streaming.look(p[:n])
+	e.asked.look(p[:n])
 	e.left -= int64(n)
-	if e.model.Load() == nil && e.streaming.hasModel {
-		model := string(e.streaming.model)
+	if model := e.asked.get(memberModel).Str; model != "" && e.model.Load() == nil {
+		model = model[:min(len(model), longestModel)]
 		e.model.Store(&model)
 	}
-	if (errors.Is(err, io.EOF) || e.left == 0) && !e.arrived.Swap(true) && !e.streaming.found {
+	if (errors.Is(err, io.EOF) || e.left == 0) && !e.arrived.Swap(true) && !e.asked.get(memberStream).Bool() {
 		e.grant.markUnstreamed(e)
 	}
 	return n, err
@@ -84,7 +95,8 @@ var errTooLong = errors.New("broker: the API takes too long")
 
 // pass passes a call of a process on to the API.
 func (b *Broker) pass(g *Grant, w http.ResponseWriter, r *http.Request, bound binding) {
-	e := &exchange{ReadCloser: r.Body, grant: g, credential: bound.credential, left: r.ContentLength}
+	e := &exchange{ReadCloser: r.Body, grant: g, credential: bound.credential, left: r.ContentLength,
+		asked: picker{names: []string{memberModel, memberStream}}}
 	if !e.beginBill(w, r, bound.bill) {
 		return
 	}
@@ -111,75 +123,6 @@ func (e *exchange) leave() {
 	e.endBill(nil)
 }
 
-// finder looks for `"stream":true` and `"model":"…"` in a call's body, which comes in parts. Only what stands in the
-// outermost object counts: an argument of a tool may be called that, too. It is written as the CLI writes it, without
-// spaces.
-type finder struct {
-	depth    int
-	inString bool
-	escaped  bool
-	word     []byte // the string that is being read, or was last, as far as it may be the key
-	behind   int    // how much of value has come behind the key
-	found    bool
-	atModel  bool // its value is next
-	inModel  bool // the string that is being read is it
-	hasModel bool // all of it is there
-	model    []byte
-}
-
-const (
-	streamKey   = "stream"
-	streamValue = ":true"
-	modelKey    = "model"
-	// longestModel is how much is kept of what stands for a model.
-	longestModel = 100
-)
-
-func (f *finder) look(part []byte) {
-	for _, c := range part {
-		switch {
-		case f.found && f.hasModel:
-			return
-		case f.inString:
-			f.spell(c)
-		case c == '"':
-			f.inString, f.word, f.behind = true, f.word[:0], 0
-			f.inModel, f.atModel = f.atModel, false
-		case f.depth == 1 && c == ':' && string(f.word) == modelKey && !f.hasModel:
-			f.atModel = true
-		case c == '{' || c == '[':
-			f.depth++
-		case c == '}' || c == ']':
-			f.depth--
-		case f.depth == 1 && string(f.word) == streamKey && c == streamValue[f.behind]:
-			f.behind++
-			f.found = f.found || f.behind == len(streamValue)
-			f.behind %= len(streamValue)
-		default:
-			f.word, f.atModel = f.word[:0], false
-		}
-	}
-}
-
-// spell takes a character of a string.
-func (f *finder) spell(c byte) {
-	switch {
-	case f.escaped:
-		f.escaped = false
-	case c == '\\':
-		f.escaped = true
-	case c == '"':
-		f.inString, f.hasModel, f.inModel = false, f.hasModel || f.inModel, false
-		return
-	}
-	if f.inModel && len(f.model) < longestModel {
-		f.model = append(f.model, c)
-	}
-	if len(f.word) <= len(streamKey) {
-		f.word = append(f.word, c)
-	}
-}
-
 // rewrite turns a process's call into the user's.
 func (b *Broker) rewrite(r *httputil.ProxyRequest) {
 	r.SetURL(b.upstream)
@@ -203,7 +146,7 @@ func (b *Broker) checkAnswer(r *http.Response) error {
 	}
 	r.Header.Del("Set-Cookie")
 	isStream := strings.HasPrefix(r.Header.Get("Content-Type"), "text/event-stream")
-	e.answer = &answer{ReadCloser: r.Body, exchange: e, isGood: r.StatusCode < 300, meter: meter{isStream: isStream}}
+	e.answer = &answer{ReadCloser: r.Body, exchange: e, isGood: r.StatusCode < 300, meter: newMeter(isStream)}
 	r.Body = e.answer
 	if r.StatusCode >= 300 && r.StatusCode < 400 {
 		return errRedirect // a process must not carry anything to another host

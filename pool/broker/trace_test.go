@@ -95,23 +95,3 @@ func TestListen_GivesNobodyThePortThatIsToBeAvoided(t *testing.T) {
 	_, err = first.Accept()
 	require.ErrorIs(t, err, net.ErrClosed)
 }
-
-func TestFinder_FindsTheModelInTheOutermostObject(t *testing.T) {
-	for text, want := range map[string]string{
-		streamed: "m", `{"stream":true,"model":"b"}`: "b", `{"a":{"model":"no"},"model":"yes"}`: "yes",
-		`{"a":"model","b":"no"}`: "", `{"model":5,"x":"no"}`: "", `{"a":"\"model\":\"no\""}`: "",
-		`{"model":"` + strings.Repeat("x", 1000) + `"}`: strings.Repeat("x", longestModel), `{"model":"cut`: "",
-		`{"model":"first","model":"second"}`: "first",
-	} {
-		for size := 1; size <= 3; size++ {
-			f := finder{}
-			for at := 0; at < len(text); at += size {
-				f.look([]byte(text[at:min(at+size, len(text))]))
-			}
-			require.Equal(t, want != "", f.hasModel, text)
-			if f.hasModel {
-				require.Equal(t, want, string(f.model), text)
-			}
-		}
-	}
-}

@@ -11,12 +11,18 @@ import (
 // Backend is a pool as the HTTP server wants it.
 func Backend(p *pool.Pool) server.Backend { return backend{p} }
 
+var _ source = backend{}
+
 type backend struct{ pool *pool.Pool }
 
 func (b backend) Acquire(ctx context.Context, req *api.Request, outage bool) (server.Turn, error) {
+	return b.acquire(ctx, req, outage)
+}
+
+func (b backend) acquire(ctx context.Context, req *api.Request, outage bool) (turn, error) {
 	h, err := b.pool.Acquire(ctx, req, outage)
 	if err != nil {
-		return nil, err // and no Handle that is nil in a Turn that isn't
+		return nil, err // and no Handle that is nil in a turn that isn't
 	}
 	return h, nil
 }

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
 	semconv "go.opentelemetry.io/otel/semconv/v1.41.0"
 	"go.opentelemetry.io/otel/trace"
 
@@ -86,10 +85,6 @@ func (c *measuredCall) answered(status int) {
 	}
 }
 
-// callKeys are what calls are timed by.
-var callKeys = []attribute.Key{semconv.GenAIOperationNameKey, semconv.GenAIProviderNameKey,
-	semconv.GenAIRequestModelKey, semconv.ErrorTypeKey}
-
 // model is what the call's model is called; empty where it names none.
 func (c *measuredCall) model() string {
 	if model := broker.ModelOf(c.ctx); model != "" {
@@ -104,12 +99,12 @@ func (c *measuredCall) end(failure string) {
 		if failure == "" && c.status >= 400 {
 			failure = strconv.Itoa(c.status)
 		}
-		provider, model := semconv.GenAIProviderNameAnthropic.Value.AsString(), c.model()
-		ctx := context.WithoutCancel(c.ctx)
+		of := labels{operation: c.operation, model: c.model()}
 		if broker.IsRetry(c.ctx) {
-			c.retries.Add(ctx, 1, c.sets.of(callKeys[:3], c.operation, provider, model))
+			c.retries.Add(c.ctx, 1, c.sets.Of(of).Add...)
 		}
-		c.callTime.Record(ctx, time.Since(c.began).Seconds(), c.sets.of(callKeys, c.operation, provider, model, failure))
+		of.failure = failure
+		c.callTime.Record(c.ctx, time.Since(c.began).Seconds(), c.sets.Of(of).Record...)
 	})
 }
 
@@ -146,9 +141,6 @@ func (a *measuredAnswer) Close() error {
 	return a.ReadCloser.Close()
 }
 
-// tokenKeys are what tokens are counted by.
-var tokenKeys = []attribute.Key{semconv.GenAIRequestModelKey, "type"}
-
 // billed returns what is told of each call that is paid for, nil for nothing. Cost is in dollars.
 func (m *measures) billed() func(took broker.Usage, cost float64) {
 	if m == nil {
@@ -156,12 +148,15 @@ func (m *measures) billed() func(took broker.Usage, cost float64) {
 	}
 	return func(took broker.Usage, cost float64) {
 		ctx, model := context.Background(), prices.Name(took.Model)
-		for kind, n := range map[string]int64{"input": took.Input, "output": took.Output, "cache_read": took.CacheRead,
-			"cache_write": took.CacheWrite5m + took.CacheWrite1h} {
-			if n > 0 {
-				m.tokens.Add(ctx, n, m.sets.of(tokenKeys, model, kind))
+		for _, some := range []struct {
+			kind string
+			n    int64
+		}{{"input", took.Input}, {"output", took.Output}, {"cache_read", took.CacheRead},
+			{"cache_write", took.CacheWrite5m + took.CacheWrite1h}} {
+			if some.n > 0 {
+				m.tokens.Add(ctx, some.n, m.sets.Of(labels{model: model, kind: some.kind}).Add...)
 			}
 		}
-		m.cost.Add(ctx, cost, m.sets.of(tokenKeys[:1], model))
+		m.cost.Add(ctx, cost, m.sets.Of(labels{model: model}).Add...)
 	}
 }

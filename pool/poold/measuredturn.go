@@ -1,7 +1,6 @@
 package poold
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -28,92 +27,89 @@ const (
 	outcomeAbandoned = "abandoned" // its client has gone
 )
 
-// What lines of a process are told by. Within a text each quotation mark has a backslash before it.
-var (
-	isDelta  = []byte(`"type":"content_block_delta"`)
-	isResult = []byte(`"type":"result"`)
-	isError  = []byte(`"is_error":true`)
-)
+// source is a pool as it is measured.
+type source interface {
+	server.Backend
+	acquire(ctx context.Context, req *api.Request, outage bool) (turn, error)
+}
 
-// backend returns the backend with each turn measured.
-func (m *measures) backend(of server.Backend, instance string) server.Backend {
+// turn is one of the pool's, which tells more than the server asks.
+type turn interface {
+	server.Turn
+	FirstToken() time.Duration
+	IsError() bool
+}
+
+// backend returns the pool with each turn measured.
+func (m *measures) backend(of source, instance string) server.Backend {
 	if m == nil {
 		return of
 	}
-	return measuredBackend{Backend: of, measures: m, instance: instance}
+	return measuredBackend{source: of, measures: m, instance: attribute.String("claudepool.instance", instance)}
 }
 
 type measuredBackend struct {
-	server.Backend
+	source
 	*measures
-	instance string
+	instance attribute.KeyValue // of turns' spans
 }
 
 // Acquire is of server.Backend.
 func (b measuredBackend) Acquire(ctx context.Context, req *api.Request, outage bool) (server.Turn, error) {
-	t := &measuredTurn{measures: b.measures, began: time.Now(), model: b.models.Of(req.Model), about: []attribute.KeyValue{
-		semconv.UserHash(api.ShortUser(req.UserID())), attribute.String("claudepool.instance", b.instance)}}
+	began := time.Now()
 	within, span := telemetry.Span(ctx, "acquire")
-	turn, err := b.Backend.Acquire(within, req, outage)
+	turn, err := b.acquire(within, req, outage)
 	telemetry.End(span, err)
 	if err != nil {
-		if outcome := outcomeOf(ctx, err); !isElsewhere(err) {
-			t.turns.Add(ctx, 1, b.sets.of(turnKeys, "none", "none", cmp.Or(outcome, outcomeUnserved)))
+		if !isElsewhere(err) {
+			outcome := cmp.Or(outcomeOf(ctx, err), outcomeUnserved)
+			b.turns.Add(ctx, 1, b.sets.Of(labels{process: "none", context: "none", outcome: outcome}).Add...)
 		}
 		return nil, err
 	}
-	t.Turn = turn
-	return t, nil
+	return &measuredTurn{turn: turn, of: b, req: req, began: began}, nil
 }
 
 // measuredTurn is for one goroutine, as a Turn is.
 type measuredTurn struct {
-	server.Turn
-	*measures
-	began   time.Time
-	model   string
-	about   []attribute.KeyValue // of its spans
-	waiting trace.Span           // for the first token
-	first   time.Duration        // until it came; 0: it hasn't
-	failed  bool                 // the result says so
+	turn
+	of    measuredBackend
+	req   *api.Request
+	began time.Time
 }
 
 // Run is of server.Turn.
 func (t *measuredTurn) Run(ctx context.Context, sent func(),
 	emit func(ctx context.Context, lines [][]byte) error) error {
-	within, span := telemetry.Span(ctx, "turn", append(t.about, semconv.GenAIOperationNameChat,
-		semconv.GenAIProviderNameAnthropic, semconv.GenAIRequestModel(t.model))...)
-	_, t.waiting = telemetry.Span(within, "first token")
-	err := t.Turn.Run(within, sent, func(ctx context.Context, lines [][]byte) error {
-		t.look(lines)
-		return emit(ctx, lines)
-	})
-	t.waiting.End() // once more, if it has come
-	receipt, outcome := t.Turn.Receipt(), t.outcome(ctx, err)
-	span.SetAttributes(attribute.String("claudepool.process", receipt.Process),
-		attribute.String("claudepool.context", receipt.Context), attribute.String("claudepool.outcome", outcome),
-		attribute.Int64("claudepool.api_calls", receipt.APICalls))
+	runs := time.Now()
+	within, span := telemetry.Span(ctx, "turn")
+	err := t.turn.Run(within, sent, emit)
+	receipt, outcome, model := t.Receipt(), t.outcome(ctx, err), t.of.models.Of(t.req.Model)
+	if span.IsRecording() {
+		span.SetAttributes(semconv.UserHash(api.ShortUser(t.req.UserID())), t.of.instance, semconv.GenAIOperationNameChat,
+			semconv.GenAIProviderNameAnthropic, semconv.GenAIRequestModel(model),
+			attribute.String("claudepool.process", receipt.Process), attribute.String("claudepool.context", receipt.Context),
+			attribute.String("claudepool.outcome", outcome), attribute.Int64("claudepool.api_calls", receipt.APICalls))
+		t.traceFirstToken(within, runs)
+	}
 	telemetry.End(span, err)
-	t.record(context.WithoutCancel(within), receipt, outcome)
+	t.record(within, receipt, outcome, model)
 	return err
 }
 
-// look sees what lines tell of the turn.
-func (t *measuredTurn) look(lines [][]byte) {
-	for _, line := range lines {
-		if t.first == 0 && bytes.Contains(line, isDelta) {
-			t.first = time.Since(t.began)
-			t.waiting.End()
-		}
+// traceFirstToken makes a span of the wait for it, which is over.
+func (t *measuredTurn) traceFirstToken(ctx context.Context, from time.Time) {
+	until := time.Now()
+	if first := t.FirstToken(); first > 0 {
+		until = t.began.Add(first)
 	}
-	if last := lines[len(lines)-1]; bytes.Contains(last, isResult) {
-		t.failed = bytes.Contains(last, isError)
-	}
+	_, span := telemetry.Span(ctx, "first token", trace.WithTimestamp(from))
+	span.End(trace.WithTimestamp(until))
 }
 
 func (t *measuredTurn) outcome(ctx context.Context, err error) string {
 	switch {
-	case err == nil && !t.failed:
+	case err == nil && !t.IsError():
 		return outcomeGood
 	case err == nil:
 		return outcomeError
@@ -138,15 +134,16 @@ func isElsewhere(err error) bool {
 	return errors.Is(err, router.ErrNotOwner) || errors.Is(err, router.ErrNotNow) || errors.Is(err, pool.ErrDraining)
 }
 
-func (t *measuredTurn) record(ctx context.Context, receipt api.Receipt, outcome string) {
-	t.turns.Add(ctx, 1, t.sets.of(turnKeys, receipt.Process, receipt.Context, outcome))
-	of := t.sets.of(timeKeys, semconv.GenAIOperationNameChat.Value.AsString(),
-		semconv.GenAIProviderNameAnthropic.Value.AsString(), cmp.Or(t.model, "unset"), receipt.Process)
-	t.turnTime.Record(ctx, time.Since(t.began).Seconds(), of)
-	if t.first > 0 {
-		t.firstToken.Record(ctx, t.first.Seconds(), of)
+func (t *measuredTurn) record(ctx context.Context, receipt api.Receipt, outcome, model string) {
+	m := t.of
+	m.turns.Add(ctx, 1, m.sets.Of(labels{process: receipt.Process, context: receipt.Context, outcome: outcome}).Add...)
+	of := m.sets.Of(labels{operation: semconv.GenAIOperationNameChat.Value.AsString(), model: cmp.Or(model, "unset"),
+		process: receipt.Process})
+	m.turnTime.Record(ctx, time.Since(t.began).Seconds(), of.Record...)
+	if first := t.FirstToken(); first > 0 {
+		m.firstToken.Record(ctx, first.Seconds(), of.Record...)
 		queued := time.Duration(receipt.Queue * float64(time.Millisecond)) // behind the user's own turns
-		t.firstTokens.Add(ctx, 1, t.sets.of(withinKeys, within(t.first-queued)))
+		m.firstTokens.Add(ctx, 1, m.sets.Of(labels{within: within(first - queued)}).Add...)
 	}
 }
 
@@ -162,12 +159,3 @@ func within(d time.Duration) string {
 	}
 	return "more"
 }
-
-// What turns are counted and timed by.
-var (
-	withinKeys = []attribute.Key{"within"}
-
-	turnKeys = []attribute.Key{"process", "context", "outcome"}
-	timeKeys = []attribute.Key{semconv.GenAIOperationNameKey, semconv.GenAIProviderNameKey, semconv.GenAIRequestModelKey,
-		"process"}
-)

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+	semconv "go.opentelemetry.io/otel/semconv/v1.41.0"
 	"go.opentelemetry.io/otel/semconv/v1.41.0/genaiconv"
 
 	"claudepool/infra/telemetry"
@@ -23,7 +23,7 @@ type measures struct {
 	telemetry *telemetry.Telemetry
 	meter     metric.Meter
 	models    *telemetry.Names
-	sets      *sets
+	sets      *telemetry.Sets[labels]
 
 	turns       metric.Int64Counter
 	turnTime    metric.Float64Histogram
@@ -42,7 +42,7 @@ func newMeasures(t *telemetry.Telemetry) (*measures, error) {
 	if t == nil {
 		return nil, nil
 	}
-	m := &measures{telemetry: t, meter: t.Meter(), sets: newSets(),
+	m := &measures{telemetry: t, meter: t.Meter(), sets: telemetry.NewSets(labels.attributes),
 		models: telemetry.NewNames(mostModels, "", "haiku", "sonnet", "opus")}
 	var errs [8]error
 	m.turns, errs[0] = m.meter.Int64Counter("claudepool.turns", metric.WithUnit("{turn}"),
@@ -71,41 +71,27 @@ func histogram(made interface {
 	return made.Inst(), err
 }
 
-// sets keeps the sets of attributes that were measured with: few are used again and again, and to make one takes time.
-// It may be used concurrently.
-type sets struct {
-	mu   sync.Mutex // guards made
-	made map[set]metric.MeasurementOption
+// labels are what something is measured by. Those that are empty don't stand there.
+type labels struct {
+	operation, model, failure string // of calls, and with process of whole turns
+	process, context, outcome string // of turns
+	within                    string // of first tokens
+	kind                      string // of tokens
 }
 
-// set is a list of names, by where it begins and how many there are, and their values.
-type set struct {
-	first  *attribute.Key
-	n      int
-	values [mostAttributes]string
-}
-
-const mostAttributes = 4
-
-func newSets() *sets { return &sets{made: make(map[set]metric.MeasurementOption)} }
-
-// of is the set of attributes with these names and values, of which there are only so many in each place.
-func (s *sets) of(names []attribute.Key, values ...string) metric.MeasurementOption {
-	key := set{first: &names[0], n: len(names)}
-	copy(key.values[:], values)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if made, ok := s.made[key]; ok {
-		return made
-	}
-	all := make([]attribute.KeyValue, 0, len(values))
-	for i, value := range values {
-		if value != "" {
-			all = append(all, names[i].String(value))
+func (l labels) attributes() (all []attribute.KeyValue) {
+	for _, a := range []attribute.KeyValue{semconv.GenAIOperationNameKey.String(l.operation),
+		semconv.GenAIRequestModel(l.model), semconv.ErrorTypeKey.String(l.failure),
+		attribute.String("process", l.process), attribute.String("context", l.context),
+		attribute.String("outcome", l.outcome), attribute.String("within", l.within), attribute.String("type", l.kind)} {
+		if a.Value.AsString() != "" {
+			all = append(all, a)
 		}
 	}
-	s.made[key] = metric.WithAttributeSet(attribute.NewSet(all...))
-	return s.made[key]
+	if l.operation != "" {
+		all = append(all, semconv.GenAIProviderNameAnthropic)
+	}
+	return all
 }
 
 // observe has what the pool knows read when somebody asks.

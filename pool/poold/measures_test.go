@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -40,11 +41,12 @@ func measuring(t *testing.T) (measured *telemetry.Telemetry, told func() string)
 type scripted struct {
 	server.Backend
 	refusal error
-	lines   [][]byte
+	first   time.Duration
+	isError bool
 	end     error
 }
 
-func (s scripted) Acquire(context.Context, *api.Request, bool) (server.Turn, error) {
+func (s scripted) acquire(context.Context, *api.Request, bool) (turn, error) {
 	return scriptedTurn{of: s}, s.refusal
 }
 
@@ -53,14 +55,13 @@ type scriptedTurn struct {
 	of scripted
 }
 
-func (s scriptedTurn) Run(ctx context.Context, _ func(), emit func(context.Context, [][]byte) error) error {
-	if len(s.of.lines) > 0 {
-		if err := emit(ctx, s.of.lines); err != nil {
-			return err
-		}
-	}
+func (s scriptedTurn) Run(context.Context, func(), func(context.Context, [][]byte) error) error {
 	return s.of.end
 }
+
+func (s scriptedTurn) FirstToken() time.Duration { return s.of.first }
+
+func (s scriptedTurn) IsError() bool { return s.of.isError }
 
 func (scriptedTurn) Receipt() api.Receipt { return api.Receipt{Process: "reused", Context: "kept"} }
 
@@ -68,7 +69,6 @@ func TestMeasures_TellHowTurnsEnd(t *testing.T) {
 	measured, told := measuring(t)
 	m, err := newMeasures(measured)
 	require.NoError(t, err)
-	delta := []byte(`{"type":"stream_event","event":{"type":"content_block_delta","delta":{"text":"\"is_error\":true"}}}`)
 	gone, leave := context.WithCancel(t.Context())
 	leave()
 	req := &api.Request{Model: "made up by a stranger", OAuth: &api.OAuthCredentials{AccessToken: "sk-ant-oat01-x"}}
@@ -76,10 +76,10 @@ func TestMeasures_TellHowTurnsEnd(t *testing.T) {
 		ctx context.Context
 		of  scripted
 	}{
-		{t.Context(), scripted{lines: [][]byte{delta, []byte(`{"type":"result","is_error":false}`)}}},
-		{t.Context(), scripted{lines: [][]byte{[]byte(`{"type":"result","is_error":true}`)}}},
+		{t.Context(), scripted{first: time.Millisecond}},
+		{t.Context(), scripted{isError: true}},
 		{t.Context(), scripted{end: errors.New("died")}},
-		{gone, scripted{lines: [][]byte{delta}, end: context.Canceled}},
+		{gone, scripted{first: time.Second, end: context.Canceled}},
 		{t.Context(), scripted{refusal: errors.New("no room")}},
 		{t.Context(), scripted{refusal: api.Invalid("no such thing")}},
 		{t.Context(), scripted{end: api.Spent("code", "the budget is spent")}},
@@ -111,7 +111,7 @@ func TestMeasures_WithoutTelemetryThereAreNone(t *testing.T) {
 	m, err := newMeasures(nil)
 	require.NoError(t, err)
 	require.Nil(t, m)
-	require.Equal(t, scripted{}.lines, m.backend(scripted{}, "i").(scripted).lines)
+	require.Equal(t, scripted{}, m.backend(scripted{}, "i"))
 	require.Nil(t, m.calls(true))
 	require.NoError(t, m.observe(nil))
 	m.close()

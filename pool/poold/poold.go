@@ -112,7 +112,7 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 	if err := i.measures.observe(i.pool); err != nil {
 		i.log.Warn("the pool is not measured", "error", err)
 	}
-	i.handler = server.New(i.measures.backend(Backend(i.pool), i.lease.ID()), server.Options{
+	i.handler = server.New(i.measures.backend(backend{i.pool}, i.lease.ID()), server.Options{
 		Logger: parts.Logger, Instance: i.lease.ID(), Keys: keys, MaxBodyBytes: int64(s.MaxBodyBytes), Memory: memory.Limit(),
 		NotOwner: router.ErrNotOwner, NotNow: []error{router.ErrNotNow, pool.ErrDraining},
 		Handover: i.lease,
