@@ -198,6 +198,7 @@ type kind struct {
 	decode decoder
 	begin  func(sent *api.Body) (call, error) // for a request that is valid
 	sink   func() sink                        // what gets the stream; nil: the client, as it is
+	isFree bool                               // it doesn't count for what a user may ask
 }
 
 // serve has the owner of the request's user answer it.
@@ -212,7 +213,7 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, k kind) {
 	}
 	sent, req, err := f.read(ctx, w, r, k.decode)
 	defer sent.Release()
-	if err == nil {
+	if err == nil && !k.isFree {
 		err = f.opts.Limits.user(ctx, w.Header(), req.UserID())
 	}
 	var c call
@@ -229,7 +230,7 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, k kind) {
 	}
 	c.id, c.once, c.trace = id, logging.RequestID(nil), r.Header
 	c.user, c.body, c.service = req.UserID(), newBody(sent.Bytes), f.opts.APIKeys.idOf(r)
-	if former := req.Former(); former != nil && c.path == api.PathMessages {
+	if former := req.Former(); former != nil && (c.path == api.PathMessages || c.path == api.PathAnswer) {
 		c.former = former.UserID()
 	}
 	answer, err := f.forward(ctx, c)

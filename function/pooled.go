@@ -28,7 +28,7 @@ func (f *Front) giveAnswer(w http.ResponseWriter, r *http.Request) {
 			return nil, err
 		}
 		return answer.Request, nil
-	}, begin: to(api.PathAnswer)})
+	}, begin: to(api.PathAnswer), isFree: true}) // or who has asked too much could not even answer
 }
 
 // delete deletes conversations of the user.

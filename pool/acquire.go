@@ -185,6 +185,9 @@ func (s *slot) makeReady(ctx context.Context, req *api.Request) (how string, err
 	}
 	before := s.settings
 	s.settings = with(before, req)
+	if s.process == nil { // one that is only to answer has no questions
+		s.settings.Interactive = req.Interactive
+	}
 	how, s.origin = ProcessReused, api.ContextKept
 	if s.process != nil && s.process.NeedsRestart(s.settings) {
 		if err := s.end(); err != nil {

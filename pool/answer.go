@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"sync/atomic"
@@ -36,12 +37,8 @@ func (*client) Withdrawn(string) {}
 
 // setAway says whether the client has been away for so long that it isn't waited for.
 func (c *client) setAway(away bool) {
-	c.away.Store(away)
-	if !away {
-		return
-	}
-	for _, a := range c.process.Pending() {
-		_ = c.process.Decline(a.ID) // unless somebody has answered
+	if c.away.Store(away); away {
+		c.process.DeclineAll(c)
 	}
 }
 
@@ -59,28 +56,56 @@ func (h *Handle) listen() (stop func()) {
 		return func() {}
 	}
 	c, process := &client{process: h.process}, h.process
+	if before := h.client.Load(); before != nil { // of a process that died
+		c.away.Store(before.away.Load())
+	}
 	h.client.Store(c)
 	process.SetHost(c)
-	return func() { process.SetHost(nil) }
+	return func() {
+		process.SetHost(nil)
+		process.DeclineAll(c)
+	}
 }
 
-// Answer gives a turn that runs what it has asked of its client. The error is an *api.Error where the client is to know
-// it, the Ownership's, ErrDraining or ctx's cause.
+// Answer gives a turn that runs what it has asked of its client, who may have another token by now. Turns are answered
+// as long as they run, also when their user or the instance takes no others any more. The error is an *api.Error where
+// the client is to know it, the Ownership's, ErrDraining or ctx's cause.
 func (p *Pool) Answer(ctx context.Context, a *api.Answer, outage bool) error {
-	letGo, err := p.Hold(ctx, a.Request, outage)
+	for _, req := range []*api.Request{a.Request, a.Former()} {
+		process := p.processOf(req, a.SessionID)
+		if process == nil {
+			continue
+		}
+		if err := p.answer(process, a); !errors.Is(err, errNotAsked) {
+			return err
+		}
+	}
+	letGo, err := p.Hold(ctx, a.Request, outage) // another instance may have the user
 	if err != nil {
 		return err
 	}
-	defer letGo()
-	c := p.table.find(a.UserID()).lookUp(a.SessionID)
+	letGo()
+	return errNotAsked
+}
+
+// processOf is the process that a user's conversation has now, or nil.
+func (p *Pool) processOf(req *api.Request, session string) *cli.Process {
+	if req == nil {
+		return nil
+	}
+	u, digest := p.table.find(req.UserID()), req.UserDigest()
+	if u == nil || subtle.ConstantTimeCompare(u.digest[:], digest[:]) != 1 {
+		return nil
+	}
+	c := u.lookUp(session)
 	if c == nil {
-		return errNotAsked
+		return nil
 	}
-	process := c.processNow()
-	if process == nil {
-		return errNotAsked
-	}
-	answer := json.RawMessage(a.Response.Raw)
+	return c.processNow()
+}
+
+// answer passes an answer on, if it is one that clients may give.
+func (p *Pool) answer(process *cli.Process, a *api.Answer) error {
 	if asked, ok := process.PendingAsk(a.ID); ok { // else it may be the same answer again
 		setsMode, err := api.Answers(gjson.GetBytes(asked.Line, "request"), a.Response, p.mayMode)
 		if err != nil {
@@ -90,7 +115,8 @@ func (p *Pool) Answer(ctx context.Context, a *api.Answer, outage bool) error {
 			process.PermissionChanged()
 		}
 	}
-	if err = process.Answer(a.ID, answer); errors.Is(err, cli.ErrNotAsked) {
+	err := process.Answer(a.ID, json.RawMessage(a.Response.Raw))
+	if errors.Is(err, cli.ErrNotAsked) || errors.Is(err, cli.ErrDied) {
 		return errNotAsked
 	}
 	return err

@@ -208,7 +208,7 @@ func TestAnswer_IsRefusedWhereProcessesAreNotIsolated(t *testing.T) {
 	s := newScriptedService(t, func(o *pool.Options) { o.Approvals = false })
 	r := s.ask("ada", "hello", fields{"interactive": true})
 	require.Equal(t, http.StatusBadRequest, r.status)
-	require.Contains(t, r.body, "isolates no processes")
+	require.Contains(t, r.body, "takes no approvals")
 }
 
 func TestAnswer_WhoNeverAnswersIsToldSoByTheModel(t *testing.T) {
@@ -228,4 +228,48 @@ func TestAnswer_ARequestThatWaitsBehindAQuestionIsToldWhich(t *testing.T) {
 	r := s.ask("ada", "hello", fields{"session_id": session})
 	require.Equal(t, http.StatusTooManyRequests, r.status)
 	require.Contains(t, r.body, id)
+}
+
+// A turn that waits is the one that a drain waits for.
+func TestAnswer_IsTakenWhileTheInstanceDrains(t *testing.T) {
+	s := newAskedService(t, nil)
+	i := s.converse(t.Context(), "ada", uuid.NewString(), write, fields{"permission_mode": "default"})
+	id := i.asked().Get("request_id").Str
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		s.pool.Drain(t.Context())
+	}()
+	require.Eventually(t, func() bool { return s.ask("bob", "hello", nil).status != http.StatusOK }, time.Minute,
+		10*time.Millisecond)
+	status, body := i.answers(id, allowed)
+	require.Equal(t, http.StatusOK, status, body)
+	require.Equal(t, "done", i.toolSaid())
+	<-drained
+}
+
+func TestAnswer_MayComeUnderTheTokenThatReplacedTheTurns(t *testing.T) {
+	s := newAskedService(t, nil)
+	i := s.converse(t.Context(), "ada", uuid.NewString(), write, fields{"permission_mode": "default"})
+	id := i.asked().Get("request_id").Str
+	status, _ := s.answer("ada-new", i.session, id, allowed)
+	require.Equal(t, http.StatusNotFound, status, "nobody has said whose it was")
+	raw, err := json.Marshal(fields{"oauth_credentials": fields{"access_token": token("ada-new"),
+		"previous_access_token": token("ada")}, "session_id": i.session, "request_id": id,
+		"response": json.RawMessage(allowed)})
+	require.NoError(t, err)
+	answer, err := s.send(t.Context(), http.DefaultClient, api.PathAnswer, raw)
+	require.NoError(t, err)
+	r := read(answer)
+	require.Equal(t, http.StatusOK, r.status, r.body)
+	require.Equal(t, "done", i.toolSaid())
+}
+
+// Who comes back to a turn must not find a question open that was answered for it.
+func TestAnswer_ATurnWhoseClientStaysAwayIsToldNo(t *testing.T) {
+	s := newAskedService(t, func(o *pool.Options) { o.ApprovalTimeout = 2 * time.Second })
+	i := s.converse(t.Context(), "ada", uuid.NewString(), write, fields{"permission_mode": "default"})
+	id := i.asked().Get("request_id").Str
+	require.Equal(t, id, i.next("control_cancel_request").Get("request_id").Str)
+	require.Contains(t, i.toolSaid(), "Nobody has answered in time")
 }

@@ -67,8 +67,10 @@ func (p *Pool) List(ctx context.Context, req *api.Request, outage bool) ([]api.C
 // processNow is the conversation's process at this moment, for who doesn't have its slot; nil: there is none.
 func (c *conversation) processNow() *cli.Process { return c.look().process }
 
-// mostAsked is how long what is asked may be to be told with its input, in bytes.
+// mostAsked is how long all that a process asks may be to be told with its input, in bytes.
 const mostAsked = 64 << 10
+
+const mostName = 256 // bytes of a name in what is told of the rest
 
 // pendingOf is what a process has asked its client and waits for, as the client got it; of what is long, its name.
 func pendingOf(process *cli.Process) []json.RawMessage {
@@ -76,15 +78,17 @@ func pendingOf(process *cli.Process) []json.RawMessage {
 	if process == nil {
 		return pending
 	}
+	told := 0
 	for _, a := range process.Pending() {
 		switch {
 		case a.Subtype != api.AskTool && a.Subtype != api.AskElicitation:
-		case len(a.Line) <= mostAsked:
+		case told+len(a.Line) <= mostAsked:
+			told += len(a.Line)
 			pending = append(pending, a.Line)
 		default:
 			request := map[string]string{"subtype": a.Subtype}
 			for _, name := range []string{"tool_name", "tool_use_id"} {
-				if value := gjson.GetBytes(a.Line, "request."+name).Str; value != "" && len(value) <= mostAsked/4 {
+				if value := gjson.GetBytes(a.Line, "request."+name).Str; value != "" && len(value) <= mostName {
 					request[name] = value
 				}
 			}

@@ -56,8 +56,8 @@ func (p *Pool) allowed(req *api.Request) error {
 			req.PermissionMode, p.opts.PermissionMode)
 	}
 	if req.Interactive && !p.opts.Approvals {
-		return api.Invalid("interactive: this service isolates no processes, so that what its users approve would run as " +
-			"the service itself")
+		return api.Invalid("interactive: this service takes no approvals, as it isolates no processes or its operator has " +
+			"said so")
 	}
 	if p.opts.Confined {
 		return nil

@@ -131,7 +131,7 @@ func (p *Pool) validate() map[string]bool {
 	ok["UID_COUNT"] = p.UIDCount >= 8 && p.UIDCount <= 1_000_000
 	ok["CONNECT_PORTS"] = !slices.Contains(p.ConnectPorts, 0)
 	ok["BIND_PORTS"] = !slices.Contains(p.BindPorts, 0)
-	ok["BUDGET_USER"], ok["BUDGET_KEY"] = true, true // all that can be read
+	ok["BUDGET_USER"], ok["BUDGET_KEY"], ok["APPROVALS"] = true, true, true // all that can be read
 	ok["PERMISSION_MODE"] = slices.Contains(permissionModes, p.PermissionMode)
 	for name, d := range map[string]time.Duration{
 		"IDLE_TIMEOUT": p.IdleTimeout, "CLEANUP_INTERVAL": p.CleanupInterval, "WORKSPACE_TTL": p.WorkspaceTTL,

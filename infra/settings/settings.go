@@ -80,6 +80,8 @@ type Pool struct {
 	ConnectPorts []uint16 `env:"CONNECT_PORTS" envDefault:"53,443"`
 	BindPorts    []uint16 `env:"BIND_PORTS" unset:"none"`
 
+	Approvals bool `env:"APPROVALS" envDefault:"true"`
+
 	BudgetUser Budget `env:"BUDGET_USER" unset:"none"`
 	BudgetKey  Budget `env:"BUDGET_KEY" unset:"none"`
 

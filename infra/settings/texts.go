@@ -144,6 +144,10 @@ var texts = map[string]struct{ must, about string }{
 		must:  "be a duration of at least 1ms, such as 30s",
 		about: "longest start of a process",
 	},
+	"APPROVALS": {
+		must:  "be true or false",
+		about: "whether clients may approve, within their process's isolation, what the permission mode alone doesn't allow",
+	},
 	"APPROVAL_TIMEOUT": {
 		must:  "be a duration of at least 1ms, such as 10m",
 		about: "how long a turn waits for its client to approve or answer; then it is told no",

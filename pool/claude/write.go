@@ -86,6 +86,14 @@ func (r controlResponse) line() []byte {
 	}{"control_response", r})
 }
 
+// CancelControl is the line by which the CLI gives a control request of its own up, without the line break.
+func CancelControl(id string) []byte {
+	return bytes.TrimSpace(line(struct {
+		Type      string `json:"type"`
+		RequestID string `json:"request_id"`
+	}{"control_cancel_request", id}))
+}
+
 // Denial is an answer to can_use_tool by which the tool isn't run. The model reads why.
 func Denial(why string) json.RawMessage {
 	return line(map[string]string{"behavior": "deny", "message": why})

@@ -1,20 +1,18 @@
 package cli
 
 import (
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
-	"slices"
-	"sync"
 	"time"
 
 	"claudepool/pool/claude"
 )
 
 const (
-	// mostAsks and askBytes bound what a CLI can have waiting for its host. It runs what nobody has looked through.
-	mostAsks = 64
-	askBytes = 16 << 20
+	// answerTime is how long a CLI may take to read what it has asked for.
+	answerTime = time.Minute
+	// mostWaits is for how many of the longest waits for an answer a run's time stands still.
+	mostWaits = 12
 )
 
 // ErrNotAsked is the error of an answer to what the CLI doesn't wait for: it hasn't asked, somebody has answered, or
@@ -52,27 +50,6 @@ type Host interface {
 	Asked(Ask) Taking
 	// Withdrawn says that the CLI doesn't wait any longer for what was taken, or that its time is over.
 	Withdrawn(id string)
-}
-
-// asks are those of a process that wait for an answer.
-type asks struct {
-	limit time.Duration // for each to be answered
-
-	mu      sync.Mutex // guards the following
-	host    Host       // nil: nobody answers
-	pending []*pendingAsk
-	bytes   int
-	given   [mostAsks][32]byte // digests of the last answers
-	answers int                // that were given in all
-	since   time.Time          // when something began to be pending, if something is
-	waited  time.Duration      // for answers, before that
-}
-
-type pendingAsk struct {
-	Ask
-	host    Host
-	shown   bool
-	timeout *time.Timer
 }
 
 // SetHost says who answers what the CLI asks from now on; nil is nobody. It doesn't change who answers what was asked
@@ -116,27 +93,46 @@ func (p *Process) AnswerError(id, why string) error {
 	return p.reply(id, claude.RefuseControl(id, why))
 }
 
-// Decline says no to what was asked, as nobody is there who could answer. It doesn't wait.
-func (p *Process) Decline(id string) error {
-	a := p.asks.remove(id)
-	if a == nil {
-		return ErrNotAsked
+// DeclineAll says no to all that waits for the host's answer, as nobody is there who could give it. It doesn't wait.
+func (p *Process) DeclineAll(of Host) {
+	for _, a := range p.Pending() {
+		if declined := p.asks.removeOf(a.ID, of); declined != nil {
+			p.decline(declined, noHost)
+		}
 	}
+}
+
+// decline says no to an ask that was taken out, and tells the client that has seen it.
+func (p *Process) decline(a *pendingAsk, why string) {
 	p.noteActivity()
-	p.answerNow(refusal(a.Ask, noHost))
-	return nil
+	p.answerNow(refusal(a.Ask, why))
+	if a.shown {
+		raw := claude.CancelControl(a.ID)
+		go p.show(claude.Line{Raw: raw}, (*turn).addShown) // which waits for the client to read
+	}
 }
 
 func (p *Process) reply(id string, line []byte) error {
-	if p.asks.remove(id) == nil {
-		if p.asks.wasAnswered(line) {
-			return nil
-		}
+	switch taken, isRepeated := p.asks.answer(id, line); {
+	case isRepeated:
+		return nil
+	case taken == nil:
 		return ErrNotAsked
 	}
-	p.asks.noteAnswer(line)
 	p.noteActivity()
-	return p.send(line)
+	sent := make(chan error, 1)
+	go func() { sent <- p.send(line) }()
+	timeout := time.NewTimer(answerTime)
+	defer timeout.Stop()
+	select {
+	case err := <-sent:
+		return err
+	case <-timeout.C: // it isn't worth waiting for any longer
+		p.kill()
+		return ErrDied
+	case <-p.exited:
+		return ErrDied
+	}
 }
 
 // asked passes a control request of the CLI's on to its host, or refuses it. It reports whether the client is to see
@@ -175,9 +171,8 @@ func (p *Process) expire(a Ask) {
 	if expired == nil {
 		return
 	}
-	p.noteActivity()
 	expired.host.Withdrawn(a.ID)
-	p.answerNow(refusal(a, noAnswer))
+	p.decline(expired, noAnswer)
 }
 
 // withdrawn says that the CLI has given up what it has asked. It reports whether the client has seen that.
@@ -218,68 +213,4 @@ func (p *Process) awaited() (all time.Duration, now bool) {
 		return p.asks.waited, false
 	}
 	return p.asks.waited + time.Since(p.asks.since), true
-}
-
-// add keeps an ask for the host, who is nil if there is none or too much is kept.
-func (a *asks) add(of Ask, expire func()) Host {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	isMore := len(a.pending) >= mostAsks || a.bytes+len(of.Line) > askBytes
-	if a.host == nil || isMore || a.findLocked(of.ID) >= 0 {
-		return nil
-	}
-	if len(a.pending) == 0 {
-		a.since = time.Now()
-	}
-	a.pending = append(a.pending, &pendingAsk{Ask: of, host: a.host, timeout: time.AfterFunc(a.limit, expire)})
-	a.bytes += len(of.Line)
-	return a.host
-}
-
-func (a *asks) findLocked(id string) int {
-	return slices.IndexFunc(a.pending, func(p *pendingAsk) bool { return p.ID == id })
-}
-
-// show says that the client sees an ask, if it still waits.
-func (a *asks) show(id string) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	i := a.findLocked(id)
-	if i < 0 {
-		return false
-	}
-	a.pending[i].shown = true
-	return true
-}
-
-// remove takes an ask out, which nobody else can do from then on; nil if it isn't there.
-func (a *asks) remove(id string) *pendingAsk {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	i := a.findLocked(id)
-	if i < 0 {
-		return nil
-	}
-	taken := a.pending[i]
-	taken.timeout.Stop()
-	a.pending = slices.Delete(a.pending, i, i+1)
-	a.bytes -= len(taken.Line)
-	if len(a.pending) == 0 {
-		a.waited += time.Since(a.since)
-	}
-	return taken
-}
-
-func (a *asks) noteAnswer(line []byte) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.given[a.answers%mostAsks] = sha256.Sum256(line)
-	a.answers++
-}
-
-// wasAnswered reports whether the line is one of the last answers.
-func (a *asks) wasAnswered(line []byte) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return slices.Contains(a.given[:min(a.answers, mostAsks)], sha256.Sum256(line))
 }

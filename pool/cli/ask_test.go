@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -168,6 +169,61 @@ func TestAsk_TimesStandStillWhileAnAnswerIsAwaited(t *testing.T) {
 		c.die()
 		require.Equal(t, ErrTooLong, r.end())
 	}, short)
+}
+
+// Or whoever never answers would have a turn for ever.
+func TestAsk_ThereIsAnEndToStandingStill(t *testing.T) {
+	bubble(t, func(t *testing.T, c *fakeCLI) {
+		c.proc.SetHost(&silent{taking: Take})
+		r := c.begin(t.Context(), nil)
+		r.start()
+		for i := range 14 {
+			c.say(ask(fmt.Sprint(i), "can_use_tool"))
+			if i < 12 {
+				time.Sleep(time.Minute + time.Second)
+				c.answered(fmt.Sprint(i), "success")
+				require.True(t, r.runs())
+				continue
+			}
+			time.Sleep(40 * time.Second)
+		}
+		c.asked("interrupt")
+		c.die()
+		require.Equal(t, ErrTooLong, r.end())
+	}, func(l *Limits) { l.Turn, l.Approval = time.Minute, time.Minute })
+}
+
+func TestAsk_WhatAHostLeavesIsDeclinedAndItsClientToldSo(t *testing.T) {
+	bubble(t, func(t *testing.T, c *fakeCLI) {
+		one, other := &silent{taking: Show}, &silent{taking: Take}
+		r := c.begin(t.Context(), nil)
+		r.start()
+		c.proc.SetHost(one)
+		c.say(ask("a", "can_use_tool"))
+		synctest.Wait()
+		c.proc.SetHost(other)
+		c.say(ask("b", "can_use_tool"))
+		synctest.Wait()
+		c.proc.DeclineAll(one)
+		require.Contains(t, c.answered("a", "success"), noHost)
+		synctest.Wait()
+		require.Contains(t, strings.Join(r.lines, ""), `{"type":"control_cancel_request","request_id":"a"}`)
+		require.Len(t, c.proc.Pending(), 1)
+		r.result(success)
+		require.NoError(t, r.end())
+	})
+}
+
+func TestAsk_ACLIThatDoesNotReadItsAnswerIsKilled(t *testing.T) {
+	grants := newGrants(t)
+	synctest.Test(t, func(t *testing.T) {
+		c := newCLI(t, grants)
+		c.proc.SetHost(&silent{taking: Take})
+		c.say(ask("a", "can_use_tool"))
+		synctest.Wait()
+		require.Equal(t, ErrDied, c.proc.Answer("a", json.RawMessage(`{}`)))
+		require.Equal(t, []syscall.Signal{syscall.SIGKILL}, c.sent())
+	})
 }
 
 func TestAsk_NobodyIsWaitedForForEver(t *testing.T) {

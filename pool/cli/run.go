@@ -169,7 +169,8 @@ func (p *Process) watch(ctx context.Context, t *turn, cut context.CancelCauseFun
 	began := time.Now()
 	before, _ := p.awaited()
 	rest := every(watchInterval, func() {
-		if waited, _ := p.awaited(); time.Since(began)-(waited-before) >= p.limits.Turn {
+		waited, _ := p.awaited()
+		if time.Since(began)-min(waited-before, mostWaits*p.limits.Approval) >= p.limits.Turn {
 			cut(ErrTooLong)
 		}
 		if p.silentFor() >= p.limits.Silence && p.isWaiting(t) {

@@ -171,7 +171,7 @@ func (i *Instance) poolOptions(capacity int) pool.Options {
 		SpawnTimeout: s.SpawnTimeout, ApprovalTimeout: s.ApprovalTimeout,
 		BudgetUser: s.BudgetUser, BudgetKey: s.BudgetKey,
 		PermissionMode: mode, Confined: confined, MemoryShort: memoryShort,
-		Approvals: confined || s.Isolation == "off", // whose operator has said that the users are trusted
+		Approvals: s.Approvals && (confined || s.Isolation == "off"), // whose operator has said that the users are trusted
 	}
 }
 

@@ -67,3 +67,33 @@ func TestAway_ATurnIsToldWhenItsReaderHasBeenGoneForAMinute(t *testing.T) {
 		require.Equal(t, []bool{true, false}, turn.toldAway(), "it has ended")
 	})
 }
+
+// A front sends what was refused for now again under the same id.
+func TestAnswer_IsTakenWhenAFrontSendsItAgain(t *testing.T) {
+	inBubble(t, server.Tuning{}, func(t *testing.T, h *house) {
+		refused := errMoved
+		h.answers = func(*api.Answer) error { return refused }
+		a := answer(`{"behavior":"allow"}`)
+		a.hop = h.sign(a)
+		r := h.send(a).whole()
+		require.Equal(t, http.StatusServiceUnavailable, r.status)
+		require.NotEmpty(t, r.header.Get(api.HeaderNotStarted))
+		refused = nil
+		require.Equal(t, http.StatusOK, h.send(a).whole().status)
+	})
+}
+
+func TestAway_OneReaderOfSeveralMayLeave(t *testing.T) {
+	inBubble(t, server.Tuning{}, func(t *testing.T, h *house) {
+		turn := h.next(says(numbers(300)...))
+		first := h.send(ask{key: "k"})
+		synctest.Wait()
+		second := h.send(ask{key: "k"})
+		synctest.Wait()
+		second.leave()
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		require.Empty(t, turn.toldAway())
+		require.True(t, first.whole().done)
+	})
+}

@@ -34,7 +34,8 @@ type replay struct {
 	lines   [][]byte
 	first   int // number of the first line that is kept
 	size    int
-	reader  *reader // nil: nobody is there
+	reader  *reader // the last to come; nil: it has left
+	readers int     // that are there
 	ended   bool
 	err     error // how it ended
 }
@@ -122,6 +123,7 @@ func (r *replay) attach(after int) (*reader, error) {
 		return nil, errGap
 	}
 	r.reader = &reader{next: after + 1}
+	r.readers++
 	r.away.returned()
 	r.changeLocked()
 	return r.reader, nil
@@ -144,9 +146,11 @@ func (r *replay) bytes() int {
 func (r *replay) detach(me *reader) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.readers--; r.readers == 0 {
+		r.away.left()
+	}
 	if r.reader == me {
 		r.reader = nil
-		r.away.left()
 		r.changeLocked()
 	}
 }

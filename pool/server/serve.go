@@ -127,7 +127,8 @@ func (s *Server) resume(ctx context.Context, claims hop.Claims, r *http.Request,
 	return kept.copyTo(ctx, me, out)
 }
 
-// giveAnswer passes on what a client answers to what its turn has asked. To do so twice does no harm.
+// giveAnswer passes on what a client answers to what its turn has asked. To do so twice does no harm, so that the hop
+// isn't remembered: a front may send it again.
 func (s *Server) giveAnswer(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
 	var answer *api.Answer
 	_, release, err := s.read(r, claims, func(body []byte) (*api.Request, error) {
@@ -141,7 +142,6 @@ func (s *Server) giveAnswer(ctx context.Context, claims hop.Claims, r *http.Requ
 		return err
 	}
 	defer release()
-	s.dedup.begin(claims.RequestID)
 	if err := s.backend.Answer(ctx, answer, claims.Outage); err != nil {
 		return err
 	}
