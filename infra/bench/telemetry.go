@@ -38,7 +38,8 @@ func (l *lab) telemetry(ctx context.Context, isQuick bool, out io.Writer) error 
 		c := &comparison{lab: l, sizes: s}
 		c.sides[base] = side{name: "off", programs: l.programs}
 		c.sides[now] = side{name: "on", programs: l.programs, settings: []string{
-			"OTEL_EXPORTER_OTLP_ENDPOINT=" + receiver.URL(), "OTEL_TRACES_SAMPLER_ARG=" + ratio, "TRACES_PER_SECOND=10000"}}
+			"OTEL_EXPORTER_OTLP_ENDPOINT=" + receiver.URL(), "OTEL_TRACES_SAMPLER_ARG=" + ratio, "TRACES_PER_SECOND=10000",
+			"OTEL_BSP_SCHEDULE_DELAY=500"}} // within a round, which else would end before any are sent
 		compared[i] = c
 	}
 	for n := range s.rounds {

@@ -20,6 +20,9 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
@@ -288,4 +291,40 @@ func TestRedis_CommandsAreTimedByNameAlone(t *testing.T) {
 	require.Contains(t, text, `db_client_operation_duration_seconds_count{db_operation_name="get",`+
 		`db_system_name="redis",error_type="connection"} 1`)
 	require.NotContains(t, text, "secret")
+}
+
+func TestRedis_CommandsAreTracedWhereTheRequestIs(t *testing.T) {
+	measured, spans := kept(t, 1, 100)
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1})
+	defer client.Close()
+	require.NoError(t, measured.Redis(client))
+	require.Error(t, client.Get(t.Context(), "user:secret").Err())
+	require.Empty(t, spans.GetSpans())
+	ask(measured.Public(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		require.Error(t, client.Get(r.Context(), "user:secret").Err())
+	})), "/", "")
+	require.Len(t, spans.GetSpans(), 2)
+	command, request := spans.GetSpans()[0], spans.GetSpans()[1]
+	require.Equal(t, "get", command.Name)
+	require.Equal(t, request.SpanContext.SpanID(), command.Parent.SpanID())
+	require.Equal(t, codes.Error, command.Status.Code)
+	require.NotContains(t, fmt.Sprint(command.Attributes), "secret")
+}
+
+func TestMetrics_HaveExemplarsIfTheyAreAskedFor(t *testing.T) {
+	always, _ := kept(t, 1, 100)
+	for _, filter := range []string{"", "trace_based"} {
+		t.Setenv(exemplarFilter, filter)
+		reader := sdkmetric.NewManualReader()
+		metrics := newMeterProvider(resource.Empty(), []sdkmetric.Reader{reader})
+		counter, err := metrics.Meter(Scope).Int64Counter("n")
+		require.NoError(t, err)
+		ask(always.Public(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			counter.Add(r.Context(), 1)
+		})), "/", "")
+		var got metricdata.ResourceMetrics
+		require.NoError(t, reader.Collect(t.Context(), &got))
+		point := got.ScopeMetrics[0].Metrics[0].Data.(metricdata.Sum[int64]).DataPoints[0]
+		require.Equal(t, filter != "", len(point.Exemplars) == 1)
+	}
 }
