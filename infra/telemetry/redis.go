@@ -11,7 +11,6 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/semconv/v1.43.0/dbconv"
-	"go.opentelemetry.io/otel/trace"
 )
 
 // Redis has the client's commands traced and timed. Their arguments have users' ids in them and stay out of it. The
@@ -65,7 +64,7 @@ func (h redisHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 
 func (h redisHook) measure(ctx context.Context, operation string, run func(context.Context) error) error {
 	began := time.Now()
-	within, span := Span(ctx, operation, trace.WithSpanKind(trace.SpanKindClient))
+	within, span := Span(ctx, operation, toOthers...)
 	err := run(within)
 	command := redisCommand{operation, failureOf(err)}
 	if span.IsRecording() {
