@@ -33,8 +33,6 @@ type measures struct {
 	retries     metric.Int64Counter
 	tokens      metric.Int64Counter
 	cost        metric.Float64Counter
-
-	observed metric.Registration
 }
 
 // newMeasures makes the instruments, or none where nothing is measured.
@@ -94,7 +92,7 @@ func (l labels) attributes() (all []attribute.KeyValue) {
 	return all
 }
 
-// observe has what the pool knows read when somebody asks.
+// observe has what the pool knows read when somebody asks, also after its end: the last push comes then.
 func (m *measures) observe(p *pool.Pool) error {
 	if m == nil {
 		return nil
@@ -123,7 +121,7 @@ func (m *measures) observe(p *pool.Pool) error {
 	if err = errors.Join(append(errs, err)...); err != nil {
 		return err
 	}
-	m.observed, err = m.meter.RegisterCallback(func(_ context.Context, to metric.Observer) error {
+	_, err = m.meter.RegisterCallback(func(_ context.Context, to metric.Observer) error {
 		c := p.Census()
 		to.ObserveInt64(processes, int64(c.Busy), with("state", "busy"))
 		to.ObserveInt64(processes, int64(c.Idle), with("state", "idle"))
@@ -147,11 +145,4 @@ func (m *measures) observe(p *pool.Pool) error {
 // with is one attribute of a measurement.
 func with(key, value string) metric.MeasurementOption {
 	return metric.WithAttributeSet(attribute.NewSet(attribute.String(key, value)))
-}
-
-// close has the pool be asked no more.
-func (m *measures) close() {
-	if m != nil && m.observed != nil {
-		_ = m.observed.Unregister() // fails never
-	}
 }
