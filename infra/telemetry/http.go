@@ -12,9 +12,9 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// What is here and in transport.go otelhttp does too, at three times what all other spans take: it makes attributes that
-// aren't wanted here, as they tell who a client is or have no end of values, and it hides from the transport that a hop's
-// body is in memory, which then sends it apart from the header.
+// What is here and in transport.go otelhttp does too, at three times what all other spans take: it makes attributes
+// that aren't wanted here, as they tell who a client is or have no end of values, and it hides from the transport that a
+// hop's body is in memory, which then sends it apart from the header.
 
 // Public returns the handler with each request counted, timed and, as often as it is to be, traced that a client makes.
 // A client's trace goes on, and is sampled as any other, whatever the client says.

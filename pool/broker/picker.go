@@ -14,8 +14,8 @@ const (
 	longestName = 16
 )
 
-// picker picks members by their names out of the outermost object of a JSON text, which comes in parts. An argument of a
-// tool may be called the same, but is deeper. It keeps nothing else of the text.
+// picker picks members by their names out of the outermost object of a JSON text, which comes in parts. An argument of
+// a tool may be called the same, but is deeper. It keeps nothing else of the text.
 type picker struct {
 	names []string
 
