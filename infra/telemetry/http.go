@@ -13,8 +13,8 @@ import (
 )
 
 // What is here and in transport.go otelhttp does too, at three times what all other spans take: it makes attributes
-// that aren't wanted here, as they tell who a client is or have no end of values, and it hides from the transport that a
-// hop's body is in memory, which then sends it apart from the header.
+// that aren't wanted here, as they tell who a client is or have no end of values, and it hides from the transport that
+// a hop's body is in memory, which then sends it apart from the header.
 
 // Public returns the handler with each request counted, timed and, as often as it is to be, traced that a client makes.
 // A client's trace goes on, and is sampled as any other, whatever the client says.
@@ -83,7 +83,11 @@ func (t *Telemetry) traced(next http.Handler, parent propagation.TextMapPropagat
 		if about.route != "" {
 			span.SetName(about.method + " " + about.route)
 		}
-		span.SetAttributes(append(about.attributes(), semconv.URLPath(r.URL.Path))...)
+		attributes := about.attributes()
+		if about.route != r.URL.Path { // else it would be said twice
+			attributes = append(attributes, semconv.URLPath(r.URL.Path))
+		}
+		span.SetAttributes(attributes...)
 		if about.status >= http.StatusInternalServerError {
 			span.SetStatus(codes.Error, "")
 		}

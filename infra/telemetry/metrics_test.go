@@ -81,3 +81,26 @@ func get(t *testing.T, url string) string {
 	require.NoError(t, err)
 	return string(text)
 }
+
+func TestCounts_AreReadTogetherWhoeverCounts(t *testing.T) {
+	reader := sdkmetric.NewManualReader()
+	meter := newMeterProvider(resource.Empty(), []sdkmetric.Reader{reader}).Meter(Scope)
+	attributes := func(k string) []attribute.KeyValue { return []attribute.KeyValue{attribute.String("k", k)} }
+	for range 2 { // as of two instances in a program
+		counts, err := NewCounts(meter, attributes, "n", "{n}", "Of a test.")
+		require.NoError(t, err)
+		for _, k := range []string{"a", "b", "a"} {
+			counts.Add(k)
+		}
+	}
+	for range 2 { // and once more, which changes nothing
+		var got metricdata.ResourceMetrics
+		require.NoError(t, reader.Collect(t.Context(), &got))
+		sums := make(map[string]int64)
+		for _, point := range got.ScopeMetrics[0].Metrics[0].Data.(metricdata.Sum[int64]).DataPoints {
+			value, _ := point.Attributes.Value("k")
+			sums[value.AsString()] = point.Value
+		}
+		require.Equal(t, map[string]int64{"a": 4, "b": 2}, sums)
+	}
+}

@@ -25,10 +25,10 @@ type measures struct {
 	models    *telemetry.Names
 	sets      *telemetry.Sets[labels]
 
-	turns       metric.Int64Counter
+	turns       *telemetry.Counts[labels]
 	turnTime    metric.Float64Histogram
 	firstToken  metric.Float64Histogram
-	firstTokens metric.Int64Counter
+	firstTokens *telemetry.Counts[labels]
 	callTime    metric.Float64Histogram
 	retries     metric.Int64Counter
 	tokens      metric.Int64Counter
@@ -43,15 +43,15 @@ func newMeasures(t *telemetry.Telemetry) (*measures, error) {
 	m := &measures{telemetry: t, meter: t.Meter(), sets: telemetry.NewSets(labels.attributes),
 		models: telemetry.NewNames(mostModels, "", "haiku", "sonnet", "opus")}
 	var errs [8]error
-	m.turns, errs[0] = m.meter.Int64Counter("claudepool.turns", metric.WithUnit("{turn}"),
-		metric.WithDescription("Turns by how they were served and how they ended."))
+	m.turns, errs[0] = telemetry.NewCounts(m.meter, labels.attributes, "claudepool.turns", "{turn}",
+		"Turns by how they were served and how they ended.")
 	m.turnTime, errs[1] = histogram(genaiconv.NewServerRequestDuration(m.meter))
 	m.firstToken, errs[2] = histogram(genaiconv.NewServerTimeToFirstToken(m.meter))
 	m.callTime, errs[3] = histogram(genaiconv.NewClientOperationDuration(m.meter))
 	m.retries, errs[4] = m.meter.Int64Counter("claudepool.api.retries", metric.WithUnit("{call}"),
 		metric.WithDescription("API calls that a process made after one that had failed."))
-	m.firstTokens, errs[5] = m.meter.Int64Counter("claudepool.first_tokens", metric.WithUnit("{turn}"),
-		metric.WithDescription("Turns that came to a first token, by how long that took."))
+	m.firstTokens, errs[5] = telemetry.NewCounts(m.meter, labels.attributes, "claudepool.first_tokens", "{turn}",
+		"Turns that came to a first token, by how long that took.")
 	m.tokens, errs[6] = m.meter.Int64Counter("claudepool.api.tokens", metric.WithUnit("{token}"),
 		metric.WithDescription("Tokens that API calls took, as the API says."))
 	m.cost, errs[7] = m.meter.Float64Counter("claudepool.api.cost", metric.WithUnit("{dollar}"),
