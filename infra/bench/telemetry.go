@@ -10,9 +10,10 @@ import (
 	"claudepool/infra/testkit/collector"
 )
 
-// telemetrySizes are how much is compared at each ratio: rounds of new services, in which both have 100 requests.
+// telemetrySizes are how much is compared at each ratio: rounds of new services, in which both have 200 requests. That
+// takes as long as it takes until spans are sent.
 var (
-	fullTelemetry  = sizes{rounds: 20, talks: 4, requests: 25, resamples: 4000}
+	fullTelemetry  = sizes{rounds: 10, talks: 8, requests: 25, resamples: 4000}
 	quickTelemetry = sizes{rounds: 2, talks: 1, requests: 2, resamples: 100}
 )
 
@@ -38,8 +39,7 @@ func (l *lab) telemetry(ctx context.Context, isQuick bool, out io.Writer) error 
 		c := &comparison{lab: l, sizes: s}
 		c.sides[base] = side{name: "off", programs: l.programs}
 		c.sides[now] = side{name: "on", programs: l.programs, settings: []string{
-			"OTEL_EXPORTER_OTLP_ENDPOINT=" + receiver.URL(), "OTEL_TRACES_SAMPLER_ARG=" + ratio, "TRACES_PER_SECOND=10000",
-			"OTEL_BSP_SCHEDULE_DELAY=500"}} // within a round, which else would end before any are sent
+			"OTEL_EXPORTER_OTLP_ENDPOINT=" + receiver.URL(), "OTEL_TRACES_SAMPLER_ARG=" + ratio, "TRACES_PER_SECOND=10000"}}
 		compared[i] = c
 	}
 	for n := range s.rounds {
