@@ -10,9 +10,10 @@ import (
 	"claudepool/infra/testkit/collector"
 )
 
-// telemetrySizes are how much is compared at each ratio: rounds of new services, in which both have 100 requests.
+// telemetrySizes are how much is compared at each ratio: rounds of new services, in which both have 200 requests. That
+// takes as long as it takes until spans are sent.
 var (
-	fullTelemetry  = sizes{rounds: 20, talks: 4, requests: 25, resamples: 4000}
+	fullTelemetry  = sizes{rounds: 10, talks: 8, requests: 25, resamples: 4000}
 	quickTelemetry = sizes{rounds: 2, talks: 1, requests: 2, resamples: 100}
 )
 

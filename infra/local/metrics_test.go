@@ -112,6 +112,22 @@ func sum(family *dto.MetricFamily) (all float64) {
 	return all
 }
 
+func TestMetrics_WhatAnInstanceHasCountedLastIsPushedAtItsEnd(t *testing.T) {
+	t.Parallel()
+	cli, err := pooltest.ScriptedCLI()
+	d := prepareTraced(t, need.Part(t, cli, err), "OTEL_METRIC_EXPORT_INTERVAL=3600000", "OTEL_TRACES_EXPORTER=none")
+	d.bin = programs(t)
+	id := d.instance()
+	d.front()
+	d.placeable(1)
+	require.Equal(t, http.StatusOK, d.ask(0, "ada", "[[events=1]]").status)
+	require.False(t, d.collector.HasMetric("claudepool.turns"))
+	require.NoError(t, d.instances[id].Terminate(patience))
+	for _, name := range []string{"claudepool.turns", "claudepool.processes", "claudepool.spares.missed"} {
+		require.True(t, d.collector.HasMetric(name), name)
+	}
+}
+
 // row is what the table in OPERATIONS says of a metric.
 type row struct {
 	labels []string

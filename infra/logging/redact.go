@@ -73,8 +73,7 @@ func redact(line []byte) []byte {
 	return takeOut(line)
 }
 
-// isClean reports that there is nothing to take out. So it is with most lines, and to see that is far quicker than to
-// try.
+// isClean reports that there is nothing to take out. So it is with most lines, and far quicker to see than to try.
 func isClean(line []byte) bool {
 	if suspicious(line) {
 		return false

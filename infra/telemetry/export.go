@@ -30,6 +30,7 @@ const (
 	sdkDisabled     = "OTEL_SDK_DISABLED"
 	sampler         = "OTEL_TRACES_SAMPLER"
 	samplerArg      = "OTEL_TRACES_SAMPLER_ARG"
+	exemplarFilter  = "OTEL_METRICS_EXEMPLAR_FILTER"
 )
 
 var (

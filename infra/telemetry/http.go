@@ -83,7 +83,11 @@ func (t *Telemetry) traced(next http.Handler, parent propagation.TextMapPropagat
 		if about.route != "" {
 			span.SetName(about.method + " " + about.route)
 		}
-		span.SetAttributes(append(about.attributes(), semconv.URLPath(r.URL.Path))...)
+		attributes := about.attributes()
+		if about.route != r.URL.Path { // else it would be said twice
+			attributes = append(attributes, semconv.URLPath(r.URL.Path))
+		}
+		span.SetAttributes(attributes...)
 		if about.status >= http.StatusInternalServerError {
 			span.SetStatus(codes.Error, "")
 		}

@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	otelprometheus "go.opentelemetry.io/otel/exporters/prometheus"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/exemplar"
 	"go.opentelemetry.io/otel/sdk/resource"
 )
 
@@ -34,6 +35,9 @@ var nowhere = attribute.NewDenyKeysFilter("server.address", "server.port", "url.
 func newMeterProvider(of *resource.Resource, readers []sdkmetric.Reader) *sdkmetric.MeterProvider {
 	opts := []sdkmetric.Option{sdkmetric.WithResource(of), sdkmetric.WithView(view),
 		sdkmetric.WithCardinalityLimit(mostSeries)}
+	if !isSet(exemplarFilter) { // which the provider reads
+		opts = append(opts, sdkmetric.WithExemplarFilter(exemplar.AlwaysOffFilter)) // they take time in each measurement
+	}
 	for _, reader := range readers {
 		opts = append(opts, sdkmetric.WithReader(reader))
 	}

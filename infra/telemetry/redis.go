@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"time"
 
-	"github.com/redis/go-redis/extra/redisotel/v9"
 	"github.com/redis/go-redis/v9"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -15,32 +13,23 @@ import (
 	"go.opentelemetry.io/otel/semconv/v1.43.0/dbconv"
 )
 
-// Redis has the client's commands traced and timed. Their arguments have users' ids in them and stay out of it.
+// Redis has the client's commands traced and timed. Their arguments have users' ids in them and stay out of it. The
+// library's own instrumentation begins a span for each, traced or not, and its metrics are in milliseconds and
+// nanoseconds, of which Prometheus' lint disapproves, and there for each address.
 func (t *Telemetry) Redis(client *redis.Client) error {
 	if t == nil {
-		return nil
-	}
-	if t.traces != nil {
-		err := redisotel.InstrumentTracing(client, redisotel.WithTracerProvider(t.traces),
-			redisotel.WithDBStatement(false), redisotel.WithCallerEnabled(false))
-		if err != nil {
-			return fmt.Errorf("telemetry: %w", err)
-		}
-	}
-	if t.metrics == nil {
 		return nil
 	}
 	duration, err := dbconv.NewClientOperationDuration(t.Meter())
 	if err != nil {
 		return fmt.Errorf("telemetry: %w", err)
 	}
-	client.AddHook(redisTimes{duration.Inst(), NewSets(redisCommand.attributes)})
+	client.AddHook(redisHook{duration.Inst(), NewSets(redisCommand.attributes)})
 	return nil
 }
 
-// redisTimes records how long commands take. The library's own metrics are in milliseconds and nanoseconds, of which
-// Prometheus' lint disapproves, and there for each address.
-type redisTimes struct {
+// redisHook measures commands.
+type redisHook struct {
 	duration metric.Float64Histogram
 	sets     *Sets[redisCommand]
 }
@@ -57,33 +46,37 @@ func (c redisCommand) attributes() []attribute.KeyValue {
 }
 
 // DialHook is of redis.Hook.
-func (redisTimes) DialHook(next redis.DialHook) redis.DialHook {
-	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
-}
+func (redisHook) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 // ProcessHook is of redis.Hook.
-func (h redisTimes) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+func (h redisHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, command redis.Cmder) error {
-		began := time.Now()
-		err := next(ctx, command)
-		h.record(ctx, command.Name(), began, err)
-		return err
+		return h.measure(ctx, command.Name(), func(ctx context.Context) error { return next(ctx, command) })
 	}
 }
 
 // ProcessPipelineHook is of redis.Hook.
-func (h redisTimes) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+func (h redisHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, commands []redis.Cmder) error {
-		began := time.Now()
-		err := next(ctx, commands)
-		h.record(ctx, "pipeline", began, err)
-		return err
+		return h.measure(ctx, "pipeline", func(ctx context.Context) error { return next(ctx, commands) })
 	}
 }
 
-func (h redisTimes) record(ctx context.Context, operation string, began time.Time, err error) {
-	set := h.sets.Of(redisCommand{operation, failureOf(err)})
-	h.duration.Record(ctx, time.Since(began).Seconds(), set.Record...)
+func (h redisHook) measure(ctx context.Context, operation string, run func(context.Context) error) error {
+	began := time.Now()
+	within, span := Span(ctx, operation, toOthers...)
+	err := run(within)
+	command := redisCommand{operation, failureOf(err)}
+	if span.IsRecording() {
+		span.SetAttributes(command.attributes()...)
+	}
+	if command.failure == "" {
+		span.End()
+	} else {
+		End(span, err)
+	}
+	h.duration.Record(ctx, time.Since(began).Seconds(), h.sets.Of(command).Record...)
+	return err
 }
 
 // failureOf names what went wrong; empty: nothing did.

@@ -16,6 +16,10 @@ func Span(ctx context.Context, name string, opts ...trace.SpanStartOption) (cont
 	return within.TracerProvider().Tracer(Scope).Start(ctx, name, opts...)
 }
 
+// toOthers are the options of a span that is about what another process does. They stand here as one is asked for more
+// often than there is a span.
+var toOthers = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindClient)}
+
 // nothing is a span whose methods do nothing.
 var nothing = trace.SpanFromContext(context.Background())
 

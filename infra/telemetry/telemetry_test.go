@@ -1,11 +1,9 @@
 package telemetry
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -15,11 +13,9 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/metric"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
@@ -216,52 +212,6 @@ func TestPublic_TakesNoStateOfAClients(t *testing.T) {
 	require.Zero(t, spans.GetSpans()[0].SpanContext.TraceState().Len())
 }
 
-func TestNames_KnowOnlySoMany(t *testing.T) {
-	names := NewNames(3, "haiku", "opus")
-	names.Learn("new")
-	names.Learn("newer")
-	require.Equal(t, []string{"haiku", "new", Other, Other},
-		[]string{names.Of("haiku"), names.Of("new"), names.Of("newer"), names.Of("made up")})
-}
-
-func TestMetrics_AreServedOnAListenerOfTheirOwnUntilTheEnd(t *testing.T) {
-	var log bytes.Buffer
-	measured, err := Start(t.Context(), Options{Logger: slog.New(slog.NewTextHandler(&log, nil)), Service: "s",
-		MetricsAddr: "127.0.0.1:0", TracesPerSecond: 1})
-	require.NoError(t, err)
-	url := "http://" + measured.MetricsAddr().String() + "/metrics"
-	counter, err := measured.Meter().Int64Counter("claudepool.test")
-	require.NoError(t, err)
-	public := measured.Public(nobody)
-	for i := range 2 * mostSeries {
-		counter.Add(t.Context(), 1, metric.WithAttributes(attribute.Int("made.up", i)))
-		ask(public, fmt.Sprintf("http://host-%d.example:%d/", i, 1000+i), "") // a client chooses the Host, too
-	}
-	text := get(t, url)
-	require.Equal(t, mostSeries, strings.Count(text, "claudepool_test_total{"))
-	require.Equal(t, 1, strings.Count(text, "http_server_request_duration_seconds_count{"))
-	require.False(t, strings.Contains(text, "host-1"))
-	response, err := http.Get(strings.TrimSuffix(url, "metrics"))
-	require.NoError(t, err)
-	response.Body.Close()
-	require.Equal(t, http.StatusNotFound, response.StatusCode)
-	measured.Shutdown()
-	_, err = net.Dial("tcp", measured.MetricsAddr().String())
-	require.Error(t, err)
-	_, err = Start(t.Context(), Options{Logger: slog.New(slog.DiscardHandler), MetricsAddr: "192.0.2.1:1"})
-	require.ErrorContains(t, err, "METRICS_ADDR")
-}
-
-func get(t *testing.T, url string) string {
-	t.Helper()
-	response, err := http.Get(url)
-	require.NoError(t, err)
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	require.NoError(t, err)
-	return string(text)
-}
-
 func TestShutdown_WaitsForNoReceiverThatIsAway(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // which accepts and says nothing
 	require.NoError(t, err)
@@ -273,19 +223,4 @@ func TestShutdown_WaitsForNoReceiverThatIsAway(t *testing.T) {
 	began := time.Now()
 	measured.Shutdown()
 	require.Less(t, time.Since(began), 10*time.Second, "the exporter's own time is above that")
-}
-
-func TestRedis_CommandsAreTimedByNameAlone(t *testing.T) {
-	measured, err := Start(t.Context(), Options{Logger: slog.New(slog.DiscardHandler), Service: "s",
-		MetricsAddr: "127.0.0.1:0", TracesPerSecond: 1})
-	require.NoError(t, err)
-	defer measured.Shutdown()
-	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1})
-	defer client.Close()
-	require.NoError(t, measured.Redis(client))
-	require.Error(t, client.Get(t.Context(), "user:secret").Err())
-	text := get(t, "http://"+measured.MetricsAddr().String()+"/metrics")
-	require.Contains(t, text, `db_client_operation_duration_seconds_count{db_operation_name="get",`+
-		`db_system_name="redis",error_type="connection"} 1`)
-	require.NotContains(t, text, "secret")
 }

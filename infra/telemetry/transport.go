@@ -37,7 +37,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !trace.SpanFromContext(r.Context()).IsRecording() {
 		return t.to.RoundTrip(r)
 	}
-	within, span := Span(r.Context(), t.name(r), trace.WithSpanKind(trace.SpanKindClient))
+	within, span := Span(r.Context(), t.name(r), toOthers...)
 	span.SetAttributes(semconv.HTTPRequestMethodKey.String(r.Method), semconv.ServerAddress(r.URL.Hostname()))
 	r = r.WithContext(within)
 	if t.tells {

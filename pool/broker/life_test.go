@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -143,4 +146,26 @@ func TestGrant_WhatTheAPISaysIsASignOfLife(t *testing.T) {
 		require.Eventually(t, func() bool { return g.LastHeard().After(last) }, patience, time.Millisecond)
 		last = g.LastHeard()
 	}
+}
+
+func TestBroker_WhatItServesIsOverOnceItHasClosed(t *testing.T) {
+	b := newBroker(t, nil)
+	var running, served atomic.Int64
+	var asking sync.WaitGroup
+	for range 4 {
+		asking.Go(func() {
+			for range 100_000 {
+				if !b.serve(func() { running.Add(1); runtime.Gosched(); served.Add(1); running.Add(-1) }) {
+					return
+				}
+			}
+		})
+	}
+	require.Eventually(t, func() bool { return served.Load() > 100 }, patience, time.Millisecond)
+	b.Close()
+	require.Zero(t, running.Load())
+	over := served.Load()
+	asking.Wait()
+	require.False(t, b.serve(func() { served.Add(1) }))
+	require.Equal(t, over, served.Load())
 }

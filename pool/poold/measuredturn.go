@@ -63,7 +63,7 @@ func (b measuredBackend) Acquire(ctx context.Context, req *api.Request, outage b
 	if err != nil {
 		if !isElsewhere(err) {
 			outcome := cmp.Or(outcomeOf(ctx, err), outcomeUnserved)
-			b.turns.Add(ctx, 1, b.sets.Of(labels{process: "none", context: "none", outcome: outcome}).Add...)
+			b.turns.Add(labels{process: "none", context: "none", outcome: outcome})
 		}
 		return nil, err
 	}
@@ -136,14 +136,14 @@ func isElsewhere(err error) bool {
 
 func (t *measuredTurn) record(ctx context.Context, receipt api.Receipt, outcome, model string) {
 	m := t.of
-	m.turns.Add(ctx, 1, m.sets.Of(labels{process: receipt.Process, context: receipt.Context, outcome: outcome}).Add...)
+	m.turns.Add(labels{process: receipt.Process, context: receipt.Context, outcome: outcome})
 	of := m.sets.Of(labels{operation: semconv.GenAIOperationNameChat.Value.AsString(), model: cmp.Or(model, "unset"),
 		process: receipt.Process})
 	m.turnTime.Record(ctx, time.Since(t.began).Seconds(), of.Record...)
 	if first := t.FirstToken(); first > 0 {
 		m.firstToken.Record(ctx, first.Seconds(), of.Record...)
 		queued := time.Duration(receipt.Queue * float64(time.Millisecond)) // behind the user's own turns
-		m.firstTokens.Add(ctx, 1, m.sets.Of(labels{within: within(first - queued)}).Add...)
+		m.firstTokens.Add(labels{within: within(first - queued)})
 	}
 }
 

@@ -25,16 +25,14 @@ type measures struct {
 	models    *telemetry.Names
 	sets      *telemetry.Sets[labels]
 
-	turns       metric.Int64Counter
+	turns       *telemetry.Counts[labels]
 	turnTime    metric.Float64Histogram
 	firstToken  metric.Float64Histogram
-	firstTokens metric.Int64Counter
+	firstTokens *telemetry.Counts[labels]
 	callTime    metric.Float64Histogram
 	retries     metric.Int64Counter
 	tokens      metric.Int64Counter
 	cost        metric.Float64Counter
-
-	observed metric.Registration
 }
 
 // newMeasures makes the instruments, or none where nothing is measured.
@@ -45,15 +43,15 @@ func newMeasures(t *telemetry.Telemetry) (*measures, error) {
 	m := &measures{telemetry: t, meter: t.Meter(), sets: telemetry.NewSets(labels.attributes),
 		models: telemetry.NewNames(mostModels, "", "haiku", "sonnet", "opus")}
 	var errs [8]error
-	m.turns, errs[0] = m.meter.Int64Counter("claudepool.turns", metric.WithUnit("{turn}"),
-		metric.WithDescription("Turns by how they were served and how they ended."))
+	m.turns, errs[0] = telemetry.NewCounts(m.meter, labels.attributes, "claudepool.turns", "{turn}",
+		"Turns by how they were served and how they ended.")
 	m.turnTime, errs[1] = histogram(genaiconv.NewServerRequestDuration(m.meter))
 	m.firstToken, errs[2] = histogram(genaiconv.NewServerTimeToFirstToken(m.meter))
 	m.callTime, errs[3] = histogram(genaiconv.NewClientOperationDuration(m.meter))
 	m.retries, errs[4] = m.meter.Int64Counter("claudepool.api.retries", metric.WithUnit("{call}"),
 		metric.WithDescription("API calls that a process made after one that had failed."))
-	m.firstTokens, errs[5] = m.meter.Int64Counter("claudepool.first_tokens", metric.WithUnit("{turn}"),
-		metric.WithDescription("Turns that came to a first token, by how long that took."))
+	m.firstTokens, errs[5] = telemetry.NewCounts(m.meter, labels.attributes, "claudepool.first_tokens", "{turn}",
+		"Turns that came to a first token, by how long that took.")
 	m.tokens, errs[6] = m.meter.Int64Counter("claudepool.api.tokens", metric.WithUnit("{token}"),
 		metric.WithDescription("Tokens that API calls took, as the API says."))
 	m.cost, errs[7] = m.meter.Float64Counter("claudepool.api.cost", metric.WithUnit("{dollar}"),
@@ -94,7 +92,7 @@ func (l labels) attributes() (all []attribute.KeyValue) {
 	return all
 }
 
-// observe has what the pool knows read when somebody asks.
+// observe has what the pool knows read when somebody asks, also after its end: the last push comes then.
 func (m *measures) observe(p *pool.Pool) error {
 	if m == nil {
 		return nil
@@ -123,7 +121,7 @@ func (m *measures) observe(p *pool.Pool) error {
 	if err = errors.Join(append(errs, err)...); err != nil {
 		return err
 	}
-	m.observed, err = m.meter.RegisterCallback(func(_ context.Context, to metric.Observer) error {
+	_, err = m.meter.RegisterCallback(func(_ context.Context, to metric.Observer) error {
 		c := p.Census()
 		to.ObserveInt64(processes, int64(c.Busy), with("state", "busy"))
 		to.ObserveInt64(processes, int64(c.Idle), with("state", "idle"))
@@ -147,11 +145,4 @@ func (m *measures) observe(p *pool.Pool) error {
 // with is one attribute of a measurement.
 func with(key, value string) metric.MeasurementOption {
 	return metric.WithAttributeSet(attribute.NewSet(attribute.String(key, value)))
-}
-
-// close has the pool be asked no more.
-func (m *measures) close() {
-	if m != nil && m.observed != nil {
-		_ = m.observed.Unregister() // fails never
-	}
 }

@@ -114,7 +114,6 @@ func TestMeasures_WithoutTelemetryThereAreNone(t *testing.T) {
 	require.Equal(t, scripted{}, m.backend(scripted{}, "i"))
 	require.Nil(t, m.calls(true))
 	require.NoError(t, m.observe(nil))
-	m.close()
 }
 
 func TestPorts_ProcessesMayNotConnectToThoseOfTheMetrics(t *testing.T) {

@@ -244,7 +244,6 @@ func (i *Instance) settle() {
 
 // abandon gives back what prepare made.
 func (i *Instance) abandon() {
-	i.measures.close()
 	if i.broker != nil {
 		i.broker.Close()
 	}
