@@ -72,7 +72,7 @@ parked: setup ## Have 10,000 users claim parked processes, 300 those of the real
 	CLAUDE_BIN=$(CLAUDE_BIN) CLAIMS=10000 CLAIMS_REAL=300 KILLED=30 CGO_ENABLED=0 go test -count=1 -v -timeout 60m \
 	  -run 'TestParked_(NobodyGets|NothingIsLeftOfAService)' ./pool/standby ./pool
 
-page: setup ## Take the pictures of the operators' page that infra/OPERATIONS.md shows
+page: setup ## Take the pictures of the pages that README.md and infra/OPERATIONS.md show
 	TZ=UTC CGO_ENABLED=0 go test -count=1 -run TestScreenshots ./infra/pagetest -screenshots $(CURDIR)/infra
 
 python: setup ## Run the README's lines in Python with the SDK that Debian's unstable suite has

@@ -4,6 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
+	"strings"
+
+	"github.com/munnerz/goautoneg"
 
 	"claudepool/function/openapi"
 	"claudepool/function/page"
@@ -33,10 +36,10 @@ func fixed(kind string, text []byte) http.HandlerFunc {
 	}
 }
 
-// operatorsPage answers with what the operators' page is made of, by the names below its path. The page has none.
-func (f *Front) operatorsPage() http.HandlerFunc {
+// files answers with what a page is made of, by the names below its path. The page has none.
+func (f *Front) files(of []page.File) http.HandlerFunc {
 	files := make(map[string]http.HandlerFunc)
-	for _, file := range page.Files() {
+	for _, file := range of {
 		files[file.Name] = fixed(file.Type, file.Text)
 	}
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -52,6 +55,19 @@ func (f *Front) operatorsPage() http.HandlerFunc {
 		h.Set("Referrer-Policy", "no-referrer")
 		f.limitWrite(http.NewResponseController(w))
 		file(w, r)
+	}
+}
+
+// root shows browsers the page on which people talk, and describes the service to everybody else.
+func (f *Front) root(shown http.HandlerFunc) http.HandlerFunc {
+	const json, html = "application/json", "text/html"
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Add("Vary", "Accept")
+		if goautoneg.Negotiate(strings.Join(r.Header.Values("Accept"), ","), []string{json, html}) == html {
+			shown(w, r)
+			return
+		}
+		f.describe(w, r)
 	}
 }
 
@@ -79,6 +95,7 @@ func (f *Front) describe(w http.ResponseWriter, _ *http.Request) {
 			"GET " + pathStats:                    "all instances and their processes",
 			"GET " + pathStream:                   "the same as server-sent events, whenever it has changed",
 			"GET " + page.Path:                    "the same as a page, for people",
+			"GET /":                               "this, and where text/html is preferred a page to talk on",
 			"GET /health":                         "liveness",
 			"GET " + pathDocument:                 "all of it in OpenAPI 3.1",
 		},

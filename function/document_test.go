@@ -228,3 +228,27 @@ var bounds = map[string][]bound{
 		{"messages", `[{"role":"tool","content":"a"}]`, false}, {"seed", `1`, true},
 	},
 }
+
+func TestRoot_IsAPageForWhoPrefersOne(t *testing.T) {
+	_, url, _ := newFront(t)
+	for accept, want := range map[string]string{
+		"": "application/json", "*/*": "application/json", "application/json": "application/json",
+		"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8": "text/html; charset=utf-8",
+		"text/html;q=0.5,application/json":                                "application/json",
+		"application/json;q=0.5,text/html":                                "text/html; charset=utf-8",
+		"image/png":                                                       "application/json",
+	} {
+		for _, method := range []string{http.MethodGet, http.MethodHead} {
+			answer, _ := do(t, method, url+"/", "", "Accept", accept)
+			require.Equal(t, 200, answer.StatusCode)
+			require.Equal(t, want, answer.Header.Get("Content-Type"), accept)
+			require.Equal(t, "Accept", answer.Header.Get("Vary"))
+			require.Equal(t, want != "application/json", answer.Header.Get("Content-Security-Policy") != "")
+		}
+	}
+	answer, _ := do(t, http.MethodGet, url+"/talk/talk.js", "")
+	require.Equal(t, "text/javascript; charset=utf-8", answer.Header.Get("Content-Type"))
+	require.Contains(t, answer.Header.Get("Content-Security-Policy"), "default-src 'none'")
+	answer, _ = do(t, http.MethodGet, url+"/talk/none.js", "")
+	require.Equal(t, 404, answer.StatusCode)
+}

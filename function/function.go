@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"claudepool/function/page"
+	"claudepool/function/talk"
 	"claudepool/infra/hop"
 	"claudepool/infra/logging"
 	"claudepool/infra/snapshot"
@@ -100,7 +101,8 @@ func New(opts Options) *Front {
 // endpoints are what is answered where.
 func (f *Front) endpoints() map[string]http.Handler {
 	pages := crossOrigin(f.opts.AllowedOrigins) // for what is the users'; the operator's is for no other site's pages
-	toOperators := f.only(f.operatorsPage(), http.MethodGet, http.MethodHead)
+	toOperators := f.only(f.files(page.Files()), http.MethodGet, http.MethodHead)
+	toTalkers := f.files(talk.Files())
 	return map[string]http.Handler{
 		api.PathMessages:             pages(f.only(f.messages, http.MethodPost)),
 		api.PathMessagesAPI:          pages(f.only(f.messagesAPI, http.MethodPost)),
@@ -123,7 +125,8 @@ func (f *Front) endpoints() map[string]http.Handler {
 		page.Path:                    toOperators,
 		page.Path + "/{file}":        toOperators,
 		"/health":                    f.only(f.health, http.MethodGet, http.MethodHead),
-		"/{$}":                       f.only(f.describe, http.MethodGet, http.MethodHead),
+		talk.Path + "/{file}":        f.only(toTalkers, http.MethodGet, http.MethodHead),
+		"/{$}":                       f.only(f.root(toTalkers), http.MethodGet, http.MethodHead),
 	}
 }
 

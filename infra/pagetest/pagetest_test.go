@@ -1,5 +1,5 @@
-// Package pagetest has no code of its own: its tests look at the operators' page with a real browser, at the local
-// service with real instances and at snapshots that are made up.
+// Package pagetest has no code of its own: its tests look at the operators' page and at the one to talk on with a real
+// browser, at the local service with real instances and at snapshots that are made up.
 package pagetest_test
 
 import (
@@ -31,14 +31,20 @@ func newService(t *testing.T) string {
 	t.Helper()
 	cli, err := pooltest.ScriptedCLI()
 	require.NoError(t, err)
+	return startService(t, cli, "STATS_TOKEN="+statsToken)
+}
+
+// startService starts it with a CLI and more settings.
+func startService(t *testing.T, cli string, more ...string) string {
+	t.Helper()
 	bin, err := pooltest.Build(pooltest.Local)
 	require.NoError(t, err)
 	standIn, err := pooltest.NewAPI(nil)
 	require.NoError(t, err)
 	t.Cleanup(standIn.Close)
 	dir, addr := testkit.Folder(t), ""
-	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "CLAUDE_BIN=" + cli, "ANTHROPIC_BASE_URL=" + standIn.URL(),
-		"STATS_TOKEN=" + statsToken, "STANDBY=1"}
+	env := append(more, "PATH="+os.Getenv("PATH"), "HOME="+dir, "CLAUDE_BIN="+cli, "ANTHROPIC_BASE_URL="+standIn.URL(),
+		"STANDBY=1")
 	service, err := testkit.Start(dir, env, filepath.Join(bin, "local"), "-addr", "127.0.0.1:0", "-instances", "2")
 	require.NoError(t, err)
 	t.Cleanup(func() {

@@ -24,11 +24,12 @@ var services = []string{"infra/settings", "infra/logging", "infra/hop", "infra/s
 // rooms are the packages of the service, and what of the module each may import. What isn't named here wires or tests.
 var rooms = map[string][]string{
 	"function": with(services, "router", "pool/api", "function/messages", "function/chat", "function/openapi",
-		"function/page"),
+		"function/page", "function/talk"),
 	"function/messages": {"pool/api"},
 	"function/chat":     {"pool/api", "function/messages"},
 	"function/openapi":  nil,
 	"function/page":     nil,
+	"function/talk":     {"function/page"},
 	"router":            nil,
 
 	"pool": with(services, "pool/api", "pool/broker", "pool/claude", "pool/cli", "pool/confine", "pool/seal",
