@@ -79,7 +79,8 @@ func TestTalk_TalksApprovesAnswersAndStops(t *testing.T) {
 	b.says(`[[tool=AskUserQuestion {"questions":[{"question":"Which colour?","header":"Colour","multiSelect":false,` +
 		`"options":[{"label":"Blue","description":"like the sky"},{"label":"Red","description":"like <b>fire</b>"}]}]}]]`)
 	b.shows(".ask .option", "like <b>fire</b>")
-	b.do(chromedp.Click(chromedp.CSS(".ask .option input[value=Blue]")), chromedp.Click(chromedp.CSS(".ask .main:not(.allow)")))
+	b.do(chromedp.Click(chromedp.CSS(".ask .option input[value=Blue]")),
+		chromedp.Click(chromedp.CSS(".ask .main:not(.allow)")))
 	b.shows(".message.assistant:last-of-type", `"Which colour?"="Blue"`)
 
 	b.says("on and on [[words=500]] [[delay=200ms]]")
