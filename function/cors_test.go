@@ -28,7 +28,7 @@ func newOpenFront(t *testing.T, origins ...string) string {
 }
 
 var ofUsers = []string{api.PathMessages, api.PathResume, api.PathAnswer, api.PathDelete, api.PathConversations,
-	api.PathCountTokens, api.PathModels, "/v1/models/m"}
+	api.PathCountTokens, api.PathModels, "/v1/models/m", streamPath, sendPath}
 
 func preflight(t *testing.T, url, origin, asks string) http.Header {
 	t.Helper()

@@ -87,6 +87,8 @@ func (f *Front) describe(w http.ResponseWriter, _ *http.Request) {
 			"GET " + api.PathConversationMessages: "what was said in it",
 			"POST " + api.PathConversationFork:    "begins another one with what was said in it",
 			"DELETE " + api.PathConversation:      "deletes it",
+			"GET " + api.PathStream:               "what happens in a conversation, as server-sent events",
+			"POST " + api.PathSend:                "says something in a conversation",
 			"POST " + api.PathCountTokens:         "how many tokens a message has, as the Messages API says",
 			"GET " + api.PathModels:               "the models there are, as the Messages API says",
 			"GET " + api.PathModel:                "one of them",

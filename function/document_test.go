@@ -99,6 +99,14 @@ var decoders = map[string]func(body []byte) error{
 	},
 	api.PathConversationFork: func(body []byte) error { _, err := api.DecodeFork(body); return err },
 	api.PathCountTokens:      func(body []byte) error { _, err := api.Object(body); return err },
+	api.PathSend: func(body []byte) error {
+		const id = "0d3b2a4e-6f0a-4d57-9f6e-0f5f6b0d7c11"
+		composed, err := api.ComposeSending(body, &api.Request{APIKey: "sk-ant-api03-secret"}, id)
+		if err == nil {
+			_, err = api.DecodeSending(composed)
+		}
+		return err
+	},
 }
 
 // bodyOf is what the document has of an operation's request body.

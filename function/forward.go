@@ -145,9 +145,9 @@ func (f *Front) exchange(ctx context.Context, c call, owner router.Owner) (*http
 	}
 	if c.path == api.PathMessages {
 		c.key.set(r.Header)
-		if c.service != "" {
-			r.Header.Set(api.HeaderServiceKey, c.service)
-		}
+	}
+	if c.service != "" && (c.path == api.PathMessages || c.path == api.PathChannelSend) {
+		r.Header.Set(api.HeaderServiceKey, c.service)
 	}
 	f.sign(r, c, owner)
 	return f.opts.Client.hops.RoundTrip(r)

@@ -114,6 +114,8 @@ func (f *Front) endpoints() map[string]http.Handler {
 		api.PathConversation:         pages(f.only(f.conversation, http.MethodGet, http.MethodDelete)),
 		api.PathConversationMessages: pages(f.only(f.said, http.MethodGet)),
 		api.PathConversationFork:     pages(f.only(f.fork, http.MethodPost)),
+		api.PathStream:               pages(f.only(f.channelStream, http.MethodGet)),
+		api.PathSend:                 pages(f.only(f.channelSend, http.MethodPost)),
 		api.PathCountTokens:          pages(f.only(f.passThrough, http.MethodPost)),
 		api.PathModels:               pages(f.only(f.passThrough, http.MethodGet)),
 		api.PathModel:                pages(f.only(f.passThrough, http.MethodGet)),

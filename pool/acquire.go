@@ -23,7 +23,7 @@ const (
 // *api.Error where the client is to know it, the Ownership's, ErrDraining, ctx's cause, or internal; in all cases
 // nothing of the turn was run. A Handle has to be released.
 func (p *Pool) Acquire(ctx context.Context, req *api.Request, outage bool) (*Handle, error) {
-	if err := p.allowed(req); err != nil {
+	if err := p.Allowed(req); err != nil {
 		return nil, err
 	}
 	came := time.Now()
@@ -161,6 +161,7 @@ func (s *slot) ready(ctx context.Context, req *api.Request) (how string, err err
 	if s.isReady(req) {
 		s.settings, s.origin = with(s.settings, req), api.ContextKept
 		s.charge()
+		s.host(req)
 		s.process.Thaw()
 		return ProcessReused, nil
 	}
@@ -201,6 +202,7 @@ func (s *slot) makeReady(ctx context.Context, req *api.Request) (how string, err
 		}
 	}
 	s.charge()
+	s.host(req)
 	s.process.Thaw()
 	ctx, span := telemetry.Span(ctx, "fit")
 	err = s.process.Fit(ctx, s.settings)

@@ -21,19 +21,28 @@ var errNotAsked = api.NotFound("nothing is asked under this request_id: it was a
 // concurrently.
 type client struct {
 	process *cli.Process
+	rest    cli.Host // who is asked all else; nil: nobody
 	away    atomic.Bool
 }
 
 // Asked shows the client what it can answer.
 func (c *client) Asked(a cli.Ask) cli.Taking {
-	if c.away.Load() || a.Subtype != api.AskTool && a.Subtype != api.AskElicitation {
+	isTheirs := a.Subtype == api.AskTool || a.Subtype == api.AskElicitation
+	switch {
+	case !isTheirs && c.rest != nil:
+		return c.rest.Asked(a)
+	case !isTheirs, c.away.Load():
 		return cli.Refuse
 	}
 	return cli.Show
 }
 
-// Withdrawn does nothing: the client sees it.
-func (*client) Withdrawn(string) {}
+// Withdrawn has to tell nobody of what the client sees.
+func (c *client) Withdrawn(id string) {
+	if c.rest != nil {
+		c.rest.Withdrawn(id)
+	}
+}
 
 // setAway says whether the client has been away for so long that it isn't waited for.
 func (c *client) setAway(away bool) {
@@ -52,17 +61,17 @@ func (h *Handle) SetAway(away bool) {
 
 // listen has the client answer what is asked in the turn, until stop is called.
 func (h *Handle) listen() (stop func()) {
-	if !h.req.Interactive {
+	if !h.req.Interactive || h.req.Host != nil {
 		return func() {}
 	}
-	c, process := &client{process: h.process}, h.process
+	c, process := &client{process: h.process, rest: h.restOf(h.process)}, h.process
 	if before := h.client.Load(); before != nil { // of a process that died
 		c.away.Store(before.away.Load())
 	}
 	h.client.Store(c)
 	process.SetHost(c)
 	return func() {
-		process.SetHost(nil)
+		process.SetHost(c.rest)
 		process.DeclineAll(c)
 	}
 }

@@ -84,6 +84,13 @@ func (u *user) takeIdle() []*slot {
 	return u.idle.takeAllLocked()
 }
 
+// isLeaving reports whether the user is to be given up as soon as nothing of it is under way.
+func (u *user) isLeaving() bool {
+	u.table.mu.Lock()
+	defer u.table.mu.Unlock()
+	return u.leaving
+}
+
 // isUnproven reports whether the API has never accepted the user's credential.
 func (u *user) isUnproven() bool { return !u.standing.proven.Load() }
 

@@ -1,10 +1,13 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync/atomic"
 	"time"
+
+	"github.com/google/uuid"
 
 	"claudepool/pool/api"
 	"claudepool/pool/cli"
@@ -26,17 +29,18 @@ var (
 // table's lock.
 type Handle struct {
 	*slot
-	req     *api.Request
-	how     string
-	pid     int
-	failed  bool // the turn has begun and hasn't gone well
-	trial   *trial
-	outage  bool                   // as Admit was told
-	reading api.Reading            // what is asked
-	known   bool                   // what the request says was said before was said in this conversation
-	attempt *attempt               // nil until the turn has begun
-	spent   *api.Error             // what ended the turn: a budget
-	client  atomic.Pointer[client] // who is asked in it; nil: nobody
+	req       *api.Request
+	how       string
+	pid       int
+	failed    bool // the turn has begun and hasn't gone well
+	trial     *trial
+	outage    bool                   // as Admit was told
+	reading   api.Reading            // what is asked
+	known     bool                   // what the request says was said before was said in this conversation
+	attempt   *attempt               // nil until the turn has begun
+	spent     *api.Error             // what ended the turn: a budget
+	client    atomic.Pointer[client] // who is asked in it; nil: nobody
+	isStopped atomic.Bool            // somebody has interrupted it who wants it kept
 
 	came             time.Time
 	spoke            time.Duration // from when it came until the first token; 0: none has come
@@ -95,7 +99,8 @@ func (h *Handle) isSpent(end *cli.Outcome) (isKept bool) {
 
 // revive puts a new process in the place of the one that died. The lease may end meanwhile, as no turn has begun.
 func (h *Handle) revive(ctx context.Context) error {
-	h.process.Kill() // its stdin may be closed while it lives on
+	h.process.Kill()       // its stdin may be closed while it lives on
+	h.req.MessageUUID = "" // which may stand in the transcript by now, and a CLI drops what it has had
 	held := h.pool.owner.Held(h.user.id)
 	how, err := h.ready(ctx, h.req)
 	switch h.how = how; {
@@ -129,7 +134,7 @@ func (h *Handle) run(ctx context.Context, sent func(),
 		h.noteFirstToken()
 		switch { // before the client can send the next request
 		case end == nil:
-		case end.Good(), h.isSpent(end):
+		case end.Good(), h.isSpent(end), h.isStopped.Load() && end.Result != nil:
 			h.conclude(end)
 		default:
 			h.giveUp()
@@ -140,7 +145,7 @@ func (h *Handle) run(ctx context.Context, sent func(),
 		return emit(ctx, lines)
 	}
 	defer h.listen()()
-	outcome, err := h.process.Run(ctx, h.reading.Message(), sent, note)
+	outcome, err := h.process.RunAs(ctx, cmp.Or(h.req.MessageUUID, uuid.NewString()), h.reading.Message(), sent, note)
 	h.outcome = outcome
 	if h.failed {
 		h.giveUp()

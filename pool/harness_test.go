@@ -262,7 +262,7 @@ func startService(t testing.TB, cli string, confinement *confine.Confinement, ch
 	s.keys, err = hop.ParseKeys(hopKey)
 	require.NoError(t, err)
 	handler := server.New(poold.Backend(s.pool), server.Options{Logger: log, Instance: "i1", Keys: s.keys,
-		MaxBodyBytes: 32 << 20, NotOwner: errNotOwner, NotNow: []error{errNotNow, pool.ErrDraining}})
+		MaxBodyBytes: 32 << 20, LogBytes: 64 << 20, NotOwner: errNotOwner, NotNow: []error{errNotNow, pool.ErrDraining}})
 	listener := httptest.NewServer(handler)
 	t.Cleanup(handler.Close)
 	t.Cleanup(listener.Close)

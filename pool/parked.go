@@ -35,7 +35,7 @@ func newParked(p *Pool, standbys *standby.Keeper) *standby.Keeper {
 // it has in files. It returns nil where none fits.
 func (s *slot) unpark(ctx context.Context, req *api.Request) *standby.Process {
 	p := s.pool
-	if !p.parks() || s.isTooLarge() || !s.canMove() {
+	if !p.parks() || s.settings.First != nil || s.isTooLarge() || !s.canMove() {
 		return nil
 	}
 	s.wish = s.wishes()

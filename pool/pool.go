@@ -69,6 +69,7 @@ type Pool struct {
 	work   sync.WaitGroup // the pool's own goroutines
 
 	table     *table // users and conversations
+	attending attending
 	spaces    *spaces
 	cleanups  cleanups
 	evictions evictions
@@ -90,6 +91,7 @@ func New(opts Options, owner Ownership) *Pool {
 	p := &Pool{
 		opts: opts, tuning: production, owner: owner, index: workspace.NewIndex(opts.Workspaces),
 		wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), spaces: newSpaces(),
+		attending: attending{users: make(map[string]map[*attendance]bool)},
 	}
 	if opts.tuning != nil {
 		p.tuning = *opts.tuning
@@ -148,6 +150,7 @@ func (p *Pool) refuse() {
 	p.standbys.Stop()
 	p.parked.Stop()
 	p.table.refuse()
+	p.attending.tellAll()
 }
 
 // retire ends the processes of idle conversations side by side, and gives up the users who then have none.
@@ -194,6 +197,7 @@ func (p *Pool) Users() []string { return p.table.owned() }
 func (p *Pool) Evict(id string) {
 	if u := p.table.find(id); u != nil {
 		p.retire(u.takeIdle())
+		p.attending.tell(id)
 		u.releaseIfUnused()
 	}
 }

@@ -74,7 +74,7 @@ func (s *slot) launch(ctx context.Context, opts claude.Options, req *api.Request
 		return nil, err
 	}
 	if err = proc.Bind(credentialOf(req)); err == nil {
-		err = proc.Initialize(ctx, s.settings.System)
+		err = proc.InitializeWith(ctx, s.settings.System, s.settings.First)
 	}
 	if err == nil {
 		return proc, nil

@@ -35,6 +35,9 @@ func with(s cli.Settings, req *api.Request) cli.Settings {
 		s.Background = req.Background == api.Wait
 	}
 	s.Interactive = s.Interactive || req.Interactive // a process that could ask needn't
+	if req.Client != nil {
+		s.First, s.Client = req.Client.First, req.Client.Live
+	}
 	return s
 }
 
@@ -49,8 +52,8 @@ func withoutCommands(servers json.RawMessage) json.RawMessage {
 	return kept
 }
 
-// allowed refuses what a request may not ask of this pool.
-func (p *Pool) allowed(req *api.Request) error {
+// Allowed refuses what a request may not ask of this pool.
+func (p *Pool) Allowed(req *api.Request) error {
 	if req.PermissionMode != "" && !p.mayMode(req.PermissionMode) {
 		return api.Invalid("permission_mode: %q is above what this service allows (%s)",
 			req.PermissionMode, p.opts.PermissionMode)
@@ -70,6 +73,9 @@ func (p *Pool) allowed(req *api.Request) error {
 	}
 	return nil
 }
+
+// Approves reports whether requests can be interactive.
+func (p *Pool) Approves() bool { return p.opts.Approvals }
 
 // permissionRank orders the permission modes by what they let a process do without anybody being asked.
 func permissionRank(mode string) int {

@@ -28,6 +28,7 @@ type slot struct {
 	wish     *standby.Wish // for a parked process, until a turn has gone well
 	archived *vault.Body   // what the archive has to fetch, while a process is obtained
 	bill     *bill         // of the request that is served; nil: there is none, or nobody counts
+	asking   api.Host      // who answers what its processes ask; nil: nobody
 	origin   string        // where what its process has of what was said before came from, as receipts tell it
 }
 

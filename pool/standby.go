@@ -71,5 +71,6 @@ func endClaim(span trace.Span, err error) {
 // fitsStandby reports whether the conversation can begin with a process that was started without knowing of it.
 func (s *slot) fitsStandby() bool {
 	return s.dir == nil && !s.mirror.fetch && (s.fresh || !s.named) && len(s.seed.Before) == 0 &&
-		s.settings.Fallback == "" && !s.settings.Background && !s.settings.Interactive
+		s.settings.Fallback == "" && !s.settings.Background && !s.settings.Interactive &&
+		s.settings.First == nil
 }

@@ -46,6 +46,7 @@ func (u *user) takeOver(ctx context.Context, req, former *api.Request, outage bo
 		return err
 	}
 	defer from.leave()
+	p.attending.tell(from.id)
 	if err := from.recallAll(ctx, former); err != nil {
 		return err
 	}

@@ -34,7 +34,8 @@ var rooms = map[string][]string{
 
 	"pool": with(services, "pool/api", "pool/broker", "pool/claude", "pool/cli", "pool/confine", "pool/seal",
 		"pool/standby", "pool/vault", "pool/workspace"),
-	"pool/server":    {"infra/hop", "infra/logging", "pool/api", "pool/seal"},
+	"pool/server":    {"infra/hop", "infra/logging", "pool/api", "pool/channel", "pool/seal"},
+	"pool/channel":   nil,
 	"pool/cli":       {"pool/broker", "pool/claude", "pool/confine", "pool/workspace"},
 	"pool/standby":   {"pool/broker", "pool/claude", "pool/cli", "pool/workspace"},
 	"pool/workspace": {"pool/claude", "pool/confine"},

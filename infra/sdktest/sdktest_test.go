@@ -37,6 +37,13 @@ func TestSDKs(t *testing.T) {
 	t.Run("README", s.testREADME)
 }
 
+// An operator who lets nothing run without approval has users who give it.
+func TestSDKs_Channel(t *testing.T) {
+	s := newStageOf(t, 2, "PERMISSION_MODE=default")
+	node, folder := node(t)
+	s.run(t, folder, node, "--test", "--test-force-exit", "--test-timeout=60000", "channel.test.mjs")
+}
+
 // run runs tests that are told where the service is, and passes if they do.
 func (s *stage) run(t *testing.T, folder, program string, args ...string) {
 	t.Helper()

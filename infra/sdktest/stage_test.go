@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -36,6 +37,12 @@ type stage struct {
 // newStage starts one. It has no spares: each user is new, so each would only be replaced by another.
 func newStage(t *testing.T) *stage {
 	t.Helper()
+	return newStageOf(t, 1)
+}
+
+// newStageOf starts one of so many instances, with settings beside the usual ones.
+func newStageOf(t *testing.T, instances int, more ...string) *stage {
+	t.Helper()
 	cli, err := pooltest.RealCLI()
 	need.Part(t, cli, err)
 	bin, err := pooltest.Build(pooltest.Local)
@@ -52,7 +59,8 @@ func newStage(t *testing.T) *stage {
 	dir := testkit.Folder(t)
 	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "CLAUDE_BIN=" + cli, "ANTHROPIC_BASE_URL=" + s.api.URL(),
 		"LOG_LEVEL=warn", "STANDBY=0", "MAX_PROCESSES=6", "QUEUE_LIMIT=1", "MAX_BODY_BYTES=1048576"}
-	s.service, err = testkit.Start(dir, env, filepath.Join(bin, "local"), "-addr", "127.0.0.1:0", "-instances", "1")
+	s.service, err = testkit.Start(dir, append(env, more...), filepath.Join(bin, "local"), "-addr", "127.0.0.1:0",
+		"-instances", strconv.Itoa(instances))
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		assert.NoError(t, s.service.Terminate(startTime))

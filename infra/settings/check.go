@@ -125,6 +125,7 @@ func (p *Pool) validate() map[string]bool {
 	ok["ARCHIVE_TTL"] = p.ArchiveTTL >= 0
 	ok["ARCHIVE_DIR"] = p.ArchiveDir == "" || filepath.IsAbs(p.ArchiveDir) && !strings.ContainsRune(p.ArchiveDir, 0)
 	ok["ARCHIVE_MAX_BYTES"] = p.ArchiveMaxBytes >= 64<<10 && p.ArchiveMaxBytes <= 64<<20
+	ok["LOG_MAX_BYTES"] = p.LogMaxBytes >= 1<<20 && p.LogMaxBytes <= 64<<30
 	ok["MAX_PROCESS_RSS"] = p.MaxProcessRSS >= 16<<20 && p.MaxProcessRSS <= 1<<40
 	ok["ISOLATION"] = slices.Contains(isolations, p.Isolation)
 	ok["UID_BASE"] = p.UIDBase >= 1000 && p.UIDBase <= 4_000_000_000

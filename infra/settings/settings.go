@@ -72,6 +72,8 @@ type Pool struct {
 	ArchiveDir      string        `env:"ARCHIVE_DIR" unset:"Firestore, where there is a project"`
 	ArchiveMaxBytes Size          `env:"ARCHIVE_MAX_BYTES" envDefault:"16MiB"`
 
+	LogMaxBytes Size `env:"LOG_MAX_BYTES" envDefault:"256MiB"`
+
 	MaxProcessRSS Size `env:"MAX_PROCESS_RSS" envDefault:"2GiB"`
 
 	Isolation    string   `env:"ISOLATION" envDefault:"best-effort"`

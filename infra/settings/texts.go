@@ -177,6 +177,10 @@ var texts = map[string]struct{ must, about string }{
 		must:  "be a size from 64KiB to 64MiB, in bytes or as 512KiB, 16MiB",
 		about: "largest transcript that is kept",
 	},
+	"LOG_MAX_BYTES": {
+		must:  "be a size from 1MiB to 64GiB, in bytes or as 256MiB, 1GiB",
+		about: "what the event logs of all conversations' channels may take",
+	},
 	"MAX_PROCESS_RSS": {
 		must:  "be a size from 16MiB to 1TiB, in bytes or as 512MiB, 2GiB",
 		about: "memory of a process and all it started, over which it is replaced between turns",

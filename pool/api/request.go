@@ -28,6 +28,9 @@ type Request struct {
 	MaxBudgetUSD   *float64             `json:"max_budget_usd"`
 	MaxTurns       *int                 `json:"max_turns"` // calls of the API for the main conversation
 	ServiceKey     string               `json:"-"`         // id of the service's key that it came by; empty: it has none
+	MessageUUID    string               `json:"-"`         // of the turn's message; empty: one is made
+	Client         *Initialize          `json:"-"`         // what processes are asked for; nil: nothing new
+	Host           Host                 `json:"-"`         // who answers what those ask from now on; nil: nobody new
 	IsLarge        bool                 `json:"-"`         // it takes much time wherever it comes
 
 	digests *digests // nil in a request that wasn't decoded

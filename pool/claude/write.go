@@ -101,9 +101,10 @@ func Denial(why string) json.RawMessage {
 
 // The control requests this service makes. Each takes effect on a live process.
 type (
-	// Initialize is the handshake. AppendSystemPrompt counts on a process's first one only.
+	// Initialize is the handshake. AppendSystemPrompt counts on a process's first one only, as do agents and jsonSchema.
 	Initialize struct {
 		AppendSystemPrompt string
+		More               json.RawMessage // an object of other fields; nil: there are none
 	}
 	// Interrupt ends the running turn. Before the turn's system/init it does nothing, without a word.
 	Interrupt struct{}
@@ -124,10 +125,14 @@ type (
 )
 
 func (r Initialize) MarshalJSON() ([]byte, error) {
-	return json.Marshal(struct {
+	text, err := json.Marshal(struct {
 		Subtype            string `json:"subtype"`
 		AppendSystemPrompt string `json:"appendSystemPrompt,omitempty"`
 	}{"initialize", r.AppendSystemPrompt})
+	if err == nil && len(r.More) > len("{}") {
+		text = append(append(text[:len(text)-1], ','), r.More[1:]...)
+	}
+	return text, err
 }
 
 func (Interrupt) MarshalJSON() ([]byte, error) { return []byte(`{"subtype":"interrupt"}`), nil }

@@ -49,7 +49,13 @@ type Emit func(ctx context.Context, lines [][]byte, end *Outcome) error
 // ctx's cause. In all of these but the first the message was interrupted. A run that didn't end well stays in the
 // conversation until Rewind.
 func (p *Process) Run(ctx context.Context, message json.RawMessage, sent func(), emit Emit) (Outcome, error) {
-	t := newTurn(uuid.NewString(), p.grant.Scrub)
+	return p.RunAs(ctx, uuid.NewString(), message, sent, emit)
+}
+
+// RunAs is Run for a message of a uuid that no other message of the session has.
+func (p *Process) RunAs(ctx context.Context, uuid string, message json.RawMessage, sent func(), emit Emit) (Outcome,
+	error) {
+	t := newTurn(uuid, p.grant.Scrub)
 	t.waits = p.inForce.Background
 	before := p.grant.Passed()
 	defer p.grant.BeginTurn(ctx)()

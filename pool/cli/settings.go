@@ -22,6 +22,9 @@ type Settings struct {
 	Background bool            // work that outlives its turn is offered, and a run waits for it
 	// Interactive says that the CLI asks its host before what needs approval, and can have it ask the user questions.
 	Interactive bool
+	// First is what a client asks of a process's first handshake, and Client what it asks of a later one: objects with
+	// fields of claude.Initialize; nil: nothing.
+	First, Client json.RawMessage
 }
 
 // equal spares what reflect.DeepEqual allocates, as every request asks.
@@ -29,6 +32,7 @@ func (s Settings) equal(o Settings) bool {
 	thinking := s.Thinking == o.Thinking || s.Thinking != nil && o.Thinking != nil && *s.Thinking == *o.Thinking
 	return thinking && s.Model == o.Model && s.Fallback == o.Fallback && s.Permission == o.Permission &&
 		s.System == o.System && s.Background == o.Background && s.Interactive == o.Interactive &&
+		bytes.Equal(s.First, o.First) && bytes.Equal(s.Client, o.Client) &&
 		bytes.Equal(s.MCP, o.MCP) && (s.MCP == nil) == (o.MCP == nil)
 }
 
@@ -61,6 +65,7 @@ func (p *Process) NeedsRestart(wanted Settings) bool {
 	s := p.inForce
 	return !p.Alive() || p.Unusable() || s.System != wanted.System || s.Fallback != wanted.Fallback ||
 		s.Background != wanted.Background || s.Interactive != wanted.Interactive ||
+		!bytes.Equal(s.First, wanted.First) || s.Client != nil && wanted.Client == nil ||
 		wanted.Model == "" && s.Model != "" || wanted.Thinking == nil && s.Thinking != nil
 }
 
@@ -92,6 +97,12 @@ func (p *Process) Fit(ctx context.Context, wanted Settings) error {
 		}
 		p.inForce.MCP = wanted.MCP
 		p.connected.Store(wanted.MCP != nil)
+	}
+	if !bytes.Equal(wanted.Client, p.inForce.Client) {
+		if err := p.change(ctx, "initialize", claude.Initialize{More: wanted.Client}); err != nil {
+			return err
+		}
+		p.inForce.Client = wanted.Client
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,10 +21,15 @@ var errRefused = errors.New("cli: refused")
 
 // Initialize is the handshake. The system prompt counts on a process's first one only, and only before its first run.
 func (p *Process) Initialize(ctx context.Context, system string) error {
-	if _, err := p.control(ctx, claude.Initialize{AppendSystemPrompt: system}); err != nil {
+	return p.InitializeWith(ctx, system, nil)
+}
+
+// InitializeWith is Initialize with what else a client asks of it: see Settings.First.
+func (p *Process) InitializeWith(ctx context.Context, system string, first json.RawMessage) error {
+	if _, err := p.control(ctx, claude.Initialize{AppendSystemPrompt: system, More: first}); err != nil {
 		return fmt.Errorf("%w (stderr: %q)", err, p.StderrTail())
 	}
-	p.inForce.System = system
+	p.inForce.System, p.inForce.First = system, first
 	return nil
 }
 

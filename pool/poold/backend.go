@@ -31,6 +31,14 @@ func (b backend) Hold(ctx context.Context, req *api.Request, outage bool) (letGo
 	return b.pool.Hold(ctx, req, outage)
 }
 
+func (b backend) Attend(ctx context.Context, req *api.Request, outage bool) (context.Context, func(), error) {
+	return b.pool.Attend(ctx, req, outage)
+}
+
+func (b backend) Allowed(req *api.Request) error { return b.pool.Allowed(req) }
+
+func (b backend) Approves() bool { return b.pool.Approves() }
+
 func (b backend) Delete(ctx context.Context, req *api.Request, outage bool) (int, error) {
 	return b.pool.Forget(ctx, req, outage)
 }

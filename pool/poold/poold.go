@@ -114,6 +114,7 @@ func Start(s settings.Pool, parts Parts) (*Instance, error) {
 	}
 	i.handler = server.New(i.measures.backend(backend{i.pool}, i.lease.ID()), server.Options{
 		Logger: parts.Logger, Instance: i.lease.ID(), Keys: keys, MaxBodyBytes: int64(s.MaxBodyBytes), Memory: memory.Limit(),
+		LogBytes: int64(s.LogMaxBytes),
 		NotOwner: router.ErrNotOwner, NotNow: []error{router.ErrNotNow, pool.ErrDraining},
 		Handover: i.lease,
 	})

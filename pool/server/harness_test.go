@@ -3,6 +3,7 @@ package server_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -44,8 +45,11 @@ type turn struct {
 	stopped  chan struct{}
 	released chan struct{}
 
-	mu   sync.Mutex // guards the following
-	away []bool
+	mu          sync.Mutex // guards the following
+	away        []bool
+	interrupted int
+	noSteering  bool
+	steered     []string
 }
 
 func newTurn(script script) *turn {
@@ -74,6 +78,21 @@ func (t *turn) toldAway() []bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.Clone(t.away)
+}
+
+// Interrupt has a turn that hangs end as one does that is interrupted.
+func (t *turn) Interrupt(context.Context) error {
+	t.interrupted++
+	t.stop()
+	return nil
+}
+
+func (t *turn) Steer(uuid string, content json.RawMessage, priority string) error {
+	if t.noSteering {
+		return api.ErrNoTurn
+	}
+	t.steered = append(t.steered, uuid+" "+string(content)+" "+priority)
+	return nil
 }
 
 func (t *turn) stop() { close(t.stopped) }
@@ -140,8 +159,9 @@ type house struct {
 	turns    []*turn
 	acquired []*api.Request
 	outages  []bool
-	held     int   // users who are held without a turn
-	refuses  error // why nobody is
+	held     int                // users who are held without a turn
+	refuses  error              // why nobody is
+	leaving  context.CancelFunc // of who attends
 }
 
 func newHouse(t testing.TB, tuning server.Tuning) *house { return newHouseWith(t, tuning, nil) }
@@ -152,7 +172,7 @@ func newHouseWith(t testing.TB, tuning server.Tuning, handover server.Handover) 
 	require.NoError(t, err)
 	h := &house{t: t, keys: keys}
 	opts := server.Options{Logger: slog.New(slog.NewTextHandler(&h.logs, nil)), Instance: "i1", Keys: keys,
-		MaxBodyBytes: 1000, NotOwner: errNotOwner, NotNow: []error{errMoved, errDraining},
+		MaxBodyBytes: 1000, LogBytes: 1 << 20, NotOwner: errNotOwner, NotNow: []error{errMoved, errDraining},
 		Handover: handover}
 	server.Tune(&opts, tuning)
 	h.server = server.New(h, opts)
@@ -227,6 +247,30 @@ func (h *house) Hold(ctx context.Context, _ *api.Request, _ bool) (func(), error
 		h.held--
 	}, nil
 }
+
+func (h *house) Attend(ctx context.Context, req *api.Request, outage bool) (context.Context, func(), error) {
+	letGo, err := h.Hold(ctx, req, outage)
+	if err != nil {
+		return nil, nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	leaving, leave := context.WithCancel(context.WithoutCancel(ctx))
+	h.leaving = leave
+	return leaving, func() {
+		leave()
+		letGo()
+	}, nil
+}
+
+func (h *house) Allowed(req *api.Request) error {
+	if req.PermissionMode == "bypassPermissions" {
+		return api.Invalid("above what is allowed")
+	}
+	return nil
+}
+
+func (h *house) Approves() bool { return true }
 
 func (h *house) Delete(ctx context.Context, req *api.Request, outage bool) (int, error) {
 	h.mu.Lock()

@@ -164,6 +164,7 @@ func (s *Server) delete(ctx context.Context, claims hop.Claims, r *http.Request,
 	defer letGo()
 	deleted, err := s.backend.Delete(ctx, req, claims.Outage)
 	if err == nil {
+		s.channels.forget(req)
 		err = s.forgetAnswers(ctx, req)
 	}
 	if err != nil {

@@ -5,6 +5,7 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -30,6 +31,13 @@ type Backend interface {
 	Acquire(ctx context.Context, req *api.Request, outage bool) (Turn, error)
 	// Hold has the user of a request stay this instance's until it is let go. Nothing is run.
 	Hold(ctx context.Context, req *api.Request, outage bool) (letGo func(), err error)
+	// Attend has the user stay as Hold does, for who may stay for long. leaving ends when the user is to be given up,
+	// which then waits for letGo.
+	Attend(ctx context.Context, req *api.Request, outage bool) (leaving context.Context, letGo func(), err error)
+	// Allowed refuses what a request may not ask here. Nothing is run.
+	Allowed(req *api.Request) error
+	// Approves reports whether requests can be interactive.
+	Approves() bool
 	// Delete forgets the user's conversations, or that of the request's session, and returns how many there were.
 	Delete(ctx context.Context, req *api.Request, outage bool) (deleted int, err error)
 	// Answer gives a turn that runs what it has asked of its client.
@@ -58,6 +66,10 @@ type Turn interface {
 	// SetAway says whether nobody has read the turn's lines for so long that nobody will answer what it asks. It may be
 	// called concurrently with Run.
 	SetAway(away bool)
+	// Interrupt has the turn end, which its result tells, and Steer gives it another message. Anybody may call them while
+	// Run is under way. The error is api.ErrNoTurn when it isn't any more, Interrupt's also ctx's cause.
+	Interrupt(ctx context.Context) error
+	Steer(uuid string, content json.RawMessage, priority string) error
 	// Release gives the conversation to the next in line.
 	Release()
 }
@@ -81,6 +93,7 @@ type Options struct {
 	Keys         hop.Keys
 	MaxBodyBytes int64
 	Memory       uint64   // bytes there are, of which bodies get a part
+	LogBytes     int64    // what the event logs of all channels may take
 	NotOwner     error    // the Backend's error that tells a front to ask Redis again
 	NotNow       []error  // those after which a front is to try again shortly: nothing of the request was run
 	Handover     Handover // nil: there is no other instance
@@ -103,17 +116,18 @@ var production = tuning{queueGrace: 10 * time.Second, pingInterval: 15 * time.Se
 
 // Server is an instance's http.Handler. Its owner has to call Close.
 type Server struct {
-	opts    Options
-	tuning  tuning
-	backend Backend
-	intake  *api.Intake
-	passing *api.Intake // of calls that are passed through: they take no room from turns
-	dedup   *dedup
-	replays *replays
-	keys    *keys
-	leaving *rate.Limiter       // bytes of answers that are left for other owners
-	opening *semaphore.Weighted // what other owners have left, until it is taken over
-	mux     *http.ServeMux
+	opts     Options
+	tuning   tuning
+	backend  Backend
+	intake   *api.Intake
+	passing  *api.Intake // of calls that are passed through: they take no room from turns
+	dedup    *dedup
+	replays  *replays
+	channels *channels
+	keys     *keys
+	leaving  *rate.Limiter       // bytes of answers that are left for other owners
+	opening  *semaphore.Weighted // what other owners have left, until it is taken over
+	mux      *http.ServeMux
 
 	finishing sync.WaitGroup  // turns that go on without their clients
 	ending    context.Context // done when calls that are passed through are to be left to other instances
@@ -130,11 +144,13 @@ func New(backend Backend, opts Options) *Server {
 		s.tuning = *opts.tuning
 	}
 	s.replays, s.keys = newReplays(s.tuning), newKeys()
+	s.channels = newChannels(s)
 	s.opening = semaphore.NewWeighted(opened)
 	s.leaving = rate.NewLimiter(rate.Limit(leftOfAll/keyKeep.Seconds()), leftOfAll)
 	for path, do := range map[string]handler{api.PathMessages: s.serve, api.PathResume: s.resume,
 		api.PathDelete: s.delete, api.PathConversations: s.list, api.PathOne: s.one, api.PathSaid: s.said,
-		api.PathForks: s.fork, api.PathAnswer: s.giveAnswer} {
+		api.PathForks: s.fork, api.PathAnswer: s.giveAnswer, api.PathChannelStream: s.follow,
+		api.PathChannelSend: s.send} {
 		s.mux.HandleFunc("POST "+path, s.hop(path, do))
 	}
 	for _, call := range []string{"POST " + api.PathCountTokens, "GET " + api.PathModels, "GET " + api.PathModel} {
@@ -156,6 +172,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.Serve
 func (s *Server) Close() {
 	s.end()
 	s.finishing.Wait()
+	s.channels.close()
 }
 
 // handler answers what a front sends on a stream. What it returns goes to the client.

@@ -39,10 +39,13 @@ type Settings struct {
 	MCP                                 json.RawMessage `json:",omitempty"`
 	Background                          bool            `json:",omitempty"`
 	Interactive                         bool            `json:",omitempty"`
+	First, Client                       json.RawMessage `json:",omitempty"`
 }
 
 // IsLarge reports whether the settings are kept in the body, as a manifest has no room for them.
-func (s Settings) IsLarge() bool { return len(s.System)+len(s.MCP) > maxInManifest }
+func (s Settings) IsLarge() bool {
+	return len(s.System)+len(s.MCP)+len(s.First)+len(s.Client) > maxInManifest
+}
 
 // stored is a manifest as it is kept.
 type stored struct {

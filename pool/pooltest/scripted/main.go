@@ -56,7 +56,7 @@ func realMain() error {
 		flags.Bool(name, false, "")
 	}
 	for _, name := range []string{"input-format", "output-format", "system-prompt-snapshot", "fallback-model",
-		"permission-mode", "disallowedTools", "settings"} {
+		"permission-mode", "permission-prompt-tool", "disallowedTools", "settings"} {
 		flags.String(name, "", "")
 	}
 	if err := flags.Parse(os.Args[1:]); err != nil {

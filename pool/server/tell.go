@@ -1,0 +1,45 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/tidwall/gjson"
+
+	"claudepool/pool/api"
+	"claudepool/pool/channel"
+)
+
+// tell puts lines of a turn into the log. It waits for nobody.
+func (t *talk) tell(_ context.Context, lines [][]byte) error {
+	events := make([]channel.Event, len(lines))
+	for i, line := range lines {
+		events[i] = channel.Event{Source: sourceWorker, Payload: line}
+		if gjson.GetBytes(line, "type").Str == "stream_event" {
+			events[i].Partial = true
+			continue
+		}
+		events[i].Payload = t.outward(line)
+	}
+	t.log.Append(events...)
+	return nil
+}
+
+// deliver tells what has become of a message.
+func (t *talk) deliver(id, status string) {
+	data, _ := json.Marshal(map[string]string{"event_id": id, "status": "DELIVERY_STATUS_" + status,
+		"timestamp": time.Now().UTC().Format(time.RFC3339Nano)}) // of strings: can't fail
+	t.log.Tell("delivery_update", data)
+}
+
+// failure is the result of a turn that has none of its own.
+func (t *talk) failure(m *said, err error) []byte {
+	text, _ := json.Marshal(map[string]any{"type": "result", "subtype": "error_during_execution", "is_error": true,
+		"duration_ms": 0, "duration_api_ms": 0, "num_turns": 0, "total_cost_usd": 0, "stop_reason": nil,
+		"usage": struct{}{}, "modelUsage": struct{}{}, "permission_denials": []string{},
+		"errors": []string{api.Known(err).Message}, "session_id": t.id.session, "uuid": uuid.NewString(),
+		"user_message_uuids": []string{m.UUID}}) // of strings and numbers: can't fail
+	return text
+}
