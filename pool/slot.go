@@ -79,11 +79,11 @@ func (s *slot) putBackLocked() {
 func (c *conversation) heldLocked() bool { return c.slot == nil }
 
 // goodTurnLocked is what the last good turn ended with, while nobody has the slot.
-func (c *conversation) goodTurnLocked() string {
-	if c.heldLocked() {
-		return ""
+func (c *conversation) goodTurnLocked() (turn string) {
+	if !c.heldLocked() {
+		turn = c.slot.goodTurn
 	}
-	return c.slot.goodTurn
+	return turn
 }
 
 var errQueueFull = errors.New("pool: queue full") // too many requests of the conversation are waiting already
@@ -102,9 +102,8 @@ func (c *conversation) enqueue() (s *slot, turn chan *slot, err error) {
 	case len(c.waiters) >= t.opts.QueueLimit:
 		return nil, nil, errQueueFull
 	}
-	turn = make(chan *slot, 1)
+	turn, t.queued = make(chan *slot, 1), t.queued+1
 	c.waiters = append(c.waiters, turn)
-	t.queued++
 	return nil, turn, nil
 }
 
