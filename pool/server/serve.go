@@ -156,12 +156,12 @@ func (s *Server) delete(ctx context.Context, claims hop.Claims, r *http.Request,
 		return err
 	}
 	defer release()
-	s.dedup.begin(claims.RequestID)
 	letGo, err := s.backend.Hold(ctx, req, claims.Outage)
 	if err != nil {
 		return err
 	}
 	defer letGo()
+	s.dedup.begin(claims.RequestID) // not before: a front may send again what came at the wrong time
 	deleted, err := s.backend.Delete(ctx, req, claims.Outage)
 	if err == nil {
 		s.channels.forget(req)
