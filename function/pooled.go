@@ -8,7 +8,16 @@ import (
 
 // messages begins a turn.
 func (f *Front) messages(w http.ResponseWriter, r *http.Request) {
-	f.serve(w, r, kind{decode: api.Decode, begin: to(api.PathMessages)})
+	f.serve(w, r, kind{decode: decodePooled, begin: to(api.PathMessages)})
+}
+
+// decodePooled refuses what a stream of the pooled contract has no answer to.
+func decodePooled(body []byte) (*api.Request, error) {
+	req, err := api.Decode(body)
+	if err == nil && req.ClientTools != nil {
+		return nil, api.Invalid("client_tools: tools of the client are for %s", api.PathMessagesAPI)
+	}
+	return req, err
 }
 
 // resume goes on with the stream of a turn that was begun before.

@@ -273,6 +273,7 @@ func (s *slot) reserve() error {
 		case ofUser:
 			return api.RateLimited(time.Second, "%d conversations of this user are in use", p.opts.MaxProcessesPerUser)
 		default:
+			p.toolWaits.undoLongest()
 			p.opts.Logger.Warn("no room for another process", "user", api.ShortUser(s.user.id)) // an alert counts these lines
 			return api.Overloaded(time.Second, "no room for another process")
 		}

@@ -61,6 +61,9 @@ func (h *Handle) SetAway(away bool) {
 
 // listen has the client answer what is asked in the turn, until stop is called.
 func (h *Handle) listen() (stop func()) {
+	if h.tools != nil {
+		return h.tools.listen()
+	}
 	if !h.req.Interactive || h.req.Host != nil {
 		return func() {}
 	}

@@ -14,12 +14,13 @@ import (
 // request's end is added when it ends, and so is what its process calls afterwards, until it gets another bill. Its
 // methods may be called concurrently; a nil bill counts nothing.
 type bill struct {
-	pool      *Pool
-	user, key string
-	own       ownLimits
-	budgets   bool // there are some that its calls count for
+	pool *Pool
+	user string
 
 	mu       sync.Mutex // guards the following
+	key      string
+	own      ownLimits
+	budgets  bool       // there are some that its calls count for
 	isOver   bool       // the request has come to its end
 	isBegun  bool       // the turn itself has: what was called before it made its process ready
 	sums     usage.Sums // that the ledger hasn't got
@@ -61,11 +62,12 @@ func (b *bill) Begin(ctx context.Context, main bool) error {
 func (b *bill) check(ctx context.Context, main bool) *api.Error {
 	b.mu.Lock()
 	err := b.own.check(b.spent, b.main, main)
+	key, budgets := b.key, b.budgets
 	b.mu.Unlock()
-	if err != nil || !b.budgets {
+	if err != nil || !budgets {
 		return err
 	}
-	return b.pool.budgets.check(ctx, b.user, b.key)
+	return b.pool.budgets.check(ctx, b.user, key)
 }
 
 // End implements broker.Bill.
@@ -113,11 +115,39 @@ func (b *bill) close() {
 // tellLocked tells the ledger, once for a turn, and again of calls that end after it: what is known mustn't wait for
 // what may never be. Where there are budgets it is told of each call, for other turns to know.
 func (b *bill) tellLocked() {
-	if len(b.sums) == 0 || !b.budgets && !b.isOver {
+	if b.budgets || b.isOver {
+		b.payLocked()
+	}
+}
+
+func (b *bill) payLocked() {
+	if len(b.sums) == 0 {
 		return
 	}
 	b.pool.opts.Ledger.Add(b.user, b.key, b.sums)
 	b.sums = nil
+}
+
+// settle tells the ledger of what was called so far, for a turn that may wait for long.
+func (b *bill) settle() {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.payLocked()
+}
+
+// goOn has what is called from now on count for another request, which goes on with the turn.
+func (b *bill) goOn(req *api.Request) {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.payLocked()
+	b.key, b.own, b.budgets = req.ServiceKey, ownLimitsOf(req), b.pool.budgets.apply(req.ServiceKey)
+	b.spent, b.main, b.refusal = 0, 0, nil
 }
 
 // refused is why a call of the request was refused, nil where none was, and whether others of the turn were answered

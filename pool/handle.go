@@ -41,6 +41,7 @@ type Handle struct {
 	spent     *api.Error             // what ended the turn: a budget
 	client    atomic.Pointer[client] // who is asked in it; nil: nobody
 	isStopped atomic.Bool            // somebody has interrupted it who wants it kept
+	tools     *toolTurn              // whose client runs tools; nil: it has none
 
 	came             time.Time
 	spoke            time.Duration // from when it came until the first token; 0: none has come

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -12,6 +13,9 @@ import (
 
 // hold takes the conversation's slot, waiting for it in line.
 func (c *conversation) hold(ctx context.Context) (*slot, error) {
+	if err := c.pool.toolWaits.on(c); err != nil {
+		return nil, err
+	}
 	s, turn, err := c.enqueue()
 	switch {
 	case errors.Is(err, errQueueFull):
@@ -34,7 +38,7 @@ func (c *conversation) wait(ctx context.Context, turn chan *slot) (s *slot, err 
 	select {
 	case s := <-turn:
 		if s == nil {
-			return nil, ErrDraining
+			return nil, cmp.Or(c.pool.toolWaits.on(c), ErrDraining)
 		}
 		return s, nil
 	case <-ctx.Done():

@@ -70,6 +70,7 @@ type Pool struct {
 
 	table     *table // users and conversations
 	attending attending
+	toolWaits *toolWaits
 	spaces    *spaces
 	cleanups  cleanups
 	evictions evictions
@@ -97,6 +98,7 @@ func New(opts Options, owner Ownership) *Pool {
 		p.tuning = *opts.tuning
 	}
 	p.table = newTable(&p.opts)
+	p.toolWaits = newToolWaits(opts.MaxProcessesPerUser)
 	p.table.headroom.Store(headroomOf(p))
 	p.life, p.cutAll = context.WithCancelCause(context.Background())
 	p.starter = newStarter(p)
@@ -151,6 +153,7 @@ func (p *Pool) refuse() {
 	p.parked.Stop()
 	p.table.refuse()
 	p.attending.tellAll()
+	p.toolWaits.close()
 }
 
 // retire ends the processes of idle conversations side by side, and gives up the users who then have none.
@@ -198,6 +201,7 @@ func (p *Pool) Evict(id string) {
 	if u := p.table.find(id); u != nil {
 		p.retire(u.takeIdle())
 		p.attending.tell(id)
+		p.toolWaits.undo(id, "")
 		u.releaseIfUnused()
 	}
 }

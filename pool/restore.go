@@ -6,6 +6,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/tidwall/gjson"
+
 	"claudepool/infra/archive"
 	"claudepool/pool/api"
 	"claudepool/pool/claude"
@@ -232,7 +234,7 @@ func (s *slot) writeSeed(t claude.Transcript, said []api.Message) (exists bool, 
 		s.origin, s.goodTurn, s.dirty = api.ContextLost, "", false
 		return false, nil
 	}
-	last, err := t.Write(historyOf(said), time.Now())
+	last, err := t.Write(historyOf(said, s.settings.Tools), time.Now())
 	if err == nil {
 		err = t.Conclude(time.Now())
 	}
@@ -243,9 +245,15 @@ func (s *slot) writeSeed(t claude.Transcript, said []api.Message) (exists bool, 
 	return true, nil
 }
 
-func historyOf(messages []api.Message) []claude.HistoryMessage {
+// historyOf is what was said as a process with these tools knows it.
+func historyOf(messages []api.Message, tools json.RawMessage) []claude.HistoryMessage {
+	names := make(map[string]bool)
+	for _, name := range gjson.GetBytes(tools, "#.name").Array() {
+		names[name.Str] = true
+	}
 	history := make([]claude.HistoryMessage, len(messages))
 	for i, m := range messages {
+		m = m.WithToolsNamed(names)
 		history[i] = claude.HistoryMessage{Role: m.Role, Content: json.RawMessage(m.Content)}
 	}
 	return history

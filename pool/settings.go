@@ -5,6 +5,7 @@ import (
 	"maps"
 
 	"claudepool/pool/api"
+	"claudepool/pool/claude"
 	"claudepool/pool/cli"
 )
 
@@ -38,7 +39,21 @@ func with(s cli.Settings, req *api.Request) cli.Settings {
 	if req.Client != nil {
 		s.First, s.Client = req.Client.First, req.Client.Live
 	}
+	s.Tools = definitionsOf(req.ClientTools) // who doesn't name them can't run them
 	return s
+}
+
+// definitionsOf is how a process gets to know the client's tools.
+func definitionsOf(tools []api.Tool) json.RawMessage {
+	if len(tools) == 0 {
+		return nil
+	}
+	all := make([]json.RawMessage, len(tools))
+	for i, t := range tools {
+		all[i] = claude.HostedTool(t.Name, t.Description, t.InputSchema)
+	}
+	list, _ := json.Marshal(all) // of JSON: can't fail
+	return list
 }
 
 // withoutCommands leaves MCP servers out that are programs.

@@ -130,6 +130,13 @@ func (c *conversation) cancelWaitersLocked() {
 	c.waiters = nil
 }
 
+// sendAway sends all away who wait for the slot.
+func (s *slot) sendAway() {
+	s.user.table.mu.Lock()
+	defer s.user.table.mu.Unlock()
+	s.cancelWaitersLocked()
+}
+
 // takeWith takes the slot of a conversation whose process has ended or is to go, if that is still its process and the
 // slot is free; else the holder of the slot sees to the process.
 func (c *conversation) takeWith(proc *cli.Process) *slot {

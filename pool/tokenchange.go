@@ -100,6 +100,7 @@ func deleteCopied(ctx context.Context, moved map[*slot]*slot, copied map[*conver
 // holdAll takes the slots of all the user's conversations, or of that of one session. On an error none is held. They
 // are taken in the order of their ids, so that two who take all of them don't wait for each other.
 func (u *user) holdAll(ctx context.Context, session string) (held []*slot, err error) {
+	u.pool.toolWaits.undo(u.id, session)
 	for {
 		known := u.known()
 		for _, id := range slices.Sorted(maps.Keys(known)) {

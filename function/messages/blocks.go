@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/tidwall/gjson"
+
+	"claudepool/pool/api"
 )
 
 // beginBlock begins a block that is streamed.
@@ -195,7 +197,8 @@ func rawOr(value gjson.Result, other string) string {
 func (f *Fold) call(block gjson.Result) {
 	f.endRepeat() // also where it is hidden: what an answer says behind a call repeats nothing
 	id := block.Get("id").Str
-	if f.hideTools || id == "" || f.find(id) >= 0 {
+	isClients := strings.HasPrefix(block.Get("name").Str, api.ToolPrefix) // of which clientCalls tells
+	if f.hideTools || isClients || id == "" || f.find(id) >= 0 {
 		return
 	}
 	b := append([]byte(`{"type":"mcp_tool_use","id":`), appendText(nil, id)...)
@@ -234,6 +237,15 @@ func (f *Fold) results(message gjson.Result) {
 		f.whenClosed(func() { f.result(id, isError, content) })
 		return true
 	})
+}
+
+// resultsOfAll emits an empty result for each call that has none.
+func (f *Fold) resultsOfAll(isError bool) {
+	for _, c := range f.calls {
+		if !c.answered {
+			f.result(c.id, isError, `[]`)
+		}
+	}
 }
 
 // result emits what a tool said whose call has been emitted and still counts.

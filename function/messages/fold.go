@@ -49,6 +49,7 @@ type Fold struct {
 	sequence  json.RawMessage
 	details   json.RawMessage
 	failure   *api.Error // that ended the turn
+	waits     bool       // the turn waits for what the client's tools say
 	outcome   *api.Error // of the last result
 	hasResult bool
 	scratch   []byte
@@ -95,6 +96,8 @@ func (f *Fold) Take(line []byte) {
 		f.outcome = failed(gjson.ParseBytes(line))
 	case "error":
 		f.failure = reported(gjson.ParseBytes(line))
+	case api.TypeToolCalls:
+		f.clientCalls(gjson.GetBytes(line, "calls"))
 	}
 }
 
@@ -140,7 +143,7 @@ func (f *Fold) End() *api.Error {
 	switch {
 	case f.failure != nil:
 		return f.failure
-	case !f.hasResult:
+	case !f.hasResult && !f.waits:
 		return api.BadGateway("the turn ended without a result")
 	case f.outcome != nil:
 		return f.outcome
@@ -148,11 +151,7 @@ func (f *Fold) End() *api.Error {
 	f.endRepeat()
 	f.start(gjson.Result{})
 	f.close()
-	for _, c := range f.calls {
-		if !c.answered {
-			f.result(c.id, true, `[]`)
-		}
-	}
+	f.resultsOfAll(true)
 	f.emit("message_delta", f.delta())
 	f.emit("message_stop", []byte(`{"type":"message_stop"}`))
 	return nil
@@ -239,6 +238,9 @@ func rawOrNull(value gjson.Result) json.RawMessage {
 // delta is the message_delta of the whole message.
 func (f *Fold) delta() []byte {
 	reason := stopReason(f.stop)
+	if f.waits {
+		reason = "tool_use"
+	}
 	sequence, details := json.RawMessage("null"), json.RawMessage("null")
 	if reason == f.stop && f.sequence != nil {
 		sequence, details = f.sequence, f.details

@@ -47,11 +47,14 @@ type translation struct {
 	stream    bool
 	hideTools bool
 	ignored   Ignored
+
+	clientTools bool // there are some
 }
 
 func (t *translation) translate(whole gjson.Result) ([]byte, error) {
 	t.read(whole)
-	for _, step := range []func() error{t.required, t.refused, t.credential, t.options, t.servers} {
+	for _, step := range []func() error{t.required, t.refused, t.credential, t.options, t.servers,
+		t.tools, t.choice} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -153,9 +156,8 @@ func (t *translation) refused() error {
 		err.Code = threadsUnsupported
 		return err
 	}
-	for _, name := range []string{"tools", "tool_choice", "container", "output_format"} {
-		value := t.sent[name]
-		if isSet(value) && !isEmptyList(value) && (name != "tools" || !t.areServers(value)) {
+	for _, name := range []string{"container", "output_format"} {
+		if isSet(t.sent[name]) && !isEmptyList(t.sent[name]) {
 			return api.Invalid("%s: is not supported here", name)
 		}
 	}
@@ -163,29 +165,6 @@ func (t *translation) refused() error {
 		return api.Invalid("output_config.format: is not supported")
 	}
 	return nil
-}
-
-// areServers reports whether tools are those of MCP servers and nothing else, as clients say that want all that a
-// server has.
-func (t *translation) areServers(tools gjson.Result) (are bool) {
-	if !tools.IsArray() {
-		return false
-	}
-	servers := make(map[string]bool)
-	t.sent["mcp_servers"].ForEach(func(_, server gjson.Result) bool {
-		servers[server.Get("name").Str] = true
-		return len(servers) < maxServers
-	})
-	are = true
-	tools.ForEach(func(_, tool gjson.Result) bool {
-		are = tool.Get("type").Str == "mcp_toolset" && servers[tool.Get("mcp_server_name").Str]
-		tool.ForEach(func(name, value gjson.Result) bool {
-			are = are && (name.Str == "type" || name.Str == "mcp_server_name" || !isSet(value))
-			return are
-		})
-		return are
-	})
-	return are
 }
 
 func isEmptyList(value gjson.Result) bool { return value.IsArray() && !value.Get("0").Exists() }

@@ -89,7 +89,7 @@ func TestDecode_TheCredentialIsInTheHeaders(t *testing.T) {
 
 func TestDecode_NamesWhatItCannotDo(t *testing.T) {
 	for name, field := range map[string]string{
-		"tools": `"tools":[{"name":"t","input_schema":{}}]`, "tool_choice": `"tool_choice":{"type":"auto"}`,
+		"tools": `"tools":[{"name":"t","input_schema":{}}]`, "tool_choice": `"tool_choice":{"type":"any"}`,
 		"container":            `"container":"c"`,
 		"output_format":        `"output_format":{"type":"json_schema"}`,
 		"output_config.format": `"output_config":{"format":{"type":"json_schema"}}`,

@@ -39,7 +39,7 @@ type object = map[string]any
 type served struct{ pid, process string }
 
 // newChats serves the local service with a CLI, and returns who talks to it.
-func newChats(t *testing.T, cli string) (*pooltest.API, func(t *testing.T, key string) *chat) {
+func newChats(t *testing.T, cli string, more ...string) (*pooltest.API, func(t *testing.T, key string) *chat) {
 	t.Helper()
 	standIn, err := pooltest.NewAPI(nil)
 	require.NoError(t, err)
@@ -49,6 +49,7 @@ func newChats(t *testing.T, cli string) (*pooltest.API, func(t *testing.T, key s
 		filepath.Join(dir, "workspaces"),
 		"ARCHIVE_DIR=" + filepath.Join(dir, "archive"), "CLAUDE_BIN=" + cli, "ANTHROPIC_BASE_URL=" +
 			standIn.URL(), "STANDBY=1", "SPAWN_TIMEOUT=2m"}
+	environ = append(environ, more...)
 	pool, err := settings.LoadPool(environ)
 	require.NoError(t, err)
 	front, err := settings.LoadFront(environ)

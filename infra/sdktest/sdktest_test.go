@@ -92,7 +92,7 @@ func isFetched(folder string) error {
 // scripts are the files of Node's tests. OpenAI's SDK is for an endpoint of its own.
 func (s *stage) scripts(t *testing.T) []string {
 	t.Helper()
-	scripts := []string{"messages.test.mjs", "errors.test.mjs", "frameworks.test.mjs"}
+	scripts := []string{"messages.test.mjs", "tools.test.mjs", "errors.test.mjs", "frameworks.test.mjs"}
 	answer, err := http.Post(s.url+"/v1/chat/completions", "application/json", nil)
 	require.NoError(t, err)
 	require.NoError(t, answer.Body.Close())

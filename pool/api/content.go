@@ -21,7 +21,7 @@ func (r *Request) validateMessages() error {
 	if r.Turn().Role != "user" {
 		return Invalid("messages: the last must be from the user")
 	}
-	if r.Turn().onlyToolResults() {
+	if r.Turn().onlyToolResults() && len(r.ClientTools) == 0 {
 		return Invalid("messages: the last must hold more than tool results")
 	}
 	if r.Messages[0].Role != "user" {

@@ -110,7 +110,8 @@ func split(whole gjson.Result) (fields []byte, messages gjson.Result, err error)
 var knownFields = map[string]bool{"oauth_credentials": true, "api_key": true, "model": true, "session_id": true,
 	"system":   true,
 	"thinking": true, "fallback_model": true, "mcp_servers": true, "permission_mode": true, "on_disconnect": true,
-	"background": true, "interactive": true, "stateless": true, "max_budget_usd": true, "max_turns": true}
+	"background": true, "interactive": true, "stateless": true, "max_budget_usd": true, "max_turns": true,
+	"client_tools": true}
 
 // fieldLimit is how long a field may be as it will be kept.
 func fieldLimit(name string) int {
@@ -119,6 +120,8 @@ func fieldLimit(name string) int {
 		return maxSystem
 	case "mcp_servers":
 		return maxServersSize
+	case "client_tools":
+		return maxToolsSize
 	}
 	return maxField
 }

@@ -21,6 +21,7 @@ type Request struct {
 	FallbackModel  *string              `json:"fallback_model"`
 	MCPServers     map[string]MCPServer `json:"mcp_servers"`
 	PermissionMode string               `json:"permission_mode"`
+	ClientTools    []Tool               `json:"client_tools"`  // that the client runs, at the Messages API
 	OnDisconnect   string               `json:"on_disconnect"` // Interrupt, Finish or empty for the former
 	Background     string               `json:"background"`    // None, Wait or empty for what the conversation has
 	Interactive    bool                 `json:"interactive"`   // the client answers what it is asked
@@ -128,15 +129,21 @@ func (r *Request) read() []Reading {
 	if last < 0 {
 		return []Reading{{}}
 	}
-	first := last
-	for first > 0 && (r.Messages[first-1].Role == "user" || r.Messages[first-1].isEmpty()) {
-		first--
-	}
+	first := r.firstUnanswered()
 	readings := []Reading{r.readFrom(last)}
 	if first < last {
 		readings = append(readings, r.readFrom(first))
 	}
 	return readings
+}
+
+// firstUnanswered is where the last messages begin that the user sent without an answer between, or with empty ones.
+func (r *Request) firstUnanswered() int {
+	first := len(r.Messages) - 1
+	for first > 0 && (r.Messages[first-1].Role == "user" || r.Messages[first-1].isEmpty()) {
+		first--
+	}
+	return first
 }
 
 func (r *Request) readFrom(i int) Reading {
@@ -151,13 +158,20 @@ func (r Reading) Seed() []Message {
 	return Merged(append(r.Before[:len(r.Before):len(r.Before)], results...))
 }
 
+// goOn is what a CLI is asked where nothing is but that it goes on from what tools said: that stands in what it begins
+// with.
+const goOn = `"Go on from these results."`
+
 // Message is the content of the one message in which the CLI gets all that is asked.
 func (r Reading) Message() json.RawMessage {
 	_, others := asked(r).toolResults()
+	if string(others.Content) == "[]" {
+		return json.RawMessage(goOn)
+	}
 	return others.Content
 }
 
-// asked is all that is asked, of which the last message is the user's and more than tool results.
+// asked is all that is asked, of which the last message is the user's.
 func asked(r Reading) Message { return Merged(r.Asked)[0] }
 
 func (r *Request) known() *digests {

@@ -46,7 +46,10 @@ func (r *Request) validate() error {
 	if err := r.validateLimits(); err != nil {
 		return err
 	}
-	return r.validateServers()
+	if err := r.validateServers(); err != nil {
+		return err
+	}
+	return r.validateClientTools()
 }
 
 // isMode reports whether the CLI has a permission mode of that name.

@@ -116,6 +116,9 @@ type (
 	SetThinking struct{ On bool }
 	// SetMCPServers replaces the set of MCP servers; nil is none.
 	SetMCPServers struct{ Servers json.RawMessage }
+	// AllowServer lets the tools of an MCP server run in every permission mode without anybody being asked; empty lets
+	// none.
+	AllowServer struct{ Name string }
 	// SideQuestion asks the API something beside the conversation, with all that a turn would send. It leaves nothing
 	// in the conversation or its transcript, and a later Initialize still takes effect.
 	SideQuestion struct{ Question string }
@@ -161,6 +164,15 @@ func (r SetMCPServers) MarshalJSON() ([]byte, error) {
 		Subtype string          `json:"subtype"`
 		Servers json.RawMessage `json:"servers"`
 	}{"mcp_set_servers", r.Servers})
+}
+
+func (r AllowServer) MarshalJSON() ([]byte, error) {
+	rules := []string{}
+	if r.Name != "" {
+		rules = append(rules, "mcp__"+r.Name)
+	}
+	return json.Marshal(map[string]any{"subtype": "apply_flag_settings",
+		"settings": map[string]any{"permissions": map[string]any{"allow": rules}}})
 }
 
 func (r Rewind) MarshalJSON() ([]byte, error) {

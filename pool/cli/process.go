@@ -87,7 +87,8 @@ type Process struct {
 	lastLine     atomic.Int64                   // when the CLI last wrote something, in Unix nanoseconds
 	refusing     atomic.Int64                   // bytes of answers to what the CLI has asked, until they are written
 
-	asks asks
+	asks  asks
+	tools toolServer
 
 	write   sync.Mutex // one line at a time on stdin
 	freezer freezer
@@ -148,6 +149,9 @@ func (p *Process) BrokerURL() string { return p.grant.URL() }
 
 // Calls is how many API calls of the process are under way.
 func (p *Process) Calls() int { return p.grant.Open() }
+
+// Passed is how many API calls of the process were passed on.
+func (p *Process) Passed() int64 { return p.grant.Passed() }
 
 // SetNice sets the priority of the process and of what it starts from then on.
 func (p *Process) SetNice(nice int) error { return p.child.SetNice(nice) }

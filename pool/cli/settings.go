@@ -25,6 +25,8 @@ type Settings struct {
 	// First is what a client asks of a process's first handshake, and Client what it asks of a later one: objects with
 	// fields of claude.Initialize; nil: nothing.
 	First, Client json.RawMessage
+	// Tools are those that the host runs: a list of definitions as MCP has them. nil is none.
+	Tools json.RawMessage
 }
 
 // equal spares what reflect.DeepEqual allocates, as every request asks.
@@ -33,7 +35,7 @@ func (s Settings) equal(o Settings) bool {
 	return thinking && s.Model == o.Model && s.Fallback == o.Fallback && s.Permission == o.Permission &&
 		s.System == o.System && s.Background == o.Background && s.Interactive == o.Interactive &&
 		bytes.Equal(s.First, o.First) && bytes.Equal(s.Client, o.Client) &&
-		bytes.Equal(s.MCP, o.MCP) && (s.MCP == nil) == (o.MCP == nil)
+		bytes.Equal(s.MCP, o.MCP) && (s.MCP == nil) == (o.MCP == nil) && bytes.Equal(s.Tools, o.Tools)
 }
 
 func settingsOf(o claude.Options) Settings {
@@ -66,6 +68,7 @@ func (p *Process) NeedsRestart(wanted Settings) bool {
 	return !p.Alive() || p.Unusable() || s.System != wanted.System || s.Fallback != wanted.Fallback ||
 		s.Background != wanted.Background || s.Interactive != wanted.Interactive ||
 		!bytes.Equal(s.First, wanted.First) || s.Client != nil && wanted.Client == nil ||
+		!p.tools.canHave(wanted.Tools) ||
 		wanted.Model == "" && s.Model != "" || wanted.Thinking == nil && s.Thinking != nil
 }
 
@@ -91,12 +94,10 @@ func (p *Process) Fit(ctx context.Context, wanted Settings) error {
 		}
 		p.inForce.Thinking = wanted.Thinking
 	}
-	if !bytes.Equal(wanted.MCP, p.inForce.MCP) {
-		if err := p.change(ctx, "mcp_servers", claude.SetMCPServers{Servers: wanted.MCP}); err != nil {
+	if !bytes.Equal(wanted.MCP, p.inForce.MCP) || !bytes.Equal(wanted.Tools, p.inForce.Tools) {
+		if err := p.fitServers(ctx, wanted); err != nil {
 			return err
 		}
-		p.inForce.MCP = wanted.MCP
-		p.connected.Store(wanted.MCP != nil)
 	}
 	if !bytes.Equal(wanted.Client, p.inForce.Client) {
 		if err := p.change(ctx, "initialize", claude.Initialize{More: wanted.Client}); err != nil {

@@ -135,6 +135,9 @@ func (p *Process) dispatch(raw []byte) {
 			reply <- line
 		}
 	case "control_request":
+		if line.Asks == "mcp_message" && p.askedOfTools(line) {
+			return
+		}
 		if p.asked(line) {
 			p.show(line, (*turn).addShown)
 		}

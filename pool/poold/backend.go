@@ -20,6 +20,13 @@ func (b backend) Acquire(ctx context.Context, req *api.Request, outage bool) (se
 }
 
 func (b backend) acquire(ctx context.Context, req *api.Request, outage bool) (turn, error) {
+	if len(req.ClientTools) > 0 {
+		part, err := b.pool.AcquireWithTools(ctx, req, outage)
+		if err != nil {
+			return nil, err
+		}
+		return part, nil
+	}
 	h, err := b.pool.Acquire(ctx, req, outage)
 	if err != nil {
 		return nil, err // and no Handle that is nil in a turn that isn't

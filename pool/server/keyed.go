@@ -32,6 +32,7 @@ type keyed struct {
 	request [32]byte // its digest
 	user    *api.Request
 	release func() // of its body
+	implied bool   // the client has sent no key
 }
 
 // serveKeyed runs the request's turn if its key is new, and goes on with it whether the client stays or not, as that is
@@ -55,6 +56,7 @@ func (s *Server) serveKeyed(ctx context.Context, claims hop.Claims, r keyed, out
 		return s.join(ctx, claims, taken, out)
 	}
 	defer s.keys.giveBack(taken)
+	taken.implied = r.implied // before its turn begins
 	turn, err := s.acquire(ctx, claims, r.user, r.release, out)
 	if err != nil {
 		return err

@@ -83,6 +83,7 @@ type key struct {
 	place   *list.Element // of it among answers; nil: it isn't kept
 	readers int
 	expires time.Time // zero until the turn has ended
+	implied bool      // the client has sent none: a turn that failed may be tried again
 }
 
 func newKeys() *keys { return &keys{users: make(map[string]*ring)} }
@@ -178,10 +179,14 @@ func (k *keys) begin(one *key, turn *replay) {
 }
 
 // end says that the turn has ended.
-func (k *keys) end(one *key) {
+func (k *keys) end(one *key, failed bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	one.of.changed = true
+	if failed && one.implied {
+		k.removeLocked(one)
+		return
+	}
 	k.endLocked(one, time.Now().Add(keyKeep))
 }
 

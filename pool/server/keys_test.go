@@ -19,7 +19,7 @@ func (k *keys) ended(t *testing.T, user byte, text string, bytes int) *key {
 	turn := newReplay(h.digest, bytes)
 	turn.lines, turn.size = [][]byte{make([]byte, bytes)}, bytes
 	k.begin(one, turn)
-	k.end(one)
+	k.end(one, false)
 	return one
 }
 

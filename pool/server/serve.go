@@ -12,11 +12,17 @@ import (
 func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, out *stream) error {
 	sent := r.Header.Get(api.HeaderIdempotencyKey)
 	var digest [32]byte
+	isImplied := false
 	req, release, err := s.read(r, claims, func(body []byte) (*api.Request, error) {
-		if sent != "" {
+		req, err := api.Decode(body)
+		isImplied = sent == "" && err == nil && req.HasResults()
+		if sent != "" || isImplied {
 			digest = digestOf(r.Header, body)
 		}
-		return api.Decode(body)
+		if isImplied { // clients that lose the connection send them again, without a key
+			sent = "results " + string(digest[:])
+		}
+		return req, err
 	})
 	if err != nil {
 		return err
@@ -24,7 +30,7 @@ func (s *Server) serve(ctx context.Context, claims hop.Claims, r *http.Request, 
 	req.ServiceKey = r.Header.Get(api.HeaderServiceKey)
 	out.openAfter(s.tuning.queueGrace)
 	if sent != "" {
-		return s.serveKeyed(ctx, claims, keyed{newKeyID(sent), digest, req, release}, out)
+		return s.serveKeyed(ctx, claims, keyed{newKeyID(sent), digest, req, release, isImplied}, out)
 	}
 	turn, err := s.acquire(ctx, claims, req, release, out)
 	if err != nil {
@@ -99,7 +105,7 @@ func (s *Server) finish(ctx context.Context, turn Turn, user [32]byte, release f
 			err = s.public(context.WithoutCancel(ctx), err) // it is the turn's, whether the client is there or not
 		}
 		s.replays.finish(r, err)
-		s.keys.end(of)
+		s.keys.end(of, err != nil)
 	})
 	return r.copyTo(ctx, me, out)
 }

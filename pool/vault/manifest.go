@@ -40,6 +40,7 @@ type Settings struct {
 	Background                          bool            `json:",omitempty"`
 	Interactive                         bool            `json:",omitempty"`
 	First, Client                       json.RawMessage `json:",omitempty"`
+	Tools                               json.RawMessage `json:"-"` // each request brings its own
 }
 
 // IsLarge reports whether the settings are kept in the body, as a manifest has no room for them.

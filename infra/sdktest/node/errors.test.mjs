@@ -32,7 +32,7 @@ test("a stream that fails in the middle is told of", async () => {
 });
 
 const refused = [
-  { name: "tools", more: { tools: [{ name: "mine", input_schema: { type: "object" } }] }, error: sdk.BadRequestError, kind: "invalid_request_error" },
+  { name: "tool_choice", more: { tools: [{ name: "mine", input_schema: { type: "object" } }], tool_choice: { type: "any" } }, error: sdk.BadRequestError, kind: "invalid_request_error" },
   { name: "max_tokens", more: { max_tokens: undefined }, error: sdk.BadRequestError, kind: "invalid_request_error" },
   { name: "output_format", more: { output_format: { type: "json_schema", schema: {} } }, error: sdk.BadRequestError, kind: "invalid_request_error" },
   { name: "refused", error: sdk.AuthenticationError, kind: "authentication_error" },
