@@ -127,11 +127,16 @@ func (p *Pool) answer(process *cli.Process, a *api.Answer) error {
 			process.PermissionChanged()
 		}
 	}
-	err := process.Answer(a.ID, json.RawMessage(a.Response.Raw))
+	err := process.AnswerFor(a.ID, json.RawMessage(a.Response.Raw))
 	if errors.Is(err, cli.ErrNotAsked) || errors.Is(err, cli.ErrDied) {
 		return errNotAsked
 	}
 	return err
+}
+
+// permissions are what clients may permit processes to do.
+func (p *Pool) permissions() api.Permissions {
+	return api.Permissions{MayMode: p.mayMode, MayApprove: p.opts.Approvals}
 }
 
 // mayMode reports whether clients may have a permission mode.

@@ -121,6 +121,48 @@ func TestChannel_HooksFailClosedInOthersTurns(t *testing.T) {
 	require.Contains(t, read(response).text(t), "the hook says no")
 }
 
+// What a hook allows would be run where nobody may approve anything.
+func TestChannel_AHookApprovesNothingWhereNothingIsApproved(t *testing.T) {
+	s := newService(t, func(o *pool.Options) { o.Approvals = false })
+	c := s.talk("ada")
+	c.request("init", fields{"subtype": "initialize", "hooks": fields{"PreToolUse": []fields{
+		{"hookCallbackIds": []string{"guard"}}}}})
+	c.say(`[[tool=Bash {"command":"mkdir made && echo done"}]]`)
+	asked := c.next("control_request")
+	c.send(fields{"type": "control_response", "response": fields{"subtype": "success",
+		"request_id": asked.Get("request_id").Str, "response": fields{"hookSpecificOutput": fields{
+			"hookEventName": "PreToolUse", "permissionDecision": "allow"}}}})
+	said := c.next("result").Get("result").Str
+	require.Contains(t, said, "takes no approvals")
+	require.NotContains(t, said, "done")
+}
+
+// A client of a channel sends again what gets a 400, and then gives up without a word.
+func TestChannel_AnAnswerThatIsRefusedIsToldToTheModel(t *testing.T) {
+	s := newService(t, func(o *pool.Options) { o.PermissionMode = "acceptEdits" })
+	c := s.talk("ada")
+	c.request("mode", fields{"subtype": "set_permission_mode", "mode": "default"})
+	c.say(`[[tool=Bash {"command":"mkdir made && echo done"}]]`)
+	asked := c.next("control_request")
+	c.send(fields{"type": "control_response", "response": fields{"subtype": "success",
+		"request_id": asked.Get("request_id").Str, "response": fields{"behavior": "allow", "updatedPermissions": []fields{
+			{"type": "addDirectories", "directories": []string{"/"}, "destination": "session"}}}}})
+	require.Contains(t, c.next("result").Get("result").Str, "What the client has answered is refused")
+}
+
+// Who answers at another place leaves no question open at the readers'.
+func TestChannel_AnAnswerAtAnotherPlaceIsToldToItsReaders(t *testing.T) {
+	s := newService(t, func(o *pool.Options) { o.PermissionMode = "acceptEdits" })
+	c := s.talk("ada")
+	c.request("mode", fields{"subtype": "set_permission_mode", "mode": "default"})
+	c.say(`[[tool=Bash {"command":"mkdir made && echo done"}]]`)
+	id := c.next("control_request").Get("request_id").Str
+	status, body := s.answer("ada", c.session, id, allowed)
+	require.Equal(t, http.StatusOK, status, body)
+	require.Equal(t, id, c.next("control_cancel_request").Get("request_id").Str)
+	require.Contains(t, c.next("result").Get("result").Str, "done")
+}
+
 // Who only reads keeps neither the process nor the user.
 func TestChannel_AReaderDoesntKeepItsUser(t *testing.T) {
 	for name, leave := range map[string]func(*service){

@@ -26,8 +26,6 @@ type hosting struct {
 func (s *slot) host(req *api.Request) {
 	if req.Host != nil {
 		s.asking = req.Host
-	}
-	if req.Host != nil {
 		s.process.SetHost(hosting{host: s.asking, pool: s.pool, process: s.process})
 		return
 	}
@@ -47,8 +45,9 @@ func (s *slot) restOf(process *cli.Process) cli.Host {
 // Asked is of cli.Host.
 func (h hosting) Asked(a cli.Ask) cli.Taking {
 	ask := api.Ask{ID: a.ID, Subtype: a.Subtype, Line: a.Line,
-		Answer: func(response json.RawMessage) error { return h.answer(a, response) },
+		Answer: func(response json.RawMessage) error { return notAsked(h.process.Answer(a.ID, response)) },
 		Refuse: func(why string) error { return notAsked(h.process.AnswerError(a.ID, why)) }}
+	ask.Answer = h.checked(ask)
 	switch {
 	case h.isRest && (a.Subtype == api.AskTool || a.Subtype == api.AskElicitation):
 		return cli.Refuse
@@ -67,16 +66,20 @@ func (h hosting) Withdrawn(id string) {
 	}
 }
 
-// answer passes a client's answer on, if it is one that clients may give.
-func (h hosting) answer(a cli.Ask, response json.RawMessage) error {
-	setsMode, err := api.AnswersAll(gjson.GetBytes(a.Line, "request"), gjson.ParseBytes(response), h.pool.mayMode)
-	if err != nil {
-		return err
+// checked passes a client's answer on, if it is one that clients may give. Else nobody has given one: a client of a
+// channel sends again what is refused, and gives up without a word, so the model is told instead.
+func (h hosting) checked(ask api.Ask) func(response json.RawMessage) error {
+	asked, unchecked := gjson.GetBytes(ask.Line, "request"), ask
+	return func(response json.RawMessage) error {
+		setsMode, err := api.AnswersAll(asked, gjson.ParseBytes(response), h.pool.permissions())
+		if err != nil {
+			return unchecked.AnswerForNobody("What the client has answered is refused: " + err.Error())
+		}
+		if setsMode {
+			h.process.PermissionChanged()
+		}
+		return unchecked.Answer(response)
 	}
-	if setsMode {
-		h.process.PermissionChanged()
-	}
-	return notAsked(h.process.Answer(a.ID, response))
 }
 
 func notAsked(err error) error {

@@ -13,12 +13,16 @@ import (
 // conversation, as far as it went. Unlike a Handle's other methods it may be called by anybody while Run is under way.
 // The error is api.ErrNoTurn where there is nothing to interrupt any more, or ctx's cause.
 func (h *Handle) Interrupt(ctx context.Context) error {
-	h.isStopped.Store(true)
 	proc := h.processNow()
 	if proc == nil {
 		return api.ErrNoTurn
 	}
-	return noTurn(proc.InterruptRun(ctx))
+	h.isStopped.Store(true) // before the result can come
+	err := proc.InterruptRun(ctx)
+	if err != nil {
+		h.isStopped.Store(false)
+	}
+	return noTurn(err)
 }
 
 // Steer gives the turn another message, as cli.Process.Steer does. It may be called as Interrupt may.

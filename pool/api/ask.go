@@ -32,8 +32,14 @@ type Host interface {
 	Withdrawn(id string)
 }
 
-// Hook events of which nothing may happen without an answer.
+// hookBefore is the hook event without whose answer nothing may happen.
 const hookBefore = "PreToolUse"
+
+// Permissions are what clients may permit a process to do.
+type Permissions struct {
+	MayMode    func(mode string) bool // they may set this permission mode
+	MayApprove bool                   // they may allow what the mode alone doesn't
+}
 
 // What is asked of channels' clients alone, by the subtypes of its control requests.
 const (
@@ -42,7 +48,7 @@ const (
 )
 
 // AnswersAll is Answers for clients of channels.
-func AnswersAll(asked, given gjson.Result, mayMode func(string) bool) (setsMode bool, err error) {
+func AnswersAll(asked, given gjson.Result, may Permissions) (setsMode bool, err error) {
 	if !given.IsObject() {
 		return false, Invalid("response: must be an object")
 	}
@@ -51,25 +57,41 @@ func AnswersAll(asked, given gjson.Result, mayMode func(string) bool) (setsMode 
 	}
 	switch asked.Get("subtype").Str {
 	case askHook:
-		return false, answersHook(given)
+		return false, answersHook(given, may.MayApprove)
 	case askMCP:
 		return false, onlyFields(given, "response", "mcp_response")
 	}
-	return Answers(asked, given, mayMode)
+	return Answers(asked, given, may.MayMode)
 }
 
-// answersHook checks what a hook says. It may say no more than a user who is asked.
-func answersHook(given gjson.Result) error {
+// answersHook checks what a hook says. It may say no more than a user who is asked, and where nobody may approve
+// anything, it may only refuse.
+func answersHook(given gjson.Result, mayApprove bool) error {
 	if err := onlyFields(given, "response", "continue", "suppressOutput", "stopReason", "decision", "reason",
 		"systemMessage", "hookSpecificOutput"); err != nil {
 		return err
 	}
 	specific := given.Get("hookSpecificOutput")
+	if !mayApprove && approves(given, specific) {
+		return Invalid("response: this service takes no approvals: a hook may only refuse")
+	}
 	if !specific.Exists() {
 		return nil
 	}
 	return onlyFields(specific, "response.hookSpecificOutput", "hookEventName", "permissionDecision",
 		"permissionDecisionReason", "updatedInput", "additionalContext", "updatedToolOutput", "updatedMCPToolOutput")
+}
+
+// approves reports whether a hook lets something run, or something else than the model has asked for.
+func approves(given, specific gjson.Result) bool {
+	for _, decision := range []gjson.Result{given.Get("decision"), specific.Get("permissionDecision")} {
+		switch decision.String() { // the CLI may take for one what isn't a string
+		case "", "block", "deny", "ask":
+		default:
+			return true
+		}
+	}
+	return specific.Get("updatedInput").Exists()
 }
 
 // AnswerForNobody answers what nobody is there to answer. What guards a tool says no.

@@ -122,19 +122,37 @@ func TestInitialize_ItsErrorsRepeatNothingSecret(t *testing.T) {
 
 func TestAnswersAll_HooksSayNoMoreThanTheirKind(t *testing.T) {
 	asked := func(subtype string) gjson.Result { return gjson.Parse(`{"subtype":"` + subtype + `"}`) }
-	mayMode := func(string) bool { return false }
+	may := Permissions{MayMode: func(string) bool { return false }, MayApprove: true}
 	for answer, isGood := range map[string]bool{`{}`: true, `{"continue":true,"decision":"block","reason":"x"}`: true,
 		`{"hookSpecificOutput":{"hookEventName":"PreToolUse","permissionDecision":"deny"}}`: true,
 		`{"hookSpecificOutput":{"hookEventName":"PreToolUse","updatedPermissions":[]}}`:     false,
 		`{"hookSpecificOutput":{"decision":{"behavior":"allow"}}}`:                          false,
 		`{"async":true}`: false, `[]`: false, `7`: false} {
-		_, err := AnswersAll(asked("hook_callback"), gjson.Parse(answer), mayMode)
+		_, err := AnswersAll(asked("hook_callback"), gjson.Parse(answer), may)
 		require.Equal(t, isGood, err == nil, answer)
 	}
-	_, err := AnswersAll(asked("mcp_message"), gjson.Parse(`{"mcp_response":{}}`), mayMode)
+	_, err := AnswersAll(asked("mcp_message"), gjson.Parse(`{"mcp_response":{}}`), may)
 	require.NoError(t, err)
-	_, err = AnswersAll(asked("mcp_message"), gjson.Parse(`{"mcp_response":{},"more":1}`), mayMode)
+	_, err = AnswersAll(asked("mcp_message"), gjson.Parse(`{"mcp_response":{},"more":1}`), may)
 	require.Error(t, err)
-	_, err = AnswersAll(asked("request_user_dialog"), gjson.Parse(`{}`), mayMode)
+	_, err = AnswersAll(asked("request_user_dialog"), gjson.Parse(`{}`), may)
 	require.Error(t, err, "what isn't known can only be refused")
+}
+
+// A hook's word counts as an approval does.
+func TestAnswersAll_HooksOnlyRefuseWhereNothingIsApproved(t *testing.T) {
+	asked := gjson.Parse(`{"subtype":"hook_callback"}`)
+	specific := func(more string) string { return `{"hookSpecificOutput":{"hookEventName":"PreToolUse",` + more + `}}` }
+	for answer, refuses := range map[string]bool{
+		`{}`: true, `{"decision":"block"}`: true, specific(`"permissionDecision":"deny"`): true,
+		specific(`"permissionDecision":"ask"`): true, specific(`"additionalContext":"x"`): true,
+		`{"decision":"approve"}`: false, specific(`"permissionDecision":"allow"`): false,
+		specific(`"permissionDecision":["allow"]`): false, specific(`"permissionDecision":"defer"`): false,
+		specific(`"updatedInput":{}`): false, specific(`"permissionDecision":"deny","updatedInput":{}`): false,
+	} {
+		_, err := AnswersAll(asked, gjson.Parse(answer), Permissions{})
+		require.Equal(t, refuses, err == nil, answer)
+		_, err = AnswersAll(asked, gjson.Parse(answer), Permissions{MayApprove: true})
+		require.NoError(t, err, answer)
+	}
 }

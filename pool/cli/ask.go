@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// answerTime is how long a CLI may take to read what it has asked for.
+	// answerTime is how long a CLI may take to read what it has asked for, or what belongs to its run.
 	answerTime = time.Minute
 	// mostWaits is for how many of the longest waits for an answer a run's time stands still.
 	mostWaits = 12
@@ -85,12 +85,23 @@ func (p *Process) PendingAsk(id string) (Ask, bool) {
 // answer otherwise; the same answer again is good, as whoever gave it may not have heard that it was taken. It waits
 // for a CLI that doesn't read.
 func (p *Process) Answer(id string, answer json.RawMessage) error {
-	return p.reply(id, claude.AnswerControl(id, answer))
+	_, err := p.reply(id, claude.AnswerControl(id, answer))
+	return err
+}
+
+// AnswerFor is Answer by somebody else than the host, who is told that nothing is waited for any longer.
+func (p *Process) AnswerFor(id string, answer json.RawMessage) error {
+	taken, err := p.reply(id, claude.AnswerControl(id, answer))
+	if taken != nil {
+		taken.host.Withdrawn(id)
+	}
+	return err
 }
 
 // AnswerError tells the CLI that it doesn't get what it has asked for, and why.
 func (p *Process) AnswerError(id, why string) error {
-	return p.reply(id, claude.RefuseControl(id, why))
+	_, err := p.reply(id, claude.RefuseControl(id, why))
+	return err
 }
 
 // DeclineAll says no to all that waits for the host's answer, as nobody is there who could give it. It doesn't wait.
@@ -112,14 +123,20 @@ func (p *Process) decline(a *pendingAsk, why string) {
 	}
 }
 
-func (p *Process) reply(id string, line []byte) error {
-	switch taken, isRepeated := p.asks.answer(id, line); {
+func (p *Process) reply(id string, line []byte) (taken *pendingAsk, err error) {
+	taken, isRepeated := p.asks.answer(id, line)
+	switch {
 	case isRepeated:
-		return nil
+		return nil, nil
 	case taken == nil:
-		return ErrNotAsked
+		return nil, ErrNotAsked
 	}
 	p.noteActivity()
+	return taken, p.sendSoon(line)
+}
+
+// sendSoon sends a line to a CLI that has time to read. One that doesn't is killed.
+func (p *Process) sendSoon(line []byte) error {
 	sent := make(chan error, 1)
 	go func() { sent <- p.send(line) }()
 	timeout := time.NewTimer(answerTime)
@@ -127,7 +144,7 @@ func (p *Process) reply(id string, line []byte) error {
 	select {
 	case err := <-sent:
 		return err
-	case <-timeout.C: // it isn't worth waiting for any longer
+	case <-timeout.C:
 		p.kill()
 		return ErrDied
 	case <-p.exited:

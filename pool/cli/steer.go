@@ -22,7 +22,7 @@ func (p *Process) Steer(uuid string, message json.RawMessage, priority string) e
 	if t == nil || !t.addMessage(uuid) {
 		return ErrNoRun
 	}
-	return p.send(claude.SteeringMessage(uuid, message, priority))
+	return p.sendSoon(claude.SteeringMessage(uuid, message, priority))
 }
 
 // InterruptRun has the CLI end the run, which tells so in its result. ErrNoRun: nothing runs that could be interrupted.
