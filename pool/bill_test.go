@@ -11,6 +11,7 @@ import (
 
 	"claudepool/infra/testkit"
 	"claudepool/infra/usage"
+	"claudepool/pool/api"
 	"claudepool/pool/broker"
 )
 
@@ -45,4 +46,33 @@ func TestBill_WhatIsKnownAtTheEndDoesNotWaitForCallsThatGoOn(t *testing.T) {
 	require.EqualValues(t, 1, calls())
 	b.End(true, &broker.Usage{Model: "claude-haiku-5-5", Input: 1})
 	require.EqualValues(t, 2, calls())
+}
+
+// A turn that waits for its client's tools goes on in another request, which may have come by another key.
+func TestBill_EachPartOfATurnIsChargedToItsRequest(t *testing.T) {
+	client := redis.NewClient(&redis.Options{})
+	t.Cleanup(func() { _ = client.Close() })
+	ledger := usage.NewLedger(client, slog.New(slog.DiscardHandler)) // which keeps what it gets
+	b := &bill{pool: &Pool{opts: Options{Ledger: ledger}}, user: "ada", key: "one"}
+	call := func() error {
+		err := b.Begin(t.Context(), true)
+		if err == nil {
+			b.End(true, &broker.Usage{Model: "claude-haiku-5-5", Input: 1})
+		}
+		return err
+	}
+	b.begin()
+	require.NoError(t, call())
+	b.settle()
+	require.Empty(t, b.sums, "the ledger has them, as it may wait for long")
+	b.goOn(&api.Request{ServiceKey: "two", MaxTurns: new(1)})
+	require.Equal(t, "two", b.key)
+	require.NoError(t, call())
+	require.Error(t, call(), "the part's own limit")
+	why, hasBegun := b.refused()
+	require.NotNil(t, why)
+	require.True(t, hasBegun)
+	require.NotEmpty(t, b.sums)
+	b.close()
+	require.Empty(t, b.sums)
 }

@@ -121,7 +121,7 @@ func (h *Handle) revive(ctx context.Context) error {
 func (h *Handle) run(ctx context.Context, sent func(),
 	emit func(context.Context, [][]byte) error) (cli.Outcome, error) {
 	h.failed, h.dirty = true, true
-	h.hideDigests()
+	h.trustDigests(false)
 	h.bill.begin()
 	h.pool.spaces.mark(h.user)
 	if h.attempt == nil {
@@ -174,7 +174,7 @@ func (h *Handle) IsError() bool { return h.outcome.Result != nil && h.outcome.Re
 // giveUp says that the turn counts for nothing: its conversation can be found again by those who go on without it. They
 // wait in line until it has been forgotten. It may be called more than once, also when the turn is over.
 func (h *Handle) giveUp() {
-	h.showDigests()
+	h.trustDigests(true)
 	h.attempt.tell()
 }
 

@@ -210,18 +210,11 @@ func (s *slot) unsetProcess() {
 	s.user.countLocked(0, 0, -1)
 }
 
-// hideDigests marks the conversation as one whose digests can't be relied on until a turn has gone well.
-func (s *slot) hideDigests() {
+// trustDigests says whether the digests tell what whoever gets the slot next will find: not while a turn runs.
+func (s *slot) trustDigests(can bool) {
 	s.user.table.mu.Lock()
 	defer s.user.table.mu.Unlock()
-	s.setDigestsLocked(s.digests, false)
-}
-
-// showDigests says that the conversation is what it was before its turn, or will be for who gets the slot next.
-func (s *slot) showDigests() {
-	s.user.table.mu.Lock()
-	defer s.user.table.mu.Unlock()
-	s.setDigestsLocked(s.digests, true)
+	s.setDigestsLocked(s.digests, can)
 }
 
 // setDigests publishes what has been said in the conversation by now.

@@ -125,9 +125,7 @@ func (u *user) holdAll(ctx context.Context, session string) (held []*slot, err e
 // isAll reports whether the slots are those of all known conversations, or of that of one session. Turns that ended
 // while they were waited for may have begun others, and who held one before may have taken its conversation away.
 func isAll(held []*slot, known map[string]*conversation, session string) bool {
-	if session != "" {
-		maps.DeleteFunc(known, func(id string, _ *conversation) bool { return id != session })
-	}
+	maps.DeleteFunc(known, func(id string, _ *conversation) bool { return session != "" && id != session })
 	return len(held) == len(known) && !slices.ContainsFunc(held, func(s *slot) bool { return s.removed })
 }
 
