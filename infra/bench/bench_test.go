@@ -54,6 +54,15 @@ func TestTranslation_PrintsTheRatiosOfTheEndpoints(t *testing.T) {
 	}
 }
 
+func TestChannels_PrintsWhatReadersCost(t *testing.T) {
+	var table strings.Builder
+	require.NoError(t, realMain(t.Context(), options{quick: true, reads: true, stdout: &table}, t.Logf))
+	t.Log("\n" + table.String())
+	require.Regexp(t, `(?m)^5 +[1-9][\d.]* MiB +[1-9][\d.]* MiB +[1-9]\d* +[1-9]\d* +\d`, table.String())
+	require.Regexp(t, `(?m)^events/s of 2 streams +[1-9]\d* +[1-9]\d* +\d+\.\d{3} .* 2$`, table.String())
+	require.Contains(t, table.String(), "\n100.0 % of the channels' events")
+}
+
 // needClone is for what takes a commit out of the repository.
 func needClone(t *testing.T) {
 	t.Helper()

@@ -4,8 +4,9 @@
 // the scripted CLI. All that is compared takes turns within one run, so that what else the machine does hits all alike.
 //
 // With -base it compares the working tree with another commit instead, see comparison, with -density too how many users
-// an instance serves, see crowding; with -messages it compares the endpoint POST /v1/messages with the pooled one, and
-// with -telemetry a service that sends traces and metrics with one that doesn't.
+// an instance serves, see crowding; with -messages it compares the endpoint POST /v1/messages with the pooled one, with
+// -telemetry a service that sends traces and metrics with one that doesn't, and with -channels readers of channels with
+// pooled requests.
 package main
 
 import (
@@ -85,6 +86,7 @@ type options struct {
 	load   bool
 	api    bool
 	traced bool
+	reads  bool
 	base   string
 	dense  time.Duration // 0 is not at all
 	out    string        // folder of the reports
@@ -99,6 +101,7 @@ func main() {
 	flag.BoolVar(&o.load, "load", false, "put one instance under load instead, and write infra/bench/LOAD.md")
 	flag.BoolVar(&o.api, "messages", false, "compare POST /v1/messages with the pooled endpoint instead")
 	flag.BoolVar(&o.traced, "telemetry", false, "compare a service that sends traces and metrics with one that doesn't")
+	flag.BoolVar(&o.reads, "channels", false, "measure idle readers of channels, and compare streaming ones with requests")
 	flag.StringVar(&o.base, "base", "", "compare the working tree with this commit instead, and print the ratios")
 	flag.DurationVar(&o.dense, "density", 0, "with -base: have more users than processes for so long, at each rate")
 	flag.StringVar(&o.out, "out", ".", "folder to write BENCH.md and infra/bench/first-token.svg into")
@@ -113,14 +116,14 @@ func main() {
 // check says what of the flags doesn't go together.
 func (o options) check() error {
 	modes := 0
-	for _, asked := range []bool{o.load, o.api, o.traced, o.base != ""} {
+	for _, asked := range []bool{o.load, o.api, o.traced, o.reads, o.base != ""} {
 		if asked {
 			modes++
 		}
 	}
 	switch {
 	case modes > 1:
-		return errors.New("-load, -messages, -telemetry and -base exclude each other")
+		return errors.New("-load, -messages, -telemetry, -channels and -base exclude each other")
 	case o.dense > 0 && o.base == "":
 		return errors.New("-density needs -base")
 	}
@@ -155,7 +158,7 @@ func realMain(ctx context.Context, o options, say func(string, ...any)) (err err
 	if o.base != "" {
 		return l.compare(ctx, o)
 	}
-	if err := l.build(o.quick || o.load || o.api || o.traced); err != nil {
+	if err := l.build(o.quick || o.load || o.api || o.traced || o.reads); err != nil {
 		return err
 	}
 	if o.api {
@@ -163,6 +166,9 @@ func realMain(ctx context.Context, o options, say func(string, ...any)) (err err
 	}
 	if o.traced {
 		return l.telemetry(ctx, o.quick, o.stdout)
+	}
+	if o.reads {
+		return l.readChannels(ctx, o.quick, o.stdout)
 	}
 	if o.load {
 		plan := fullLoad

@@ -116,9 +116,10 @@ func (b *tab) text(selector string) string {
 		`.map((e) => e.innerText).join("\n")`)
 }
 
+// evaluate returns what a script comes to, also in its own time.
 func evaluate[T any](b *tab, script string) T {
 	b.t.Helper()
-	value, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](script))
+	value, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](script, chromedp.EvalAwaitPromise))
 	require.NoError(b.t, err)
 	return value
 }

@@ -6,8 +6,7 @@ import { createSdkMcpServer, getCcrEvent, getSseDropCounts, query, tool, z } fro
 import { calls, key, service, until } from "./service.mjs";
 
 /** A conversation that one talks with through the SDK. */
-function converse(name, options = {}, base = service) {
-  const id = crypto.randomUUID();
+function converse(name, options = {}, base = service, id = crypto.randomUUID()) {
   const waiting = [];
   let wake = () => {};
   async function* prompt() {
@@ -129,6 +128,25 @@ test("a schema is kept to in every turn", async () => {
     c.say(`${call("StructuredOutput", { x })} schema ${x}`);
     assert.deepEqual((await c.result()).structured_output, { x });
   }
+  await c.close();
+});
+
+test("a schema comes to a conversation that runs, which goes on", async () => {
+  const before = converse("channel-late-schema");
+  before.say("schema later 0");
+  assert.equal((await before.result()).structured_output, undefined);
+  await before.close();
+  const jsonSchema = { type: "object", properties: { x: { type: "integer" } }, required: ["x"] };
+  const c = converse("channel-late-schema", { jsonSchema }, service, before.id);
+  for (const x of [1, 2]) {
+    c.say(`${call("StructuredOutput", { x })} schema later ${x}`);
+    let result;
+    do result = await c.result(); // of what was said before, too: the stream begins at the beginning
+    while (!result.structured_output);
+    assert.deepEqual(result.structured_output, { x });
+  }
+  const asked = await calls("schema later 1");
+  assert.match(asked[0].messages[0], /schema later 0/, "the model knows what was said before");
   await c.close();
 });
 
