@@ -271,6 +271,7 @@ func (s *slot) reserve() error {
 			p.evictions.room.Add(1)
 			victim.endIdle()
 		case ofUser:
+			p.toolWaits.undoLongestOf(s.user.id) // so that there is room when the client asks again
 			return api.RateLimited(time.Second, "%d conversations of this user are in use", p.opts.MaxProcessesPerUser)
 		default:
 			p.toolWaits.undoLongest()

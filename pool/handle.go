@@ -44,7 +44,7 @@ type Handle struct {
 	tools     *toolTurn              // whose client runs tools; nil: it has none
 
 	came             time.Time
-	spoke            time.Duration // from when it came until the first token; 0: none has come
+	spoke            atomic.Int64  // nanoseconds from when it came until the first token; 0: none has come
 	queued, prepared time.Duration // waited for the conversation, and then for its process
 	outcome          cli.Outcome   // of the turn, as far as it has gone
 }
@@ -156,17 +156,17 @@ func (h *Handle) run(ctx context.Context, sent func(),
 
 // noteFirstToken counts how long the turn took to its first token, once that has come.
 func (h *Handle) noteFirstToken() {
-	if h.spoke > 0 {
+	if h.spoke.Load() > 0 {
 		return
 	}
 	if at := h.process.FirstToken(); !at.IsZero() {
-		h.spoke = at.Sub(h.came)
-		h.pool.firstTokens.Observe(h.spoke, at)
+		h.spoke.Store(int64(at.Sub(h.came)))
+		h.pool.firstTokens.Observe(h.FirstToken(), at)
 	}
 }
 
 // FirstToken is how long the turn took to its first token from when its request had come; 0: there is none yet.
-func (h *Handle) FirstToken() time.Duration { return h.spoke }
+func (h *Handle) FirstToken() time.Duration { return time.Duration(h.spoke.Load()) }
 
 // IsError reports whether the turn's result says that it has failed.
 func (h *Handle) IsError() bool { return h.outcome.Result != nil && h.outcome.Result.IsError }

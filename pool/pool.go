@@ -98,7 +98,7 @@ func New(opts Options, owner Ownership) *Pool {
 		p.tuning = *opts.tuning
 	}
 	p.table = newTable(&p.opts)
-	p.toolWaits = newToolWaits(opts.MaxProcessesPerUser)
+	p.toolWaits = newToolWaits()
 	p.table.headroom.Store(headroomOf(p))
 	p.life, p.cutAll = context.WithCancelCause(context.Background())
 	p.starter = newStarter(p)

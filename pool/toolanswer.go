@@ -13,6 +13,7 @@ import (
 type answer struct {
 	streaming    bool
 	own, clients map[string]bool // calls without a result by their ids: of the CLI's own tools, and of the client's
+	noted        map[string]bool // all calls of the turn that have been told, subagents' too
 	last         time.Time       // when a line has come
 }
 
@@ -20,6 +21,9 @@ type answer struct {
 func (a *answer) note(raw []byte) {
 	a.last = time.Now()
 	line := gjson.ParseBytes(raw)
+	if line.Get("type").Str == "assistant" {
+		a.each(line, "tool_use", "id", func(id string, _ gjson.Result) { a.noted[id] = true })
+	}
 	if line.Get("parent_tool_use_id").Type == gjson.String {
 		return // a subagent's
 	}
@@ -47,10 +51,23 @@ func (a *answer) note(raw []byte) {
 	}
 }
 
+// knows reports whether all of these calls have been told.
+func (a *answer) knows(calls []*clientCall) bool {
+	for _, c := range calls {
+		if !a.noted[c.ID] {
+			return false
+		}
+	}
+	return true
+}
+
 // each calls do for each block of a kind in a line's message.
 func (a *answer) each(line gjson.Result, kind, id string, do func(id string, block gjson.Result)) {
 	if a.own == nil { // an answer may come without having been streamed
 		a.own, a.clients = make(map[string]bool), make(map[string]bool)
+	}
+	if a.noted == nil {
+		a.noted = make(map[string]bool)
 	}
 	line.Get("message.content").ForEach(func(_, block gjson.Result) bool {
 		if block.Get("type").Str == kind {

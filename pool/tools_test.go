@@ -2,7 +2,10 @@ package pool_test
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -66,7 +69,7 @@ func TestTools_AWaitingTurnDoesNotHoldADrainUp(t *testing.T) {
 	require.Len(t, s.owner.releasedUsers(), 1)
 }
 
-func TestTools_WaitingTurnsLeaveTheirUserAProcess(t *testing.T) {
+func TestTools_WaitingTurnsGiveWayToTheirUsersOthers(t *testing.T) {
 	t.Parallel()
 	s := newService(t, func(o *pool.Options) { o.MaxProcessesPerUser = 2 })
 	session := func() fields { return lookUp(fields{"session_id": uuid.NewString()}) }
@@ -78,9 +81,14 @@ func TestTools_WaitingTurnsLeaveTheirUserAProcess(t *testing.T) {
 	theirs := s.ask("bob", "three "+looks, session()).calls(t)
 
 	later := s.ask("ada", "four "+looks, other).calls(t)
-	require.Len(t, later, 1, "the one that has waited for longer gave way")
+	require.Len(t, later, 1, "nobody needs the other's process yet")
+	full := s.ask("ada", "five", session())
+	require.Equal(t, http.StatusTooManyRequests, full.status, full.body)
+	require.Eventually(t, func() bool { return s.ask("ada", "five", session()).status == http.StatusOK }, time.Minute,
+		10*time.Millisecond, "the turn that has waited for longest gives way")
 	late := s.results("ada", "one", ids, first)
-	require.Equal(t, http.StatusBadRequest, late.status, late.body)
+	require.Contains(t, []int{http.StatusBadRequest, http.StatusOK}, late.status, late.body)
+	require.NotContains(t, late.body, "seen by ada", "its turn is over: what it brings is history")
 	require.Contains(t, s.results("ada", "four", later, other).text(t), "seen by ada")
 
 	require.Empty(t, s.results("ada", "three", theirs, nil).of(api.TypeToolCalls), "another's turn")
@@ -92,4 +100,31 @@ func TestTools_WhatIsDeletedDoesNotWait(t *testing.T) {
 	s := newService(t, nil)
 	require.Len(t, s.ask("ada", looks, lookUp(nil)).calls(t), 1)
 	require.Equal(t, `{"deleted":1}`, s.forget("ada", ""))
+}
+
+// A client that reads slowly gets what the model said before its call, all the same.
+func TestTools_ACallDoesNotOvertakeWhatWasSaidBefore(t *testing.T) {
+	t.Parallel()
+	s := newService(t, nil)
+	raw, err := json.Marshal(lookUp(fields{"api_key": "sk-ant-api03-" + uuid.NewString(), "model": "haiku",
+		"messages": []fields{{"role": "user", "content": "[[1:say=before it]]" + looks}}}))
+	require.NoError(t, err)
+	req, err := api.Decode(raw)
+	require.NoError(t, err)
+	part, err := s.pool.AcquireWithTools(t.Context(), req, false)
+	require.NoError(t, err)
+	defer part.Release()
+	var said strings.Builder
+	slowly := sync.OnceFunc(func() { time.Sleep(2 * time.Second) })
+	require.NoError(t, part.Run(t.Context(), func() {}, func(_ context.Context, lines [][]byte) error {
+		slowly()
+		for _, line := range lines {
+			said.Write(line)
+		}
+		return nil
+	}))
+	before, _, found := strings.Cut(said.String(), api.TypeToolCalls)
+	require.True(t, found)
+	require.Contains(t, before, "message_stop")
+	require.Contains(t, before, "before it")
 }

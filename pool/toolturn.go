@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -83,6 +84,7 @@ func (t *toolTurn) called(a cli.Ask, m claude.MCPMessage) cli.Taking {
 	}
 	t.open.mu.Lock()
 	defer t.open.mu.Unlock()
+	id = strings.Clone(id) // it is kept longer than what it was asked in
 	t.open.open = append(t.open.open, &clientCall{api.ToolCall{ID: id, Name: name, Input: input}, a.ID, m})
 	t.open.begun[id], t.open.last = true, time.Now()
 	go t.look() // it may have to wait for whoever reads the lines
@@ -126,12 +128,12 @@ func (o *openCalls) list(ids map[string]bool) (open []*clientCall, all bool, las
 func (t *toolTurn) run() {
 	defer t.cut(nil)
 	err := t.h.Run(t.ctx, t.sent, t.emit)
-	t.h.pool.toolWaits.remove(t)
 	t.mu.Lock()
-	t.ended = true
+	t.ended = true // before it is taken out of those that wait, or it might join them again
 	part := t.part
 	t.part = nil
 	t.mu.Unlock()
+	t.h.pool.toolWaits.remove(t)
 	if part == nil {
 		t.h.Release()
 		return
@@ -173,6 +175,7 @@ func (t *toolTurn) emit(ctx context.Context, lines [][]byte) error {
 	if err := t.part.emit(ctx, lines); err != nil {
 		return err
 	}
+	t.answer.last = time.Now() // a client may have taken its time to read
 	t.lookLocked()
 	return nil
 }
@@ -189,7 +192,7 @@ func (t *toolTurn) lookLocked() {
 		return
 	}
 	open, all, last := t.open.list(t.answer.clients)
-	if len(open) == 0 {
+	if len(open) == 0 || !t.answer.knows(open) { // a call overtakes the lines before it, if their reader is slow
 		return
 	}
 	if quiet := min(time.Since(last), time.Since(t.answer.last)); (!all || len(t.answer.own) > 0) && quiet < settleTime {
@@ -211,7 +214,7 @@ func (t *toolTurn) waitLocked(open []*clientCall) {
 		calls[i] = c.ToolCall
 	}
 	t.h.bill.settle()
-	undo := t.h.pool.toolWaits.add(t) // before the client can know of it
+	mayWait := t.h.pool.toolWaits.add(t) // before the client can know of it
 	t.h.sendAway()
 	err := part.emit(t.ctx, [][]byte{api.ToolCallsEvent(calls)})
 	part.count()
@@ -220,8 +223,8 @@ func (t *toolTurn) waitLocked(open []*clientCall) {
 		t.h.pool.toolWaits.remove(t)
 		t.cut(err)
 	}
-	if undo != nil {
-		undo.cut(errOvertaken)
+	if !mayWait {
+		t.cut(errOvertaken)
 	}
 }
 

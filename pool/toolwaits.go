@@ -21,38 +21,36 @@ var (
 			"history: ask again"}
 )
 
+// undoTime is how long it takes at most until a turn that gives way has done so.
+const undoTime = 5 * time.Second
+
 // longWait is after how long a waiting turn gives way to requests that find no room.
 const longWait = time.Minute
 
 // toolWaits are the turns that wait for what their clients' tools say. Its methods may be called concurrently.
 type toolWaits struct {
-	most  int          // of one user
 	count atomic.Int64 // spares most requests the lock
 
 	mu     sync.Mutex // guards the following
 	users  map[string][]*toolTurn
+	undone map[string]time.Time // when one of a user with others last gave way to that user
 	closed bool // none may wait any more
 }
 
-// newToolWaits leaves each user a process that can be used.
-func newToolWaits(processes int) *toolWaits {
-	return &toolWaits{most: max(1, processes-1), users: make(map[string][]*toolTurn)}
+func newToolWaits() *toolWaits {
+	return &toolWaits{users: make(map[string][]*toolTurn), undone: make(map[string]time.Time)}
 }
 
-// add notes that a turn waits. The one that is returned, if any, may not: it has to be undone.
-func (w *toolWaits) add(t *toolTurn) (undo *toolTurn) {
+// add notes that a turn waits, and reports whether it may. There are no more of a user than the user has processes.
+func (w *toolWaits) add(t *toolTurn) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
-		return t
-	}
-	if waiting := w.users[t.user]; len(waiting) >= w.most {
-		undo = waiting[0]
-		w.removeLocked(undo)
+		return false
 	}
 	w.users[t.user] = append(w.users[t.user], t)
 	w.count.Add(1)
-	return undo
+	return true
 }
 
 // remove notes that a turn doesn't wait any more, and reports whether it did.
@@ -70,6 +68,7 @@ func (w *toolWaits) removeLocked(t *toolTurn) bool {
 	}
 	if waiting = slices.Delete(waiting, i, i+1); len(waiting) == 0 {
 		delete(w.users, t.user)
+		delete(w.undone, t.user)
 	} else {
 		w.users[t.user] = waiting
 	}
@@ -120,6 +119,18 @@ func (w *toolWaits) undo(user, session string) {
 			w.removeLocked(t)
 			t.cut(errOvertaken)
 		}
+	}
+}
+
+// undoLongestOf ends the user's turn that has waited for longest, if there is one.
+func (w *toolWaits) undoLongestOf(user string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if waiting := w.users[user]; len(waiting) > 0 && time.Since(w.undone[user]) > undoTime {
+		longest := waiting[0]
+		w.undone[user] = time.Now()
+		w.removeLocked(longest)
+		longest.cut(errOvertaken)
 	}
 }
 

@@ -72,7 +72,7 @@ func TestSending_HasNothingThatIsntKnown(t *testing.T) {
 
 func TestInitialize_TakesWhatIsListedAndNothingElse(t *testing.T) {
 	init, err := DecodeInitialize(json.RawMessage(`{"subtype":"initialize","hooks":{"PreToolUse":[{"matcher":"Bash",
-		"hookCallbackIds":["hook_0"],"timeout":5}],"Stop":[{"hookCallbackIds":["hook_1"]}]},"sdkMcpServers":["client"],
+		"hookCallbackIds":["hook_0"],"timeout":5}],"Stop":[{"hookCallbackIds":["hook_1"]}]},"sdkMcpServers":["mine"],
 		"jsonSchema":{"type":"object"},"appendSystemPrompt":"be brief","promptSuggestions":false,"supportedDialogKinds":[],
 		"agents":{"poet":{"description":"d","prompt":"p","tools":["Read"],"model":"haiku"}}}`))
 	require.NoError(t, err)
@@ -98,7 +98,7 @@ func TestInitialize_TakesWhatIsListedAndNothingElse(t *testing.T) {
 		hook(`{"command":"id","type":"command"}`), hook(`{"hookCallbackIds":[1]}`), hook(`{"hookCallbackIds":"a"}`),
 		hook(`{"hookCallbackIds":["a"],"timeout":-1}`), hook(`{"hookCallbackIds":["a"],"matcher":1}`), `"hooks":[]`,
 		`"hooks":{"PreToolUse":{}}`, `"hooks":{"SessionStart":[]}`, `"hooks":{"PermissionRequest":[]}`,
-		`"sdkMcpServers":{"a":{"command":"id"}}`, `"sdkMcpServers":[{"command":"id"}]`, `"sdkMcpServers":["a b"]`,
+		`"sdkMcpServers":{"a":{"command":"id"}}`, `"sdkMcpServers":[{"command":"id"}]`, `"sdkMcpServers":["a b"]`, `"sdkMcpServers":["client"]`,
 		`"jsonSchema":"x"`, `"appendSystemPrompt":7`, `"appendSystemPrompt":"a\u0000"`, `"hooks":{},"hooks":{}`,
 		hook(strings.TrimSuffix(strings.Repeat(`{"hookCallbackIds":["a"]},`, maxHooks+1), ",")),
 		fmt.Sprintf(`"jsonSchema":{"x":%q}`, strings.Repeat("x", maxInitialize)),

@@ -127,6 +127,9 @@ func checkServers(names gjson.Result) error {
 	if !names.IsArray() || !allStrings(names, serverForm.MatchString) || len(names.Array()) > maxServers {
 		return Invalid("initialize.sdkMcpServers: must be an array of at most %d names that match %s", maxServers, serverForm)
 	}
+	if !allStrings(names, func(name string) bool { return name != ToolServer }) {
+		return Invalid("initialize.sdkMcpServers: %s is the service's own, choose another name", ToolServer)
+	}
 	return nil
 }
 

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
 	"regexp"
 
 	"github.com/tidwall/gjson"
@@ -58,9 +59,6 @@ func (r *Request) validateClientTools() error {
 	if len(r.ClientTools) > maxTools {
 		return Invalid("tools: at most %d are accepted", maxTools)
 	}
-	if _, taken := r.MCPServers[ToolServer]; taken {
-		return Invalid("mcp_servers.%s: the name is that of the tools' own server, choose another one", ToolServer)
-	}
 	size, names := 0, make(map[string]bool)
 	for i, t := range r.ClientTools {
 		schema := gjson.ParseBytes(t.InputSchema)
@@ -72,6 +70,10 @@ func (r *Request) validateClientTools() error {
 		case !schema.IsObject() || schema.Get("type").Str != "object":
 			return Invalid("tools.%d.input_schema: must be a JSON schema of the type object", i)
 		}
+		var err error
+		if r.ClientTools[i].InputSchema, err = plainSchema(schema); err != nil {
+			return Invalid("tools.%d.input_schema.%s", i, err)
+		}
 		names[t.Name] = true
 		size += len(t.Name) + len(t.Description) + len(t.InputSchema)
 	}
@@ -79,6 +81,27 @@ func (r *Request) validateClientTools() error {
 		return Invalid("tools: must not be longer than %d bytes in all", maxToolsSize)
 	}
 	return r.validateResults()
+}
+
+// plainSchema is a schema without the fields that are null, as some clients write what is empty. A CLI takes none of a
+// request's tools if the schema of one is odd there, without a word.
+func plainSchema(schema gjson.Result) (json.RawMessage, error) {
+	fields := make(map[string]json.RawMessage)
+	schema.ForEach(func(key, value gjson.Result) bool {
+		if value.Type != gjson.Null {
+			fields[key.Str] = json.RawMessage(value.Raw)
+		}
+		return true
+	})
+	if p := schema.Get("properties"); fields["properties"] != nil && !p.IsObject() {
+		return nil, errors.New("properties: must be an object")
+	}
+	names := schema.Get("required")
+	areStrings := names.IsArray() && allStrings(names, func(string) bool { return true })
+	if fields["required"] != nil && !areStrings {
+		return nil, errors.New("required: must be an array of strings")
+	}
+	return json.Marshal(fields)
 }
 
 // resultTypes are the kinds of content that the result of a client's tool may hold.

@@ -127,6 +127,9 @@ func (r *Request) validateServers() error {
 		if !serverForm.MatchString(name) || r.containsToken(name) { // messages below repeat the name
 			return Invalid("mcp_servers: a name must match %s", serverForm)
 		}
+		if name == ToolServer {
+			return Invalid("mcp_servers.%s: the name is that of the tools' own server, choose another one", ToolServer)
+		}
 		if s.Type == "" && s.Command != "" {
 			s.Type = "stdio"
 		}

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +20,9 @@ const ToolServer = "client"
 
 // listTime is how long a CLI may take to ask which tools there are, once it knows of the server.
 const listTime = 10 * time.Second
+
+// mostTools is about how many names a CLI is told of, all of which it keeps.
+const mostTools = 1024
 
 var errUnlisted = errors.New("cli: the tools were not listed in time")
 
@@ -43,7 +47,7 @@ func (s *toolServer) set(tools json.RawMessage) (listed <-chan struct{}) {
 		s.seen = make(map[string][sha256.Size]byte)
 	}
 	eachTool(tools, func(name string, digest [sha256.Size]byte) bool {
-		s.seen[name] = digest
+		s.seen[strings.Clone(name)] = digest // a part of the list, which would be kept with it
 		return true
 	})
 	return told
@@ -63,10 +67,10 @@ func (s *toolServer) canHave(tools json.RawMessage) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	can := true
+	can := len(s.seen) < mostTools
 	eachTool(tools, func(name string, digest [sha256.Size]byte) bool {
 		before, known := s.seen[name]
-		can = !known || before == digest
+		can = can && !known || known && before == digest
 		return can
 	})
 	return can
@@ -136,6 +140,7 @@ func (p *Process) fitServers(ctx context.Context, wanted Settings) error {
 	}
 	listed := p.tools.set(wanted.Tools)
 	if err := p.setServers(ctx, wanted.MCP, wanted.Tools); err != nil {
+		p.Recycle() // another server of that name would need no approval
 		return err
 	}
 	select {

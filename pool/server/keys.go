@@ -16,6 +16,8 @@ const (
 	// keyKeep is how long an idempotency key is kept after the end of its turn. None is forgotten before, whatever else
 	// comes: where there are too many, new ones are refused.
 	keyKeep = 10 * time.Minute
+	// impliedKeep is how long one is kept that no client has sent: those that lose a connection come again by themselves.
+	impliedKeep = time.Minute
 	// keysOfUser and keysOfAll are how many keys are kept.
 	keysOfUser, keysOfAll = 1000, 20_000
 	// answersOfUser and answersOfAll are how many bytes of their answers; the oldest give way, and their keys stay.
@@ -187,7 +189,11 @@ func (k *keys) end(one *key, failed bool) {
 		k.removeLocked(one)
 		return
 	}
-	k.endLocked(one, time.Now().Add(keyKeep))
+	keep := keyKeep
+	if one.implied {
+		keep = impliedKeep
+	}
+	k.endLocked(one, time.Now().Add(keep))
 }
 
 func (k *keys) endLocked(one *key, expires time.Time) {

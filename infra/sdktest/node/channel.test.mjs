@@ -109,7 +109,7 @@ test("hooks and an MCP server live in the client", async () => {
   const c = converse("channel-hooks", {
     canUseTool: async (_, updatedInput) => ({ behavior: "allow", updatedInput }),
     hooks: { PreToolUse: [{ matcher: "Bash", hooks: [async () => ({ hookSpecificOutput: deny })] }] },
-    mcpServers: { client: createSdkMcpServer({ name: "client", version: "1.0.0", tools: [weather] }) },
+    mcpServers: { weather: createSdkMcpServer({ name: "weather", version: "1.0.0", tools: [weather] }) },
   });
   c.say(`${bash("touch a; echo one")} hooks 1`);
   await c.result();
