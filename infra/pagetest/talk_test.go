@@ -128,6 +128,32 @@ func TestTalk_ConversationsAreListedForkedAndDeleted(t *testing.T) {
 	b.requireNoComplaints()
 }
 
+func TestTalk_WhoComesBackToARunningTurnSeesItGoOnAndApproves(t *testing.T) {
+	t.Parallel()
+	b := newTalk(t, desktop)
+	b.says("one")
+	b.shows("#status", "Done in")
+	b.press("#fresh")
+	b.says("two")
+	b.shows("#status", "Done in")
+	b.lists(2)
+	b.says(`[[say=so far]] [[2:latency=1s]] [[1:latency=4s]] [[tool=Bash {"command":"mkdir made && echo it is made"}]]`)
+	b.shows("#status", "Claude is at work")
+	b.opens("one")
+	b.shows(".message.assistant", "reply to: one")
+	b.opens("two")
+	b.shows("#stop", "Stop")
+	b.shows(".message.user:last-of-type", "mkdir made")
+	b.shows(".ask .question", "May Bash run?")
+	b.shows("#status", "Your answer is needed")
+	b.press(".allow")
+	b.shows(".ask[data-answered]", "You allowed it.")
+	b.shows(".message.assistant:last-of-type", "tool said: it is made")
+	b.shows("#status", "Done in")
+	require.Equal(t, 1, evaluate[int](b, "document.querySelectorAll('.tool').length"), "nothing is there twice")
+	b.requireNoComplaints()
+}
+
 func TestTalk_FitsPhonesAndDesktops(t *testing.T) {
 	t.Parallel()
 	b := open(t, newBrowser(t), phone, newExample(t)+"/")

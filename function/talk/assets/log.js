@@ -4,26 +4,20 @@ import { make } from "../pool/text.js";
 import { ask, end } from "./asks.js";
 import { code, inputOf, Prose, summaryOf, textOf } from "./prose.js";
 
-// Log shows messages in an element. onAsked is told when an answer is needed, answer gives one for a request's id.
+// Log shows messages in its element. onAsked is told when an answer is needed, answer gives one for a request's id.
 export class Log {
-  #place;
+  element = make("div", "messages");
   #tools = new Map(); // by the id of the call: its card
   #asks = new Map(); // by the id of the request: its element
   #blocks = new Map(); // of the API message that streams, by index
   #streamed = new Set(); // ids of API messages that came in parts
 
-  constructor(place, { answer, onAsked }) {
-    this.#place = place;
+  constructor({ answer, onAsked }) {
     Object.assign(this, { answer, onAsked });
   }
 
-  clear() {
-    this.#place.replaceChildren();
-    for (const all of [this.#tools, this.#asks, this.#blocks, this.#streamed]) all.clear();
-  }
-
   get isEmpty() {
-    return this.#place.childElementCount === 0;
+    return this.element.childElementCount === 0;
   }
 
   // say shows what the person says.
@@ -33,16 +27,16 @@ export class Log {
 
   note(text, kind = "") {
     const made = make("p", `note ${kind}`, text);
-    this.#place.append(made);
+    this.element.append(made);
     return made;
   }
 
   // before shows messages that were said before those that are there.
   before(messages) {
-    const rest = [...this.#place.childNodes];
-    this.#place.replaceChildren();
+    const rest = [...this.element.childNodes];
+    this.element.replaceChildren();
     for (const m of messages) this.#history(m);
-    this.#place.append(...rest);
+    this.element.append(...rest);
   }
 
   #history({ role, content }) {
@@ -80,7 +74,7 @@ export class Log {
     const box = ask(request, (response) => this.answer(id, response));
     this.#asks.set(id, box);
     card?.state("asks", "needs your answer");
-    (card ? card.element : this.#place).append(box);
+    (card ? card.element : this.element).append(box);
     this.onAsked(request, box);
   }
 
@@ -143,13 +137,13 @@ export class Log {
   #message(role, who) {
     const made = make("article", `message ${role}`);
     made.append(make("h2", "who", who));
-    this.#place.append(made);
+    this.element.append(made);
     return made;
   }
 
   // answer is the message to which parts of the answer are added.
   #answer() {
-    const last = this.#place.lastElementChild;
+    const last = this.element.lastElementChild;
     return last?.matches(".message.assistant") ? last : this.#message("assistant", "Claude");
   }
 

@@ -5,18 +5,21 @@ import { List } from "./list.js";
 import { Log } from "./log.js";
 import { Refusal, Service, uuid } from "./service.js";
 
-const log = new Log(element("log"), { answer: (id, response) => service.answer(open.id, id, response), onAsked });
 const list = new List(element("list"), show);
 
 let service = null; // nobody has said who they are
 let open = begun();
-const turns = new Map(); // of this page that run: the AbortController of each, by conversation
+const turns = new Map(); // of this page that run: the conversation of each, by id
 let next = ""; // of the list
 let isAsked = true; // the service can ask before tools run
 
-// begun is a conversation in which nothing has been said yet.
-function begun() {
-  return { id: uuid(), title: "", isKnown: false, before: 0 };
+// begun is a conversation in which nothing has been said yet. Its log goes on while another one is open.
+function begun(id = uuid()) {
+  const made = { id, title: "", isKnown: false, before: 0, status: "", running: null };
+  made.log = new Log({
+    answer: (request, response) => service.answer(id, request, response), onAsked: (request, box) => onAsked(made, request, box),
+  });
+  return made;
 }
 
 // view is access, talk, or list, which matters on small screens.
@@ -25,17 +28,22 @@ function view(name) {
   element("open-list").setAttribute("aria-expanded", name === "list");
 }
 
-const tell = (text) => write(element("status"), text);
+// tell says how a conversation is.
+function tell(text, conversation = open) {
+  conversation.status = text;
+  if (conversation === open) write(element("status"), text);
+}
 
 // fail says what went wrong. Whoever isn't let in is asked for the credential again.
-function fail(error) {
+function fail(error, conversation = open) {
   if (error instanceof Refusal && error.status === 401) leave(error.message);
-  else log.note(error.message, "bad");
+  else conversation.log.note(error.message, "bad");
 }
 
 function leave(why = "") {
   service = null;
-  for (const turn of turns.values()) turn.abort();
+  for (const { running } of turns.values()) running.abort();
+  turns.clear();
   list.show([]);
   fresh();
   element("token").value = element("key").value = "";
@@ -86,36 +94,41 @@ function settle() {
   element("stop").hidden = !isBusy;
   for (const id of ["fork", "delete"]) element(id).disabled = isBusy || !open.isKnown;
   write(element("delete"), "Delete");
-  element("empty").hidden = !log.isEmpty;
+  element("empty").hidden = !open.log.isEmpty;
   element("earlier").hidden = !open.before;
   list.open(open.id);
 }
 
-// fresh opens a new conversation. A turn of the one before goes on.
-function fresh() {
-  open = begun();
-  log.clear();
-  tell("");
-  settle();
+// reveal has the page show a conversation. A turn of the one before goes on.
+function reveal(conversation) {
+  open = conversation;
+  element("log").replaceChildren(open.log.element);
+  tell(open.status);
   if (service) view("talk");
+  settle();
+  scroll(true);
+}
+
+function fresh() {
+  reveal(begun());
   element("text").focus();
 }
 
 // show opens a conversation.
 async function show(id) {
-  const opened = (open = { ...begun(), id, isKnown: true });
-  log.clear();
-  tell("Loading…");
-  view("talk");
-  settle();
+  if (turns.has(id)) {
+    reveal(turns.get(id));
+    return;
+  }
+  const opened = Object.assign(begun(id), { isKnown: true, status: "Loading…" });
+  reveal(opened);
   try {
     const [one, said] = await Promise.all([service.one(id), service.messages(id)]);
     if (open !== opened) return;
     Object.assign(open, { title: one.title, before: said.before ?? 0 });
-    log.before(said.messages);
-    tell(turns.has(id) ? "Claude is at work. You see what has come of it in the end." : one.running ?
-      "A turn of this conversation is running elsewhere. Open it again to see what has come of it." : "");
-    for (const asked of one.pending) log.asked(asked.request_id, asked.request);
+    open.log.before(said.messages);
+    if (!turns.has(id)) tell(one.running ? "A turn of this conversation is running elsewhere. Open it again to see what has come of it." : "");
+    for (const asked of one.pending) open.log.asked(asked.request_id, asked.request);
   } catch (error) {
     if (open === opened) fail(error);
   }
@@ -131,7 +144,7 @@ async function earlier() {
     const said = await service.messages(open.id, open.before);
     if (open !== opened) return;
     open.before = said.before ?? 0;
-    log.before(said.messages);
+    open.log.before(said.messages);
     settle();
     requestAnimationFrame(() => (place.scrollTop += place.scrollHeight - height));
   } catch (error) {
@@ -152,77 +165,83 @@ async function send(event) {
   const text = element("text").value.trim();
   if (!text || turns.has(open.id)) return;
   element("text").value = "";
-  log.say(text);
-  open.title ||= text.replace(/\s+/g, " ").slice(0, 80);
-  const running = new AbortController();
   const opened = open;
-  turns.set(opened.id, running);
+  const asking = service;
+  opened.log.say(text);
+  opened.title ||= text.replace(/\s+/g, " ").slice(0, 80);
+  opened.running = new AbortController();
+  turns.set(opened.id, opened);
   settle();
   scroll(true);
   tell("Claude is at work…");
-  await run(opened, text, running);
+  await run(opened, text);
+  if (service !== asking) return;
   turns.delete(opened.id);
-  if (!service) return;
+  opened.log.over();
   if (open === opened) end();
-  else if (open.id === opened.id) show(open.id); // which was opened again meanwhile
   load();
 }
 
 // end has the page be as after a turn.
 function end() {
-  log.over();
   settle();
   scroll();
   if (document.activeElement === document.body) element("text").focus();
 }
 
 // run runs a turn to its end, whatever that is, and says how it ended.
-async function run(opened, text, running) {
+async function run(opened, text) {
+  const { log, running } = opened;
+  const asking = service;
   const body = { session_id: opened.id, messages: [{ role: "user", content: text }] };
   if (element("model").value) body.model = element("model").value;
   if (isAsked) Object.assign(body, { interactive: true, permission_mode: "default" });
-  const isOpen = () => open === opened && service !== null;
   try {
-    await service.turn(body, running.signal, (e) => isOpen() && take(e));
+    await service.turn(body, running.signal, (e) => take(opened, e));
   } catch (error) {
+    if (service !== asking) return;
     if (isAsked && error.status === 400 && error.message.startsWith("interactive:")) {
       isAsked = false;
       log.note("This service can't ask before tools run: those that need approval are denied.");
-      await run(opened, text, running);
+      await run(opened, text);
       return;
     }
-    if (!isOpen()) return;
-    if (!running.signal.aborted) fail(error);
+    tell("", opened);
+    if (!running.signal.aborted) fail(error, opened);
     else log.note("Stopped. The conversation goes on as if this had not been said.");
-    tell("");
   }
 }
 
-// take shows an event of the open conversation's turn.
-function take(e) {
+// take shows an event of a conversation's turn.
+function take(opened, e) {
+  const { log } = opened;
   switch (e.type) {
     case "error":
       log.note(e.error.message, "bad");
-      tell("");
+      tell("", opened);
       break;
     case "result":
-      open.isKnown ||= !e.is_error;
-      if (e.is_error) log.note(`${element("log").textContent.includes(e.result) ? "" : e.result ?? ""} The turn failed: the ` +
+      opened.isKnown ||= !e.is_error;
+      if (e.is_error) log.note(`${log.element.textContent.includes(e.result) ? "" : e.result ?? ""} The turn failed: the ` +
         "conversation goes on as if this had not been said.", "bad");
-      tell(e.is_error ? "" : `Done in ${(e.duration_ms / 1000).toFixed(1)} s.`);
+      tell(e.is_error ? "" : `Done in ${(e.duration_ms / 1000).toFixed(1)} s.`, opened);
       break;
     case "control_cancel_request":
-      tell("Claude is at work…");
+      tell("Claude is at work…", opened);
   }
   log.event(e);
-  scroll();
+  if (open === opened) scroll();
 }
 
 // onAsked has the person notice that an answer is needed. The focus moves only where nobody is writing, and to no button:
 // a key that was meant for something else must not allow anything.
-function onAsked(request, box) {
+function onAsked(opened, request, box) {
   tell(request.tool_name === "AskUserQuestion" || request.subtype === "elicitation" ? "Claude asks you something." :
-    `May ${request.display_name ?? request.tool_name} run? Your answer is needed.`);
+    `May ${request.display_name ?? request.tool_name} run? Your answer is needed.`, opened);
+  if (open !== opened) {
+    load(); // the list says so
+    return;
+  }
   scroll(true);
   if (element("text").value.trim() === "") box.focus({ preventScroll: true });
 }
@@ -232,7 +251,7 @@ async function fork() {
     const { id } = await service.fork(open.id);
     await load();
     await show(id);
-    log.note("A fork: the same was said in it, but it has none of the files.");
+    open.log.note("A fork: the same was said in it, but it has none of the files.");
   } catch (error) {
     fail(error);
   }
@@ -264,7 +283,7 @@ async function more() {
   }
 }
 
-const stop = () => turns.get(open.id)?.abort();
+const stop = () => turns.get(open.id)?.running.abort();
 
 function keys(event) {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -285,5 +304,5 @@ for (const [id, press] of Object.entries({
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") stop();
 });
-settle();
+reveal(open);
 element("token").focus();
