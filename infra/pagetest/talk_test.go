@@ -1,6 +1,7 @@
 package pagetest_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -152,6 +153,28 @@ func TestTalk_WhoComesBackToARunningTurnSeesItGoOnAndApproves(t *testing.T) {
 	b.shows("#status", "Done in")
 	require.Equal(t, 1, evaluate[int](b, "document.querySelectorAll('.tool').length"), "nothing is there twice")
 	b.requireNoComplaints()
+}
+
+func TestTalk_WorksInWhateverPermissionModeTheServiceHas(t *testing.T) {
+	t.Parallel()
+	cli, err := pooltest.ScriptedCLI()
+	require.NoError(t, err)
+	browser := newBrowser(t)
+	for _, mode := range []string{"plan", "default", "dontAsk", "acceptEdits", "bypassPermissions"} {
+		service := startService(t, cli, "ISOLATION=off", "PERMISSION_MODE="+mode)
+		b := open(t, browser, desktop, "http://"+service+"/")
+		b.giveToken(talker)
+		b.shows("#list-about", "There are none yet.")
+		for _, text := range []string{"hello", "and again"} {
+			b.says(text)
+			b.shows(".message.assistant:last-of-type", "reply to: "+text)
+			b.shows("#status", "Done in")
+		}
+		notes := b.text(".note")
+		require.Equal(t, mode == "plan", notes != "", "%s: %s", mode, notes)
+		require.LessOrEqual(t, strings.Count(notes, "its own permission mode is in force"), 1, "it is said once")
+		b.requireNoComplaints()
+	}
 }
 
 func TestTalk_FitsPhonesAndDesktops(t *testing.T) {

@@ -11,7 +11,10 @@ let service = null; // nobody has said who they are
 let open = begun();
 const turns = new Map(); // of this page that run: the conversation of each, by id
 let next = ""; // of the list
-let isAsked = true; // the service can ask before tools run
+const allowsLess = { // by the field of a turn's request that the service doesn't allow
+  interactive: "This service can't ask before tools run: those that need approval are denied.",
+  permission_mode: "This service lets Claude do less than it would ask for: its own permission mode is in force.",
+};
 
 // begun is a conversation in which nothing has been said yet. Its log goes on while another one is open.
 function begun(id = uuid()) {
@@ -195,17 +198,10 @@ async function run(opened, text) {
   const asking = service;
   const body = { session_id: opened.id, messages: [{ role: "user", content: text }] };
   if (element("model").value) body.model = element("model").value;
-  if (isAsked) Object.assign(body, { interactive: true, permission_mode: "default" });
   try {
-    await service.turn(body, running.signal, (e) => take(opened, e));
+    await service.turn(body, running.signal, (e) => take(opened, e), (field) => log.note(allowsLess[field]));
   } catch (error) {
     if (service !== asking) return;
-    if (isAsked && error.status === 400 && error.message.startsWith("interactive:")) {
-      isAsked = false;
-      log.note("This service can't ask before tools run: those that need approval are denied.");
-      await run(opened, text);
-      return;
-    }
     tell("", opened);
     if (!running.signal.aborted) fail(error, opened);
     else log.note("Stopped. The conversation goes on as if this had not been said.");
