@@ -18,6 +18,17 @@ function rulesOf(request) {
     .map(({ type, behavior, rules }) => ({ type, behavior, rules, destination: "session" }));
 }
 
+// titleOf says in a line what is asked.
+export function titleOf(request) {
+  if (request.subtype === "elicitation" || request.tool_name === "AskUserQuestion") return "Claude asks you something.";
+  return `${mayRun(request)} Your answer is needed.`;
+}
+
+// mayRun names the tool first, as the other name may be one that its server has chosen.
+function mayRun({ tool_name: tool, display_name: other }) {
+  return `May ${tool}${other && other !== tool ? ` (“${other}”)` : ""} run?`;
+}
+
 // ask is the element that asks for an answer to the request. give is called with one, and returns when the service has it.
 export function ask(request, give) {
   const box = make("form", "ask");
@@ -50,7 +61,7 @@ export function end(box, told) {
 }
 
 function approval(box, request, answer) {
-  box.append(make("p", "question", `May ${request.display_name ?? request.tool_name} run?`));
+  box.append(make("p", "question", mayRun(request)));
   if (request.description) box.append(make("p", "about", request.description));
   if (request.blocked_path) box.append(make("p", "about", `It is about ${request.blocked_path}`));
   box.append(code(inputOf(request.tool_name, request.input), "What it gets"));

@@ -1,8 +1,8 @@
 // Puts the page together: the credential, the list, the conversation that is open, and its running turn.
 
 import { element, write } from "../pool/text.js";
+import { Conversation } from "./conversation.js";
 import { List } from "./list.js";
-import { Log } from "./log.js";
 import { Refusal, Service, uuid } from "./service.js";
 
 const list = new List(element("list"), show);
@@ -16,25 +16,19 @@ const allowsLess = { // by the field of a turn's request that the service doesn'
   permission_mode: "This service lets Claude do less than it would ask for: its own permission mode is in force.",
 };
 
-// begun is a conversation in which nothing has been said yet. Its log goes on while another one is open.
+// begun is a conversation in which nothing has been said yet.
 function begun(id = uuid()) {
-  const made = { id, title: "", isKnown: false, before: 0, status: "", running: null };
-  made.log = new Log({
-    answer: (request, response) => service.answer(id, request, response), onAsked: (request, box) => onAsked(made, request, box),
-  });
-  return made;
+  return new Conversation(id, { answer: (...given) => service.answer(...given), onAsked, onStatus });
+}
+
+function onStatus(conversation) {
+  if (conversation === open) write(element("status"), conversation.status);
 }
 
 // view is access, talk, or list, which matters on small screens.
 function view(name) {
   document.body.dataset.view = name;
   element("open-list").setAttribute("aria-expanded", name === "list");
-}
-
-// tell says how a conversation is.
-function tell(text, conversation = open) {
-  conversation.status = text;
-  if (conversation === open) write(element("status"), text);
 }
 
 // fail says what went wrong. Whoever isn't let in is asked for the credential again.
@@ -106,7 +100,7 @@ function settle() {
 function reveal(conversation) {
   open = conversation;
   element("log").replaceChildren(open.log.element);
-  tell(open.status);
+  onStatus(open);
   if (service) view("talk");
   settle();
   scroll(true);
@@ -130,7 +124,7 @@ async function show(id) {
     if (open !== opened) return;
     Object.assign(open, { title: one.title, before: said.before ?? 0 });
     open.log.before(said.messages);
-    if (!turns.has(id)) tell(one.running ? "A turn of this conversation is running elsewhere. Open it again to see what has come of it." : "");
+    if (!turns.has(id)) open.tell(one.running ? "A turn of this conversation is running elsewhere. Open it again to see what has come of it." : "");
     for (const asked of one.pending) open.log.asked(asked.request_id, asked.request);
   } catch (error) {
     if (open === opened) fail(error);
@@ -176,7 +170,7 @@ async function send(event) {
   turns.set(opened.id, opened);
   settle();
   scroll(true);
-  tell("Claude is at work…");
+  open.tell("Claude is at work…");
   await run(opened, text);
   if (service !== asking) return;
   turns.delete(opened.id);
@@ -199,42 +193,22 @@ async function run(opened, text) {
   const body = { session_id: opened.id, messages: [{ role: "user", content: text }] };
   if (element("model").value) body.model = element("model").value;
   try {
-    await service.turn(body, running.signal, (e) => take(opened, e), (field) => log.note(allowsLess[field]));
+    await service.turn(body, running.signal, (e) => {
+      opened.take(e);
+      if (open === opened) scroll();
+    }, (field) => log.note(allowsLess[field]));
   } catch (error) {
     if (service !== asking) return;
-    tell("", opened);
+    opened.tell("");
     if (!running.signal.aborted) fail(error, opened);
     else log.note("Stopped. The conversation goes on as if this had not been said.");
   }
 }
 
-// take shows an event of a conversation's turn.
-function take(opened, e) {
-  const { log } = opened;
-  switch (e.type) {
-    case "error":
-      log.note(e.error.message, "bad");
-      tell("", opened);
-      break;
-    case "result":
-      opened.isKnown ||= !e.is_error;
-      if (e.is_error) log.note(`${log.element.textContent.includes(e.result) ? "" : e.result ?? ""} The turn failed: the ` +
-        "conversation goes on as if this had not been said.", "bad");
-      tell(e.is_error ? "" : `Done in ${(e.duration_ms / 1000).toFixed(1)} s.`, opened);
-      break;
-    case "control_cancel_request":
-      tell("Claude is at work…", opened);
-  }
-  log.event(e);
-  if (open === opened) scroll();
-}
-
 // onAsked has the person notice that an answer is needed. The focus moves only where nobody is writing, and to no button:
 // a key that was meant for something else must not allow anything.
-function onAsked(opened, request, box) {
-  tell(request.tool_name === "AskUserQuestion" || request.subtype === "elicitation" ? "Claude asks you something." :
-    `May ${request.display_name ?? request.tool_name} run? Your answer is needed.`, opened);
-  if (open !== opened) {
+function onAsked(asking, box) {
+  if (asking !== open) {
     load(); // the list says so
     return;
   }
