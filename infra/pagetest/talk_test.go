@@ -177,6 +177,31 @@ func TestTalk_WorksInWhateverPermissionModeTheServiceHas(t *testing.T) {
 	}
 }
 
+func TestTalk_WhatIsRefusedIsInTheTextFieldAgain(t *testing.T) {
+	t.Parallel()
+	cli, err := pooltest.ScriptedCLI()
+	require.NoError(t, err)
+	service := startService(t, cli, "ISOLATION=off", "RATE_LIMIT_USER=2/h")
+	b := open(t, newBrowser(t), desktop, "http://"+service+"/")
+	b.giveToken(talker)
+	written := func() string { return evaluate[string](b, "document.querySelector('#text').value") }
+	b.shows("#list-about", "There are none yet.")
+	b.says("hello")
+	b.shows("#status", "Done in")
+	b.says("a long message")
+	b.shows("#send", "Send")
+	require.Eventually(t, func() bool { return written() == "a long message" }, patience, 20*time.Millisecond)
+	b.shows(".note.bad", "more than 2 requests")
+	require.NotContains(t, b.text(".message.user"), "long", "or it would be there twice when it is sent again")
+
+	b.do(chromedp.Evaluate[chromedp.Void](`void (globalThis.fetch = async () => ` +
+		`new Response('{"error":{"message":"who are you?"}}', {status: 401}))`))
+	b.press("#send")
+	b.shows("#refusal", "who are you?")
+	require.Equal(t, "a long message", written())
+	b.requireNoComplaints()
+}
+
 func TestTalk_FitsPhonesAndDesktops(t *testing.T) {
 	t.Parallel()
 	b := open(t, newBrowser(t), phone, newExample(t)+"/")

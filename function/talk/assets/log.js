@@ -20,9 +20,11 @@ export class Log {
     return this.element.childElementCount === 0;
   }
 
-  // say shows what the person says.
+  // say shows what the person says, and returns the element.
   say(text) {
-    this.#message("user", "You").append(new Prose().add(text).element);
+    const said = this.#message("user", "You");
+    said.append(new Prose().add(text).element);
+    return said;
   }
 
   note(text, kind = "") {

@@ -49,6 +49,11 @@ function leave(why = "") {
   element("token").focus();
 }
 
+function forget() {
+  element("text").value = "";
+  leave();
+}
+
 async function enter(event) {
   event.preventDefault();
   service = new Service(element("token").value.trim(), element("key").value.trim());
@@ -164,19 +169,32 @@ async function send(event) {
   element("text").value = "";
   const opened = open;
   const asking = service;
-  opened.log.say(text);
+  const said = opened.log.say(text);
   opened.title ||= text.replace(/\s+/g, " ").slice(0, 80);
   opened.running = new AbortController();
   turns.set(opened.id, opened);
   settle();
   scroll(true);
   open.tell("Claude is at work…");
-  await run(opened, text);
+  await run(opened, text, (refusal) => {
+    said.remove();
+    putBack(opened, text, refusal);
+  });
   if (service !== asking) return;
   turns.delete(opened.id);
   opened.log.over();
   if (open === opened) end();
   load();
+}
+
+// putBack has what the service has refused be in the text field again, if that is still the conversation's.
+function putBack(opened, text, refusal) {
+  if (open !== opened) {
+    open.log.note(`This was refused in “${opened.title}” (${refusal.message}): ${text}`, "bad");
+    return;
+  }
+  const field = element("text");
+  field.value = field.value.trim() ? `${text}\n${field.value}` : text;
 }
 
 // end has the page be as after a turn.
@@ -186,8 +204,8 @@ function end() {
   if (document.activeElement === document.body) element("text").focus();
 }
 
-// run runs a turn to its end, whatever that is, and says how it ended.
-async function run(opened, text) {
+// run runs a turn to its end, whatever that is, and says how it ended. onRefused is called if it can't even begin.
+async function run(opened, text, onRefused) {
   const { log, running } = opened;
   const asking = service;
   const body = { session_id: opened.id, messages: [{ role: "user", content: text }] };
@@ -200,8 +218,12 @@ async function run(opened, text) {
   } catch (error) {
     if (service !== asking) return;
     opened.tell("");
-    if (!running.signal.aborted) fail(error, opened);
-    else log.note("Stopped. The conversation goes on as if this had not been said.");
+    if (running.signal.aborted) {
+      log.note("Stopped. The conversation goes on as if this had not been said.");
+      return;
+    }
+    if (error instanceof Refusal) onRefused(error);
+    fail(error, opened);
   }
 }
 
@@ -266,7 +288,7 @@ element("access").addEventListener("submit", enter);
 element("composer").addEventListener("submit", send);
 element("text").addEventListener("keydown", keys);
 for (const [id, press] of Object.entries({
-  stop, fresh, fork, more, earlier, delete: remove, leave: () => leave(),
+  stop, fresh, fork, more, earlier, delete: remove, leave: forget,
   "open-list": () => view(document.body.dataset.view === "list" ? "talk" : "list"),
 })) {
   element(id).addEventListener("click", press);
