@@ -202,6 +202,34 @@ func TestTalk_WhatIsRefusedIsInTheTextFieldAgain(t *testing.T) {
 	b.requireNoComplaints()
 }
 
+func TestTalk_EscapeStopsOnlyWhereItIsMeantTo(t *testing.T) {
+	t.Parallel()
+	b := newTalk(t, desktop)
+	escape := func(on, more string) {
+		b.do(chromedp.Evaluate[chromedp.Void](`void document.querySelector("` + on + `").dispatchEvent(` +
+			`new KeyboardEvent("keydown", {key: "Escape", bubbles: true` + more + `}))`))
+	}
+	b.says(`[[1:latency=1s]] [[tool=Bash {"command":"mkdir made && echo it is made"}]]`)
+	escape("body", "")
+	escape("#model", "")
+	escape("#text", ", isComposing: true")
+	escape("#text", ", keyCode: 229")
+	b.shows(".ask .question", "May Bash run?")
+	escape("#text", "")
+	escape("#stop", "")
+	b.press(".allow")
+	b.shows(".message.assistant:last-of-type", "tool said: it is made")
+	b.shows("#status", "Done in")
+	for i, on := range []string{"#text", "#stop"} {
+		b.says("on and on [[words=500]] [[delay=200ms]]")
+		b.shows(".message.assistant:last-of-type", "w1")
+		escape(on, "")
+		b.shows("#send", "Send")
+		require.Equal(t, i+1, strings.Count(b.text(".note"), "Stopped."))
+	}
+	b.requireNoComplaints()
+}
+
 func TestTalk_FitsPhonesAndDesktops(t *testing.T) {
 	t.Parallel()
 	b := open(t, newBrowser(t), phone, newExample(t)+"/")

@@ -20,6 +20,11 @@ export class Log {
     return this.element.childElementCount === 0;
   }
 
+  // asks reports whether an answer is needed.
+  get asks() {
+    return [...this.#asks.values()].some((box) => !box.dataset.answered);
+  }
+
   // say shows what the person says, and returns the element.
   say(text) {
     const said = this.#message("user", "You");

@@ -278,23 +278,28 @@ async function more() {
 const stop = () => turns.get(open.id)?.running.abort();
 
 function keys(event) {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+  if (event.isComposing || event.keyCode === 229) return; // the key is the input method's; Safari has the number alone
+  if (event.key === "Enter" && !event.shiftKey) {
     event.preventDefault();
     element("composer").requestSubmit();
   }
+  escape(event);
+}
+
+// escape stops the turn, but not while that asks something: whoever wants to be rid of the question would lose it all.
+function escape(event) {
+  if (event.key === "Escape" && !open.log.asks) stop();
 }
 
 element("access").addEventListener("submit", enter);
 element("composer").addEventListener("submit", send);
 element("text").addEventListener("keydown", keys);
+element("stop").addEventListener("keydown", escape);
 for (const [id, press] of Object.entries({
   stop, fresh, fork, more, earlier, delete: remove, leave: forget,
   "open-list": () => view(document.body.dataset.view === "list" ? "talk" : "list"),
 })) {
   element(id).addEventListener("click", press);
 }
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") stop();
-});
 reveal(open);
 element("token").focus();
