@@ -230,6 +230,44 @@ func TestTalk_EscapeStopsOnlyWhereItIsMeantTo(t *testing.T) {
 	b.requireNoComplaints()
 }
 
+func TestTalk_NothingOfWhatAToolGetsIsAllowedUnseen(t *testing.T) {
+	t.Parallel()
+	b := newTalk(t, desktop)
+	b.says(`[[tool=Bash {"command":"mkdir made && echo it is made","description":"Make it","timeout":5000,` +
+		`"dangerouslyDisableSandbox":true}]]`)
+	b.shows(".ask .gets", "mkdir made")
+	for _, line := range []string{"description: Make it", "timeout: 5000", "dangerouslyDisableSandbox: true"} {
+		b.shows(".ask .gets", line)
+	}
+	b.press(".allow")
+	b.shows(".message.assistant:last-of-type", "tool said: it is made")
+	b.shows("#status", "Done in")
+
+	// What is typed for a test is its keys, one by one.
+	b.do(chromedp.Evaluate[chromedp.Void](`void (document.querySelector("#text").value = '[[tool=Bash {"command":` +
+		`"mkdir other; true ' + "x".repeat(20000) + ' && echo the end of it"}]]')`))
+	b.press("#send")
+	b.shows(".ask .gets", "more characters")
+	require.NotContains(t, b.text(".ask .gets"), "the end of it")
+	require.Empty(t, b.text(".allow, .always"))
+	b.press(".unfold")
+	b.shows(".ask .gets", "the end of it")
+	require.Equal(t, "PRE", evaluate[string](b, "document.activeElement.tagName"), "the focus is on no button")
+	b.press(".allow")
+	b.shows(".message.assistant:last-of-type", "tool said: the end of it")
+	b.requireNoComplaints()
+}
+
+func TestTalk_TheToolsOwnNameIsSeenBesideTheOneItsServerGivesIt(t *testing.T) {
+	t.Parallel()
+	b := open(t, newBrowser(t), desktop, newExample(t)+"/")
+	b.do(chromedp.Evaluate[chromedp.Void](`void import("./talk/asks.js").then((asks) => ` +
+		`document.querySelector("#access").append(` +
+		`asks.ask({tool_name: "mcp__evil__wipe", display_name: "Read", input: {}}, null)))`))
+	b.shows("#access .question", "May mcp__evil__wipe (“Read”) run?")
+	b.requireNoComplaints()
+}
+
 func TestTalk_FitsPhonesAndDesktops(t *testing.T) {
 	t.Parallel()
 	b := open(t, newBrowser(t), phone, newExample(t)+"/")

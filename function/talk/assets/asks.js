@@ -1,7 +1,7 @@
 // What a turn asks of the person: whether a tool may run, and what the model wants to know.
 
 import { make } from "../pool/text.js";
-import { code, inputOf } from "./prose.js";
+import { inputOf } from "./prose.js";
 
 let made = 0; // for ids
 
@@ -62,17 +62,14 @@ export function end(box, told) {
 
 function approval(box, request, answer) {
   box.append(make("p", "question", mayRun(request)));
-  if (request.description) box.append(make("p", "about", request.description));
+  if (request.description && request.description !== request.input.description) box.append(make("p", "about", request.description));
   if (request.blocked_path) box.append(make("p", "about", `It is about ${request.blocked_path}`));
-  box.append(code(inputOf(request.tool_name, request.input), "What it gets"));
+  const gets = make("div", "gets");
+  gets.append(...inputOf(request.tool_name, request.input));
   const row = make("div", "row");
-  row.append(button("Allow", "main allow", () => answer({ behavior: "allow" }, "You allowed it.")));
-  const rules = rulesOf(request);
-  if (rules.length > 0) {
-    const which = rules.flatMap((r) => r.rules).map((r) => (r.ruleContent ? `${r.toolName}(${r.ruleContent})` : r.toolName)).join(", ");
-    row.append(button(`Always allow ${which}`, "always", () => answer({ behavior: "allow", updatedPermissions: rules },
-      `You allowed it, and ${which} from now on.`)));
-  }
+  const isWhole = [...gets.children].every((block) => block.dataset.cut === "false");
+  row.append(...(isWhole ? allowing(request, answer) : [unfolding(request, answer, gets)]));
+  box.append(gets);
   const label = make("label", "why");
   const why = make("input");
   Object.assign(why, { type: "text", placeholder: "What to do instead", maxLength: 2000 });
@@ -82,6 +79,28 @@ function approval(box, request, answer) {
   box.addEventListener("submit", deny); // Enter in the field
   row.append(label, button("Deny", "deny", deny));
   box.append(row);
+}
+
+// allowing are the buttons that let the tool run.
+function allowing(request, answer) {
+  const buttons = [button("Allow", "main allow", () => answer({ behavior: "allow" }, "You allowed it."))];
+  const rules = rulesOf(request);
+  if (rules.length > 0) {
+    const which = rules.flatMap((r) => r.rules).map((r) => (r.ruleContent ? `${r.toolName}(${r.ruleContent})` : r.toolName)).join(", ");
+    buttons.push(button(`Always allow ${which}`, "always", () => answer({ behavior: "allow", updatedPermissions: rules },
+      `You allowed it, and ${which} from now on.`)));
+  }
+  return buttons;
+}
+
+// unfolding is a button that shows all of what the tool gets, and only then makes way for those that let it run.
+function unfolding(request, answer, gets) {
+  const unfold = button("Show all of it, to allow it", "unfold", () => {
+    gets.replaceChildren(...inputOf(request.tool_name, request.input, Infinity));
+    unfold.replaceWith(...allowing(request, answer));
+    gets.firstElementChild.focus();
+  });
+  return unfold;
 }
 
 function questions(box, request, answer) {

@@ -181,7 +181,7 @@ class Card {
   #about = make("span", "summary");
   #state = make("span", "state");
   #details = make("details");
-  #input = null;
+  #isFilled = false;
 
   constructor(name) {
     this.#name = name;
@@ -199,10 +199,10 @@ class Card {
   }
 
   fill({ input }) {
-    if (this.#input || Object.keys(input ?? {}).length === 0) return;
+    if (this.#isFilled || Object.keys(input ?? {}).length === 0) return;
     this.#about.textContent = summaryOf(input);
-    this.#input = code(inputOf(this.#name, input), "What it gets");
-    this.#details.append(this.#input);
+    this.#isFilled = true;
+    this.#details.append(...inputOf(this.#name, input));
   }
 
   result(text, isError) {
