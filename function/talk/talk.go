@@ -22,7 +22,7 @@ func Files() []page.File {
 		{Name: "", Type: "text/html; charset=utf-8", Text: read("talk.html")},
 		{Name: "talk.css", Type: "text/css; charset=utf-8", Text: read("talk.css")},
 	}
-	for _, name := range []string{"talk.js", "service.js", "list.js", "log.js", "asks.js", "prose.js"} {
+	for _, name := range []string{"talk.js", "conversation.js", "service.js", "list.js", "log.js", "asks.js", "prose.js"} {
 		files = append(files, page.File{Name: name, Type: "text/javascript; charset=utf-8", Text: read(name)})
 	}
 	return files

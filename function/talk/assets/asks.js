@@ -1,7 +1,7 @@
 // What a turn asks of the person: whether a tool may run, and what the model wants to know.
 
 import { make } from "../pool/text.js";
-import { code, inputOf } from "./prose.js";
+import { inputOf } from "./prose.js";
 
 let made = 0; // for ids
 
@@ -16,6 +16,17 @@ function button(text, className, press) {
 function rulesOf(request) {
   return (request.permission_suggestions ?? []).filter((s) => s.type === "addRules" && s.behavior === "allow")
     .map(({ type, behavior, rules }) => ({ type, behavior, rules, destination: "session" }));
+}
+
+// titleOf says in a line what is asked.
+export function titleOf(request) {
+  if (request.subtype === "elicitation" || request.tool_name === "AskUserQuestion") return "Claude asks you something.";
+  return `${mayRun(request)} Your answer is needed.`;
+}
+
+// mayRun names the tool first, as the other name may be one that its server has chosen.
+function mayRun({ tool_name: tool, display_name: other }) {
+  return `May ${tool}${other && other !== tool ? ` (“${other}”)` : ""} run?`;
 }
 
 // ask is the element that asks for an answer to the request. give is called with one, and returns when the service has it.
@@ -50,18 +61,15 @@ export function end(box, told) {
 }
 
 function approval(box, request, answer) {
-  box.append(make("p", "question", `May ${request.display_name ?? request.tool_name} run?`));
-  if (request.description) box.append(make("p", "about", request.description));
+  box.append(make("p", "question", mayRun(request)));
+  if (request.description && request.description !== request.input.description) box.append(make("p", "about", request.description));
   if (request.blocked_path) box.append(make("p", "about", `It is about ${request.blocked_path}`));
-  box.append(code(inputOf(request.tool_name, request.input), "What it gets"));
+  const gets = make("div", "gets");
+  gets.append(...inputOf(request.tool_name, request.input));
   const row = make("div", "row");
-  row.append(button("Allow", "main allow", () => answer({ behavior: "allow" }, "You allowed it.")));
-  const rules = rulesOf(request);
-  if (rules.length > 0) {
-    const which = rules.flatMap((r) => r.rules).map((r) => (r.ruleContent ? `${r.toolName}(${r.ruleContent})` : r.toolName)).join(", ");
-    row.append(button(`Always allow ${which}`, "always", () => answer({ behavior: "allow", updatedPermissions: rules },
-      `You allowed it, and ${which} from now on.`)));
-  }
+  const isWhole = [...gets.children].every((block) => block.dataset.cut === "false");
+  row.append(...(isWhole ? allowing(request, answer) : [unfolding(request, answer, gets)]));
+  box.append(gets);
   const label = make("label", "why");
   const why = make("input");
   Object.assign(why, { type: "text", placeholder: "What to do instead", maxLength: 2000 });
@@ -71,6 +79,28 @@ function approval(box, request, answer) {
   box.addEventListener("submit", deny); // Enter in the field
   row.append(label, button("Deny", "deny", deny));
   box.append(row);
+}
+
+// allowing are the buttons that let the tool run.
+function allowing(request, answer) {
+  const buttons = [button("Allow", "main allow", () => answer({ behavior: "allow" }, "You allowed it."))];
+  const rules = rulesOf(request);
+  if (rules.length > 0) {
+    const which = rules.flatMap((r) => r.rules).map((r) => (r.ruleContent ? `${r.toolName}(${r.ruleContent})` : r.toolName)).join(", ");
+    buttons.push(button(`Always allow ${which}`, "always", () => answer({ behavior: "allow", updatedPermissions: rules },
+      `You allowed it, and ${which} from now on.`)));
+  }
+  return buttons;
+}
+
+// unfolding is a button that shows all of what the tool gets, and only then makes way for those that let it run.
+function unfolding(request, answer, gets) {
+  const unfold = button("Show all of it, to allow it", "unfold", () => {
+    gets.replaceChildren(...inputOf(request.tool_name, request.input, Infinity));
+    unfold.replaceWith(...allowing(request, answer));
+    gets.firstElementChild.focus();
+  });
+  return unfold;
 }
 
 function questions(box, request, answer) {

@@ -4,45 +4,46 @@ import { make } from "../pool/text.js";
 import { ask, end } from "./asks.js";
 import { code, inputOf, Prose, summaryOf, textOf } from "./prose.js";
 
-// Log shows messages in an element. onAsked is told when an answer is needed, answer gives one for a request's id.
+// Log shows messages in its element. onAsked is told when an answer is needed, answer gives one for a request's id.
 export class Log {
-  #place;
+  element = make("div", "messages");
   #tools = new Map(); // by the id of the call: its card
   #asks = new Map(); // by the id of the request: its element
   #blocks = new Map(); // of the API message that streams, by index
   #streamed = new Set(); // ids of API messages that came in parts
 
-  constructor(place, { answer, onAsked }) {
-    this.#place = place;
+  constructor({ answer, onAsked }) {
     Object.assign(this, { answer, onAsked });
   }
 
-  clear() {
-    this.#place.replaceChildren();
-    for (const all of [this.#tools, this.#asks, this.#blocks, this.#streamed]) all.clear();
-  }
-
   get isEmpty() {
-    return this.#place.childElementCount === 0;
+    return this.element.childElementCount === 0;
   }
 
-  // say shows what the person says.
+  // asks reports whether an answer is needed.
+  get asks() {
+    return [...this.#asks.values()].some((box) => !box.dataset.answered);
+  }
+
+  // say shows what the person says, and returns the element.
   say(text) {
-    this.#message("user", "You").append(new Prose().add(text).element);
+    const said = this.#message("user", "You");
+    said.append(new Prose().add(text).element);
+    return said;
   }
 
   note(text, kind = "") {
     const made = make("p", `note ${kind}`, text);
-    this.#place.append(made);
+    this.element.append(made);
     return made;
   }
 
   // before shows messages that were said before those that are there.
   before(messages) {
-    const rest = [...this.#place.childNodes];
-    this.#place.replaceChildren();
+    const rest = [...this.element.childNodes];
+    this.element.replaceChildren();
     for (const m of messages) this.#history(m);
-    this.#place.append(...rest);
+    this.element.append(...rest);
   }
 
   #history({ role, content }) {
@@ -80,7 +81,7 @@ export class Log {
     const box = ask(request, (response) => this.answer(id, response));
     this.#asks.set(id, box);
     card?.state("asks", "needs your answer");
-    (card ? card.element : this.#place).append(box);
+    (card ? card.element : this.element).append(box);
     this.onAsked(request, box);
   }
 
@@ -143,13 +144,13 @@ export class Log {
   #message(role, who) {
     const made = make("article", `message ${role}`);
     made.append(make("h2", "who", who));
-    this.#place.append(made);
+    this.element.append(made);
     return made;
   }
 
   // answer is the message to which parts of the answer are added.
   #answer() {
-    const last = this.#place.lastElementChild;
+    const last = this.element.lastElementChild;
     return last?.matches(".message.assistant") ? last : this.#message("assistant", "Claude");
   }
 
@@ -180,7 +181,7 @@ class Card {
   #about = make("span", "summary");
   #state = make("span", "state");
   #details = make("details");
-  #input = null;
+  #isFilled = false;
 
   constructor(name) {
     this.#name = name;
@@ -198,10 +199,10 @@ class Card {
   }
 
   fill({ input }) {
-    if (this.#input || Object.keys(input ?? {}).length === 0) return;
+    if (this.#isFilled || Object.keys(input ?? {}).length === 0) return;
     this.#about.textContent = summaryOf(input);
-    this.#input = code(inputOf(this.#name, input), "What it gets");
-    this.#details.append(this.#input);
+    this.#isFilled = true;
+    this.#details.append(...inputOf(this.#name, input));
   }
 
   result(text, isError) {

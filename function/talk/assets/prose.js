@@ -2,7 +2,7 @@
 
 import { make } from "../pool/text.js";
 
-const mostShown = 20000; // characters of what a tool says
+const mostShown = 20000; // characters of what a tool gets or says
 
 // Prose is a text that may still be growing. Code between fences and backquotes is set as such, the rest as it is.
 export class Prose {
@@ -39,20 +39,25 @@ function paragraph(text) {
   return made;
 }
 
-// code is a block that can be scrolled, also without a mouse.
-export function code(text, label = "") {
+// code is a block that can be scrolled, also without a mouse. Of a text that is longer than most it has the beginning.
+export function code(text, label = "", most = mostShown) {
   const made = make("pre");
+  made.dataset.cut = text.length > most;
   made.tabIndex = 0;
   if (label) made.setAttribute("aria-label", label);
-  made.append(make("code", "", text.length > mostShown ? `${text.slice(0, mostShown)}\n… ${text.length - mostShown} more characters` : text));
+  made.append(make("code", "", text.length > most ? `${text.slice(0, most)}\n… ${text.length - most} more characters` : text));
   return made;
 }
 
-// inputOf is what a tool gets, as people read it.
-export function inputOf(name, input) {
-  if (name === "Bash" && typeof input.command === "string") return input.command;
-  return Object.entries(input).map(([key, value]) => `${key}: ${typeof value === "string" ? value : JSON.stringify(value, null, 2)}`)
-    .join("\n");
+// inputOf is what a tool gets, as people read it: blocks of code, the command in one and below it whatever else there is.
+export function inputOf(name, input, most = mostShown) {
+  const { command, ...others } = input;
+  const isCommand = name === "Bash" && typeof command === "string";
+  const rest = Object.entries(isCommand ? others : input)
+    .map(([key, value]) => `${key}: ${typeof value === "string" ? value : JSON.stringify(value, null, 2)}`).join("\n");
+  const blocks = isCommand ? [code(command, "What it gets", most)] : [];
+  if (rest) blocks.push(code(rest, isCommand ? "What else it gets" : "What it gets", most));
+  return blocks;
 }
 
 // summaryOf is the one thing that tells most of it.

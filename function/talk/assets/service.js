@@ -14,6 +14,7 @@ const silence = 60000; // ms; the service says something at least every 15 s
 export class Service {
   #token;
   #key;
+  #wishes = { interactive: true, permission_mode: "default" }; // of turns, as far as is known to be allowed
 
   constructor(token, key) {
     this.#token = token;
@@ -32,11 +33,11 @@ export class Service {
   answer = (session, request, response) => this.#json("POST", "v1/messages/pooled/answer",
     { ...this.#credential, session_id: session, request_id: request, response });
 
-  // turn runs one, and calls onEvent with each of its events until the end. To abort the signal ends it.
-  async turn(body, signal, onEvent) {
+  // turn runs one, and calls onEvent with each of its events until the end. To abort the signal ends it. It is asked
+  // before tools run; onLess is called with the field of the request that the service doesn't allow.
+  async turn(body, signal, onEvent, onLess) {
     const watch = new AbortController();
-    const answer = await this.#ask("POST", "v1/messages/pooled", { ...this.#credential, ...body },
-      AbortSignal.any([signal, watch.signal]));
+    const answer = await this.#begin(body, AbortSignal.any([signal, watch.signal]), onLess);
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     for (;;) {
@@ -48,6 +49,21 @@ export class Service {
       for (const line of lines) {
         if (line === "data: [DONE]") return;
         if (line.startsWith("data: ")) onEvent(JSON.parse(line.slice(6)));
+      }
+    }
+  }
+
+  // begin asks for a turn with fewer wishes until the service allows them. Whatever it refuses has not begun.
+  async #begin(body, signal, onLess) {
+    for (;;) {
+      try {
+        return await this.#ask("POST", "v1/messages/pooled", { ...this.#credential, ...body, ...this.#wishes }, signal);
+      } catch (error) {
+        const refused = Object.keys(this.#wishes).find((field) => error.status === 400 && error.message.startsWith(`${field}:`));
+        if (!refused) throw error;
+        if (refused === "interactive") this.#wishes = {}; // where nobody is asked, the mode default would deny too much
+        else delete this.#wishes[refused];
+        onLess(refused);
       }
     }
   }

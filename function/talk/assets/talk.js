@@ -1,22 +1,28 @@
 // Puts the page together: the credential, the list, the conversation that is open, and its running turn.
 
 import { element, write } from "../pool/text.js";
+import { Conversation } from "./conversation.js";
 import { List } from "./list.js";
-import { Log } from "./log.js";
 import { Refusal, Service, uuid } from "./service.js";
 
-const log = new Log(element("log"), { answer: (id, response) => service.answer(open.id, id, response), onAsked });
 const list = new List(element("list"), show);
 
 let service = null; // nobody has said who they are
 let open = begun();
-const turns = new Map(); // of this page that run: the AbortController of each, by conversation
+const turns = new Map(); // of this page that run: the conversation of each, by id
 let next = ""; // of the list
-let isAsked = true; // the service can ask before tools run
+const allowsLess = { // by the field of a turn's request that the service doesn't allow
+  interactive: "This service can't ask before tools run: those that need approval are denied.",
+  permission_mode: "This service lets Claude do less than it would ask for: its own permission mode is in force.",
+};
 
 // begun is a conversation in which nothing has been said yet.
-function begun() {
-  return { id: uuid(), title: "", isKnown: false, before: 0 };
+function begun(id = uuid()) {
+  return new Conversation(id, { answer: (...given) => service.answer(...given), onAsked, onStatus });
+}
+
+function onStatus(conversation) {
+  if (conversation === open) write(element("status"), conversation.status);
 }
 
 // view is access, talk, or list, which matters on small screens.
@@ -25,23 +31,27 @@ function view(name) {
   element("open-list").setAttribute("aria-expanded", name === "list");
 }
 
-const tell = (text) => write(element("status"), text);
-
 // fail says what went wrong. Whoever isn't let in is asked for the credential again.
-function fail(error) {
+function fail(error, conversation = open) {
   if (error instanceof Refusal && error.status === 401) leave(error.message);
-  else log.note(error.message, "bad");
+  else conversation.log.note(error.message, "bad");
 }
 
 function leave(why = "") {
   service = null;
-  for (const turn of turns.values()) turn.abort();
+  for (const { running } of turns.values()) running.abort();
+  turns.clear();
   list.show([]);
   fresh();
   element("token").value = element("key").value = "";
   write(element("refusal"), why);
   view("access");
   element("token").focus();
+}
+
+function forget() {
+  element("text").value = "";
+  leave();
 }
 
 async function enter(event) {
@@ -86,36 +96,41 @@ function settle() {
   element("stop").hidden = !isBusy;
   for (const id of ["fork", "delete"]) element(id).disabled = isBusy || !open.isKnown;
   write(element("delete"), "Delete");
-  element("empty").hidden = !log.isEmpty;
+  element("empty").hidden = !open.log.isEmpty;
   element("earlier").hidden = !open.before;
   list.open(open.id);
 }
 
-// fresh opens a new conversation. A turn of the one before goes on.
-function fresh() {
-  open = begun();
-  log.clear();
-  tell("");
-  settle();
+// reveal has the page show a conversation. A turn of the one before goes on.
+function reveal(conversation) {
+  open = conversation;
+  element("log").replaceChildren(open.log.element);
+  onStatus(open);
   if (service) view("talk");
+  settle();
+  scroll(true);
+}
+
+function fresh() {
+  reveal(begun());
   element("text").focus();
 }
 
 // show opens a conversation.
 async function show(id) {
-  const opened = (open = { ...begun(), id, isKnown: true });
-  log.clear();
-  tell("Loading…");
-  view("talk");
-  settle();
+  if (turns.has(id)) {
+    reveal(turns.get(id));
+    return;
+  }
+  const opened = Object.assign(begun(id), { isKnown: true, status: "Loading…" });
+  reveal(opened);
   try {
     const [one, said] = await Promise.all([service.one(id), service.messages(id)]);
     if (open !== opened) return;
     Object.assign(open, { title: one.title, before: said.before ?? 0 });
-    log.before(said.messages);
-    tell(turns.has(id) ? "Claude is at work. You see what has come of it in the end." : one.running ?
-      "A turn of this conversation is running elsewhere. Open it again to see what has come of it." : "");
-    for (const asked of one.pending) log.asked(asked.request_id, asked.request);
+    open.log.before(said.messages);
+    if (!turns.has(id)) open.tell(one.running ? "A turn of this conversation is running elsewhere. Open it again to see what has come of it." : "");
+    for (const asked of one.pending) open.log.asked(asked.request_id, asked.request);
   } catch (error) {
     if (open === opened) fail(error);
   }
@@ -131,7 +146,7 @@ async function earlier() {
     const said = await service.messages(open.id, open.before);
     if (open !== opened) return;
     open.before = said.before ?? 0;
-    log.before(said.messages);
+    open.log.before(said.messages);
     settle();
     requestAnimationFrame(() => (place.scrollTop += place.scrollHeight - height));
   } catch (error) {
@@ -152,77 +167,73 @@ async function send(event) {
   const text = element("text").value.trim();
   if (!text || turns.has(open.id)) return;
   element("text").value = "";
-  log.say(text);
-  open.title ||= text.replace(/\s+/g, " ").slice(0, 80);
-  const running = new AbortController();
   const opened = open;
-  turns.set(opened.id, running);
+  const asking = service;
+  const said = opened.log.say(text);
+  opened.title ||= text.replace(/\s+/g, " ").slice(0, 80);
+  opened.running = new AbortController();
+  turns.set(opened.id, opened);
   settle();
   scroll(true);
-  tell("Claude is at work…");
-  await run(opened, text, running);
+  open.tell("Claude is at work…");
+  await run(opened, text, (refusal) => {
+    said.remove();
+    putBack(opened, text, refusal);
+  });
+  if (service !== asking) return;
   turns.delete(opened.id);
-  if (!service) return;
+  opened.log.over();
   if (open === opened) end();
-  else if (open.id === opened.id) show(open.id); // which was opened again meanwhile
   load();
+}
+
+// putBack has what the service has refused be in the text field again, if that is still the conversation's.
+function putBack(opened, text, refusal) {
+  if (open !== opened) {
+    open.log.note(`This was refused in “${opened.title}” (${refusal.message}): ${text}`, "bad");
+    return;
+  }
+  const field = element("text");
+  field.value = field.value.trim() ? `${text}\n${field.value}` : text;
 }
 
 // end has the page be as after a turn.
 function end() {
-  log.over();
   settle();
   scroll();
   if (document.activeElement === document.body) element("text").focus();
 }
 
-// run runs a turn to its end, whatever that is, and says how it ended.
-async function run(opened, text, running) {
+// run runs a turn to its end, whatever that is, and says how it ended. onRefused is called if it can't even begin.
+async function run(opened, text, onRefused) {
+  const { log, running } = opened;
+  const asking = service;
   const body = { session_id: opened.id, messages: [{ role: "user", content: text }] };
   if (element("model").value) body.model = element("model").value;
-  if (isAsked) Object.assign(body, { interactive: true, permission_mode: "default" });
-  const isOpen = () => open === opened && service !== null;
   try {
-    await service.turn(body, running.signal, (e) => isOpen() && take(e));
+    await service.turn(body, running.signal, (e) => {
+      opened.take(e);
+      if (open === opened) scroll();
+    }, (field) => log.note(allowsLess[field]));
   } catch (error) {
-    if (isAsked && error.status === 400 && error.message.startsWith("interactive:")) {
-      isAsked = false;
-      log.note("This service can't ask before tools run: those that need approval are denied.");
-      await run(opened, text, running);
+    if (service !== asking) return;
+    opened.tell("");
+    if (running.signal.aborted) {
+      log.note("Stopped. The conversation goes on as if this had not been said.");
       return;
     }
-    if (!isOpen()) return;
-    if (!running.signal.aborted) fail(error);
-    else log.note("Stopped. The conversation goes on as if this had not been said.");
-    tell("");
+    if (error instanceof Refusal) onRefused(error);
+    fail(error, opened);
   }
-}
-
-// take shows an event of the open conversation's turn.
-function take(e) {
-  switch (e.type) {
-    case "error":
-      log.note(e.error.message, "bad");
-      tell("");
-      break;
-    case "result":
-      open.isKnown ||= !e.is_error;
-      if (e.is_error) log.note(`${element("log").textContent.includes(e.result) ? "" : e.result ?? ""} The turn failed: the ` +
-        "conversation goes on as if this had not been said.", "bad");
-      tell(e.is_error ? "" : `Done in ${(e.duration_ms / 1000).toFixed(1)} s.`);
-      break;
-    case "control_cancel_request":
-      tell("Claude is at work…");
-  }
-  log.event(e);
-  scroll();
 }
 
 // onAsked has the person notice that an answer is needed. The focus moves only where nobody is writing, and to no button:
 // a key that was meant for something else must not allow anything.
-function onAsked(request, box) {
-  tell(request.tool_name === "AskUserQuestion" || request.subtype === "elicitation" ? "Claude asks you something." :
-    `May ${request.display_name ?? request.tool_name} run? Your answer is needed.`);
+function onAsked(asking, box) {
+  if (asking !== open) {
+    load(); // the list says so
+    return;
+  }
   scroll(true);
   if (element("text").value.trim() === "") box.focus({ preventScroll: true });
 }
@@ -232,7 +243,7 @@ async function fork() {
     const { id } = await service.fork(open.id);
     await load();
     await show(id);
-    log.note("A fork: the same was said in it, but it has none of the files.");
+    open.log.note("A fork: the same was said in it, but it has none of the files.");
   } catch (error) {
     fail(error);
   }
@@ -264,26 +275,31 @@ async function more() {
   }
 }
 
-const stop = () => turns.get(open.id)?.abort();
+const stop = () => turns.get(open.id)?.running.abort();
 
 function keys(event) {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+  if (event.isComposing || event.keyCode === 229) return; // the key is the input method's; Safari has the number alone
+  if (event.key === "Enter" && !event.shiftKey) {
     event.preventDefault();
     element("composer").requestSubmit();
   }
+  escape(event);
+}
+
+// escape stops the turn, but not while that asks something: whoever wants to be rid of the question would lose it all.
+function escape(event) {
+  if (event.key === "Escape" && !open.log.asks) stop();
 }
 
 element("access").addEventListener("submit", enter);
 element("composer").addEventListener("submit", send);
 element("text").addEventListener("keydown", keys);
+element("stop").addEventListener("keydown", escape);
 for (const [id, press] of Object.entries({
-  stop, fresh, fork, more, earlier, delete: remove, leave: () => leave(),
+  stop, fresh, fork, more, earlier, delete: remove, leave: forget,
   "open-list": () => view(document.body.dataset.view === "list" ? "talk" : "list"),
 })) {
   element(id).addEventListener("click", press);
 }
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") stop();
-});
-settle();
+reveal(open);
 element("token").focus();
