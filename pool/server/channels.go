@@ -104,18 +104,29 @@ func (c *channels) dropIfUselessLocked(t *talk) {
 	}
 }
 
-// forget ends the channels of what the request has had deleted, and remembers that it is.
-func (c *channels) forget(req *api.Request) {
+// forget ends the channels of what the request is about to have deleted, and remembers that. What it returns says that
+// it couldn't be.
+func (c *channels) forget(req *api.Request) (restore func()) {
 	id := talkOf(req)
+	var all []talkID
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if req.SessionID != "" {
-		c.forgetLocked(id)
-		return
+		all = append(all, id)
 	}
 	for other := range c.talks {
-		if other.user == id.user {
-			c.forgetLocked(other)
+		if req.SessionID == "" && other.user == id.user {
+			all = append(all, other)
+		}
+	}
+	for _, id := range all {
+		c.forgetLocked(id)
+	}
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, id := range all {
+			delete(c.deleted, id)
 		}
 	}
 }
@@ -123,13 +134,13 @@ func (c *channels) forget(req *api.Request) {
 func (c *channels) forgetLocked(id talkID) {
 	if t := c.talks[id]; t != nil {
 		delete(c.talks, id)
-		t.log.End()
+		t.die()
 	}
 	for old := range c.deleted {
 		if len(c.deleted) < maxDeleted {
 			break
 		}
-		delete(c.deleted, old) // any: it is only for clients that still read
+		delete(c.deleted, old) // any: all it costs is that a client which still reads it isn't told
 	}
 	c.deleted[id] = time.Now()
 	c.expireLaterLocked()

@@ -166,7 +166,7 @@ var initialized = map[string]any{"commands": []string{}, "output_style": "defaul
 func (t *talk) interrupt(ctx context.Context) (answer any, err error) {
 	turn, waiting := t.running()
 	if turn == nil {
-		t.giveUp()
+		t.giveUp(errInterrupted)
 	} else {
 		ctx, cancel := context.WithTimeout(ctx, interruptTime)
 		defer cancel()

@@ -1,13 +1,9 @@
 package server
 
 import (
-	"bytes"
 	"context"
-	"slices"
 	"sync"
 	"time"
-
-	"github.com/google/uuid"
 
 	"claudepool/pool/api"
 	"claudepool/pool/channel"
@@ -42,6 +38,7 @@ type talk struct {
 	seen     map[string]bool
 	seenList []string // the same, oldest first
 	waiting  []*said
+	isDead   bool                    // the conversation is deleted
 	busy     bool                    // turns are being run
 	turn     Turn                    // that runs; nil: none does
 	cancel   context.CancelCauseFunc // of a turn that is being made ready
@@ -114,6 +111,9 @@ func (t *talk) whenIdle(f func()) {
 func (t *talk) enqueue(m *said) (isFirst bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.isDead {
+		return false, errDeleted
+	}
 	if len(t.waiting) >= mostWaiting {
 		return false, api.RateLimited(waitingRetry, "%d messages of this conversation are waiting already", mostWaiting)
 	}
@@ -123,148 +123,9 @@ func (t *talk) enqueue(m *said) (isFirst bool, err error) {
 	return isFirst, nil
 }
 
-// next is the message whose turn is next. Without one, the channel is at rest.
-func (t *talk) next() *said {
-	t.mu.Lock()
-	if len(t.waiting) > 0 {
-		defer t.mu.Unlock()
-		m := t.waiting[0]
-		t.waiting = slices.Delete(t.waiting, 0, 1)
-		return m
-	}
-	t.busy = false
-	rest := t.whenRest
-	t.whenRest = nil
-	t.mu.Unlock()
-	for _, f := range rest {
-		f()
-	}
-	return nil
-}
-
-func (t *talk) setTurn(turn Turn, cancel context.CancelCauseFunc) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.turn, t.cancel, t.steered = turn, cancel, 0
-}
-
-func (t *talk) endTurn() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.turn, t.cancel, t.names = nil, nil, nil
-}
-
-// giveUp has a turn that is being made ready not begin.
-func (t *talk) giveUp() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.cancel != nil {
-		t.cancel(errInterrupted)
-	}
-}
-
-// steerable is the turn that runs if it can be given another message now, with a name for that.
-func (t *talk) steerable(message string) (turn Turn, name string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.turn == nil || len(t.waiting) > 0 || t.steered == mostSteered {
-		return nil, ""
-	}
-	t.steered++
-	return t.turn, t.nameLocked(message)
-}
-
-// steer gives a message to the turn that runs, unless none does.
-func (t *talk) steer(m *said, echo channel.Event) bool {
-	turn, name := t.steerable(m.UUID)
-	if turn == nil || turn.Steer(name, m.Turn.Readings()[0].Message(), m.Priority) != nil {
-		return false
-	}
-	t.log.Append(echo)
-	t.deliver(m.UUID, "PROCESSING")
-	return true
-}
-
-// running is the turn that runs, or nil, and the uuids of the messages that wait.
-func (t *talk) running() (turn Turn, waiting []string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, m := range t.waiting {
-		waiting = append(waiting, m.UUID)
-	}
-	return t.turn, waiting
-}
-
 // wish changes what is asked of the conversation's processes.
 func (t *talk) wish(change func(*wishes)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	change(&t.wishes)
-}
-
-// nameLocked gives a message of the turn a name that the CLI doesn't know.
-func (t *talk) nameLocked(outer string) (inner string) {
-	inner = uuid.NewString()
-	t.names = append(t.names, named{[]byte(outer), []byte(inner)})
-	return inner
-}
-
-// outward is a line of the turn with the names that clients have given.
-func (t *talk) outward(line []byte) []byte {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, n := range t.names {
-		if bytes.Contains(line, n.inner) {
-			line = bytes.ReplaceAll(line, n.inner, n.outer)
-		}
-	}
-	return line
-}
-
-// request is what a message asks of the Backend.
-func (t *talk) request(m *said) *api.Request {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	req := m.Turn
-	req.ServiceKey, req.MessageUUID, req.Host = m.service, t.nameLocked(m.UUID), &t.asks
-	req.Interactive = t.channels.server.backend.Approves()
-	req.PermissionMode = t.wishes.permission
-	if t.wishes.model != nil {
-		req.Model = *t.wishes.model
-	}
-	if init := t.wishes.initialize; init != nil {
-		req.Client, req.System = init, init.System
-	}
-	return req
-}
-
-// run runs the turns that wait, one after the other, until there is none.
-func (t *talk) run() {
-	for m := t.next(); m != nil; m = t.next() {
-		err := t.runOne(m)
-		m.release()
-		if err != nil {
-			t.log.Append(channel.Event{Source: sourceWorker, Payload: t.failure(m, err)})
-		}
-		t.deliver(m.UUID, "PROCESSED")
-	}
-}
-
-func (t *talk) runOne(m *said) error {
-	s := t.channels.server
-	ctx := context.Background() // the turn is nobody's; the Backend bounds it
-	ready, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	t.setTurn(nil, cancel)
-	turn, err := s.backend.Acquire(ready, t.request(m), m.outage)
-	if err == nil {
-		defer turn.Release()
-		t.setTurn(turn, nil)
-		defer t.endTurn()
-		err = turn.Run(ctx, func() { t.deliver(m.UUID, "PROCESSING") }, t.tell)
-	}
-	if err != nil {
-		return s.public(ctx, err)
-	}
-	return nil
 }
