@@ -16,11 +16,16 @@ const (
 	// deletedFor is for how long.
 	maxDeleted = 10_000
 	deletedFor = time.Hour
+	// talksOfUser is how many channels a user may have at a time. The one that was used longest ago gives way.
+	talksOfUser = 64
+	// silentFor is for how long a channel without any message is kept for nobody.
+	silentFor = 5 * time.Minute
 )
 
 var (
 	errDeleted    = api.NotFound("this conversation has been deleted")
 	errManyOfUser = api.RateLimited(time.Minute, "too many read this user's channels")
+	errManyTalks  = api.RateLimited(time.Minute, "too many of this user's channels are in use")
 	errManyLogs   = api.Overloaded(time.Minute, "no room for another channel")
 )
 
@@ -35,14 +40,14 @@ type channels struct {
 	server *Server
 	logs   *channel.Logs
 
-	mu      sync.Mutex // guards the following; of talks only what is asked is looked at while it is held
-	talks   map[talkID]*talk
+	mu      sync.Mutex                        // guards the following; of talks only what is asked is looked at while it is held
+	talks   map[channel.User]map[string]*talk // by user and session
 	deleted map[talkID]time.Time
 	expiry  *time.Timer // nil while there is nothing to expire
 }
 
 func newChannels(s *Server) *channels {
-	return &channels{server: s, logs: channel.New(s.opts.LogBytes), talks: make(map[talkID]*talk),
+	return &channels{server: s, logs: channel.New(s.opts.LogBytes), talks: make(map[channel.User]map[string]*talk),
 		deleted: make(map[talkID]time.Time)}
 }
 
@@ -56,18 +61,55 @@ func (c *channels) open(req *api.Request) (*talk, error) {
 	if time.Since(c.deleted[id]) < deletedFor {
 		return nil, errDeleted
 	}
-	t := c.talks[id]
+	t := c.talks[id.user][id.session]
 	if t == nil {
-		log, err := c.logs.Begin(id.user)
-		if err != nil {
-			return nil, errManyLogs
+		var err error
+		if t, err = c.beginLocked(id); err != nil {
+			return nil, err
 		}
-		t = newTalk(c, id, log)
-		c.talks[id] = t
 	}
 	t.users++
 	c.expireLaterLocked()
 	return t, nil
+}
+
+func (c *channels) beginLocked(id talkID) (*talk, error) {
+	if len(c.talks[id.user]) >= talksOfUser && !c.dropOneLocked(id.user) {
+		return nil, errManyTalks
+	}
+	log, err := c.logs.Begin(id.user)
+	if err != nil {
+		return nil, errManyLogs
+	}
+	if c.talks[id.user] == nil {
+		c.talks[id.user] = make(map[string]*talk)
+	}
+	t := newTalk(c, id, log)
+	c.talks[id.user][id.session] = t
+	return t, nil
+}
+
+// dropOneLocked drops the user's channel that was used longest ago, if there is one that isn't used now.
+func (c *channels) dropOneLocked(user channel.User) bool {
+	var oldest *talk
+	for _, t := range c.talks[user] {
+		if t.users == 0 && (oldest == nil || t.left.Before(oldest.left)) {
+			oldest = t
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	c.removeLocked(oldest)
+	oldest.log.End()
+	return true
+}
+
+func (c *channels) removeLocked(t *talk) {
+	of := c.talks[t.id.user]
+	if delete(of, t.id.session); len(of) == 0 {
+		delete(c.talks, t.id.user)
+	}
 }
 
 // awaiting is the channel of which a turn waits for all that is sent, used until it is left; nil: there is none. A turn
@@ -75,7 +117,8 @@ func (c *channels) open(req *api.Request) (*talk, error) {
 func (c *channels) awaiting(s *api.Sending) (t *talk, leave func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	t = c.talks[talkOf(s.Request)]
+	id := talkOf(s.Request)
+	t = c.talks[id.user][id.session]
 	if t == nil {
 		return nil, nil
 	}
@@ -93,13 +136,16 @@ func (c *channels) leave(t *talk) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t.users--
+	t.left = time.Now()
 	c.dropIfUselessLocked(t)
 }
 
-// dropIfUselessLocked drops a channel that nobody uses and that has nothing to tell.
+// dropIfUselessLocked drops a channel that nobody uses and that has nothing to tell, or nothing but answers to who has
+// gone.
 func (c *channels) dropIfUselessLocked(t *talk) {
-	if t.users == 0 && t.log.Empty() && c.talks[t.id] == t {
-		delete(c.talks, t.id)
+	isUseless := t.log.Empty() || !t.spoken.Load() && time.Since(t.left) >= silentFor
+	if t.users == 0 && isUseless && c.talks[t.id.user][t.id.session] == t {
+		c.removeLocked(t)
 		t.log.End()
 	}
 }
@@ -113,10 +159,9 @@ func (c *channels) forget(req *api.Request) (restore func()) {
 	defer c.mu.Unlock()
 	if req.SessionID != "" {
 		all = append(all, id)
-	}
-	for other := range c.talks {
-		if req.SessionID == "" && other.user == id.user {
-			all = append(all, other)
+	} else {
+		for session := range c.talks[id.user] {
+			all = append(all, talkID{id.user, session})
 		}
 	}
 	for _, id := range all {
@@ -132,8 +177,8 @@ func (c *channels) forget(req *api.Request) (restore func()) {
 }
 
 func (c *channels) forgetLocked(id talkID) {
-	if t := c.talks[id]; t != nil {
-		delete(c.talks, id)
+	if t := c.talks[id.user][id.session]; t != nil {
+		c.removeLocked(t)
 		t.die()
 	}
 	for old := range c.deleted {
@@ -157,8 +202,10 @@ func (c *channels) expire() {
 	c.logs.Expire()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, t := range c.talks {
-		c.dropIfUselessLocked(t)
+	for _, of := range c.talks {
+		for _, t := range of {
+			c.dropIfUselessLocked(t)
+		}
 	}
 	for id, at := range c.deleted {
 		if time.Since(at) >= deletedFor {
@@ -175,8 +222,10 @@ func (c *channels) expire() {
 func (c *channels) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, t := range c.talks {
-		t.log.End()
+	for _, of := range c.talks {
+		for _, t := range of {
+			t.log.End()
+		}
 	}
 	clear(c.talks)
 	clear(c.deleted)

@@ -2,11 +2,15 @@ package server_test
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"claudepool/pool/api"
@@ -65,5 +69,79 @@ func TestChannel_ADeletionThatFailedLeavesTheConversation(t *testing.T) {
 		deletion.whole().refused(t, http.StatusServiceUnavailable)
 		accepted(t, h.tell(message("two")), 1)
 		time.Sleep(time.Minute)
+	})
+}
+
+// initializes asks for a system prompt of a length in a new conversation of the user's.
+func (h *house) initializes(user string, length int) reply {
+	return h.send(ask{path: api.PathChannelSend, user: user, body: fmt.Sprintf(
+		`{"oauth_credentials":{"access_token":%q},"session_id":%q,"events":[%s]}`, token(user), uuid.NewString(),
+		control("a", `{"subtype":"initialize","appendSystemPrompt":"`+strings.Repeat("x", length)+`"}`))}).whole()
+}
+
+func TestChannel_AUserHasSoManyThatTheOldestGivesWay(t *testing.T) {
+	inBubble(t, server.Tuning{}, func(t *testing.T, h *house) {
+		oldest := h.follow("")
+		synctest.Wait()
+		for range server.TalksOfUser + 10 {
+			accepted(t, h.initializes("ada", 500), 1)
+			time.Sleep(time.Second)
+		}
+		require.Equal(t, server.TalksOfUser, server.Talks(h.server))
+		require.False(t, oldest.isOver(), "somebody reads it")
+		accepted(t, h.initializes("bob", 500), 1)
+		oldest.leave()
+		time.Sleep(10 * time.Minute)
+		require.Zero(t, server.Talks(h.server), "nobody has said anything")
+		require.Zero(t, server.LogBytes(h.server))
+	})
+}
+
+func TestChannel_WhatClientsAskForIsCounted(t *testing.T) {
+	inBubble(t, server.Tuning{}, func(t *testing.T, h *house) {
+		accepted(t, h.initializes("ada", 500), 1)
+		one := server.LogBytes(h.server)
+		accepted(t, h.initializes("ada", 0), 1)
+		require.Equal(t, int64(500), 2*one-server.LogBytes(h.server))
+		n := 2
+		for ; n < 1000 && h.initializes(fmt.Sprint(n/50), 500).status == http.StatusOK; n++ {
+			require.LessOrEqual(t, server.LogBytes(h.server), int64(1<<20))
+		}
+		require.Less(t, n, 1<<20/2500, "there is no room for more")
+	})
+}
+
+// Whoever sends again what may have been lost is told what has become of it.
+func TestChannel_WhatIsSentAgainMeanwhileIsWaitedFor(t *testing.T) {
+	inBubble(t, server.Tuning{}, func(t *testing.T, h *house) {
+		given, refuse := make(chan bool), make(chan bool)
+		asked := h.next(func(_ context.Context, turn *turn) error {
+			turn.sent()
+			a := api.Ask{ID: "ask", Subtype: api.AskTool, Line: []byte(`{}`)}
+			a.Answer = func(json.RawMessage) error {
+				given <- true
+				<-refuse
+				return api.Invalid("not like this")
+			}
+			h.acquired[0].Host.Asked(a)
+			<-turn.stopped
+			return nil
+		})
+		accepted(t, h.tell(message("hi")), 1)
+		synctest.Wait()
+		answer := respond("ask", `{}`)
+		body := fmt.Sprintf(`{"oauth_credentials":{"access_token":%q},"session_id":%q,"events":[%s]}`, token("ada"),
+			session, answer)
+		first := h.send(ask{path: api.PathChannelSend, body: body})
+		<-given
+		second := h.send(ask{path: api.PathChannelSend, body: body})
+		synctest.Wait()
+		require.False(t, second.isOver())
+		refuse <- true
+		first.whole().refused(t, http.StatusBadRequest)
+		<-given
+		refuse <- true
+		second.whole().refused(t, http.StatusBadRequest)
+		asked.stop()
 	})
 }

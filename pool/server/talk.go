@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"claudepool/pool/api"
@@ -13,10 +14,8 @@ const (
 	// mostWaiting is how many messages may wait in a channel for their turn.
 	mostWaiting = 8
 	// mostSteered is how many more a turn that runs is given.
-	mostSteered = 64
-	// mostRemembered is of how many payloads a channel knows that they have come.
-	mostRemembered = 1024
-	waitingRetry   = time.Second
+	mostSteered  = 64
+	waitingRetry = time.Second
 )
 
 // sources tell who says what is in a channel's log.
@@ -32,11 +31,12 @@ type talk struct {
 	log      *channel.Log
 	users    int // guarded by channels.mu: requests that use it, and its turns
 
-	asks pendingAsks // has a lock of its own
+	asks   pendingAsks // has a lock of its own, and so has came
+	came   payloads
+	left   time.Time   // guarded by channels.mu: when it was used last
+	spoken atomic.Bool // a message has come
 
 	mu       sync.Mutex // guards the following
-	seen     map[string]bool
-	seenList []string // the same, oldest first
 	waiting  []*said
 	isDead   bool                    // the conversation is deleted
 	busy     bool                    // turns are being run
@@ -68,31 +68,9 @@ type wishes struct {
 }
 
 func newTalk(c *channels, id talkID, log *channel.Log) *talk {
-	t := &talk{channels: c, id: id, log: log, seen: make(map[string]bool)}
-	t.asks.talk = t
+	t := &talk{channels: c, id: id, log: log}
+	t.asks.talk, t.came.log = t, log
 	return t
-}
-
-// isNew reports whether a payload has not come before: clients send again what they have no answer to.
-func (t *talk) isNew(id string) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.seen[id] {
-		return false
-	}
-	t.seen[id] = true
-	if t.seenList = append(t.seenList, id); len(t.seenList) > mostRemembered {
-		delete(t.seen, t.seenList[0])
-		t.seenList = t.seenList[1:]
-	}
-	return true
-}
-
-// forgetSeen has a payload that was refused come again.
-func (t *talk) forgetSeen(id string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.seen, id)
 }
 
 // whenIdle has f called as soon as no turn runs or waits.
@@ -128,4 +106,28 @@ func (t *talk) wish(change func(*wishes)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	change(&t.wishes)
+}
+
+// initialize changes what clients that connect ask of the conversation's processes, if there is room for it.
+func (t *talk) initialize(init *api.Initialize) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	more := sizeOf(init) - sizeOf(t.wishes.initialize)
+	if !t.log.Hold(more) && more > 0 {
+		t.log.Hold(-more)
+		return errManyLogs
+	}
+	t.wishes.initialize = init
+	return nil
+}
+
+func sizeOf(init *api.Initialize) int64 {
+	if init == nil {
+		return 0
+	}
+	size := len(init.Live) + len(init.First)
+	if init.System != nil {
+		size += len(*init.System)
+	}
+	return int64(size)
 }
