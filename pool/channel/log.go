@@ -174,6 +174,13 @@ func (l *Log) Empty() bool {
 	return l.readers == 0 && len(l.kept.entries) == 0
 }
 
+// Readers is how many there are.
+func (l *Log) Readers() int {
+	l.of.mu.Lock()
+	defer l.of.mu.Unlock()
+	return l.readers
+}
+
 // Watched is how long it takes at least until nobody has read the log for so long; 0 if that is so now.
 func (l *Log) Watched(absence time.Duration) time.Duration {
 	l.of.mu.Lock()

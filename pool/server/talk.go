@@ -65,6 +65,7 @@ type wishes struct {
 	model      *string
 	permission string
 	initialize *api.Initialize
+	isGuarded  bool // somebody has read since it was asked for, without going for long
 }
 
 func newTalk(c *channels, id talkID, log *channel.Log) *talk {
@@ -108,17 +109,32 @@ func (t *talk) wish(change func(*wishes)) {
 	change(&t.wishes)
 }
 
-// initialize changes what clients that connect ask of the conversation's processes, if there is room for it.
-func (t *talk) initialize(init *api.Initialize) error {
+// initialize changes what clients that connect ask of the conversation's processes, if there is room for it. Hooks that
+// guard tools stay as long as whoever has registered them may be there.
+func (t *talk) initialize(init *api.Initialize) (err error) {
+	isWatched := t.log.Watched(absence) > 0
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if isWatched && t.wishes.isGuarded {
+		if init, err = guardedBy(t.wishes.initialize, init); err != nil {
+			return err
+		}
+	}
 	more := sizeOf(init) - sizeOf(t.wishes.initialize)
 	if !t.log.Hold(more) && more > 0 {
 		t.log.Hold(-more)
 		return errManyLogs
 	}
-	t.wishes.initialize = init
+	t.wishes.initialize, t.wishes.isGuarded = init, true
 	return nil
+}
+
+// read begins to read the log. If nobody has for a while, who registered hooks has gone.
+func (t *talk) read(after int64) (*channel.Reader, error) {
+	if t.log.Watched(absence) == 0 {
+		t.wish(func(w *wishes) { w.isGuarded = false })
+	}
+	return t.log.Read(after)
 }
 
 func sizeOf(init *api.Initialize) int64 {
