@@ -58,7 +58,10 @@ type said struct {
 
 // named is what a message is called by its client, and what the CLI calls it: one that it has been told of before, as
 // by a client that has sent it to another owner, it would drop without a word. Both have the same length.
-type named struct{ outer, inner []byte }
+type named struct {
+	outer, inner []byte
+	isAnswered   bool
+}
 
 // wishes are what clients have asked of the conversation's processes; zero: nothing.
 type wishes struct {

@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/google/uuid"
@@ -10,6 +11,8 @@ import (
 	"claudepool/pool/api"
 	"claudepool/pool/channel"
 )
+
+var errBroken = api.BadGateway("the turn broke off in its middle")
 
 // next is the message whose turn is next, which is ready to be given up from here on. Without one, the channel is at
 // rest.
@@ -43,11 +46,14 @@ func (t *talk) begin(ready context.Context, turn Turn) error {
 	return nil
 }
 
-func (t *talk) endTurn() {
+// endTurn ends the turn, and returns its messages.
+func (t *talk) endTurn() []named {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.cancel(nil)
+	names := t.names
 	t.turn, t.cancel, t.names = nil, nil, nil
+	return names
 }
 
 // giveUp has a turn that is being made ready not begin.
@@ -101,7 +107,11 @@ func (t *talk) steerable(message string) (turn Turn, name string) {
 // steer gives a message to the turn that runs, unless none does.
 func (t *talk) steer(m *said, echo channel.Event) bool {
 	turn, name := t.steerable(m.UUID)
-	if turn == nil || turn.Steer(name, m.Turn.Readings()[0].Message(), m.Priority) != nil {
+	if turn == nil {
+		return false
+	}
+	if turn.Steer(name, m.Turn.Readings()[0].Message(), m.Priority) != nil {
+		t.unname(name)
 		return false
 	}
 	t.log.Append(echo)
@@ -112,17 +122,25 @@ func (t *talk) steer(m *said, echo channel.Event) bool {
 // nameLocked gives a message of the turn a name that the CLI doesn't know.
 func (t *talk) nameLocked(outer string) (inner string) {
 	inner = uuid.NewString()
-	t.names = append(t.names, named{[]byte(outer), []byte(inner)})
+	t.names = append(t.names, named{outer: []byte(outer), inner: []byte(inner)})
 	return inner
 }
 
-// outward is a line of the turn with the names that clients have given.
-func (t *talk) outward(line []byte) []byte {
+// unname says that a message isn't the turn's.
+func (t *talk) unname(inner string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, n := range t.names {
+	t.names = slices.DeleteFunc(t.names, func(n named) bool { return string(n.inner) == inner })
+}
+
+// outward is a line of the turn with the names that clients have given. A result answers those that it names.
+func (t *talk) outward(line []byte, isResult bool) []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i, n := range t.names {
 		if bytes.Contains(line, n.inner) {
 			line = bytes.ReplaceAll(line, n.inner, n.outer)
+			t.names[i].isAnswered = n.isAnswered || isResult
 		}
 	}
 	return line
@@ -148,29 +166,45 @@ func (t *talk) request(m *said) *api.Request {
 // run runs the turns that wait, one after the other, until there is none.
 func (t *talk) run() {
 	for m, ready := t.next(); m != nil; m, ready = t.next() {
-		err := t.runOne(ready, m)
+		messages, err := t.runOne(ready, m)
 		m.release()
-		if err != nil {
-			t.log.Append(channel.Event{Source: sourceWorker, Payload: t.failure(m, err)})
+		unanswered := []string{}
+		for _, n := range messages {
+			if !n.isAnswered {
+				unanswered = append(unanswered, string(n.outer))
+			}
 		}
-		t.deliver(m.UUID, "PROCESSED")
+		if err != nil {
+			t.log.Append(channel.Event{Source: sourceWorker, Payload: t.failure(unanswered, err)})
+		}
+		for _, n := range messages {
+			t.deliver(string(n.outer), "PROCESSED")
+		}
 	}
 }
 
-func (t *talk) runOne(ready context.Context, m *said) error {
-	defer t.endTurn()
+// runOne runs a message's turn, and returns all messages that it got.
+func (t *talk) runOne(ready context.Context, m *said) (messages []named, err error) {
+	defer func() { messages = t.endTurn() }()
 	s := t.channels.server
 	turn, err := s.backend.Acquire(ready, t.request(m), m.outage)
 	if err == nil {
 		defer turn.Release()
 		err = t.begin(ready, turn)
 	}
+	isSent := false
 	if err == nil {
-		ctx := context.Background()
-		err = turn.Run(ctx, func() { t.deliver(m.UUID, "PROCESSING") }, t.tell)
+		err = turn.Run(context.Background(), func() {
+			isSent = true
+			t.deliver(m.UUID, "PROCESSING")
+		}, t.tell)
 	}
-	if err != nil {
-		return s.public(context.Background(), err)
+	if err == nil {
+		return nil, nil
 	}
-	return nil
+	shown := s.public(context.Background(), err)
+	if isSent && !errors.As(err, new(*api.Error)) {
+		shown = errBroken
+	}
+	return nil, shown
 }
