@@ -41,7 +41,7 @@ func (p *pendingAsks) Asked(a api.Ask) (isShown bool) {
 		p.check = time.AfterFunc(p.talk.log.Watched(absence), p.look)
 	}
 	p.mu.Unlock()
-	turn, _ := p.talk.running()
+	turn := p.talk.running()
 	if turn != nil && (a.Subtype == api.AskTool || a.Subtype == api.AskElicitation) {
 		return true
 	}

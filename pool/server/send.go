@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"time"
 
@@ -168,19 +167,11 @@ var initialized = map[string]any{"commands": []string{}, "output_style": "defaul
 
 // interrupt ends the turn that runs, or that is being made ready. Those that wait go on.
 func (t *talk) interrupt(ctx context.Context) (answer any, err error) {
-	turn, waiting := t.running()
-	if turn == nil {
-		t.giveUp(errInterrupted)
-	} else {
+	turn, waiting := t.giveUp(errInterrupted)
+	if turn != nil {
 		ctx, cancel := context.WithTimeout(ctx, interruptTime)
 		defer cancel()
-		err = turn.Interrupt(ctx)
-	}
-	if errors.Is(err, api.ErrNoTurn) {
-		err = nil
-	}
-	if waiting == nil {
-		waiting = []string{}
+		err = t.stop(ctx, turn)
 	}
 	return map[string]any{"still_queued": waiting}, err
 }

@@ -36,16 +36,17 @@ type talk struct {
 	left   time.Time   // guarded by channels.mu: when it was used last
 	spoken atomic.Bool // a message has come
 
-	mu       sync.Mutex // guards the following
-	waiting  []*said
-	isDead   bool                    // the conversation is deleted
-	busy     bool                    // turns are being run
-	turn     Turn                    // that runs; nil: none does
-	cancel   context.CancelCauseFunc // of a turn that is being made ready
-	steered  int                     // messages that it was given
-	names    []named                 // of its messages
-	whenRest []func()                // to be called when no turn runs or waits
-	wishes   wishes
+	mu        sync.Mutex // guards the following
+	waiting   []*said
+	isDead    bool                    // the conversation is deleted
+	busy      bool                    // turns are being run
+	turn      Turn                    // that runs; nil: none does
+	cancel    context.CancelCauseFunc // of a turn that is being made ready
+	isStopped bool                    // whoever wants it interrupted couldn't yet
+	steered   int                     // messages that it was given
+	names     []named                 // of its messages
+	whenRest  []func()                // to be called when no turn runs or waits
+	wishes    wishes
 }
 
 // said is a user message that waits for its turn.

@@ -42,7 +42,7 @@ func (t *talk) begin(ready context.Context, turn Turn) error {
 	if err := context.Cause(ready); err != nil {
 		return err
 	}
-	t.turn, t.steered = turn, 0
+	t.turn, t.steered, t.isStopped = turn, 0, false
 	return nil
 }
 
@@ -56,16 +56,53 @@ func (t *talk) endTurn() []named {
 	return names
 }
 
-// giveUp has a turn that is being made ready not begin.
-func (t *talk) giveUp(why error) {
+// giveUp has a turn that is being made ready not begin, and returns the one that runs, if one does, and the uuids of
+// the messages that wait.
+func (t *talk) giveUp(why error) (turn Turn, waiting []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.giveUpLocked(why)
+	waiting = []string{}
+	for _, m := range t.waiting {
+		waiting = append(waiting, m.UUID)
+	}
+	return t.turn, waiting
 }
 
 func (t *talk) giveUpLocked(why error) {
 	if t.turn == nil && t.cancel != nil {
 		t.cancel(why)
+	}
+}
+
+// stop interrupts a turn, or has it be as soon as its message is sent.
+func (t *talk) stop(ctx context.Context, turn Turn) error {
+	err := turn.Interrupt(ctx)
+	if errors.Is(err, api.ErrNoTurn) && t.noteStop(turn) {
+		err = turn.Interrupt(ctx) // it may have been sent meanwhile
+	}
+	if errors.Is(err, api.ErrNoTurn) {
+		return nil
+	}
+	return err
+}
+
+// noteStop reports whether the turn hasn't ended.
+func (t *talk) noteStop(turn Turn) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.isStopped = t.isStopped || t.turn == turn
+	return t.turn == turn
+}
+
+// sent says that the turn's message is sent, from where on it can be interrupted.
+func (t *talk) sent(ready context.Context, turn Turn, m *said) {
+	t.deliver(m.UUID, "PROCESSING")
+	t.mu.Lock()
+	isStopped := t.isStopped
+	t.mu.Unlock()
+	if isStopped {
+		go func() { _ = turn.Interrupt(ready) }() // which waits for the turn, or its end
 	}
 }
 
@@ -83,14 +120,11 @@ func (t *talk) die() {
 	}
 }
 
-// running is the turn that runs, or nil, and the uuids of the messages that wait.
-func (t *talk) running() (turn Turn, waiting []string) {
+// running is the turn that runs, or nil.
+func (t *talk) running() Turn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, m := range t.waiting {
-		waiting = append(waiting, m.UUID)
-	}
-	return t.turn, waiting
+	return t.turn
 }
 
 // steerable is the turn that runs if it can be given another message now, with a name for that.
@@ -196,7 +230,7 @@ func (t *talk) runOne(ready context.Context, m *said) (messages []named, err err
 	if err == nil {
 		err = turn.Run(context.Background(), func() {
 			isSent = true
-			t.deliver(m.UUID, "PROCESSING")
+			t.sent(ready, turn, m)
 		}, t.tell)
 	}
 	if err == nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"claudepool/pool/api"
 	"claudepool/pool/server"
 )
 
@@ -70,6 +71,41 @@ func TestChannel_AMessageWithoutATurnIsNamedOnce(t *testing.T) {
 		accepted(t, h.tell(message("two")), 1)
 		synctest.Wait()
 		require.Len(t, c.processed(), 2)
+		c.leave()
+	})
+}
+
+// early is a turn that can't be interrupted before its message is sent.
+type early struct {
+	*turn
+	isSent bool
+	tried  chan struct{} // an interrupt was in vain
+}
+
+func (e *early) Run(ctx context.Context, sent func(), emit func(context.Context, [][]byte) error) error {
+	<-e.tried
+	return e.turn.Run(ctx, func() { e.isSent = true; sent() }, emit)
+}
+
+func (e *early) Interrupt(ctx context.Context) error {
+	if e.isSent {
+		return e.turn.Interrupt(ctx)
+	}
+	return api.ErrNoTurn
+}
+
+func TestChannel_AnInterruptBeforeTheMessageIsSentHolds(t *testing.T) {
+	inBubble(t, server.Tuning{}, func(t *testing.T, h *house) {
+		c := h.follow("")
+		turn := &early{turn: newTurn(hangs), tried: make(chan struct{})}
+		h.nextTurn(turn)
+		accepted(t, h.tell(message("one")), 1)
+		synctest.Wait()
+		accepted(t, h.tell(control("stop", `{"subtype":"interrupt"}`)), 1)
+		require.Contains(t, c.payloads(), "success: stop")
+		close(turn.tried)
+		<-turn.released
+		require.Equal(t, 1, turn.interrupted)
 		c.leave()
 	})
 }
