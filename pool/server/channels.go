@@ -1,6 +1,7 @@
 package server
 
 import (
+	"container/list"
 	"context"
 	"sync"
 	"time"
@@ -20,6 +21,8 @@ const (
 	talksOfUser = 64
 	// silentFor is for how long a channel without any message is kept for nobody.
 	silentFor = 5 * time.Minute
+	// wishesFor is for how long one is that has nothing but what clients have asked for, of a user who has had a turn.
+	wishesFor = 24 * time.Hour
 )
 
 var (
@@ -42,13 +45,14 @@ type channels struct {
 
 	mu      sync.Mutex                        // guards the following; of talks only what is asked is looked at while it is held
 	talks   map[channel.User]map[string]*talk // by user and session
+	unused  [2]*list.List                     // of talks, the one that was used longest ago first; those that had a turn second
 	deleted map[talkID]time.Time
 	expiry  *time.Timer // nil while there is nothing to expire
 }
 
 func newChannels(s *Server) *channels {
 	return &channels{server: s, logs: channel.New(s.opts.LogBytes), talks: make(map[channel.User]map[string]*talk),
-		deleted: make(map[talkID]time.Time)}
+		unused: [2]*list.List{list.New(), list.New()}, deleted: make(map[talkID]time.Time)}
 }
 
 func talkOf(req *api.Request) talkID { return talkID{req.UserDigest(), req.SessionID} }
@@ -61,16 +65,30 @@ func (c *channels) open(req *api.Request) (*talk, error) {
 	if time.Since(c.deleted[id]) < deletedFor {
 		return nil, errDeleted
 	}
-	t := c.talks[id.user][id.session]
+	t, claim := c.talks[id.user][id.session], c.claim(req)
+	if t != nil && t.users == 0 && t.claim != claim { // another instance may know better what clients have asked
+		c.removeLocked(t)
+		t.log.End()
+		t = nil
+	}
 	if t == nil {
 		var err error
 		if t, err = c.beginLocked(id); err != nil {
 			return nil, err
 		}
+		t.claim = claim
 	}
-	t.users++
+	c.useLocked(t)
 	c.expireLaterLocked()
 	return t, nil
+}
+
+// claim is that by which the request's user is this instance's.
+func (c *channels) claim(req *api.Request) string {
+	if c.server.opts.Handover == nil {
+		return ""
+	}
+	return c.server.opts.Handover.Claim(req.UserID())
 }
 
 func (c *channels) beginLocked(id talkID) (*talk, error) {
@@ -78,6 +96,9 @@ func (c *channels) beginLocked(id talkID) (*talk, error) {
 		return nil, errManyTalks
 	}
 	log, err := c.logs.Begin(id.user)
+	for err != nil && c.giveWayLocked() {
+		log, err = c.logs.Begin(id.user)
+	}
 	if err != nil {
 		return nil, errManyLogs
 	}
@@ -89,23 +110,8 @@ func (c *channels) beginLocked(id talkID) (*talk, error) {
 	return t, nil
 }
 
-// dropOneLocked drops the user's channel that was used longest ago, if there is one that isn't used now.
-func (c *channels) dropOneLocked(user channel.User) bool {
-	var oldest *talk
-	for _, t := range c.talks[user] {
-		if t.users == 0 && (oldest == nil || t.left.Before(oldest.left)) {
-			oldest = t
-		}
-	}
-	if oldest == nil {
-		return false
-	}
-	c.removeLocked(oldest)
-	oldest.log.End()
-	return true
-}
-
 func (c *channels) removeLocked(t *talk) {
+	c.unlistLocked(t)
 	of := c.talks[t.id.user]
 	if delete(of, t.id.session); len(of) == 0 {
 		delete(c.talks, t.id.user)
@@ -127,7 +133,7 @@ func (c *channels) awaiting(s *api.Sending) (t *talk, leave func()) {
 			return nil, nil
 		}
 	}
-	t.users++
+	c.useLocked(t)
 	return t, func() { c.leave(t) }
 }
 
@@ -137,14 +143,22 @@ func (c *channels) leave(t *talk) {
 	defer c.mu.Unlock()
 	t.users--
 	t.left = time.Now()
-	c.dropIfUselessLocked(t)
+	if t.users == 0 && c.talks[t.id.user][t.id.session] == t {
+		unused := c.unused[0]
+		if t.hadTurn.Load() {
+			unused = c.unused[1]
+		}
+		t.place = unused.PushBack(t)
+		c.dropIfUselessLocked(t)
+	}
 }
 
-// dropIfUselessLocked drops a channel that nobody uses and that has nothing to tell, or nothing but answers to who has
-// gone.
+// dropIfUselessLocked drops a channel that nobody uses and that has nothing to tell or to keep, or nothing but answers
+// to who has gone.
 func (c *channels) dropIfUselessLocked(t *talk) {
-	isUseless := t.log.Empty() || !t.spoken.Load() && time.Since(t.left) >= silentFor
-	if t.users == 0 && isUseless && c.talks[t.id.user][t.id.session] == t {
+	isKept := t.hadTurn.Load() && t.hasWishes() && time.Since(t.left) < wishesFor
+	isSilent := !t.spoken.Load() && time.Since(t.left) >= silentFor
+	if t.users == 0 && (isSilent || t.log.Empty() && !isKept) {
 		c.removeLocked(t)
 		t.log.End()
 	}

@@ -103,11 +103,59 @@ func TestChannel_WhatClientsAskForIsCounted(t *testing.T) {
 		one := server.LogBytes(h.server)
 		accepted(t, h.initializes("ada", 0), 1)
 		require.Equal(t, int64(500), 2*one-server.LogBytes(h.server))
-		n := 2
-		for ; n < 1000 && h.initializes(fmt.Sprint(n/50), 500).status == http.StatusOK; n++ {
+		for i := range 600 { // more than there is room for
+			accepted(t, h.initializes(fmt.Sprint(i/50), 500), 1)
 			require.LessOrEqual(t, server.LogBytes(h.server), int64(1<<20))
 		}
-		require.Less(t, n, 1<<20/2500, "there is no room for more")
+		require.Less(t, server.Talks(h.server), 1<<20/2500, "the oldest have given way")
+	})
+}
+
+func TestChannel_WhoHasHadATurnGivesWayLast(t *testing.T) {
+	inBubble(t, server.Tuning{}, func(t *testing.T, h *house) {
+		accepted(t, h.tell(control("mode", `{"subtype":"set_permission_mode","mode":"plan"}`), message("hi")), 2)
+		time.Sleep(time.Minute)
+		for i := range 600 {
+			accepted(t, h.initializes(fmt.Sprint(i/50), 500), 1)
+		}
+		accepted(t, h.tell(message("hi")), 1)
+		time.Sleep(time.Minute)
+		require.Equal(t, "plan", h.acquired[1].PermissionMode)
+	})
+}
+
+func TestChannel_WhatWasAskedForIsKeptLongerThanWhatWasSaid(t *testing.T) {
+	inBubble(t, server.Tuning{}, func(t *testing.T, h *house) {
+		accepted(t, h.tell(control("mode", `{"subtype":"set_permission_mode","mode":"plan"}`), message("hi")), 2)
+		time.Sleep(20 * time.Hour)
+		accepted(t, h.tell(message("hi")), 1)
+		synctest.Wait()
+		require.Equal(t, "plan", h.acquired[1].PermissionMode)
+		time.Sleep(26 * time.Hour)
+		require.Zero(t, server.Talks(h.server))
+		require.Zero(t, server.LogBytes(h.server))
+	})
+}
+
+// claims are those of a user who has been away.
+type claims struct {
+	server.Handover
+	claim string
+}
+
+func (c *claims) Claim(string) string { return c.claim }
+
+func TestChannel_WhatWasAskedForEndsWhereAnotherInstanceHadTheUser(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := &claims{claim: "1"}
+		h := newHouseWith(t, server.Tuning{}, all)
+		accepted(t, h.tell(control("mode", `{"subtype":"set_permission_mode","mode":"plan"}`), message("hi")), 2)
+		time.Sleep(time.Minute)
+		all.claim = "2"
+		accepted(t, h.tell(message("hi")), 1)
+		time.Sleep(time.Minute)
+		require.Empty(t, h.acquired[1].PermissionMode)
+		h.server.Close()
 	})
 }
 

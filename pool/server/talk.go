@@ -1,7 +1,9 @@
 package server
 
 import (
+	"container/list"
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,12 +31,15 @@ type talk struct {
 	channels *channels
 	id       talkID
 	log      *channel.Log
-	users    int // guarded by channels.mu: requests that use it, and its turns
+	users    int           // guarded by channels.mu: requests that use it, and its turns
+	left     time.Time     // as users: when it was used last
+	place    *list.Element // as users: in channels.unused; nil: it is used, or dropped
+	claim    string        // by which the user was this instance's when it was begun
 
-	asks   pendingAsks // has a lock of its own, and so has came
-	came   payloads
-	left   time.Time   // guarded by channels.mu: when it was used last
-	spoken atomic.Bool // a message has come
+	asks    pendingAsks // has a lock of its own, and so has came
+	came    payloads
+	spoken  atomic.Bool // a message has come
+	hadTurn atomic.Bool // so that the user is one
 
 	mu        sync.Mutex // guards the following
 	waiting   []*said
@@ -113,9 +118,24 @@ func (t *talk) wish(change func(*wishes)) {
 	change(&t.wishes)
 }
 
+// hasWishes reports whether clients have asked for anything.
+func (t *talk) hasWishes() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.wishes != wishes{}
+}
+
 // initialize changes what clients that connect ask of the conversation's processes, if there is room for it. Hooks that
 // guard tools stay as long as whoever has registered them may be there.
-func (t *talk) initialize(init *api.Initialize) (err error) {
+func (t *talk) initialize(init *api.Initialize) error {
+	err := t.tryInitialize(init)
+	for errors.Is(err, errManyLogs) && t.channels.giveWay() {
+		err = t.tryInitialize(init)
+	}
+	return err
+}
+
+func (t *talk) tryInitialize(init *api.Initialize) (err error) {
 	isWatched := t.log.Watched(absence) > 0
 	t.mu.Lock()
 	defer t.mu.Unlock()

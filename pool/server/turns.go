@@ -97,6 +97,7 @@ func (t *talk) noteStop(turn Turn) bool {
 
 // sent says that the turn's message is sent, from where on it can be interrupted.
 func (t *talk) sent(ready context.Context, turn Turn, m *said) {
+	t.hadTurn.Store(true)
 	t.deliver(m.UUID, "PROCESSING")
 	t.mu.Lock()
 	isStopped := t.isStopped
