@@ -66,10 +66,9 @@ func (c *channels) open(req *api.Request) (*talk, error) {
 		return nil, errDeleted
 	}
 	t, claim := c.talks[id.user][id.session], c.claim(req)
-	if t != nil && t.users == 0 && t.claim != claim { // another instance may know better what clients have asked
-		c.removeLocked(t)
-		t.log.End()
-		t = nil
+	if t != nil && claim != "" && t.claim != claim { // another instance may have been asked for something else meanwhile
+		t.claim = claim
+		t.dropWishes()
 	}
 	if t == nil {
 		var err error

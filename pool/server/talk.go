@@ -34,7 +34,7 @@ type talk struct {
 	users    int           // guarded by channels.mu: requests that use it, and its turns
 	left     time.Time     // as users: when it was used last
 	place    *list.Element // as users: in channels.unused; nil: it is used, or dropped
-	claim    string        // by which the user was this instance's when it was begun
+	claim    string        // as users: by which the user was this instance's when it was used last
 
 	asks    pendingAsks // has a lock of its own, and so has came
 	came    payloads
@@ -123,6 +123,13 @@ func (t *talk) hasWishes() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.wishes != wishes{}
+}
+
+func (t *talk) dropWishes() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.log.Hold(-sizeOf(t.wishes.initialize))
+	t.wishes = wishes{}
 }
 
 // initialize changes what clients that connect ask of the conversation's processes, if there is room for it. Hooks that
