@@ -120,6 +120,7 @@ func TestChannel_WhoHasHadATurnGivesWayLast(t *testing.T) {
 		}
 		accepted(t, h.tell(message("hi")), 1)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		require.Equal(t, "plan", h.acquired[1].PermissionMode)
 	})
 }
@@ -154,6 +155,7 @@ func TestChannel_WhatWasAskedForEndsWhereAnotherInstanceHadTheUser(t *testing.T)
 		all.claim = "2"
 		accepted(t, h.tell(message("hi")), 1)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		require.Empty(t, h.acquired[1].PermissionMode)
 		c := h.follow("")
 		require.Contains(t, c.payloads(), "success: mode", "what was said is kept")

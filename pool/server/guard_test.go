@@ -24,6 +24,7 @@ func (h *house) registers(hook, event string) reply {
 func (h *house) hooks(t *testing.T, event string) (ids []string) {
 	accepted(t, h.tell(message("hi")), 1)
 	time.Sleep(2 * time.Second)
+	synctest.Wait()
 	live := h.acquired[len(h.acquired)-1].Client.Live
 	for _, id := range gjson.GetBytes(live, "hooks."+event+".#.hookCallbackIds.0").Array() {
 		ids = append(ids, id.Str)
