@@ -43,9 +43,10 @@ type channels struct {
 	server *Server
 	logs   *channel.Logs
 
-	mu      sync.Mutex                        // guards the following; of talks only what is asked is looked at while it is held
+	// mu guards the following. Of talks only what is asked is looked at while it is held.
+	mu      sync.Mutex
 	talks   map[channel.User]map[string]*talk // by user and session
-	unused  [2]*list.List                     // of talks, the one that was used longest ago first; those that had a turn second
+	unused  [2]*list.List                     // of talks, without a turn and with one; the one used longest ago first
 	deleted map[talkID]time.Time
 	expiry  *time.Timer // nil while there is nothing to expire
 }
