@@ -43,7 +43,7 @@ type Logs struct {
 
 	mu      sync.Mutex // guards the following, and all that logs and readers have
 	size    int64
-	lines   *list.List   // of logs, the one that was written to longest ago first
+	lines   *list.List   // of logs that have something, the one that was written to longest ago first
 	readers map[User]int // by user
 }
 
@@ -63,7 +63,6 @@ func (s *Logs) Begin(user User) (*Log, error) {
 	first := time.Now().UnixMicro() // below 2^53 for 250 years, and no log has an event every microsecond
 	l := &Log{of: s, user: user, first: first, next: first, changed: make(chan struct{}), left: time.Now()}
 	s.size += logCost
-	l.place = s.lines.PushBack(l)
 	return l, nil
 }
 
@@ -72,8 +71,10 @@ func (s *Logs) Expire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	for e := s.lines.Front(); e != nil; e = e.Next() {
-		e.Value.(*Log).expireLocked(now)
+	for e := s.lines.Front(); e != nil; {
+		l := e.Value.(*Log)
+		e = e.Next() // before it leaves the list
+		l.expireLocked(now)
 	}
 }
 
@@ -87,21 +88,11 @@ func (s *Logs) Size() int64 {
 // makeRoomLocked drops the oldest events of the logs that were written to longest ago, until there is room for so many
 // bytes. It reports whether there is.
 func (s *Logs) makeRoomLocked(bytes int64) bool {
-	for e := s.lines.Front(); e != nil && s.size+bytes > s.most; e = e.Next() {
+	for e := s.lines.Front(); e != nil && s.size+bytes > s.most; e = s.lines.Front() {
 		l := e.Value.(*Log)
-		for l.partial.drop() || l.kept.drop() {
-			if s.size = s.sizeLocked(l); s.size+bytes <= s.most {
-				break
-			}
+		for s.size+bytes > s.most && (l.partial.drop() || l.kept.drop()) {
+			l.countLocked()
 		}
 	}
 	return s.size+bytes <= s.most
-}
-
-// sizeLocked is what all logs take now that one of them takes another amount than was counted.
-func (s *Logs) sizeLocked(l *Log) int64 {
-	now := l.kept.size + l.partial.size
-	more := now - l.counted
-	l.counted = now
-	return s.size + more
 }

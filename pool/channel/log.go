@@ -21,8 +21,9 @@ type Event struct {
 type Log struct {
 	of      *Logs
 	user    User
-	place   *list.Element // in of.lines
-	counted int64         // bytes, in of.size
+	place   *list.Element // in of.lines; nil: the log has nothing
+	counted int64         // bytes of its events, in of.size
+	beside  int64         // bytes that are kept elsewhere for its sake, in of.size
 
 	kept, partial ring
 	first, next   int64 // number of the first event there was, and of the next one
@@ -117,7 +118,9 @@ func (l *Log) changeLocked(now time.Time) {
 		return
 	}
 	l.expireLocked(now)
-	l.of.lines.MoveToBack(l.place)
+	if l.place != nil {
+		l.of.lines.MoveToBack(l.place)
+	}
 	l.of.makeRoomLocked(0)
 	l.wakeLocked()
 }
@@ -133,7 +136,35 @@ func (l *Log) wakeLocked() {
 func (l *Log) expireLocked(now time.Time) {
 	l.kept.trim(logBytes, now.Add(-keepFor))
 	l.partial.trim(partialBytes, now.Add(-keepPartial))
-	l.of.size = l.of.sizeLocked(l)
+	l.countLocked()
+}
+
+// countLocked counts what the log takes now. One without anything has nothing to give way with, and isn't looked at.
+func (l *Log) countLocked() {
+	now, s := l.kept.size+l.partial.size, l.of
+	s.size += now - l.counted
+	l.counted = now
+	switch {
+	case now > 0 && l.place == nil:
+		l.place = s.lines.PushBack(l)
+	case now == 0 && l.place != nil:
+		s.lines.Remove(l.place)
+		l.place = nil
+	}
+}
+
+// Hold counts so many bytes more, or fewer, that are kept elsewhere for the log's sake until its end. It reports
+// whether there is room for all that is counted.
+func (l *Log) Hold(bytes int64) bool {
+	s := l.of
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l.ended {
+		return true
+	}
+	l.beside += bytes
+	s.size += bytes
+	return s.makeRoomLocked(0)
 }
 
 // Empty reports whether the log has neither events nor readers.
@@ -141,6 +172,13 @@ func (l *Log) Empty() bool {
 	l.of.mu.Lock()
 	defer l.of.mu.Unlock()
 	return l.readers == 0 && len(l.kept.entries) == 0
+}
+
+// Readers is how many there are.
+func (l *Log) Readers() int {
+	l.of.mu.Lock()
+	defer l.of.mu.Unlock()
+	return l.readers
 }
 
 // Watched is how long it takes at least until nobody has read the log for so long; 0 if that is so now.
@@ -161,10 +199,10 @@ func (l *Log) End() {
 	if l.ended {
 		return
 	}
+	l.kept, l.partial = ring{}, ring{}
+	l.countLocked()
+	s.size -= l.beside + logCost
 	l.ended = true
-	s.size -= l.counted + logCost
-	s.lines.Remove(l.place)
-	l.kept, l.partial, l.counted = ring{}, ring{}, 0
 	l.wakeLocked()
 }
 

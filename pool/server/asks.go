@@ -20,22 +20,28 @@ type pendingAsks struct {
 	talk *talk
 
 	mu    sync.Mutex // guards the following
-	asks  map[string]api.Ask
+	asks  map[string]*pendingAsk
 	check *time.Timer // looks whether anybody is there; nil: nothing is asked
+}
+
+// pendingAsk is one that waits for its answer.
+type pendingAsk struct {
+	api.Ask
+	unable int // clients that can't answer it
 }
 
 // Asked is of api.Host. What belongs to a turn stands among its lines, in their order.
 func (p *pendingAsks) Asked(a api.Ask) (isShown bool) {
 	p.mu.Lock()
 	if p.asks == nil {
-		p.asks = make(map[string]api.Ask)
+		p.asks = make(map[string]*pendingAsk)
 	}
-	p.asks[a.ID] = a
+	p.asks[a.ID] = &pendingAsk{Ask: a}
 	if p.check == nil {
 		p.check = time.AfterFunc(p.talk.log.Watched(absence), p.look)
 	}
 	p.mu.Unlock()
-	turn, _ := p.talk.running()
+	turn := p.talk.running()
 	if turn != nil && (a.Subtype == api.AskTool || a.Subtype == api.AskElicitation) {
 		return true
 	}
@@ -45,7 +51,7 @@ func (p *pendingAsks) Asked(a api.Ask) (isShown bool) {
 
 // Withdrawn is of api.Host.
 func (p *pendingAsks) Withdrawn(id string) {
-	if _, was := p.take(id); was {
+	if p.take(id) {
 		p.settled(id)
 	}
 }
@@ -65,33 +71,47 @@ func (p *pendingAsks) has(id string) bool {
 }
 
 // take takes out what was asked, which nobody else can answer then.
-func (p *pendingAsks) take(id string) (a api.Ask, was bool) {
+func (p *pendingAsks) take(id string) (was bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	a, was = p.asks[id]
+	_, was = p.asks[id]
 	delete(p.asks, id)
-	return a, was
+	return was
+}
+
+// find is what a client answers. That one isn't able to, as it has no such hook, counts when all are who read.
+func (p *pendingAsks) find(id string, isAble bool) *pendingAsk {
+	readers := p.talk.log.Readers()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	a := p.asks[id]
+	if a == nil || isAble {
+		return a
+	}
+	if a.unable++; a.unable < readers {
+		return nil
+	}
+	return a
 }
 
 // answer passes a client's answer on, if it is one that clients may give. It waits for a process that doesn't read.
 // What nobody waits for any more, as another client has answered, is of no use and no error.
 func (p *pendingAsks) answer(answer api.Payload) error {
-	p.mu.Lock()
-	a, was := p.asks[answer.RequestID]
-	p.mu.Unlock()
-	if !was {
+	isAble := answer.Subtype == "success"
+	a := p.find(answer.RequestID, isAble)
+	if a == nil {
 		return nil
 	}
-	err := error(nil)
-	if answer.Subtype == "success" {
+	var err error
+	if isAble {
 		err = a.Answer(answer.Body)
 	} else {
-		err = a.Refuse(answer.Error)
+		err = a.AnswerForNobody(answer.Error)
 	}
 	if err != nil && !errors.Is(err, api.ErrNotAsked) {
 		return err
 	}
-	if _, was = p.take(answer.RequestID); was {
+	if p.take(answer.RequestID) {
 		p.settled(answer.RequestID)
 	}
 	return nil
@@ -101,7 +121,7 @@ func (p *pendingAsks) answer(answer api.Payload) error {
 func (p *pendingAsks) look() {
 	left := p.talk.log.Watched(absence)
 	p.mu.Lock()
-	var all []api.Ask
+	var all []*pendingAsk
 	switch {
 	case len(p.asks) == 0:
 		p.check = nil

@@ -16,6 +16,7 @@ var (
 const (
 	ReadersOfKey = readersOfKey
 	LeftOfUser   = leftOfUser
+	TalksOfUser  = talksOfUser
 )
 
 // LastWords is finalWriteTime.
@@ -49,4 +50,17 @@ func Hurry(w http.ResponseWriter, closed bool) {
 		s.close()
 	}
 	s.limitWrite()
+}
+
+// LogBytes is what a server's channels take.
+func LogBytes(s *Server) int64 { return s.channels.logs.Size() }
+
+// Talks is how many channels there are.
+func Talks(s *Server) (n int) {
+	s.channels.mu.Lock()
+	defer s.channels.mu.Unlock()
+	for _, of := range s.channels.talks {
+		n += len(of)
+	}
+	return n
 }

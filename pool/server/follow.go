@@ -30,7 +30,7 @@ func (s *Server) follow(ctx context.Context, claims hop.Claims, r *http.Request,
 		return err
 	}
 	defer leave()
-	reader, err := t.log.Read(after)
+	reader, err := t.read(after)
 	switch {
 	case errors.Is(err, channel.ErrManyReaders):
 		return errManyOfUser

@@ -156,7 +156,7 @@ type house struct {
 
 	mu       sync.Mutex // guards the following
 	waits    func(context.Context) error
-	turns    []*turn
+	turns    []server.Turn
 	acquired []*api.Request
 	outages  []bool
 	held     int                // users who are held without a turn
@@ -191,10 +191,14 @@ func inBubble(t *testing.T, tuning server.Tuning, test func(*testing.T, *house))
 // next has the backend run a script for the next request.
 func (h *house) next(s script) *turn {
 	t := newTurn(s)
+	h.nextTurn(t)
+	return t
+}
+
+func (h *house) nextTurn(t server.Turn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.turns = append(h.turns, t)
-	return t
 }
 
 // meanwhile has requests wait for their turns, or fail to get one.

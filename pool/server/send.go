@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"time"
 
@@ -48,12 +47,16 @@ func (s *Server) send(ctx context.Context, claims hop.Claims, r *http.Request, o
 	s.dedup.begin(claims.RequestID)
 	accepted := 0
 	for _, p := range sending.Payloads {
-		if !t.isNew(p.UUID) {
+		end, err := t.came.begin(ctx, p.UUID)
+		if err != nil {
+			return err
+		}
+		if end == nil {
 			continue
 		}
 		m := &said{Payload: p, service: r.Header.Get(api.HeaderServiceKey), outage: claims.Outage}
-		if err := s.take(ctx, t, m, body, used); err != nil {
-			t.forgetSeen(p.UUID)
+		err = s.take(ctx, t, m, body, used)
+		if end(err == nil); err != nil {
 			return err
 		}
 		accepted++
@@ -104,6 +107,7 @@ func (s *Server) take(ctx context.Context, t *talk, m *said, body, used *shared)
 
 // takeMessage has a message's turn run, or gives it to the turn that runs.
 func (s *Server) takeMessage(t *talk, m *said, body, used *shared) error {
+	t.spoken.Store(true)
 	echo := channel.Event{ID: m.UUID, Source: sourceClient, Payload: m.Raw}
 	if t.steer(m, echo) {
 		return nil
@@ -134,8 +138,7 @@ func (t *talk) control(ctx context.Context, p api.Payload) (answer any, err erro
 		if err != nil {
 			return nil, err
 		}
-		t.wish(func(w *wishes) { w.initialize = init })
-		return initialized, nil
+		return initialized, t.initialize(init)
 	case "interrupt":
 		return t.interrupt(ctx)
 	case "set_model":
@@ -164,19 +167,11 @@ var initialized = map[string]any{"commands": []string{}, "output_style": "defaul
 
 // interrupt ends the turn that runs, or that is being made ready. Those that wait go on.
 func (t *talk) interrupt(ctx context.Context) (answer any, err error) {
-	turn, waiting := t.running()
-	if turn == nil {
-		t.giveUp()
-	} else {
+	turn, waiting := t.giveUp(errInterrupted)
+	if turn != nil {
 		ctx, cancel := context.WithTimeout(ctx, interruptTime)
 		defer cancel()
-		err = turn.Interrupt(ctx)
-	}
-	if errors.Is(err, api.ErrNoTurn) {
-		err = nil
-	}
-	if waiting == nil {
-		waiting = []string{}
+		err = t.stop(ctx, turn)
 	}
 	return map[string]any{"still_queued": waiting}, err
 }

@@ -167,13 +167,14 @@ func (s *Server) delete(ctx context.Context, claims hop.Claims, r *http.Request,
 		return err
 	}
 	defer letGo()
-	s.dedup.begin(claims.RequestID) // not before: a front may send again what came at the wrong time
+	s.dedup.begin(claims.RequestID)   // not before: a front may send again what came at the wrong time
+	restore := s.channels.forget(req) // before: what waits there would begin it anew
 	deleted, err := s.backend.Delete(ctx, req, claims.Outage)
-	if err == nil {
-		s.channels.forget(req)
-		err = s.forgetAnswers(ctx, req)
-	}
 	if err != nil {
+		restore()
+		return err
+	}
+	if err := s.forgetAnswers(ctx, req); err != nil {
 		return err
 	}
 	out.answer(api.Deletion{Deleted: deleted})

@@ -158,8 +158,7 @@ func New(backend Backend, opts Options) *Server {
 	}
 	s.mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		api.WriteError(w, "", api.NotFound("no such "+
-			"path"))
+		api.WriteError(w, "", api.NotFound("no such path"))
 	})
 	return s
 }

@@ -1,13 +1,12 @@
 package server
 
 import (
-	"bytes"
+	"container/list"
 	"context"
-	"slices"
+	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
-
-	"github.com/google/uuid"
 
 	"claudepool/pool/api"
 	"claudepool/pool/channel"
@@ -17,10 +16,8 @@ const (
 	// mostWaiting is how many messages may wait in a channel for their turn.
 	mostWaiting = 8
 	// mostSteered is how many more a turn that runs is given.
-	mostSteered = 64
-	// mostRemembered is of how many payloads a channel knows that they have come.
-	mostRemembered = 1024
-	waitingRetry   = time.Second
+	mostSteered  = 64
+	waitingRetry = time.Second
 )
 
 // sources tell who says what is in a channel's log.
@@ -34,21 +31,27 @@ type talk struct {
 	channels *channels
 	id       talkID
 	log      *channel.Log
-	users    int // guarded by channels.mu: requests that use it, and its turns
+	users    int           // guarded by channels.mu: requests that use it, and its turns
+	left     time.Time     // as users: when it was used last
+	place    *list.Element // as users: in channels.unused; nil: it is used, or dropped
+	claim    string        // as users: by which the user was this instance's when it was used last
 
-	asks pendingAsks // has a lock of its own
+	asks    pendingAsks // has a lock of its own, and so has came
+	came    payloads
+	spoken  atomic.Bool // a message has come
+	hadTurn atomic.Bool // so that the user is one
 
-	mu       sync.Mutex // guards the following
-	seen     map[string]bool
-	seenList []string // the same, oldest first
-	waiting  []*said
-	busy     bool                    // turns are being run
-	turn     Turn                    // that runs; nil: none does
-	cancel   context.CancelCauseFunc // of a turn that is being made ready
-	steered  int                     // messages that it was given
-	names    []named                 // of its messages
-	whenRest []func()                // to be called when no turn runs or waits
-	wishes   wishes
+	mu        sync.Mutex // guards the following
+	waiting   []*said
+	isDead    bool                    // the conversation is deleted
+	busy      bool                    // turns are being run
+	turn      Turn                    // that runs; nil: none does
+	cancel    context.CancelCauseFunc // of a turn that is being made ready
+	isStopped bool                    // whoever wants it interrupted couldn't yet
+	steered   int                     // messages that it was given
+	names     []named                 // of its messages
+	whenRest  []func()                // to be called when no turn runs or waits
+	wishes    wishes
 }
 
 // said is a user message that waits for its turn.
@@ -61,41 +64,23 @@ type said struct {
 
 // named is what a message is called by its client, and what the CLI calls it: one that it has been told of before, as
 // by a client that has sent it to another owner, it would drop without a word. Both have the same length.
-type named struct{ outer, inner []byte }
+type named struct {
+	outer, inner []byte
+	isAnswered   bool
+}
 
 // wishes are what clients have asked of the conversation's processes; zero: nothing.
 type wishes struct {
 	model      *string
 	permission string
 	initialize *api.Initialize
+	isGuarded  bool // somebody has read since it was asked for, without going for long
 }
 
 func newTalk(c *channels, id talkID, log *channel.Log) *talk {
-	t := &talk{channels: c, id: id, log: log, seen: make(map[string]bool)}
-	t.asks.talk = t
+	t := &talk{channels: c, id: id, log: log}
+	t.asks.talk, t.came.log = t, log
 	return t
-}
-
-// isNew reports whether a payload has not come before: clients send again what they have no answer to.
-func (t *talk) isNew(id string) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.seen[id] {
-		return false
-	}
-	t.seen[id] = true
-	if t.seenList = append(t.seenList, id); len(t.seenList) > mostRemembered {
-		delete(t.seen, t.seenList[0])
-		t.seenList = t.seenList[1:]
-	}
-	return true
-}
-
-// forgetSeen has a payload that was refused come again.
-func (t *talk) forgetSeen(id string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.seen, id)
 }
 
 // whenIdle has f called as soon as no turn runs or waits.
@@ -114,6 +99,9 @@ func (t *talk) whenIdle(f func()) {
 func (t *talk) enqueue(m *said) (isFirst bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.isDead {
+		return false, errDeleted
+	}
 	if len(t.waiting) >= mostWaiting {
 		return false, api.RateLimited(waitingRetry, "%d messages of this conversation are waiting already", mostWaiting)
 	}
@@ -123,78 +111,6 @@ func (t *talk) enqueue(m *said) (isFirst bool, err error) {
 	return isFirst, nil
 }
 
-// next is the message whose turn is next. Without one, the channel is at rest.
-func (t *talk) next() *said {
-	t.mu.Lock()
-	if len(t.waiting) > 0 {
-		defer t.mu.Unlock()
-		m := t.waiting[0]
-		t.waiting = slices.Delete(t.waiting, 0, 1)
-		return m
-	}
-	t.busy = false
-	rest := t.whenRest
-	t.whenRest = nil
-	t.mu.Unlock()
-	for _, f := range rest {
-		f()
-	}
-	return nil
-}
-
-func (t *talk) setTurn(turn Turn, cancel context.CancelCauseFunc) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.turn, t.cancel, t.steered = turn, cancel, 0
-}
-
-func (t *talk) endTurn() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.turn, t.cancel, t.names = nil, nil, nil
-}
-
-// giveUp has a turn that is being made ready not begin.
-func (t *talk) giveUp() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.cancel != nil {
-		t.cancel(errInterrupted)
-	}
-}
-
-// steerable is the turn that runs if it can be given another message now, with a name for that.
-func (t *talk) steerable(message string) (turn Turn, name string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.turn == nil || len(t.waiting) > 0 || t.steered == mostSteered {
-		return nil, ""
-	}
-	t.steered++
-	return t.turn, t.nameLocked(message)
-}
-
-// steer gives a message to the turn that runs, unless none does.
-func (t *talk) steer(m *said, echo channel.Event) bool {
-	turn, name := t.steerable(m.UUID)
-	if turn == nil || turn.Steer(name, m.Turn.Readings()[0].Message(), m.Priority) != nil {
-		return false
-	}
-	t.log.Append(echo)
-	t.deliver(m.UUID, "PROCESSING")
-	return true
-}
-
-// running is the turn that runs, or nil, and the uuids of the messages that wait.
-func (t *talk) running() (turn Turn, waiting []string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, m := range t.waiting {
-		waiting = append(waiting, m.UUID)
-	}
-	return t.turn, waiting
-}
-
 // wish changes what is asked of the conversation's processes.
 func (t *talk) wish(change func(*wishes)) {
 	t.mu.Lock()
@@ -202,69 +118,63 @@ func (t *talk) wish(change func(*wishes)) {
 	change(&t.wishes)
 }
 
-// nameLocked gives a message of the turn a name that the CLI doesn't know.
-func (t *talk) nameLocked(outer string) (inner string) {
-	inner = uuid.NewString()
-	t.names = append(t.names, named{[]byte(outer), []byte(inner)})
-	return inner
-}
-
-// outward is a line of the turn with the names that clients have given.
-func (t *talk) outward(line []byte) []byte {
+// hasWishes reports whether clients have asked for anything.
+func (t *talk) hasWishes() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, n := range t.names {
-		if bytes.Contains(line, n.inner) {
-			line = bytes.ReplaceAll(line, n.inner, n.outer)
-		}
-	}
-	return line
+	return t.wishes != wishes{}
 }
 
-// request is what a message asks of the Backend.
-func (t *talk) request(m *said) *api.Request {
+func (t *talk) dropWishes() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	req := m.Turn
-	req.ServiceKey, req.MessageUUID, req.Host = m.service, t.nameLocked(m.UUID), &t.asks
-	req.Interactive = t.channels.server.backend.Approves()
-	req.PermissionMode = t.wishes.permission
-	if t.wishes.model != nil {
-		req.Model = *t.wishes.model
-	}
-	if init := t.wishes.initialize; init != nil {
-		req.Client, req.System = init, init.System
-	}
-	return req
+	t.log.Hold(-sizeOf(t.wishes.initialize))
+	t.wishes = wishes{}
 }
 
-// run runs the turns that wait, one after the other, until there is none.
-func (t *talk) run() {
-	for m := t.next(); m != nil; m = t.next() {
-		err := t.runOne(m)
-		m.release()
-		if err != nil {
-			t.log.Append(channel.Event{Source: sourceWorker, Payload: t.failure(m, err)})
+// initialize changes what clients that connect ask of the conversation's processes, if there is room for it. Hooks that
+// guard tools stay as long as whoever has registered them may be there.
+func (t *talk) initialize(init *api.Initialize) error {
+	err := t.tryInitialize(init)
+	for errors.Is(err, errManyLogs) && t.channels.giveWay() {
+		err = t.tryInitialize(init)
+	}
+	return err
+}
+
+func (t *talk) tryInitialize(init *api.Initialize) (err error) {
+	isWatched := t.log.Watched(absence) > 0
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if isWatched && t.wishes.isGuarded {
+		if init, err = guardedBy(t.wishes.initialize, init); err != nil {
+			return err
 		}
-		t.deliver(m.UUID, "PROCESSED")
 	}
-}
-
-func (t *talk) runOne(m *said) error {
-	s := t.channels.server
-	ctx := context.Background() // the turn is nobody's; the Backend bounds it
-	ready, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	t.setTurn(nil, cancel)
-	turn, err := s.backend.Acquire(ready, t.request(m), m.outage)
-	if err == nil {
-		defer turn.Release()
-		t.setTurn(turn, nil)
-		defer t.endTurn()
-		err = turn.Run(ctx, func() { t.deliver(m.UUID, "PROCESSING") }, t.tell)
+	more := sizeOf(init) - sizeOf(t.wishes.initialize)
+	if !t.log.Hold(more) && more > 0 {
+		t.log.Hold(-more)
+		return errManyLogs
 	}
-	if err != nil {
-		return s.public(ctx, err)
-	}
+	t.wishes.initialize, t.wishes.isGuarded = init, true
 	return nil
+}
+
+// read begins to read the log. If nobody has for a while, who registered hooks has gone.
+func (t *talk) read(after int64) (*channel.Reader, error) {
+	if t.log.Watched(absence) == 0 {
+		t.wish(func(w *wishes) { w.isGuarded = false })
+	}
+	return t.log.Read(after)
+}
+
+func sizeOf(init *api.Initialize) int64 {
+	if init == nil {
+		return 0
+	}
+	size := len(init.Live) + len(init.First)
+	if init.System != nil {
+		size += len(*init.System)
+	}
+	return int64(size)
 }

@@ -17,11 +17,10 @@ func (t *talk) tell(_ context.Context, lines [][]byte) error {
 	events := make([]channel.Event, len(lines))
 	for i, line := range lines {
 		events[i] = channel.Event{Source: sourceWorker, Payload: line}
-		if gjson.GetBytes(line, "type").Str == "stream_event" {
-			events[i].Partial = true
-			continue
+		kind := gjson.GetBytes(line, "type").Str
+		if events[i].Partial = kind == "stream_event"; !events[i].Partial {
+			events[i].Payload = t.outward(line, kind == "result")
 		}
-		events[i].Payload = t.outward(line)
 	}
 	t.log.Append(events...)
 	return nil
@@ -34,12 +33,15 @@ func (t *talk) deliver(id, status string) {
 	t.log.Tell("delivery_update", data)
 }
 
-// failure is the result of a turn that has none of its own.
-func (t *talk) failure(m *said, err error) []byte {
+// failure is the result of a turn that has none of its own for these messages.
+func (t *talk) failure(messages []string, err error) []byte {
+	why := []string{api.Known(err).Message}
+	if len(messages) > 1 {
+		why = append(why, "messages that were sent into this turn may not have been read")
+	}
 	text, _ := json.Marshal(map[string]any{"type": "result", "subtype": "error_during_execution", "is_error": true,
 		"duration_ms": 0, "duration_api_ms": 0, "num_turns": 0, "total_cost_usd": 0, "stop_reason": nil,
-		"usage": struct{}{}, "modelUsage": struct{}{}, "permission_denials": []string{},
-		"errors": []string{api.Known(err).Message}, "session_id": t.id.session, "uuid": uuid.NewString(),
-		"user_message_uuids": []string{m.UUID}}) // of strings and numbers: can't fail
+		"usage": struct{}{}, "modelUsage": struct{}{}, "permission_denials": []string{}, "errors": why,
+		"session_id": t.id.session, "uuid": uuid.NewString(), "user_message_uuids": messages}) // can't fail
 	return text
 }
