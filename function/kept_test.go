@@ -64,6 +64,23 @@ func TestRelay_WhatHasComeOfEventsHasABoundForAUserAndInAll(t *testing.T) {
 	require.Empty(t, f.events.taken)
 }
 
+func TestRelay_TakesLittleOfWhatHasLittleToTell(t *testing.T) {
+	r := relay{isWhole: true}
+	buffer := make([]byte, quietBuffer)
+	reads := func(text string) {
+		r.whole([]byte(text))
+		buffer = r.fitting(buffer, copy(buffer, text))
+	}
+	reads("data: hi\n\n")
+	require.Len(t, buffer, quietBuffer)
+	reads("data: " + strings.Repeat("x", quietBuffer) + "\n\n")
+	require.Len(t, buffer, copyBuffer)
+	reads("data: hi\n\n")
+	require.Len(t, buffer, copyBuffer)
+	reads(api.Ping)
+	require.Len(t, buffer, quietBuffer)
+}
+
 func TestMessages_AnswersThatAreKeptHaveABoundForAUserAndInAll(t *testing.T) {
 	const mebibytes = 20
 	said, goOn := make(chan struct{}, 1), make(chan struct{})

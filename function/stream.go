@@ -14,7 +14,10 @@ import (
 )
 
 const (
-	copyBuffer = 64 << 10
+	// copyBuffer is how much is read of a stream at a time, and quietBuffer while little comes: channels are open for long
+	// with nothing to tell.
+	copyBuffer  = 64 << 10
+	quietBuffer = 4 << 10
 	// maxEvent is how large one can be, in bytes: as the longest line of a CLI.
 	maxEvent = 64 << 20
 	// hopSilence is how long the hop may carry nothing, not even a ping, before it counts as broken.
@@ -101,7 +104,7 @@ type relay struct {
 
 // copy writes what comes until it ends or breaks, and reports whether the client is gone.
 func (o *relay) copy(from io.ReadCloser) (gone bool) {
-	buffer := make([]byte, copyBuffer)
+	buffer := make([]byte, quietBuffer)
 	o.pending = nil
 	silence := time.AfterFunc(o.front.hopSilence, func() { _ = from.Close() }) // a broken hop like any other
 	defer silence.Stop()
@@ -118,8 +121,22 @@ func (o *relay) copy(from io.ReadCloser) (gone bool) {
 		if err != nil {
 			return false
 		}
+		buffer = o.fitting(buffer, n)
 		silence.Reset(o.front.hopSilence)
 	}
+}
+
+// fitting is a buffer for what follows so many bytes in this one: a large one where much comes, a small one where the
+// instance had nothing to tell but that it is there.
+func (o *relay) fitting(buffer []byte, n int) []byte {
+	switch {
+	case len(buffer) < copyBuffer && n >= len(buffer)/2:
+		return make([]byte, copyBuffer)
+	case len(buffer) > quietBuffer && string(buffer[:n]) == api.Ping:
+		o.pending = bytes.Clone(o.pending) // its array is as large as what came before
+		return make([]byte, quietBuffer)
+	}
+	return buffer
 }
 
 // charge charges so many bytes of an event, in the place of those before, to what all of them may take. It reports

@@ -1,6 +1,6 @@
-// Package pagetest has no code of its own: its tests look at the operators' page and at the one to talk on with a real
-// browser, at the local service with real instances and at snapshots that are made up, and have Anthropic's Agent SDK
-// run in it.
+// Package pagetest has no code of its own: its tests look at the operators' page and at the one to talk on with a
+// real browser, at the local service with real instances and at snapshots that are made up, and have Anthropic's
+// Agent SDK run in it on a page of somebody else's.
 package pagetest_test
 
 import (
