@@ -34,7 +34,7 @@ type toolWaits struct {
 	mu     sync.Mutex // guards the following
 	users  map[string][]*toolTurn
 	undone map[string]time.Time // when one of a user with others last gave way to that user
-	closed bool // none may wait any more
+	closed bool                 // none may wait any more
 }
 
 func newToolWaits() *toolWaits {
