@@ -66,6 +66,7 @@ func TestChannel_ATurnThatFailsNamesWhateverItWasGiven(t *testing.T) {
 func TestChannel_AMessageWithoutATurnIsNamedOnce(t *testing.T) {
 	inBubble(t, server.Tuning{}, func(t *testing.T, h *house) {
 		c := h.follow("")
+		synctest.Wait() // it reads: that a message was processed isn't told again
 		h.meanwhile(func(context.Context) error { return errSecret })
 		accepted(t, h.tell(message("one")), 1)
 		accepted(t, h.tell(message("two")), 1)
