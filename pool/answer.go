@@ -84,11 +84,11 @@ func (h *Handle) listen() (stop func()) {
 // the client is to know it, the Ownership's, ErrDraining or ctx's cause.
 func (p *Pool) Answer(ctx context.Context, a *api.Answer, outage bool) error {
 	for _, req := range []*api.Request{a.Request, a.Former()} {
-		process := p.processOf(req, a.SessionID)
+		process := p.table.processOf(req, a.SessionID)
 		if process == nil {
 			continue
 		}
-		if err := p.answer(process, a); !errors.Is(err, errNotAsked) {
+		if err := pass(a, process, p.opts.mayMode); !errors.Is(err, errNotAsked) {
 			return err
 		}
 	}
@@ -101,11 +101,11 @@ func (p *Pool) Answer(ctx context.Context, a *api.Answer, outage bool) error {
 }
 
 // processOf is the process that a user's conversation has now, or nil.
-func (p *Pool) processOf(req *api.Request, session string) *cli.Process {
+func (t *table) processOf(req *api.Request, session string) *cli.Process {
 	if req == nil {
 		return nil
 	}
-	u, digest := p.table.find(req.UserID()), req.UserDigest()
+	u, digest := t.find(req.UserID()), req.UserDigest()
 	if u == nil || subtle.ConstantTimeCompare(u.digest[:], digest[:]) != 1 {
 		return nil
 	}
@@ -116,10 +116,10 @@ func (p *Pool) processOf(req *api.Request, session string) *cli.Process {
 	return c.processNow()
 }
 
-// answer passes an answer on, if it is one that clients may give.
-func (p *Pool) answer(process *cli.Process, a *api.Answer) error {
+// pass passes an answer on to a process, if it is one that clients may give.
+func pass(a *api.Answer, process *cli.Process, mayMode func(string) bool) error {
 	if asked, ok := process.PendingAsk(a.ID); ok { // else it may be the same answer again
-		setsMode, err := api.Answers(gjson.GetBytes(asked.Line, "request"), a.Response, p.mayMode)
+		setsMode, err := api.Answers(gjson.GetBytes(asked.Line, "request"), a.Response, mayMode)
 		if err != nil {
 			return err
 		}
@@ -135,11 +135,11 @@ func (p *Pool) answer(process *cli.Process, a *api.Answer) error {
 }
 
 // permissions are what clients may permit processes to do.
-func (p *Pool) permissions() api.Permissions {
-	return api.Permissions{MayMode: p.mayMode, MayApprove: p.opts.Approvals}
+func (o *Options) permissions() api.Permissions {
+	return api.Permissions{MayMode: o.mayMode, MayApprove: o.Approvals}
 }
 
 // mayMode reports whether clients may have a permission mode.
-func (p *Pool) mayMode(mode string) bool {
-	return permissionRank(mode) <= permissionRank(p.opts.PermissionMode)
+func (o *Options) mayMode(mode string) bool {
+	return permissionRank(mode) <= permissionRank(o.PermissionMode)
 }

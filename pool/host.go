@@ -71,7 +71,7 @@ func (h hosting) Withdrawn(id string) {
 func (h hosting) checked(ask api.Ask) func(response json.RawMessage) error {
 	asked, unchecked := gjson.GetBytes(ask.Line, "request"), ask
 	return func(response json.RawMessage) error {
-		setsMode, err := api.AnswersAll(asked, gjson.ParseBytes(response), h.pool.permissions())
+		setsMode, err := api.AnswersAll(asked, gjson.ParseBytes(response), h.pool.opts.permissions())
 		if err != nil {
 			return unchecked.AnswerForNobody("What the client has answered is refused: " + err.Error())
 		}

@@ -117,8 +117,8 @@ func TestMoved_FilesGoWithTheConversation(t *testing.T) {
 	r = s.ask("ada", shell("cat file"), fields{"model": nil, "session_id": session})
 	require.Equal(t, pid, r.pid)
 	require.Equal(t, "tool said: kept\nmore", r.text(t))
-	require.Eventually(t, func() bool { return len(workspaces(s)) == 2 }, time.Minute, 10*time.Millisecond,
-		"its own, and that of the one parked next")
+	require.Eventually(t, func() bool { return len(workspaces(s)) == 1+s.pool.Snapshot().Parked }, time.Minute,
+		10*time.Millisecond, "its own, and those of what is parked")
 }
 
 // workspaces are the folders of processes.

@@ -69,7 +69,7 @@ func withoutCommands(servers json.RawMessage) json.RawMessage {
 
 // Allowed refuses what a request may not ask of this pool.
 func (p *Pool) Allowed(req *api.Request) error {
-	if req.PermissionMode != "" && !p.mayMode(req.PermissionMode) {
+	if req.PermissionMode != "" && !p.opts.mayMode(req.PermissionMode) {
 		return api.Invalid("permission_mode: %q is above what this service allows (%s)",
 			req.PermissionMode, p.opts.PermissionMode)
 	}

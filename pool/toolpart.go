@@ -33,19 +33,19 @@ type ToolPart struct {
 // a turn waits goes on with that turn.
 func (p *Pool) AcquireWithTools(ctx context.Context, req *api.Request, outage bool) (*ToolPart, error) {
 	if req.HasResults() {
-		part, err := p.next(ctx, req, outage)
+		part, err := nextPart(ctx, p, req, outage)
 		if part != nil || err != nil {
 			return part, err
 		}
 	}
-	t, err := p.newToolTurn(ctx, req, outage)
+	t, err := newToolTurn(ctx, p, req, outage)
 	if err != nil {
 		return nil, err
 	}
 	return &ToolPart{turn: t, req: req, outage: outage, came: time.Now()}, nil
 }
 
-func (p *Pool) newToolTurn(ctx context.Context, req *api.Request, outage bool) (*toolTurn, error) {
+func newToolTurn(ctx context.Context, p *Pool, req *api.Request, outage bool) (*toolTurn, error) {
 	h, err := p.Acquire(ctx, req, outage)
 	if err != nil {
 		return nil, err
@@ -55,13 +55,13 @@ func (p *Pool) newToolTurn(ctx context.Context, req *api.Request, outage bool) (
 	return t, nil
 }
 
-// next takes the turn that waits for the request's results, nil if there is none.
-func (p *Pool) next(ctx context.Context, req *api.Request, outage bool) (*ToolPart, error) {
+// nextPart takes the turn that waits for the request's results, nil if there is none.
+func nextPart(ctx context.Context, p *Pool, req *api.Request, outage bool) (*ToolPart, error) {
 	u, err := p.enter(ctx, req, outage)
 	if err != nil {
 		return nil, err
 	}
-	t, err := p.takeWaiting(ctx, u, req)
+	t, err := u.takeWaiting(ctx, req)
 	if t == nil || err != nil {
 		u.leave()
 		return nil, err
@@ -69,12 +69,12 @@ func (p *Pool) next(ctx context.Context, req *api.Request, outage bool) (*ToolPa
 	return &ToolPart{turn: t, user: u, req: req, outage: outage, came: time.Now()}, nil
 }
 
-func (p *Pool) takeWaiting(ctx context.Context, u *user, req *api.Request) (*toolTurn, error) {
-	if spent := p.budgets.check(ctx, u.id, req.ServiceKey); spent != nil {
+func (u *user) takeWaiting(ctx context.Context, req *api.Request) (*toolTurn, error) {
+	if spent := u.pool.budgets.check(ctx, u.id, req.ServiceKey); spent != nil {
 		return nil, spent
 	}
 	results, _ := req.Answered()
-	t, err := p.toolWaits.take(u.id, results)
+	t, err := u.pool.toolWaits.take(u.id, results)
 	if t == nil && err == nil && req.SessionID != "" && u.lookUp(req.SessionID) != nil {
 		err = errNotWaiting // what was said before the results isn't in it
 	}
@@ -133,7 +133,7 @@ func (part *ToolPart) beginAnew(ctx context.Context) error {
 	if part.req.SessionID != "" {
 		return errNotWaiting
 	}
-	t, err := p.newToolTurn(ctx, part.req, part.outage)
+	t, err := newToolTurn(ctx, p, part.req, part.outage)
 	if err != nil {
 		return err
 	}

@@ -127,6 +127,7 @@ func TestChannel_OneStreamOutlivesItsOwners(t *testing.T) {
 	require.NotEqual(t, owner, next)
 	d.instance()
 	d.placeable(2)
+	time.Sleep(3 * time.Second) // a stream that breaks as soon as it was taken up is its client's to take up again
 	d.instances[next].Signal(syscall.SIGKILL)
 	require.Eventually(t, func() bool { return d.owner(user) != next && d.owner(user) != "" }, patience,
 		20*time.Millisecond)

@@ -114,7 +114,7 @@ test("hooks and an MCP server live in the client", async () => {
   c.say(`${bash("touch a; echo one")} hooks 1`);
   await c.result();
   assert.match(c.toolSaid(), /the hook says no/);
-  c.say(`${call("mcp__client__weather", { city: "Rome" })} hooks 2`);
+  c.say(`${call("mcp__weather__weather", { city: "Rome" })} hooks 2`);
   await c.result();
   assert.equal(c.toolSaid(), "sunny in Rome");
   await c.close();
