@@ -77,21 +77,16 @@ func (f *Front) askOwner(w http.ResponseWriter, r *http.Request, path string,
 	text, _ := json.Marshal(q) // #nosec G117 -- it goes to where it is used, encrypted; strings and numbers can't fail
 	c := call{path: path, id: id, once: logging.RequestID(nil), trace: r.Header, body: newBody(text)}
 	c.user = (&api.Request{APIKey: q.APIKey, OAuth: q.OAuth}).UserID()
-	answer, err := f.forward(ctx, c)
-	if err != nil {
-		f.unserved(ctx, w, c, err)
-		return
-	}
-	defer func() { _ = answer.Body.Close() }()
-	f.limitWrite(http.NewResponseController(w))
+	answer := f.served(ctx, w, c)
 	switch {
-	case answer.StatusCode != http.StatusOK:
-		f.passError(ctx, w, c, answer)
+	case answer == nil:
+		return
 	case path == api.PathDelete:
 		passDeletion(w, id, answer)
 	default:
 		f.passJSON(w, id, answer)
 	}
+	_ = answer.Body.Close()
 }
 
 // readQuery reads what is asked of the user's conversations, but for the request's body.

@@ -167,6 +167,23 @@ func (f *Front) sign(r *http.Request, c call, owner router.Owner) {
 	}
 }
 
+// served is the owner's good answer, whose body has to be closed. Where there is none the client is told why, and it is
+// nil.
+func (f *Front) served(ctx context.Context, w http.ResponseWriter, c call) *http.Response {
+	answer, err := f.forward(ctx, c)
+	if err != nil {
+		f.unserved(ctx, w, c, err)
+		return nil
+	}
+	f.limitWrite(http.NewResponseController(w))
+	if answer.StatusCode != http.StatusOK {
+		f.passError(ctx, w, c, answer)
+		_ = answer.Body.Close()
+		return nil
+	}
+	return answer
+}
+
 // unserved tells the client that its request was not served.
 func (f *Front) unserved(ctx context.Context, w http.ResponseWriter, c call, err error) {
 	if ctx.Err() == nil && !errors.Is(err, router.ErrUnavailable) { // of which the router tells once

@@ -238,18 +238,12 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, k kind) {
 	if former := req.Former(); former != nil && (c.path == api.PathMessages || c.path == api.PathAnswer) {
 		c.former = former.UserID()
 	}
-	answer, err := f.forward(ctx, c)
-	if err != nil {
-		f.unserved(ctx, w, c, err)
+	answer := f.served(ctx, w, c)
+	if answer == nil {
 		return
 	}
 	defer func() { _ = answer.Body.Close() }()
-	f.limitWrite(http.NewResponseController(w))
-	switch {
-	case answer.StatusCode != http.StatusOK:
-		f.passError(ctx, w, c, answer)
-		return
-	case c.path == api.PathDelete, c.path == api.PathAnswer:
+	if c.path == api.PathDelete || c.path == api.PathAnswer {
 		passAnswer(w, id, answer)
 		return
 	}

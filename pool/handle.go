@@ -22,7 +22,7 @@ var (
 )
 
 // Handle is a conversation held for one turn, with a process that is fitted to the request. Its methods are for one
-// goroutine.
+// goroutine, but for those that say otherwise.
 //
 // What it has is the turn's. What its slot has lasts from turn to turn and is for whoever holds that; of what the
 // slot's conversation has, the holder may read what it has set itself, and all else goes through methods that take the

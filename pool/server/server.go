@@ -53,7 +53,7 @@ type Backend interface {
 	Pass(ctx context.Context, call api.Call) (answer []byte, err error)
 }
 
-// Turn is one turn that is about to run. Its methods are for one goroutine.
+// Turn is one turn that is about to run. Its methods are for one goroutine, but for those that say otherwise.
 type Turn interface {
 	// Run sends the request's message, calls sent, and hands over the lines that answer it, in batches. The process may
 	// turn out to have died before it took the message up; then all of it, sent too, is done once more with another.
